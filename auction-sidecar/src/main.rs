@@ -1,0 +1,3 @@
+//! Placeholder.
+/// Placeholder.
+fn main() {}
