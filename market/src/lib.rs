@@ -1,1 +1,42 @@
-//! Placeholder.
+//! The market's vocabulary and its one matcher.
+//!
+//! Money, requirements, capacity, orders, reasons, the function that says whether an order fits on given nodes,
+//! and the function that turns opened bids into awards. The same [`fit`] serves screening at home, the bid
+//! engine of a seat, and clearing, so the three can never disagree about what "fits" means.
+//!
+//! Inputs and outputs are plain values: no clock, no randomness, no I/O. Everything that is signed or hashed has
+//! exactly one encoding (see [`encode`]); a value that decodes re-encodes to the same bytes.
+
+pub mod encode;
+
+mod capacity;
+mod clear;
+mod fit;
+mod money;
+mod order;
+mod reason;
+mod requirements;
+
+pub use capacity::{AcceptRules, NodeCapacity, Offer, OfferCapacity, glob_match};
+pub use clear::{
+    Award, Cleared, ListedOrder, NoBid, OpenedBundle, Outcome, Record, RecordKind, StandBy, clear,
+};
+pub use fit::{Placement, fit, fit_offer, screen, take};
+pub use money::{Cost, MoneyError, Price};
+pub use order::{Order, commitment};
+pub use reason::{Histogram, Reason};
+pub use requirements::{GpuModel, ModelError, Requirements, RequirementsError};
+
+/// A SHA-256 digest.
+pub type Digest = [u8; 32];
+
+/// SHA-256 over a domain tag and parts, each part preceded by its length so that no two inputs collide.
+pub fn tagged_hash(tag: &str, parts: &[&[u8]]) -> Digest {
+    use sha2::Digest as _;
+    let mut hasher = sha2::Sha256::new();
+    for part in std::iter::once(tag.as_bytes()).chain(parts.iter().copied()) {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}

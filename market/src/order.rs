@@ -1,0 +1,121 @@
+//! An order: what the user's cluster signs and sends to the seats.
+//!
+//! It holds what a seat needs to bid, and only a salted commitment to the workload itself.
+
+use crate::encode::{Canonical, DecodeError, Reader, Writer};
+use crate::{Digest, Requirements, tagged_hash};
+use serde::{Deserialize, Serialize};
+
+const VERSION: u8 = 1;
+const MAX_JOB: usize = 64;
+
+/// The body of an order. Its canonical bytes are what the user's key signs; its [`Order::digest`] names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// The market it is for.
+    #[serde(with = "crate::encode::hex_array")]
+    pub market: Digest,
+    /// The job's UID.
+    pub job: String,
+    /// Counts the orders of one job.
+    pub attempt: u32,
+    /// What is needed.
+    pub requirements: Requirements,
+    /// [`commitment`] to the workload.
+    #[serde(with = "crate::encode::hex_array")]
+    pub commitment: Digest,
+    /// The first round that may list the order.
+    pub first_round: u64,
+    /// No round may list the order from this time on, in milliseconds since 1970.
+    pub expires_ms: u64,
+    /// The user's public key, secp256k1, compressed.
+    #[serde(with = "crate::encode::hex_array")]
+    pub user_key: [u8; 33],
+}
+
+impl Order {
+    /// The digest that names the order everywhere.
+    pub fn digest(&self) -> Digest {
+        tagged_hash("VENDUE-V1-ORDER", &[&self.to_bytes()])
+    }
+
+    /// Whether `round` is one of the order's rounds: the first, and then every `step` rounds.
+    pub fn may_be_listed_in(&self, round: u64, step: u64) -> bool {
+        round >= self.first_round && (round - self.first_round).is_multiple_of(step.max(1))
+    }
+
+    /// The first of the order's rounds that is not before `round`.
+    pub fn next_round(&self, round: u64, step: u64) -> u64 {
+        let step = step.max(1);
+        let behind = round.saturating_sub(self.first_round);
+        self.first_round.saturating_add(behind.div_ceil(step).saturating_mul(step))
+    }
+}
+
+/// The salted commitment to a workload's canonical bytes. The salt keeps guessable secrets hidden.
+pub fn commitment(salt: &[u8; 32], workload: &[u8]) -> Digest {
+    tagged_hash("VENDUE-V1-WORKLOAD", &[salt, workload])
+}
+
+impl Canonical for Order {
+    fn write(&self, w: &mut Writer) {
+        w.u8(VERSION).raw(&self.market).str(&self.job).u32(self.attempt);
+        self.requirements.write(w);
+        w.raw(&self.commitment).u64(self.first_round).u64(self.expires_ms).raw(&self.user_key);
+    }
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        if r.u8()? != VERSION {
+            return Err(DecodeError::Invalid("order version"));
+        }
+        Ok(Self {
+            market: r.array()?,
+            job: r.str("job", MAX_JOB)?,
+            attempt: r.u32()?,
+            requirements: Requirements::read(r)?,
+            commitment: r.array()?,
+            first_round: r.u64()?,
+            expires_ms: r.u64()?,
+            user_key: r.array()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requirements::tests::mk_requirements;
+
+    fn mk_order() -> Order {
+        Order {
+            market: [1; 32],
+            job: "7d3c".into(),
+            attempt: 1,
+            requirements: mk_requirements(2, 1),
+            commitment: commitment(&[3; 32], b"workload"),
+            first_round: 10,
+            expires_ms: 99,
+            user_key: [2; 33],
+        }
+    }
+
+    #[test]
+    fn digest_covers_every_byte() {
+        let order = mk_order();
+        assert_eq!(Order::from_bytes(&order.to_bytes()).unwrap(), order);
+        let mut other = order.clone();
+        other.attempt = 2;
+        assert_ne!(order.digest(), other.digest());
+        let json = serde_json::to_string(&order).unwrap();
+        assert_eq!(serde_json::from_str::<Order>(&json).unwrap(), order);
+    }
+
+    #[test]
+    fn schedule() {
+        let order = mk_order();
+        let listed: Vec<u64> = (0..40).filter(|r| order.may_be_listed_in(*r, 14)).collect();
+        assert_eq!(listed, [10, 24, 38]);
+        for (from, want) in [(0, 10), (10, 10), (11, 24), (24, 24), (25, 38)] {
+            assert_eq!(order.next_round(from, 14), want);
+        }
+    }
+}

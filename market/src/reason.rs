@@ -1,0 +1,197 @@
+//! Why a provider does not serve an order, and how many providers gave each reason.
+
+use crate::encode::{Canonical, DecodeError, Reader, Writer};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, fmt};
+
+/// Why one provider does not serve one order. Codes are part of the wire format and never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Reason {
+    /// No node has an accepted GPU model.
+    Model = 1,
+    /// GPUs of an accepted model have too little memory.
+    Memory = 2,
+    /// Too few GPUs are free in all.
+    FreeGpus = 3,
+    /// Enough GPUs are free, but not together on one node for each worker.
+    GpusPerNode = 4,
+    /// Too little CPU beside the GPUs.
+    Cpu = 5,
+    /// Too little host memory beside the GPUs.
+    HostMemory = 6,
+    /// Too little disk beside the GPUs.
+    Disk = 7,
+    /// The price is above the order's ceiling.
+    Price = 8,
+    /// The provider does not accept the image.
+    Image = 9,
+    /// The run deadline is longer than the provider accepts.
+    RunTime = 10,
+    /// The order excludes the provider.
+    Excluded = 11,
+    /// The order names other providers only.
+    NotIncluded = 12,
+    /// The provider's bundle did not name the order.
+    NotListed = 13,
+    /// No bundle of the provider was admitted.
+    Silent = 14,
+    /// The provider's bundle could not be read.
+    Garbage = 15,
+    /// The provider advertises nothing.
+    NoOffer = 16,
+    /// It fitted, but the capacity went to other orders of the same round.
+    Outbid = 17,
+}
+
+impl Reason {
+    /// Every reason, by code.
+    pub const ALL: [Reason; 17] = [
+        Reason::Model,
+        Reason::Memory,
+        Reason::FreeGpus,
+        Reason::GpusPerNode,
+        Reason::Cpu,
+        Reason::HostMemory,
+        Reason::Disk,
+        Reason::Price,
+        Reason::Image,
+        Reason::RunTime,
+        Reason::Excluded,
+        Reason::NotIncluded,
+        Reason::NotListed,
+        Reason::Silent,
+        Reason::Garbage,
+        Reason::NoOffer,
+        Reason::Outbid,
+    ];
+
+    /// The stable code.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+    /// The reason with this code.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| r.code() == code)
+    }
+    /// The plain word used in messages and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Model => "model",
+            Reason::Memory => "memory",
+            Reason::FreeGpus => "free GPUs",
+            Reason::GpusPerNode => "GPUs per node",
+            Reason::Cpu => "CPU",
+            Reason::HostMemory => "host memory",
+            Reason::Disk => "disk",
+            Reason::Price => "price",
+            Reason::Image => "image",
+            Reason::RunTime => "run time",
+            Reason::Excluded => "excluded",
+            Reason::NotIncluded => "not included",
+            Reason::NotListed => "not listed",
+            Reason::Silent => "silent",
+            Reason::Garbage => "unreadable bundle",
+            Reason::NoOffer => "no offer",
+            Reason::Outbid => "capacity taken in the round",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How many of the market's providers gave each reason. Shows as `0 of 4 providers: 2 model, 1 memory, 1 free GPUs`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Providers in the market.
+    pub providers: u16,
+    /// Providers by reason.
+    pub counts: BTreeMap<Reason, u16>,
+}
+
+impl Histogram {
+    /// An empty histogram over a market of `providers`.
+    pub fn new(providers: u16) -> Self {
+        Self { providers, counts: BTreeMap::new() }
+    }
+    /// Counts one provider.
+    pub fn add(&mut self, reason: Reason) {
+        let count = self.counts.entry(reason).or_default();
+        *count = count.saturating_add(1);
+    }
+    /// Providers that gave a reason.
+    pub fn total(&self) -> u16 {
+        self.counts.values().fold(0, |sum, n| sum.saturating_add(*n))
+    }
+}
+
+impl fmt::Display for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} providers", self.providers.saturating_sub(self.total()), self.providers)?;
+        let mut entries: Vec<_> = self.counts.iter().filter(|(_, n)| **n > 0).collect();
+        // Most frequent first; equal counts keep the order of the codes.
+        entries.sort_by_key(|(reason, n)| (std::cmp::Reverse(**n), reason.code()));
+        for (i, (reason, n)) in entries.into_iter().enumerate() {
+            write!(f, "{} {n} {reason}", if i == 0 { ":" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Canonical for Histogram {
+    fn write(&self, w: &mut Writer) {
+        let entries: Vec<_> = self.counts.iter().filter(|(_, n)| **n > 0).collect();
+        w.u16(self.providers).list(&entries, |w, (reason, n)| {
+            w.u8(reason.code()).u16(**n);
+        });
+    }
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let providers = r.u16()?;
+        let entries = r.list("reasons", Reason::ALL.len(), |r| {
+            let reason = Reason::from_code(r.u8()?).ok_or(DecodeError::Invalid("reason"))?;
+            Ok((reason, r.u16()?))
+        })?;
+        // Ascending and non-zero: the only form that the writer produces.
+        let ascending = entries.windows(2).all(|w| matches!(w, [a, b] if a.0 < b.0));
+        if !ascending || entries.iter().any(|(_, n)| *n == 0) {
+            return Err(DecodeError::Invalid("histogram"));
+        }
+        Ok(Self { providers, counts: entries.into_iter().collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_like_the_manual() {
+        let mut h = Histogram::new(4);
+        for r in [Reason::Memory, Reason::Model, Reason::FreeGpus, Reason::Model] {
+            h.add(r);
+        }
+        assert_eq!(h.to_string(), "0 of 4 providers: 2 model, 1 memory, 1 free GPUs");
+        assert_eq!(Histogram::new(3).to_string(), "3 of 3 providers");
+        assert_eq!(Histogram::from_bytes(&h.to_bytes()).unwrap(), h);
+    }
+
+    #[test]
+    fn codes_are_unique_and_reversible() {
+        for (i, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(usize::from(reason.code()), i + 1);
+            assert_eq!(Reason::from_code(reason.code()), Some(reason));
+        }
+        assert_eq!(Reason::from_code(0), None);
+    }
+
+    #[test]
+    fn only_one_encoding() {
+        for bad in [vec![0, 4, 0, 0, 0, 1, 1, 0, 0], vec![0, 4, 0, 0, 0, 2, 2, 0, 1, 1, 0, 1]] {
+            assert_eq!(Histogram::from_bytes(&bad), Err(DecodeError::Invalid("histogram")));
+        }
+    }
+}
