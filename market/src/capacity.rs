@@ -89,7 +89,16 @@ impl AcceptRules {
     }
 }
 
-/// One Provision as the bid engine sees it.
+/// A node of an offer under its local name, which never leaves the seat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferNode {
+    /// The node's name; what is offered or held on a node is subtracted by this name.
+    pub name: String,
+    /// What is free on it.
+    pub capacity: NodeCapacity,
+}
+
+/// One Provision as the bid engine sees it. Offers of one seat must not share nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Offer {
     /// The Provision's name; stays with the seat.
@@ -97,7 +106,7 @@ pub struct Offer {
     /// Price per GPU-hour.
     pub price: Price,
     /// Free nodes.
-    pub nodes: Vec<NodeCapacity>,
+    pub nodes: Vec<OfferNode>,
     /// What the provider accepts.
     pub rules: AcceptRules,
 }

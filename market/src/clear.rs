@@ -104,6 +104,19 @@ pub struct Cleared {
     pub outcome: Outcome,
     /// Seats that had no feasible bid, with the reason, ascending by seat.
     pub no_bids: Vec<NoBid>,
+    /// Where the winner, then the stand-bys, would run it; not part of what is certified.
+    pub holdings: Vec<Holding>,
+}
+
+/// Capacity of a bundle that an order holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// The seat.
+    pub seat: u16,
+    /// Which of its offers.
+    pub spec: u16,
+    /// Which nodes of that offer.
+    pub placement: Placement,
 }
 
 /// A bundle's remaining capacity while orders are served.
@@ -137,8 +150,12 @@ pub fn clear(
     }
     // Stand-bys only from what all winners left over.
     for order in queue.values() {
-        if let Some(Cleared { outcome: Outcome::Award(award), .. }) = cleared.get_mut(&order.digest) {
-            award.stand_bys = stand_bys(beacon, order, award.seat, &mut open);
+        if let Some(Cleared { outcome: Outcome::Award(award), holdings, .. }) = cleared.get_mut(&order.digest)
+        {
+            for (c, placement) in stand_bys(beacon, order, award.seat, &mut open) {
+                award.stand_bys.push(StandBy { seat: c.seat, price: c.price, spec: c.spec });
+                holdings.push(Holding { seat: c.seat, spec: c.spec, placement });
+            }
         }
     }
     cleared.into_values().collect()
@@ -175,9 +192,11 @@ fn serve(
             Err(reason) => no_bids.push((seat, reason)),
         }
     }
+    let mut holdings = Vec::new();
     let outcome = match best {
         Some((c, placement)) => {
             commit(open, &c, &order.requirements, &placement);
+            holdings.push(Holding { seat: c.seat, spec: c.spec, placement });
             Outcome::Award(Award { seat: c.seat, price: c.price, spec: c.spec, stand_bys: vec![] })
         }
         None => {
@@ -186,7 +205,7 @@ fn serve(
             Outcome::None(histogram)
         }
     };
-    Cleared { order: order.digest, outcome, no_bids }
+    Cleared { order: order.digest, outcome, no_bids, holdings }
 }
 
 /// One seat's bid for an order, if it is feasible on what the seat has left.
@@ -245,7 +264,7 @@ fn stand_bys(
     for (c, placement) in &found {
         commit(open, c, &order.requirements, placement);
     }
-    found.into_iter().map(|(c, _)| StandBy { seat: c.seat, price: c.price, spec: c.spec }).collect()
+    found
 }
 
 impl Canonical for Outcome {

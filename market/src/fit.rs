@@ -54,6 +54,9 @@ pub fn fit(req: &Requirements, nodes: &[NodeCapacity]) -> Result<Placement, Reas
     Err(closest)
 }
 
+/// How many workers a node has room for, by the constraints judged so far.
+type Slots<'a> = &'a dyn Fn(&NodeCapacity) -> u64;
+
 /// Places all workers on the given nodes of one model.
 fn fit_group(req: &Requirements, group: &[(usize, &NodeCapacity)]) -> Result<Placement, Reason> {
     let free: u64 = group.iter().map(|(_, n)| u64::from(n.free_gpus)).sum();
@@ -67,7 +70,7 @@ fn fit_group(req: &Requirements, group: &[(usize, &NodeCapacity)]) -> Result<Pla
     let memory = |n: &NodeCapacity| cpu(n).min(by(n.memory_mib, req.memory_mib_per_worker));
     let disk = |n: &NodeCapacity| memory(n).min(by(n.disk_mib, req.disk_mib_per_worker));
     let room = |slots: &dyn Fn(&NodeCapacity) -> u64| group.iter().map(|(_, n)| slots(n)).sum::<u64>();
-    let stages: [(&dyn Fn(&NodeCapacity) -> u64, Reason); 4] = [
+    let stages: [(Slots<'_>, Reason); 4] = [
         (&by_gpus, Reason::GpusPerNode),
         (&cpu, Reason::Cpu),
         (&memory, Reason::HostMemory),
@@ -110,7 +113,8 @@ pub fn take(nodes: &mut [NodeCapacity], req: &Requirements, placement: &Placemen
 pub fn fit_offer(req: &Requirements, provider: &str, offer: &Offer) -> Result<(Placement, Price), Reason> {
     screen(req, provider)?;
     offer.rules.check(req)?;
-    let placement = fit(req, &offer.nodes)?;
+    let nodes: Vec<_> = offer.nodes.iter().map(|n| n.capacity.clone()).collect();
+    let placement = fit(req, &nodes)?;
     if offer.price > req.max_price {
         return Err(Reason::Price);
     }
@@ -120,8 +124,8 @@ pub fn fit_offer(req: &Requirements, provider: &str, offer: &Offer) -> Result<(P
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::AcceptRules;
     use crate::requirements::tests::mk_requirements;
+    use crate::{AcceptRules, OfferNode};
     use proptest::prelude::*;
 
     pub(crate) fn mk_node(model: &str, memory_gib: u64, free_gpus: u32) -> NodeCapacity {
@@ -171,7 +175,7 @@ pub(crate) mod tests {
         let mut offer = Offer {
             name: "p".into(),
             price: "9".parse().unwrap(),
-            nodes: vec![mk_node("H100", 80, 1)],
+            nodes: vec![OfferNode { name: "n1".into(), capacity: mk_node("H100", 80, 1) }],
             rules: AcceptRules { max_run_seconds: 60, images: vec!["other/*".into()] },
         };
         req.include_providers = vec!["bravo".into()];

@@ -17,9 +17,11 @@ mod order;
 mod reason;
 mod requirements;
 
-pub use capacity::{AcceptRules, NodeCapacity, Offer, OfferCapacity, glob_match};
+pub use capacity::{
+    AcceptRules, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, OfferNode, glob_match,
+};
 pub use clear::{
-    Award, Cleared, ListedOrder, NoBid, OpenedBundle, Outcome, Record, RecordKind, StandBy, clear,
+    Award, Cleared, Holding, ListedOrder, NoBid, OpenedBundle, Outcome, Record, RecordKind, StandBy, clear,
 };
 pub use fit::{Placement, fit, fit_offer, screen, take};
 pub use money::{Cost, MoneyError, Price};

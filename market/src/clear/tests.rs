@@ -49,6 +49,9 @@ fn cheapest_wins_at_its_own_price_with_ranked_stand_bys() {
                 ],
             }),
             no_bids: vec![(2, Reason::FreeGpus)],
+            holdings: [1, 3, 0]
+                .map(|seat| Holding { seat, spec: 0, placement: Placement { workers: vec![(0, 2)] } })
+                .to_vec(),
         }]
     );
     let bytes = cleared[0].outcome.to_bytes();
