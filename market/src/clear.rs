@@ -253,7 +253,7 @@ fn stand_bys(
     order: &ListedOrder,
     winner: u16,
     open: &mut BTreeMap<u16, Open<'_>>,
-) -> Vec<StandBy> {
+) -> Vec<(Candidate, Placement)> {
     let mut found: Vec<_> = open
         .iter()
         .filter(|(seat, _)| **seat != winner)
