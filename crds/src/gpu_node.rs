@@ -1,0 +1,122 @@
+//! `GpuNode`: the GPUs of one node as NVML tells them.
+//!
+//! Writer: `vendue-gpu-agent` on that node. Invariant: named as the node; the devices are those of the last good
+//! reading, and the condition Ready says how old or broken that is.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A GpuNode lists the GPUs of the node of the same name.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "vendue.dev",
+    version = "v1alpha1",
+    kind = "GpuNode",
+    plural = "gpunodes",
+    shortname = "vgpu",
+    category = "vendue",
+    status = "GpuNodeStatus",
+    derive = "PartialEq",
+    cel,
+    doc = "A GpuNode lists the GPUs of the node of the same name, as the agent on that node reads them through NVML.",
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status"
+    ),
+    printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.deviceCount"),
+    printcolumn(name = "Model", type_ = "string", json_path = ".status.devices[0].model"),
+    printcolumn(name = "Driver", type_ = "string", json_path = ".status.driverVersion"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuNodeSpec {}
+
+/// The GPUs of a node.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuNodeStatus {
+    /// conditions: Ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+    /// observedGeneration is the generation of spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// observedAt is when the devices were last read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
+    /// driverVersion of the NVIDIA driver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 80))]
+    pub driver_version: Option<String>,
+    /// cudaDriverVersion that the driver supports, for example "13.0".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub cuda_driver_version: Option<String>,
+    /// deviceCount counts the devices.
+    #[serde(default)]
+    pub device_count: i32,
+    /// devices of the node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
+    pub devices: Vec<GpuDevice>,
+}
+
+/// Whether a device works in slices.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigMode {
+    /// MIG is on.
+    Enabled,
+    /// MIG is off.
+    Disabled,
+    /// The device has no MIG.
+    NotSupported,
+}
+
+/// Whether a device can be sold.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuHealth {
+    /// The device answers and reports no fault.
+    Healthy,
+    /// The device answers and reports a fault that will end its use.
+    Degraded,
+    /// The device is lost or reports a fatal fault.
+    Failed,
+    /// The device could not be read.
+    Unknown,
+}
+
+/// One GPU.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuDevice {
+    /// uuid as NVML gives it, for example "GPU-2d0c...".
+    #[schemars(length(max = 96))]
+    pub uuid: String,
+    /// index in NVML's order.
+    pub index: i32,
+    /// model in short, for example "H100"; orders name this.
+    #[schemars(length(max = 63))]
+    pub model: String,
+    /// productName as NVML gives it, for example "NVIDIA H100 80GB HBM3".
+    #[schemars(length(max = 96))]
+    pub product_name: String,
+    /// memoryMib is the memory of the device, MiB.
+    pub memory_mib: i64,
+    /// pciBusId, for example "00000000:01:00.0".
+    #[schemars(length(max = 32))]
+    pub pci_bus_id: String,
+    /// migMode of the device.
+    pub mig_mode: MigMode,
+    /// health of the device.
+    pub health: GpuHealth,
+    /// healthReason says why it is not healthy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub health_reason: Option<String>,
+}
