@@ -1,1 +1,66 @@
-//! Placeholder.
+//! Threshold sealing, shares and votes.
+//!
+//! A bid is sealed to a *round*: anybody can seal, nobody can open before a quorum of seats released a share of the
+//! round's signature, and then everything sealed to that round opens (Boneh-Franklin identity-based encryption with
+//! the Fujisaki-Okamoto transform over a threshold BLS key). The combined signature is unique and is the round's
+//! beacon. Votes are BLS min-sig multi-signatures.
+//!
+//! Inputs are bytes and random sources that the caller passes; outputs are bytes. Invariants: a point that is the
+//! identity, off the curve, off the subgroup or of the wrong length is refused; secrets are wiped when dropped and
+//! have no `Debug`; sealing the same input twice gives the same bytes, so that a restarted seat cannot say two things.
+//!
+//! Key sets come from `threshold_crypto`; every operation on secrets at run time is done by blst in constant time.
+
+mod deal;
+mod raw;
+mod seal;
+mod share;
+mod vote;
+
+pub use deal::{Deal, deal};
+pub use seal::{BidKey, MAX_SEALED_PAYLOAD, Sealed, open, seal};
+pub use share::{Combined, RoundId, SealShare, check_seal_key, combine, verify_combined, verify_share};
+pub use vote::{VoteKey, aggregate_votes, check_vote_key, verify_aggregate, verify_vote};
+
+/// Domain of seal shares.
+pub const SEAL_DOMAIN: &[u8] = b"VENDUE-V1-SEAL_BLS12381G2_XMD:SHA-256_SSWU_RO_";
+/// Domain of votes.
+pub const VOTE_DOMAIN: &[u8] = b"VENDUE-V1-VOTE_BLS12381G1_XMD:SHA-256_SSWU_RO_";
+/// Domain of proofs of possession.
+pub const POSSESSION_DOMAIN: &[u8] = b"VENDUE-V1-POP_BLS12381G1_XMD:SHA-256_SSWU_RO_";
+
+/// Why keys, shares or votes are refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CryptoError {
+    /// Not a valid point: wrong encoding, identity, off the curve or off the subgroup.
+    #[error("{0} is not a valid point")]
+    Point(&'static str),
+    /// Not a valid secret scalar.
+    #[error("{0} is not a valid secret")]
+    Secret(&'static str),
+    /// The proof of possession does not verify.
+    #[error("proof of possession does not verify")]
+    Possession,
+    /// Key numbers that make no sense.
+    #[error("{quorum} of {seats} is not a usable quorum")]
+    Quorum {
+        /// Seats.
+        seats: u16,
+        /// Shares needed.
+        quorum: u16,
+    },
+    /// Fewer shares than the quorum.
+    #[error("{found} shares, {needed} are needed")]
+    TooFewShares {
+        /// Distinct shares given.
+        found: usize,
+        /// Shares needed.
+        needed: usize,
+    },
+    /// These seats' shares do not verify.
+    #[error("bad shares of seats {0:?}")]
+    BadShares(Vec<u16>),
+    /// Key generation failed.
+    #[error("key generation failed")]
+    Generation,
+}

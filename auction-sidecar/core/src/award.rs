@@ -1,0 +1,212 @@
+//! The result of a round: the table of leaves under the award root, the certificate, and proofs of single leaves.
+
+use crate::merkle::{self, Path};
+use crate::wire::{Listed, Quorum, Signers};
+use serde::{Deserialize, Serialize};
+use vendue_market::encode::{Canonical, DecodeError, Reader, Writer, from_hex, hex_array, to_hex};
+use vendue_market::{Digest, Outcome};
+
+/// A round's certificate: q seats' aggregated vote for one award root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// The market.
+    pub market: Digest,
+    /// Key epoch.
+    pub epoch: u32,
+    /// The round.
+    pub round: u64,
+    /// Merkle root of the awards.
+    pub root: Digest,
+    /// The votes.
+    pub quorum: Quorum,
+}
+
+impl Certificate {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.raw(&self.market).u32(self.epoch).u64(self.round).raw(&self.root);
+        self.quorum.signers.write(w);
+        w.raw(&self.quorum.aggregate);
+    }
+    pub(crate) fn read(r: &mut Reader<'_>, n: u16) -> Result<Self, DecodeError> {
+        Ok(Self {
+            market: r.array()?,
+            epoch: r.u32()?,
+            round: r.u64()?,
+            root: r.array()?,
+            quorum: Quorum { signers: Signers::read(r, n)?, aggregate: r.array()? },
+        })
+    }
+}
+
+/// One order's leaf under an award root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderLeaf {
+    /// The order.
+    #[serde(with = "hex_array")]
+    pub order: Digest,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// The winner's bundle; zero when there is no winner.
+    #[serde(with = "hex_array")]
+    pub bundle: Digest,
+    /// The award binds nobody after this time, in milliseconds since 1970.
+    pub expires_ms: u64,
+}
+
+impl Canonical for OrderLeaf {
+    fn write(&self, w: &mut Writer) {
+        w.raw(&self.order);
+        self.outcome.write(w);
+        w.raw(&self.bundle).u64(self.expires_ms);
+    }
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { order: r.array()?, outcome: Outcome::read(r)?, bundle: r.array()?, expires_ms: r.u64()? })
+    }
+}
+
+/// Any leaf under an award root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leaf {
+    /// The admitted set.
+    Set(Digest),
+    /// Hash of the round's beacon.
+    Beacon(Digest),
+    /// An admitted bundle that was opened.
+    Opened {
+        /// Seat and digest.
+        bundle: Listed,
+        /// Digest of the opened plaintext.
+        plaintext: Digest,
+    },
+    /// An admitted bundle that could not be read.
+    Garbage(Listed),
+    /// An order's outcome.
+    Order(OrderLeaf),
+}
+
+impl Leaf {
+    /// The leaf's bytes; the first says which kind.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        match self {
+            Leaf::Set(d) => w.u8(0).raw(d),
+            Leaf::Beacon(d) => w.u8(1).raw(d),
+            Leaf::Opened { bundle, plaintext } => w.u8(2).u16(bundle.seat).raw(&bundle.d).raw(plaintext),
+            Leaf::Garbage(bundle) => w.u8(3).u16(bundle.seat).raw(&bundle.d),
+            Leaf::Order(leaf) => {
+                w.u8(4);
+                leaf.write(&mut w);
+                &mut w
+            }
+        };
+        w.finish()
+    }
+}
+
+/// All leaves of a round, in the order that the root fixes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwardTable {
+    /// The leaves: set, beacon, bundles ascending, orders ascending.
+    pub leaves: Vec<Leaf>,
+}
+
+impl AwardTable {
+    fn bytes(&self) -> Vec<Vec<u8>> {
+        self.leaves.iter().map(Leaf::to_bytes).collect()
+    }
+    /// The award root.
+    pub fn root(&self) -> Digest {
+        merkle::root(&self.bytes())
+    }
+    /// Orders' leaves.
+    pub fn orders(&self) -> impl Iterator<Item = &OrderLeaf> {
+        self.leaves.iter().filter_map(|leaf| match leaf {
+            Leaf::Order(order) => Some(order),
+            _ => None,
+        })
+    }
+    /// The proof of one order's outcome.
+    pub fn proof(&self, order: &Digest) -> Option<AwardProof> {
+        let index = self.leaves.iter().position(|l| matches!(l, Leaf::Order(o) if &o.order == order))?;
+        let Some(Leaf::Order(leaf)) = self.leaves.get(index) else { return None };
+        Some(AwardProof { leaf: leaf.clone(), path: merkle::path(&self.bytes(), index)? })
+    }
+}
+
+/// One order's outcome with its path to the award root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwardProof {
+    /// The outcome.
+    pub leaf: OrderLeaf,
+    /// The path.
+    pub path: Path,
+}
+
+impl AwardProof {
+    pub(crate) fn write(&self, w: &mut Writer) {
+        self.leaf.write(w);
+        self.path.write(w);
+    }
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self { leaf: OrderLeaf::read(r)?, path: Path::read(r)? })
+    }
+}
+
+/// A certificate as a JSON file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateFile {
+    /// The market id.
+    #[serde(with = "hex_array")]
+    pub market: Digest,
+    /// Key epoch.
+    pub epoch: u32,
+    /// The round.
+    pub round: u64,
+    /// Merkle root of the awards.
+    #[serde(with = "hex_array")]
+    pub root: Digest,
+    /// Bitmap of the seats that signed, in hex; its length is fixed by the market's size.
+    pub signers: String,
+    /// Their aggregated vote.
+    #[serde(with = "hex_array")]
+    pub aggregate: [u8; 48],
+}
+
+impl From<&Certificate> for CertificateFile {
+    fn from(c: &Certificate) -> Self {
+        Self {
+            market: c.market,
+            epoch: c.epoch,
+            round: c.round,
+            root: c.root,
+            signers: to_hex(&c.quorum.signers.bitmap()),
+            aggregate: c.quorum.aggregate,
+        }
+    }
+}
+
+impl CertificateFile {
+    /// The certificate, for a market of `n` seats.
+    pub fn certificate(&self, n: u16) -> Result<Certificate, DecodeError> {
+        let bitmap = from_hex(&self.signers).ok_or(DecodeError::Invalid("bitmap of signers"))?;
+        Ok(Certificate {
+            market: self.market,
+            epoch: self.epoch,
+            round: self.round,
+            root: self.root,
+            quorum: Quorum { signers: Signers::from_bitmap(&bitmap, n)?, aggregate: self.aggregate },
+        })
+    }
+}
+
+/// An award as a JSON file: the order, the user's signature, and the proof of its outcome.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AwardFile {
+    /// The order.
+    pub order: vendue_market::Order,
+    /// The user's signature of the order.
+    #[serde(with = "hex_array")]
+    pub order_signature: [u8; 65],
+    /// The proof of its outcome.
+    pub proof: AwardProof,
+}

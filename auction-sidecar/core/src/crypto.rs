@@ -1,0 +1,98 @@
+//! The cryptography that a round needs, as a trait, and its one real implementation.
+//!
+//! The state machine is generic over [`Crypto`], so a stand-in for tests is another type and can never be switched
+//! on in a real build.
+
+use crate::evidence;
+use crate::keys::SeatKeys;
+use crate::record::MarketRecord;
+use std::sync::Arc;
+use vendue_market::Digest;
+use vendue_sealed_bid::{Combined, CryptoError, RoundId, Sealed};
+
+/// A seat's cryptography within one market and epoch.
+pub trait Crypto {
+    /// A verified combined signature.
+    type Opened: Clone;
+
+    /// Seals a payload to a round.
+    fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> Result<Sealed, CryptoError>;
+    /// This seat's seal share of a round.
+    fn share(&self, round: u64) -> [u8; 96];
+    /// Combines a quorum of shares, naming bad ones.
+    fn combine(&self, round: u64, shares: &[(u16, [u8; 96])]) -> Result<Self::Opened, CryptoError>;
+    /// Opens one sealed payload.
+    fn open(&self, opened: &Self::Opened, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>>;
+    /// The round's beacon.
+    fn beacon(&self, opened: &Self::Opened) -> Digest;
+    /// This seat's vote on a message.
+    fn vote(&self, message: &[u8]) -> [u8; 48];
+    /// Whether a vote is the seat's.
+    fn verify_vote(&self, seat: u16, message: &[u8], vote: &[u8; 48]) -> bool;
+    /// Aggregates votes on one message.
+    fn aggregate(&self, votes: &[[u8; 48]]) -> Option<[u8; 48]>;
+    /// Whether an aggregate is the vote of exactly these seats.
+    fn verify_aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool;
+    /// This seat's evidence signature.
+    fn sign(&self, hash: &Digest) -> [u8; 65];
+    /// Whether an evidence signature is by `key`.
+    fn verify(&self, hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool;
+}
+
+/// The real thing: a seat's keys and the market record.
+pub struct SeatCrypto {
+    record: Arc<MarketRecord>,
+    keys: SeatKeys,
+}
+
+impl SeatCrypto {
+    /// For a seat of a market. The keys must have been checked against the record.
+    pub fn new(record: Arc<MarketRecord>, keys: SeatKeys) -> Self {
+        Self { record, keys }
+    }
+    fn id(&self, round: u64) -> RoundId {
+        RoundId { market: self.record.market, epoch: self.record.epoch, round }
+    }
+}
+
+impl Crypto for SeatCrypto {
+    type Opened = Combined;
+
+    fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> Result<Sealed, CryptoError> {
+        vendue_sealed_bid::seal(&self.id(round), &self.record.seal_key, header, payload, &self.keys.bid)
+    }
+    fn share(&self, round: u64) -> [u8; 96] {
+        self.keys.share.sign(&self.id(round))
+    }
+    fn combine(&self, round: u64, shares: &[(u16, [u8; 96])]) -> Result<Combined, CryptoError> {
+        vendue_sealed_bid::combine(&self.id(round), &self.record.seal_key, self.record.q(), shares, |seat| {
+            self.record.seat(seat).map(|s| &s.seal_share_key)
+        })
+    }
+    fn open(&self, opened: &Combined, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>> {
+        vendue_sealed_bid::open(opened, header, sealed)
+    }
+    fn beacon(&self, opened: &Combined) -> Digest {
+        vendue_market::tagged_hash("VENDUE-V1-BEACON", &[&opened.to_bytes()])
+    }
+    fn vote(&self, message: &[u8]) -> [u8; 48] {
+        self.keys.vote.sign(message)
+    }
+    fn verify_vote(&self, seat: u16, message: &[u8], vote: &[u8; 48]) -> bool {
+        let key = self.record.seat(seat).map(|s| &s.vote_key);
+        key.is_some_and(|key| vendue_sealed_bid::verify_vote(key, message, vote))
+    }
+    fn aggregate(&self, votes: &[[u8; 48]]) -> Option<[u8; 48]> {
+        vendue_sealed_bid::aggregate_votes(votes)
+    }
+    fn verify_aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool {
+        let keys: Option<Vec<_>> = seats.iter().map(|s| self.record.seat(*s).map(|s| &s.vote_key)).collect();
+        keys.is_some_and(|keys| vendue_sealed_bid::verify_aggregate(&keys, message, aggregate))
+    }
+    fn sign(&self, hash: &Digest) -> [u8; 65] {
+        self.keys.evidence.sign(hash)
+    }
+    fn verify(&self, hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool {
+        evidence::verify(hash, signature, key).is_ok()
+    }
+}

@@ -1,0 +1,111 @@
+//! The clock of rounds: every time of the protocol is a function of the market's parameters and the round number.
+//!
+//! All times are milliseconds since 1970. Clocks matter for timeliness only, never for safety.
+
+use serde::{Deserialize, Serialize};
+
+/// Parameters of a market's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Params {
+    /// D: bound on one-way delay, CPU and clock skew included, in milliseconds.
+    pub delay_ms: u64,
+    /// PI: time from one round to the next, at least 6 D.
+    pub period_ms: u64,
+    /// Start of round 0.
+    pub genesis_ms: u64,
+    /// H: time for hand-over after voting has stopped.
+    pub handover_ms: u64,
+}
+
+impl Params {
+    /// Whether the numbers are usable.
+    pub fn is_sound(&self) -> bool {
+        let bounded = [self.delay_ms, self.period_ms, self.handover_ms].iter().all(|v| *v <= 86_400_000);
+        bounded && self.delay_ms > 0 && self.handover_ms > 0 && self.period_ms >= 6 * self.delay_ms
+    }
+    /// T0: bundles are sent.
+    pub fn t0(&self, round: u64) -> u64 {
+        self.genesis_ms.saturating_add(round.saturating_mul(self.period_ms))
+    }
+    /// T1: bundles that come later are not listed.
+    pub fn t1(&self, round: u64) -> u64 {
+        self.t0(round).saturating_add(self.delay_ms)
+    }
+    /// T2: a seat votes on what it has.
+    pub fn t2(&self, round: u64) -> u64 {
+        self.t1(round).saturating_add(self.delay_ms)
+    }
+    /// X: voting stops.
+    pub fn x(&self, round: u64) -> u64 {
+        self.t0(round).saturating_add(40 * self.delay_ms)
+    }
+    /// E: awards expire.
+    pub fn expiry(&self, round: u64) -> u64 {
+        self.x(round).saturating_add(self.handover_ms)
+    }
+    /// E - T0: how long a round and its awards can matter.
+    pub fn lifetime(&self) -> u64 {
+        40 * self.delay_ms + self.handover_ms
+    }
+    /// Rounds from one of an order's rounds to its next, so that no two that could award it are open together.
+    pub fn order_step(&self) -> u64 {
+        (self.lifetime() + 2 * self.delay_ms).div_ceil(self.period_ms).max(1)
+    }
+    /// The first round with T0 >= `at_ms`.
+    pub fn round_from(&self, at_ms: u64) -> u64 {
+        at_ms.saturating_sub(self.genesis_ms).div_ceil(self.period_ms)
+    }
+    /// The first round that an order made now may name: T0 >= now + 2 D.
+    pub fn first_round(&self, now_ms: u64) -> u64 {
+        self.round_from(now_ms.saturating_add(2 * self.delay_ms))
+    }
+    /// The latest round with T0 <= `at_ms`; 0 before genesis.
+    pub fn round_at(&self, at_ms: u64) -> u64 {
+        at_ms.saturating_sub(self.genesis_ms) / self.period_ms
+    }
+
+    /// When a seat may be the first to send OPEN for `round`: `now_ms` itself, or the end of the windows
+    /// `[T0(s) - 3D, T1(s) + D]` of other rounds that it falls in.
+    pub fn gate(&self, round: u64, now_ms: u64) -> u64 {
+        let d = self.delay_ms;
+        let mut at = now_ms;
+        // Windows are shorter than the period, so going through rounds in order settles each once.
+        let first = self.round_at(at.saturating_sub(2 * d)).saturating_sub(1);
+        for s in first..first.saturating_add(6) {
+            let (from, to) = (self.t0(s).saturating_sub(3 * d), self.t1(s).saturating_add(d));
+            if s != round && (from..=to).contains(&at) {
+                at = to + 1;
+            }
+        }
+        at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: Params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 10_000, handover_ms: 5000 };
+
+    #[test]
+    fn times_of_a_round() {
+        assert_eq!(
+            (P.t0(2), P.t1(2), P.t2(2), P.x(2), P.expiry(2)),
+            (11_200, 11_300, 11_400, 15_200, 20_200)
+        );
+        assert_eq!(P.order_step(), 16);
+        assert_eq!((P.first_round(10_000), P.first_round(0), P.round_at(11_199)), (1, 0, 1));
+        assert!(P.t0(2 + P.order_step()) >= P.expiry(2) + 200);
+    }
+
+    #[test]
+    fn gate_keeps_openings_away_from_collecting_rounds() {
+        // Round 2 starts at 11_200; round 3 collects in [11_500, 12_000], round 4 in [12_100, 12_600].
+        assert_eq!(P.gate(2, 11_250), 11_250);
+        assert_eq!(P.gate(2, 11_499), 11_499);
+        assert_eq!(P.gate(2, 11_500), 12_001);
+        assert_eq!(P.gate(2, 12_050), 12_050);
+        assert_eq!(P.gate(2, 12_100), 12_601);
+        assert!(!Params { period_ms: 599, ..P }.is_sound());
+    }
+}

@@ -1,0 +1,235 @@
+//! The market record: the signed, public description of a market that every verification starts from.
+//!
+//! It names the seats with their keys and addresses, the homes, the epoch's seal key and the clock of rounds. Its
+//! JSON form has a fixed field order, so the compact JSON bytes are canonical and their digest names the record.
+
+use crate::evidence::{EvidenceError, recover};
+use crate::params::Params;
+use serde::{Deserialize, Serialize};
+use vendue_market::encode::hex_array;
+use vendue_market::{Digest, tagged_hash};
+
+/// Most seats of a market.
+pub const MAX_SEATS: usize = 256;
+/// Most homes of a market.
+pub const MAX_HOMES: usize = 4096;
+
+/// One provider cluster's place in the market.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeatRecord {
+    /// Position, counted from 0.
+    pub index: u16,
+    /// The provider's name.
+    pub provider: String,
+    /// Evidence key, secp256k1, compressed.
+    #[serde(with = "hex_array")]
+    pub evidence_key: [u8; 33],
+    /// Vote key, BLS min-sig.
+    #[serde(with = "hex_array")]
+    pub vote_key: [u8; 96],
+    /// Proof of possession of the vote key.
+    #[serde(with = "hex_array")]
+    pub vote_key_proof: [u8; 48],
+    /// Verification key of the seat's seal share.
+    #[serde(with = "hex_array")]
+    pub seal_share_key: [u8; 48],
+    /// libp2p peer id in its usual text form.
+    pub peer_id: String,
+    /// Addresses to dial, as multiaddrs.
+    pub addresses: Vec<String>,
+}
+
+/// One user cluster that may place orders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HomeRecord {
+    /// The cluster's name.
+    pub name: String,
+    /// The key that signs its orders, secp256k1, compressed.
+    #[serde(with = "hex_array")]
+    pub user_key: [u8; 33],
+    /// libp2p peer id in its usual text form.
+    pub peer_id: String,
+    /// Addresses to dial, as multiaddrs; may be empty, since homes dial the seats.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// Where the seats' secret keys come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyOrigin {
+    /// One dealer made them all and could read every bid: for development only.
+    InsecureDealer,
+    /// The seats generated them together.
+    Distributed,
+}
+
+/// The market record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarketRecord {
+    /// Form of the record; 1.
+    pub version: u32,
+    /// The market's name.
+    pub name: String,
+    /// The market's id.
+    #[serde(with = "hex_array")]
+    pub market: Digest,
+    /// Key epoch.
+    pub epoch: u32,
+    /// Seats by index.
+    pub seats: Vec<SeatRecord>,
+    /// Homes that may place orders.
+    pub homes: Vec<HomeRecord>,
+    /// The epoch's seal key, BLS min-pk.
+    #[serde(with = "hex_array")]
+    pub seal_key: [u8; 48],
+    /// The clock of rounds.
+    pub params: Params,
+    /// Names the rules of clearing.
+    #[serde(with = "hex_array")]
+    pub rules_hash: Digest,
+    /// Where the keys come from.
+    pub key_origin: KeyOrigin,
+}
+
+/// A member of the market as the transport sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Peer {
+    /// The seat with this index.
+    Seat(u16),
+    /// The home at this position of the record.
+    Home(u16),
+}
+
+/// Why a market record is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Not JSON of the right shape.
+    #[error("market record does not parse: {0}")]
+    Parse(String),
+    /// Written in a form that this program does not know.
+    #[error("market record has version {0}; accepted is 1")]
+    Version(u32),
+    /// Too few, too many or misnumbered seats or homes.
+    #[error("market record is inconsistent: {0}")]
+    Inconsistent(&'static str),
+    /// A key is not acceptable.
+    #[error("market record: {what} of seat {seat} is refused: {reason}")]
+    Key {
+        /// The seat.
+        seat: u16,
+        /// Which key.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// The signature is not the issuer's.
+    #[error("market record is not signed by its issuer: {0}")]
+    Signature(#[from] EvidenceError),
+}
+
+/// The rules of clearing that this program implements; part of what is agreed in every round.
+pub fn rules_hash() -> Digest {
+    tagged_hash("VENDUE-V1-RULES", &[b"first price; beacon order; two stand-bys; one model per order; 1"])
+}
+
+impl MarketRecord {
+    /// Number of seats.
+    pub fn n(&self) -> u16 {
+        self.seats.len() as u16
+    }
+    /// Faults that the market tolerates.
+    pub fn f(&self) -> u16 {
+        self.n().saturating_sub(1) / 3
+    }
+    /// Seats that make a quorum: n - f.
+    pub fn q(&self) -> u16 {
+        self.n() - self.f()
+    }
+    /// The seat with this index.
+    pub fn seat(&self, index: u16) -> Option<&SeatRecord> {
+        self.seats.get(usize::from(index))
+    }
+    /// The home at this position.
+    pub fn home(&self, index: u16) -> Option<&HomeRecord> {
+        self.homes.get(usize::from(index))
+    }
+    /// The position of the home that signs with `user_key`.
+    pub fn home_of_key(&self, user_key: &[u8; 33]) -> Option<u16> {
+        self.homes.iter().position(|h| &h.user_key == user_key).map(|i| i as u16)
+    }
+    /// The member with this peer id; a seat before a home where one cluster is both.
+    pub fn peer(&self, peer_id: &str) -> Option<Peer> {
+        let seat = self.seats.iter().find(|s| s.peer_id == peer_id).map(|s| Peer::Seat(s.index));
+        seat.or_else(|| self.homes.iter().position(|h| h.peer_id == peer_id).map(|i| Peer::Home(i as u16)))
+    }
+    /// The first 8 bytes of the market id, as headers carry it.
+    pub fn short_id(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = self.market;
+        [a, b, c, d, e, f, g, h]
+    }
+    /// Canonical bytes: compact JSON with fixed field order.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Serialising to memory fails only for maps with non-string keys, which a record does not have.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+    /// The digest that names the record.
+    pub fn digest(&self) -> Digest {
+        tagged_hash("VENDUE-V1-RECORD", &[&self.to_bytes()])
+    }
+
+    /// Checks numbers, sizes and every public key, proofs of possession included.
+    pub fn validate(&self) -> Result<(), RecordError> {
+        if self.version != 1 {
+            return Err(RecordError::Version(self.version));
+        }
+        if self.seats.is_empty() || self.seats.len() > MAX_SEATS {
+            return Err(RecordError::Inconsistent("a market has 1 to 256 seats"));
+        }
+        if self.homes.len() > MAX_HOMES {
+            return Err(RecordError::Inconsistent("a market has at most 4096 homes"));
+        }
+        if !self.seats.iter().enumerate().all(|(i, s)| usize::from(s.index) == i) {
+            return Err(RecordError::Inconsistent("seats are not numbered from 0"));
+        }
+        if self.rules_hash != rules_hash() {
+            return Err(RecordError::Inconsistent("the rules of clearing are not those of this program"));
+        }
+        if !self.params.is_sound() {
+            return Err(RecordError::Inconsistent(
+                "period must be at least 6 delays, delay and hand-over above 0",
+            ));
+        }
+        crate::keys::check_public_keys(self)
+    }
+}
+
+/// A market record with its issuer's signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedMarketRecord {
+    /// The record.
+    pub record: MarketRecord,
+    /// The issuer's key, secp256k1, compressed.
+    #[serde(with = "hex_array")]
+    pub issuer_key: [u8; 33],
+    /// The issuer's evidence signature over the record's digest.
+    #[serde(with = "hex_array")]
+    pub signature: [u8; 65],
+}
+
+impl SignedMarketRecord {
+    /// Reads and checks a record: shape, signature, numbers and keys.
+    pub fn from_json(text: &str) -> Result<Self, RecordError> {
+        let signed: Self = serde_json::from_str(text).map_err(|e| RecordError::Parse(e.to_string()))?;
+        let hash = crate::evidence::record_hash(&signed.record);
+        if recover(&hash, &signed.signature)? != signed.issuer_key {
+            return Err(RecordError::Signature(EvidenceError::WrongKey));
+        }
+        signed.record.validate()?;
+        Ok(signed)
+    }
+    /// The JSON form for files, Secrets and ConfigMaps.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}

@@ -1,0 +1,269 @@
+//! Message bodies.
+//!
+//! Points and signatures stay byte arrays here: whether they are valid is judged where they are used.
+
+use super::{Header, Signers};
+use crate::award::{AwardProof, Certificate};
+use vendue_market::{Digest, GpuModel, Order, Reason, tagged_hash};
+
+/// Most orders listed in one round.
+pub const MAX_ORDERS: usize = 4096;
+/// Most bytes of a sealed payload.
+pub const MAX_PAYLOAD: usize = 512 * 1024;
+/// Most GPU models in a receipt.
+pub const MAX_KNOWN_MODELS: usize = 64;
+/// Most items in one FETCH.
+pub const MAX_FETCH: usize = 256;
+
+/// BUNDLE: all of a seat's bids of a round, sealed once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// Orders that the seat knew, ascending.
+    pub order_view: Vec<Digest>,
+    /// Key encapsulation, compressed G1.
+    pub u: [u8; 48],
+    /// Masked seed.
+    pub v: [u8; 32],
+    /// Encrypted payload.
+    pub payload: Vec<u8>,
+}
+
+impl Bundle {
+    /// d: names the bundle in sets.
+    pub fn digest(&self, header: &Header) -> Digest {
+        let payload = tagged_hash("VENDUE-V1-PAYLOAD", &[&self.payload]);
+        tagged_hash(
+            "VENDUE-V1-BUNDLE",
+            &[&header.to_bytes(), &view_digest(&self.order_view), &self.u, &self.v, &payload],
+        )
+    }
+}
+
+/// Digest of a sorted order view, bound into the sealing.
+pub fn view_digest(order_view: &[Digest]) -> Digest {
+    tagged_hash("VENDUE-V1-VIEW", &[&order_view.concat()])
+}
+
+/// SET: the bundles that a seat held in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetMsg {
+    /// d by seat; zero where none was held.
+    pub held: Vec<Digest>,
+    /// The FULL vote, present exactly if no entry is zero.
+    pub full: Option<[u8; 48]>,
+}
+
+/// ADMIT: first vote of a view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Admit {
+    /// The view.
+    pub view: u32,
+    /// The admitted set.
+    pub set: Digest,
+    /// Digest of the view's proposal; zero in view 0.
+    pub proposal: Digest,
+    /// The vote.
+    pub vote: [u8; 48],
+}
+
+/// Aggregated votes of several seats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quorum {
+    /// Who voted.
+    pub signers: Signers,
+    /// The aggregated vote.
+    pub aggregate: [u8; 48],
+}
+
+/// LOCK: second vote of a view, with the quorum of ADMITs that permits it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// The view.
+    pub view: u32,
+    /// The admitted set.
+    pub set: Digest,
+    /// q ADMITs.
+    pub quorum: Quorum,
+    /// The vote.
+    pub vote: [u8; 48],
+}
+
+/// The proof that an admitted set is final.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commit {
+    /// All seats signed that their own set is complete and equal.
+    Fast {
+        /// Aggregate of all FULL votes.
+        aggregate: [u8; 48],
+    },
+    /// A quorum LOCKed the set in one view.
+    Locked {
+        /// The view.
+        view: u32,
+        /// The LOCKs.
+        quorum: Quorum,
+    },
+}
+
+/// COMMIT: a commit on its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitMsg {
+    /// The admitted set.
+    pub set: Digest,
+    /// The proof that it is final.
+    pub commit: Commit,
+}
+
+/// OPEN: a seal share, with the commit that permits it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenShare {
+    /// The admitted set.
+    pub set: Digest,
+    /// The proof that it is final.
+    pub commit: Commit,
+    /// The share, compressed G2.
+    pub share: [u8; 96],
+}
+
+/// AWARD: a vote for the round's awards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwardVote {
+    /// Merkle root of the awards.
+    pub root: Digest,
+    /// The vote.
+    pub vote: [u8; 48],
+}
+
+/// CERT: the certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cert {
+    /// Merkle root of the awards.
+    pub root: Digest,
+    /// q AWARD votes.
+    pub quorum: Quorum,
+}
+
+/// ORDER: an order's body; the evidence signature is the user's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderMsg {
+    /// The order.
+    pub order: Order,
+}
+
+/// RECEIPT: a seat's word that it holds an order and will list it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The order.
+    pub order: Digest,
+    /// GPU models that the provider has at all, free or not, ascending.
+    pub models: Vec<GpuModel>,
+}
+
+/// TAKEN: the user's word that a seat got the order; frees all other holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The order.
+    pub order: Digest,
+    /// The seat that has it.
+    pub seat: u16,
+}
+
+/// CANCEL: the user's word that an order is withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cancel {
+    /// The order.
+    pub order: Digest,
+}
+
+/// A certificate with the proof of one order's outcome, and the order itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// The outcome's leaf and path.
+    pub proof: AwardProof,
+}
+
+/// RESERVE: home asks a winner or stand-by to take hold of the devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reserve {
+    /// Why the seat is asked.
+    pub proof: Proof,
+    /// The order, so that a seat that lost it can still serve it.
+    pub order: Order,
+    /// The user's signature of the order.
+    pub order_signature: [u8; 65],
+}
+
+/// ACCEPT: the seat's controller holds the devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accept {
+    /// The order.
+    pub order: Digest,
+}
+
+/// REFUSE: the seat cannot serve the order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refuse {
+    /// The order.
+    pub order: Digest,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// FETCH: asks a seat for data by digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetch {
+    /// Bundles of the round.
+    Bundles(Vec<Listed>),
+    /// Orders.
+    Orders(Vec<Digest>),
+    /// The list A with this digest.
+    Set(Digest),
+    /// The outcome of an order, by certificate.
+    Proof(Digest),
+}
+
+/// A bundle by seat and d.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Listed {
+    /// The seat.
+    pub seat: u16,
+    /// The bundle's digest.
+    pub d: Digest,
+}
+
+/// REPLY: data that was asked for. It proves itself by digest or by its own signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// A whole signed BUNDLE message.
+    Bundle(Vec<u8>),
+    /// A whole signed ORDER message.
+    Order(Vec<u8>),
+    /// A list A.
+    Set(Vec<Listed>),
+}
+
+/// Any body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // Each variant wraps the type of its name.
+pub enum Body {
+    Bundle(Bundle),
+    Set(SetMsg),
+    Admit(Admit),
+    Lock(Lock),
+    Open(OpenShare),
+    Commit(CommitMsg),
+    Award(AwardVote),
+    Cert(Cert),
+    Order(OrderMsg),
+    Receipt(Receipt),
+    Taken(Taken),
+    Cancel(Cancel),
+    Reserve(Box<Reserve>),
+    Accept(Accept),
+    Refuse(Refuse),
+    Proof(Box<Proof>),
+    Fetch(Fetch),
+    Reply(Reply),
+}
