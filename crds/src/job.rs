@@ -14,7 +14,7 @@ use crate::Decimal;
 fn positive_decimal(field: &str) -> Rule {
     Rule::new("self.matches('^(0|[1-9][0-9]{0,5})([.][0-9]{1,6})?$') && self.matches('[1-9]')").message(
         Message::Expression(format!(
-            "'{field} is \"' + self + '\"; accepted: a decimal above zero with at most six places, for example \"2.50\"'"
+            "'{field} is \"' + self + '\"; accepted: a decimal above zero and below 1000000 with at most six places, for example \"2.50\"'"
         )),
     )
 }
@@ -192,7 +192,7 @@ pub struct SecretKey {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.sharedMemoryMib < self.memoryMib").message(Message::Expression(
-    "'sharedMemoryMib is ' + string(self.sharedMemoryMib) + '; accepted: less than memoryMib, which is ' + string(self.memoryMib)'".to_owned())))]
+    "'sharedMemoryMib is ' + string(self.sharedMemoryMib) + '; accepted: less than memoryMib, which is ' + string(self.memoryMib)".to_owned())))]
 pub struct WorkerSpec {
     /// replicas is the number of workers. Each runs on one node; several may share a node.
     #[schemars(range(min = 1, max = 256))]

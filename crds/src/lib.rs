@@ -21,6 +21,7 @@ mod gpu_node;
 mod job;
 pub mod names;
 mod provision;
+mod schema;
 pub mod workload;
 
 pub use award::{
@@ -48,5 +49,7 @@ pub const VERSION: &str = "v1alpha1";
 pub fn crds()
 -> Vec<k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition> {
     use kube::CustomResourceExt;
-    vec![Provision::crd(), Bid::crd(), ComputeJob::crd(), Award::crd(), GpuNode::crd()]
+    [Provision::crd(), Bid::crd(), ComputeJob::crd(), Award::crd(), GpuNode::crd()]
+        .map(schema::bound_conditions)
+        .into()
 }

@@ -43,7 +43,7 @@ use crate::{Decimal, ExclusionCount};
 pub struct ProvisionSpec {
     /// price per GPU-hour that is bid: a decimal above zero with at most six places, for example "1.80".
     #[x_kube(validation = Rule::new("self.matches('^(0|[1-9][0-9]{0,5})([.][0-9]{1,6})?$') && self.matches('[1-9]')")
-        .message(Message::Expression("'price is \"' + self + '\"; accepted: a decimal above zero with at most six places, for example \"1.80\"'".to_owned())))]
+        .message(Message::Expression("'price is \"' + self + '\"; accepted: a decimal above zero and below 1000000 with at most six places, for example \"1.80\"'".to_owned())))]
     pub price: Decimal,
     /// gpuModels restricts the offer to these models; empty offers all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
