@@ -90,8 +90,16 @@ exports! {
             ofaUtil: 0,
         };
         on_device(device, |v| {
-            let fresh = (*info).lastSeenTimeStamp < now;
-            let samples: Vec<_> = v.device.processes.iter().filter(|_| fresh).map(sample).collect();
+            if (*info).procUtilArray.is_null() {
+                // The sizing call always asks for room, also when there is nothing: clients take success for an error.
+                let room = c_uint::try_from(v.device.processes.len()).map_err(|_| code::UNKNOWN)?;
+                (*info).processSamplesCount = room.max(1);
+                return Err(code::INSUFFICIENT_SIZE);
+            }
+            if v.device.processes.is_empty() || (*info).lastSeenTimeStamp >= now {
+                return Err(code::NOT_FOUND);
+            }
+            let samples: Vec<_> = v.device.processes.iter().map(sample).collect();
             put_list(&raw mut (*info).processSamplesCount, (*info).procUtilArray, &samples)
         })
     }
