@@ -1,0 +1,130 @@
+//! The demo: five clusters, one Job, from `kubectl apply` to a trained model bought at auction.
+//!
+//! Inputs: a [`Deployment`]. Outputs: a [`Report`]. Invariant: every step is a command that a user could type; the
+//! commands are printed as they run.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+use vendue_crds::conditions::{self, job as types, reasons};
+
+use crate::command::run;
+use crate::deploy::{Deployment, Follower, Report};
+use crate::error::{Error, IoContext as _, Result};
+use crate::progress::Progress;
+
+const NAMESPACE: &str = "default";
+const JOB: &str = "digits";
+
+/// Runs the Job and returns what was measured.
+pub async fn run_job(deployment: &Deployment, progress: &Progress) -> Result<Report> {
+    let home = deployment.home();
+    remove_earlier(deployment).await?;
+    let manifest = deployment.example("train-digits.yaml")?;
+    progress.say("$ kubectl apply -f manifests/examples/train-digits.yaml");
+    let mut follower = Follower::new(home.client.clone(), NAMESPACE, JOB);
+    home.apply(NAMESPACE, &manifest).await?;
+    let job = follower.until_true(types::FINISHED, Duration::from_secs(300), progress).await?;
+    let status = job.status.clone().unwrap_or_default();
+    let finished = conditions::find(&status.conditions, types::FINISHED);
+    if finished.is_none_or(|c| c.reason != reasons::SUCCEEDED) {
+        return Err(Error::Invalid(format!("the Job did not succeed: {}", crate::deploy::describe(&job))));
+    }
+    let at = |step: &str| follower.reached().get(step).copied().unwrap_or_default();
+    let award = status.award.clone().unwrap_or_default();
+    let usage = status.usage.clone().unwrap_or_default();
+    progress.say(format!(
+        "{} won at {} per GPU-hour: {} GPUs for {} s cost {}",
+        award.provider, award.price.0, usage.gpus, usage.seconds, usage.cost.0
+    ));
+    say_bids(deployment, progress).await?;
+    Ok(Report {
+        award: at(types::AWARDED),
+        provisioned: at(types::PROVISIONED),
+        running: at(types::RUNNING),
+        finished: at(types::FINISHED),
+        clusters_ready: deployment.clusters_ready,
+        charts_ready: deployment.charts_ready,
+        total: progress.elapsed().as_secs_f64(),
+        winner: award.provider,
+        price: award.price.0,
+        accuracy: 0.0,
+        certificate_verified: false,
+    })
+}
+
+/// Reads logs, downloads the outputs and verifies the award, as the user would; fills the rest of the report.
+pub async fn look_at_results(deployment: &Deployment, report: &mut Report, progress: &Progress) -> Result<()> {
+    let logs = vendue(deployment, progress, &["logs", "job/digits", "--tail", "5"]).await?;
+    for line in logs.lines() {
+        progress.say(format!("  | {line}"));
+    }
+    let dir = tempfile::tempdir().io("create folder in", std::env::temp_dir())?;
+    let to = dir.path().display().to_string();
+    vendue(deployment, progress, &["outputs", "job/digits", "--to", &to]).await?;
+    report.accuracy = accuracy(dir.path())?;
+    progress.say(format!("  accuracy of the downloaded model: {:.4}", report.accuracy));
+    let record = deployment.deal.record().display().to_string();
+    let verdict = vendue(deployment, progress, &["verify", "job/digits", "--market", &record]).await?;
+    for line in verdict.lines() {
+        progress.say(format!("  | {line}"));
+    }
+    report.certificate_verified = true;
+    Ok(())
+}
+
+async fn remove_earlier(deployment: &Deployment) -> Result<()> {
+    let tools = &deployment.home().tools;
+    let args = ["delete", "jobs.vendue.dev", JOB, "--namespace", NAMESPACE, "--ignore-not-found", "--timeout", "90s"];
+    tools.kubectl(&args).await.map(|_| ())
+}
+
+/// Each provider's own view of the round: what it bid, what became of it.
+async fn say_bids(deployment: &Deployment, progress: &Progress) -> Result<()> {
+    for site in deployment.providers() {
+        let table = site.tools.kubectl(&["get", "bids.vendue.dev", "--all-namespaces", "--no-headers"]).await?;
+        match table.lines().last() {
+            Some(line) => progress.say(format!("  bid of {:<8} {line}", site.name)),
+            None => progress.say(format!("  bid of {:<8} none: nothing of it fits", site.name)),
+        }
+    }
+    Ok(())
+}
+
+async fn vendue(deployment: &Deployment, progress: &Progress, args: &[&str]) -> Result<String> {
+    progress.say(format!("$ kubectl vendue {}", args.join(" ")));
+    let tools = &deployment.home().tools;
+    let mut command = Command::new(deployment.programs.join("kubectl-vendue"));
+    command.arg("--kubeconfig").arg(&tools.kubeconfig).arg("--namespace").arg(NAMESPACE);
+    if !tools.context.is_empty() {
+        command.arg("--context").arg(&tools.context);
+    }
+    command.args(args);
+    run("kubectl vendue", Duration::from_secs(120), command).await
+}
+
+fn accuracy(dir: &Path) -> Result<f64> {
+    let path = dir.join("metrics.json");
+    let text = std::fs::read_to_string(&path).io("read", &path)?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+    value["accuracy"].as_f64().ok_or_else(|| Error::Invalid(format!("{} has no accuracy", path.display())))
+}
+
+/// What to type to look around in a market that is left running.
+pub fn look_around(deployment: &Deployment) -> String {
+    let home = &deployment.home().tools;
+    let mut text = format!(
+        "the market is left running; look around with\n  export KUBECONFIG={}\n  export PATH={}:{}:$PATH\n",
+        deployment.market.kubeconfig().unwrap_or_else(|| home.kubeconfig.clone()).display(),
+        home.kubectl.parent().unwrap_or(Path::new("/")).display(),
+        deployment.programs.display(),
+    );
+    text.push_str("  kubectl --context home get jobs.vendue.dev\n");
+    text.push_str("  kubectl --context bravo get provisions,bids,awards,gpunodes -A\n");
+    text.push_str("  kubectl vendue --context home doctor\n");
+    text.push_str("stop it with\n  cargo testbed down\n");
+    text
+}

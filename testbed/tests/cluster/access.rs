@@ -1,0 +1,133 @@
+//! Who may see a Job's logs and outputs, and what verification finds. Uses the Job that the demo scenario leaves.
+
+use std::path::PathBuf;
+
+use k8s_openapi::api::authentication::v1::TokenRequest;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::env::{Env, Failure, Ran, Scenario, check};
+
+/// A user without rights on the namespace is refused by the API server; one with rights is not.
+pub async fn strangers_are_refused(env: &Env) -> Scenario {
+    let ns = env.namespace("stranger").await?;
+    let dir = tempfile::tempdir()?;
+    let kubeconfig = user(env, &ns, "mallory", &dir.path().join("mallory")).await?;
+    for command in ["logs", "outputs"] {
+        let ran = env.vendue_as(&kubeconfig, &["-n", "default", command, "job/digits"]).await?;
+        check(ran.code != 0, || format!("{command} of another's Job was allowed: {ran:?}"))?;
+        check(ran.stderr.contains("forbidden"), || format!("{command}: the refusal does not say why: {ran:?}"))?;
+    }
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": "mallory-views" },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "mallory", "namespace": ns }],
+    });
+    env.home().apply("default", &binding.to_string()).await?;
+    let ran = env.vendue_as(&kubeconfig, &["-n", "default", "logs", "job/digits"]).await;
+    env.home().tools.kubectl(&["delete", "rolebinding", "mallory-views", "-n", "default"]).await?;
+    let ran = ran?;
+    check(ran.code == 0 && ran.stdout.contains("accuracy"), || format!("a viewer was refused: {ran:?}"))
+}
+
+/// A kubeconfig with the token of a fresh service account.
+async fn user(env: &Env, ns: &str, name: &str, path: &PathBuf) -> Result<PathBuf, Failure> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(env.home().client.clone(), ns);
+    let mut account = ServiceAccount::default();
+    account.metadata.name = Some(name.into());
+    accounts.create(&PostParams::default(), &account).await?;
+    let token = accounts.create_token_request(name, &PostParams::default(), &TokenRequest::default()).await?;
+    let token = token.status.map(|s| s.token).unwrap_or_default();
+    let text = std::fs::read_to_string(&env.home().tools.kubeconfig)?;
+    std::fs::write(path, text)?;
+    let path = path.clone();
+    let mut kubectl = tokio::process::Command::new(&env.home().tools.kubectl);
+    kubectl.arg("--kubeconfig").arg(&path).args(["config", "set-credentials", "stranger", "--token", &token]);
+    check(kubectl.output().await?.status.success(), || "set credentials".into())?;
+    let mut kubectl = tokio::process::Command::new(&env.home().tools.kubectl);
+    kubectl.arg("--kubeconfig").arg(&path).args(["config", "set-context", "--current", "--user", "stranger"]);
+    check(kubectl.output().await?.status.success(), || "set context".into())?;
+    Ok(path)
+}
+
+/// What `verify` needs, as files that can be tampered with.
+struct Proof {
+    dir: tempfile::TempDir,
+}
+
+impl Proof {
+    async fn of(env: &Env) -> Result<Self, Failure> {
+        let dir = tempfile::tempdir()?;
+        let args = ["get", "awards.vendue.dev", "-n", "default", "-l", "vendue.dev/job-name=digits", "-o", "json"];
+        let list: Value = serde_json::from_str(&env.home().tools.kubectl(&args).await?)?;
+        let data = &list["items"][0]["spec"]["certificate"];
+        for (name, key) in [("certificate.json", "certificate"), ("award.json", "award")] {
+            std::fs::write(dir.path().join(name), data[key].as_str().unwrap_or_default())?;
+        }
+        std::fs::copy(env.deployment.deal.record(), dir.path().join("market.json"))?;
+        Ok(Self { dir })
+    }
+
+    async fn verify(&self, env: &Env) -> Result<Ran, Failure> {
+        let at = |name: &str| self.dir.path().join(name).display().to_string();
+        let (market, certificate, award) = (at("market.json"), at("certificate.json"), at("award.json"));
+        // No cluster: an empty kubeconfig must do.
+        let none = self.dir.path().join("no-kubeconfig");
+        env.vendue_as(&none, &["verify", "--market", &market, "--certificate", &certificate, "--award", &award]).await
+    }
+
+    /// Changes one character of the first long hex string in a file.
+    fn tamper(&self, name: &str) -> Scenario {
+        let path = self.dir.path().join(name);
+        let mut value: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
+        check(flip(&mut value), || format!("{name} has no long hex string"))?;
+        std::fs::write(&path, value.to_string())?;
+        Ok(())
+    }
+}
+
+fn flip(value: &mut Value) -> bool {
+    match value {
+        Value::String(text) if text.len() >= 64 && text.chars().all(|c| c.is_ascii_hexdigit()) => {
+            let last = if text.ends_with('0') { '1' } else { '0' };
+            text.pop();
+            text.push(last);
+            true
+        }
+        Value::Array(list) => list.iter_mut().any(flip),
+        Value::Object(map) => map.values_mut().any(flip),
+        _ => false,
+    }
+}
+
+/// A good award verifies offline; a tampered certificate, award or another market's record does not, with exit code 1
+/// and the name of the check.
+pub async fn tampering_is_found(env: &Env) -> Scenario {
+    let good = Proof::of(env).await?.verify(env).await?;
+    check(good.code == 0, || format!("a good award does not verify: {good:?}"))?;
+    for file in ["certificate.json", "award.json", "market.json"] {
+        let proof = Proof::of(env).await?;
+        proof.tamper(file)?;
+        let ran = proof.verify(env).await?;
+        check(ran.code == 1, || format!("a tampered {file} gives {ran:?}"))?;
+        check(!ran.stderr.trim().is_empty(), || format!("a tampered {file} is refused without a reason"))?;
+    }
+    other_market(env).await
+}
+
+async fn other_market(env: &Env) -> Scenario {
+    let proof = Proof::of(env).await?;
+    let other = tempfile::tempdir()?;
+    let program = env.deployment.programs.join("vendue-auction");
+    let mut deal = tokio::process::Command::new(program);
+    deal.args(["deal", "--market", "other", "--home", "home", "--out"]).arg(other.path());
+    for name in ["alpha", "bravo", "charlie", "delta"] {
+        deal.arg("--seat").arg(format!("{name}=/ip4/127.0.0.1/udp/1/quic-v1"));
+    }
+    check(deal.output().await?.status.success(), || "deal another market".into())?;
+    std::fs::copy(other.path().join("market.json"), proof.dir.path().join("market.json"))?;
+    let ran = proof.verify(env).await?;
+    check(ran.code == 1, || format!("another market's record gives {ran:?}"))
+}

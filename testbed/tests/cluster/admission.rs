@@ -1,0 +1,99 @@
+//! What the API server refuses, and the words in which it does.
+
+use serde_json::json;
+
+use crate::env::{Env, Scenario};
+use crate::jobs::job;
+
+/// Every bad field is refused at the apply, and the error names the field, the value and what is accepted.
+pub async fn bad_jobs_are_refused(env: &Env) -> Scenario {
+    let ns = env.namespace("admission").await?;
+    let fine = || job("bad", "print(1)");
+    let cases = [
+        ("negative price", fine().with("/maxPrice", json!("-1")), vec!["spec.maxPrice", "-1", "accepted"]),
+        ("zero price", fine().with("/maxPrice", json!("0")), vec!["spec.maxPrice", "\"0\"", "accepted"]),
+        ("zero price with decimals", fine().with("/maxPrice", json!("0.000")), vec!["spec.maxPrice", "accepted"]),
+        ("seven decimals", fine().with("/maxPrice", json!("1.1234567")), vec!["spec.maxPrice", "1.1234567", "accepted"]),
+        ("no GPUs", fine().with("/train/workers/gpus", json!(0)), vec!["spec.train.workers.gpus", "0", "1"]),
+        ("too many GPUs", fine().with("/train/workers/gpus", json!(65)), vec!["spec.train.workers.gpus", "65", "64"]),
+        ("two workload kinds", fine().with("/serve", json!({})), vec!["spec.serve"]),
+        ("no workload", fine().without("/train"), vec!["spec", "accepted: train"]),
+        ("no run deadline", fine().without("/runDeadlineSeconds"), vec!["spec.runDeadlineSeconds", "Required"]),
+        ("shared memory above memory", fine().with("/train/workers/sharedMemoryMib", json!(4096)), vec!["sharedMemoryMib", "4096", "1024"]),
+        ("value and reference", fine().with("/train/env", json!([{ "name": "A", "value": "1", "secretKeyRef": { "name": "s", "key": "k" } }])),
+            vec!["spec.train.env", "exactly one"]),
+    ];
+    for (what, bad, words) in cases {
+        let error = match env.home().apply(&ns, &bad.manifest()).await {
+            Ok(_) => return Err(format!("{what} was accepted").into()),
+            Err(error) => error.to_string(),
+        };
+        for word in words {
+            if !error.contains(word) {
+                return Err(format!("{what}: the error does not say {word:?}: {error}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A field that may not change is refused with a message that says what to do.
+pub async fn immutable_fields_stay(env: &Env) -> Scenario {
+    let ns = env.namespace("immutable").await?;
+    let first = job("fixed", "print(1)").with("/suspend", json!(true));
+    env.home().apply(&ns, &first.manifest()).await?;
+    for changed in [
+        first.clone().with("/maxPrice", json!("3.00")),
+        first.clone().with("/train/workers/gpus", json!(2)),
+        first.clone().with("/runDeadlineSeconds", json!(700)),
+    ] {
+        let error = match env.home().apply(&ns, &changed.manifest()).await {
+            Ok(_) => return Err("an immutable field was changed".into()),
+            Err(error) => error.to_string(),
+        };
+        if !error.contains("immutable") || !error.contains("delete the Job and apply a new one") {
+            return Err(format!("the error does not say what to do: {error}").into());
+        }
+    }
+    Ok(())
+}
+
+/// What a schema cannot say is said at once by a condition: files over the limit, a missing Secret.
+pub async fn what_a_schema_cannot_say(env: &Env) -> Scenario {
+    let ns = env.namespace("accepted").await?;
+    let missing = job("nosecret", "print(1)")
+        .with("/train/env", json!([{ "name": "TOKEN", "secretKeyRef": { "name": "absent", "key": "token" } }]));
+    env.home().apply(&ns, &missing.manifest()).await?;
+    let condition = env.condition_false(&ns, "nosecret", "Accepted", 5).await?;
+    for word in ["absent", "token"] {
+        if !condition.message.contains(word) {
+            return Err(format!("the condition does not name {word:?}: {}", condition.message).into());
+        }
+    }
+    let absent = job("nofiles", "").with("/train/files", json!({ "configMapName": "nothing-here" }));
+    env.home().apply(&ns, &absent.manifest()).await?;
+    let condition = env.condition_false(&ns, "nofiles", "Accepted", 5).await?;
+    if !condition.message.contains("nothing-here") {
+        return Err(format!("the condition does not name the ConfigMap: {}", condition.message).into());
+    }
+    Ok(())
+}
+
+/// More than 1 MiB of files cannot even be stored in the ConfigMap; the error says so.
+pub async fn oversized_files_are_refused(env: &Env) -> Scenario {
+    let ns = env.namespace("files").await?;
+    let big = "x".repeat(1_100_000);
+    let item = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "big" }, "data": { "main.py": big } });
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("big.json");
+    std::fs::write(&path, item.to_string())?;
+    let path = path.display().to_string();
+    let error = match env.home().tools.kubectl(&["create", "-n", &ns, "-f", &path]).await {
+        Ok(_) => return Err("files of 1.1 MB were accepted".into()),
+        Err(error) => error.to_string(),
+    };
+    if !error.contains("1048576") {
+        return Err(format!("the error does not name the limit: {error}").into());
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! Scenarios on real clusters: five of them, started once, shared by all scenarios, one after the other.
+//!
+//! Run by `cargo verify`; plain `cargo test` lists them as ignored, because they need root and the test bed's tools.
+//! A failed scenario dumps events, Pod states and the last log lines of every component. `VENDUE_KEEP=1` leaves the
+//! market running.
+
+mod access;
+mod admission;
+mod auction;
+mod demo;
+mod env;
+mod faults;
+mod jobs;
+mod lifecycle;
+mod observe;
+mod release;
+mod training;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use tokio::runtime::Runtime;
+use tokio::sync::OnceCell;
+use vendue_testbed::cleanup;
+use vendue_testbed::deploy::{Deployment, Source};
+use vendue_testbed::paths::Paths;
+use vendue_testbed::progress::Progress;
+use vendue_testbed::spec::MarketSpec;
+
+use crate::env::{Env, Scenario};
+
+const MARKET: &str = "verify";
+/// Longest that a single scenario may take.
+const LIMIT: Duration = Duration::from_secs(420);
+
+/// The market, started when the first scenario needs it.
+struct Shared {
+    runtime: Runtime,
+    env: OnceCell<Env>,
+}
+
+impl Shared {
+    async fn env(&self) -> Result<&Env, Failed> {
+        let start = async {
+            let progress = Progress::stderr();
+            let paths = Paths::from_env()?;
+            let source = Source::Own(MarketSpec::demo().named(MARKET));
+            let deployment = Deployment::up(&paths, &source, &progress).await?;
+            Ok(Env { deployment, progress })
+        };
+        self.env.get_or_try_init(|| start).await.map_err(|e: vendue_testbed::error::Error| Failed::from(format!("start the market: {e}")))
+    }
+
+    fn run(&self, name: &str, scenario: impl AsyncFnOnce(&Env) -> Scenario) -> Result<(), Failed> {
+        self.runtime.block_on(async {
+            let env = self.env().await?;
+            env.progress.say(format!("scenario {name}"));
+            let result = match tokio::time::timeout(LIMIT, scenario(env)).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("not done after {} s", LIMIT.as_secs()).into()),
+            };
+            if let Err(error) = result {
+                let dir = env.deployment.setup.paths.cache().join("failed").join(name);
+                // The failure is what counts; the dump is a help only.
+                let _ = vendue_testbed::dump::market(&env.deployment.market, &dir).await;
+                env.reset().await;
+                return Err(Failed::from(error.to_string()));
+            }
+            Ok(())
+        })
+    }
+}
+
+macro_rules! scenarios {
+    ($shared:expr, $($module:ident :: $name:ident),+ $(,)?) => {
+        vec![$({
+            let shared = Arc::clone(&$shared);
+            let name = concat!(stringify!($module), "::", stringify!($name));
+            Trial::test(name, move || shared.run(name, async |env: &Env| $module::$name(env).await)).with_ignored_flag(true)
+        }),+]
+    };
+}
+
+fn main() -> ExitCode {
+    let mut args = Arguments::from_args();
+    // The scenarios share one market and break parts of it.
+    args.test_threads = Some(1);
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let shared = Arc::new(Shared { runtime, env: OnceCell::new() });
+    let trials = scenarios!(
+        shared,
+        admission::bad_jobs_are_refused,
+        admission::immutable_fields_stay,
+        admission::what_a_schema_cannot_say,
+        admission::oversized_files_are_refused,
+        auction::unknown_model_is_explained,
+        auction::infeasible_job_is_explained,
+        auction::ceiling_is_respected,
+        auction::search_ends,
+        auction::silent_providers,
+        demo::digits_from_apply_to_model,
+        access::strangers_are_refused,
+        access::tampering_is_found,
+        training::raising_script_fails,
+        training::missing_interpreter_fails,
+        training::deadline_ends_the_run,
+        training::suspended_job_waits,
+        training::killed_worker_resumes,
+        lifecycle::delete_before_award,
+        lifecycle::delete_during_provisioning,
+        lifecycle::delete_while_running,
+        faults::control_plane_of_the_winner_dies,
+        faults::home_is_cut_off,
+        faults::refusal_promotes_the_stand_by,
+        release::upgrade_and_uninstall_with_a_running_award,
+        observe::prometheus_fills_every_panel,
+    );
+    let conclusion = libtest_mimic::run(&args, trials);
+    finish(&shared);
+    conclusion.exit_code()
+}
+
+fn finish(shared: &Shared) {
+    if shared.env.get().is_none() {
+        return;
+    }
+    if std::env::var_os("VENDUE_KEEP").is_some() {
+        eprintln!("the market `{MARKET}` ends with this process; use `cargo demo --keep` for one that stays");
+    }
+    let cleaned = shared.runtime.block_on(async { cleanup::market(&Paths::from_env()?, MARKET).await });
+    if let Err(error) = cleaned {
+        eprintln!("clean up: {error}; the next start tries again");
+    }
+}
