@@ -2,7 +2,7 @@
 
 use vendue_crds::conditions::job as types;
 
-use crate::env::{Env, Scenario, check};
+use crate::env::{Env, Scenario};
 use crate::jobs::{Job, job};
 
 fn sleeper(name: &str) -> Job {
