@@ -4,7 +4,7 @@
 //! cluster's API server, with the administrator's certificate, so that no Pod network has to be routed to the host.
 //! Invariant: the process ends with the handle.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -15,10 +15,11 @@ use kube::config::Kubeconfig;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
-use crate::command::log_pair;
+use crate::command::{command, log_pair, run};
 use crate::deploy::{Deployment, NAMESPACE, Site};
 use crate::error::{Error, IoContext as _, Result};
 use crate::files;
+use crate::paths::Paths;
 use crate::wait::{self, Poll};
 
 /// A running Prometheus.
@@ -30,11 +31,9 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it and waits until it is ready. The Debian package `prometheus` must be installed.
+    /// Starts it and waits until it is ready.
     pub async fn start(deployment: &Deployment) -> Result<Self> {
-        let program = crate::tools::which("prometheus").ok_or_else(|| {
-            Error::Machine("prometheus is not installed: apt-get install --no-install-recommends prometheus".into())
-        })?;
+        let program = program(&deployment.setup.paths).await?;
         let folder = tempfile::tempdir().io("create folder in", std::env::temp_dir())?;
         let mut jobs = Vec::new();
         for site in &deployment.sites {
@@ -92,6 +91,31 @@ impl Prometheus {
     pub async fn stop(mut self) -> Result<()> {
         self.child.kill().await.io("stop", "prometheus")
     }
+}
+
+/// Finds the program, or unpacks the distribution's package into the cache: installed in full, the package would start
+/// a server of its own.
+async fn program(paths: &Paths) -> Result<PathBuf> {
+    if let Some(found) = crate::tools::which("prometheus") {
+        return Ok(found);
+    }
+    let folder = paths.cache().join("tools/prometheus");
+    let program = folder.join("usr/bin/prometheus");
+    if program.exists() {
+        return Ok(program);
+    }
+    let partial = files::with_suffix(&folder, ".partial");
+    files::remove_dir(&partial)?;
+    files::create_dir(&partial)?;
+    let limit = Duration::from_secs(300);
+    let mut download = command("apt-get", ["download", "prometheus"]);
+    download.current_dir(&partial);
+    run("fetch prometheus", limit, download).await?;
+    let mut unpack = command("sh", ["-c", "dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb"]);
+    unpack.current_dir(&partial);
+    run("unpack prometheus", limit, unpack).await?;
+    std::fs::rename(&partial, &folder).io("rename to", &folder)?;
+    Ok(program)
 }
 
 fn free_port() -> Result<u16> {
