@@ -1,0 +1,5 @@
+//! Between API objects and the market.
+
+pub mod cluster;
+pub mod objects;
+pub mod offers;

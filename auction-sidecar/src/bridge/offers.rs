@@ -1,0 +1,216 @@
+//! From Provisions to what the seat offers. Pure.
+//!
+//! Inputs: Provisions with what their controller says is free, and the Awards of this host. Outputs: offers and known
+//! models. Invariant: a device that an Award holds is in no offer, also while the Provision's status lags behind the
+//! Award's; no node is in two offers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vendue_crds::conditions::{self, award as condition, provision};
+use vendue_crds::{Award, AwardSide, FreeNode, Provision};
+use vendue_market::{AcceptRules, GpuModel, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferNode};
+
+use super::objects::conditions_of;
+
+/// What the seat sells.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sale {
+    /// Offers.
+    pub offers: Vec<Offer>,
+    /// Models that the provider has, free or not.
+    pub models: Vec<GpuModel>,
+    /// Provisions that cannot be offered, with the reason.
+    pub not_offered: BTreeMap<(String, String), String>,
+}
+
+/// Name of an offer: namespace and name of its Provision.
+pub fn offer_name(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+/// Namespace and name of the Provision of an offer.
+pub fn parse_offer_name(offer: &str) -> Option<(&str, &str)> {
+    offer.split_once('/')
+}
+
+fn key(provision: &Provision) -> (String, String) {
+    (provision.metadata.namespace.clone().unwrap_or_default(), provision.metadata.name.clone().unwrap_or_default())
+}
+
+/// Everything that can be offered now.
+pub fn sale<'a>(
+    provisions: impl IntoIterator<Item = &'a Provision>,
+    awards: impl IntoIterator<Item = &'a Award>,
+) -> Sale {
+    let holding: Vec<&Award> = awards.into_iter().filter(|a| holds(a)).collect();
+    let sorted: BTreeMap<_, _> = provisions.into_iter().map(|p| (key(p), p)).collect();
+    let mut sale = Sale::default();
+    let mut models = BTreeSet::new();
+    let mut used: BTreeSet<String> = BTreeSet::new();
+    for (key, provision) in sorted {
+        let status = provision.status.clone().unwrap_or_default();
+        models.extend(status.free.iter().filter_map(|f| f.model.parse::<GpuModel>().ok()));
+        models.extend(holding.iter().flat_map(|a| held_models(a, &key)));
+        match offer(provision, &key, &holding, &mut used) {
+            Ok(offer) if sale.offers.len() < MAX_OFFERS => sale.offers.push(offer),
+            Ok(_) => {
+                sale.not_offered.insert(key, format!("a seat makes at most {MAX_OFFERS} offers"));
+            }
+            Err(reason) => {
+                sale.not_offered.insert(key, reason);
+            }
+        }
+    }
+    sale.models = models.into_iter().collect();
+    sale
+}
+
+/// Whether an Award holds devices now.
+fn holds(award: &Award) -> bool {
+    let list = conditions_of(award);
+    award.spec.side == AwardSide::Host
+        && conditions::is_true(list, condition::HELD)
+        && !conditions::is_true(list, condition::RELEASED)
+}
+
+fn is_of(award: &Award, (namespace, name): &(String, String)) -> bool {
+    award.spec.provision_namespace.as_ref() == Some(namespace) && award.spec.provision.as_ref() == Some(name)
+}
+
+fn held_models(award: &Award, key: &(String, String)) -> Vec<GpuModel> {
+    let devices = award.status.as_ref().map(|s| s.devices.as_slice()).unwrap_or_default();
+    let own = is_of(award, key);
+    devices.iter().filter(|_| own).filter_map(|d| d.model.parse().ok()).collect()
+}
+
+fn offer(
+    provision: &Provision,
+    key: &(String, String),
+    holding: &[&Award],
+    used: &mut BTreeSet<String>,
+) -> Result<Offer, String> {
+    let status = provision.status.clone().unwrap_or_default();
+    if provision.metadata.deletion_timestamp.is_some() || provision.spec.suspend == Some(true) {
+        return Err("the Provision is suspended".to_owned());
+    }
+    if conditions::is_false(&status.conditions, provision::READY) {
+        return Err("the Provision is not Ready".to_owned());
+    }
+    let price = provision.spec.price.price().map_err(|e| format!("price: {e}"))?;
+    // Awards that the status does not count yet.
+    let counted: BTreeSet<&str> = status.held.iter().map(|h| h.award_id.as_str()).collect();
+    let uncounted: Vec<&&Award> = holding.iter().filter(|a| !counted.contains(a.spec.id.as_str())).collect();
+    let mut nodes = Vec::new();
+    for free in &status.free {
+        let node = capacity(free, &uncounted)?;
+        if nodes.len() < MAX_NODES && used.insert(format!("{}/{}", free.node, free.model)) {
+            nodes.push(OfferNode { name: free.node.clone(), capacity: node });
+        }
+    }
+    let accept = &provision.spec.accept;
+    let rules = AcceptRules {
+        max_run_seconds: accept.max_run_seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(0),
+        images: accept.images.clone(),
+    };
+    Ok(Offer { name: offer_name(&key.0, &key.1), price, nodes, rules })
+}
+
+/// What a node has left after the Awards that the status does not count yet.
+fn capacity(free: &FreeNode, uncounted: &[&&Award]) -> Result<NodeCapacity, String> {
+    let positive = |value: i64| u64::try_from(value).unwrap_or(0);
+    let mut node = NodeCapacity {
+        model: free.model.parse().map_err(|e| format!("status.free: {e}"))?,
+        gpu_memory_mib: positive(free.gpu_memory_mib),
+        free_gpus: u32::try_from(free.gpus).unwrap_or(0),
+        cpu_millis: positive(free.cpu_millis),
+        memory_mib: positive(free.memory_mib),
+        disk_mib: positive(free.disk_mib),
+    };
+    for award in uncounted {
+        let devices = award.status.as_ref().map(|s| s.devices.as_slice()).unwrap_or_default();
+        for held in devices.iter().filter(|d| d.node == free.node) {
+            let (workers, needs) = (positive(i64::from(held.workers)), &award.spec.requirements);
+            let take = |each: i64| workers.saturating_mul(positive(each));
+            if held.model == free.model {
+                node.free_gpus = node.free_gpus.saturating_sub(u32::try_from(held.gpus).unwrap_or(0));
+            }
+            node.cpu_millis = node.cpu_millis.saturating_sub(take(needs.cpu_millis_per_worker));
+            node.memory_mib = node.memory_mib.saturating_sub(take(needs.memory_mib_per_worker));
+            node.disk_mib = node.disk_mib.saturating_sub(take(needs.disk_mib_per_worker));
+        }
+    }
+    Ok(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mk_provision(name: &str, gpus: i32, held: &[&str]) -> Provision {
+        let held: Vec<_> = held.iter().map(|id| json!({ "awardId": id, "gpus": 2 })).collect();
+        serde_json::from_value(json!({
+            "apiVersion": "vendue.dev/v1alpha1", "kind": "Provision",
+            "metadata": { "name": name, "namespace": "default" },
+            "spec": { "price": "1.80", "storageClassName": "local" },
+            "status": {
+                "held": held,
+                "free": [{ "node": "n1", "model": "A100", "gpuMemoryMib": 40960, "gpus": gpus,
+                           "cpuMillis": 8000, "memoryMib": 16384, "diskMib": 10000 }],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn mk_award(id: &str, held: bool, released: bool) -> Award {
+        let status = |yes: bool| if yes { "True" } else { "False" };
+        let cond = |type_: &str, yes: bool| {
+            json!({ "type": type_, "status": status(yes), "reason": "R", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z" })
+        };
+        serde_json::from_value(json!({
+            "apiVersion": "vendue.dev/v1alpha1", "kind": "Award",
+            "metadata": { "name": "award", "namespace": format!("vendue-a-{id}") },
+            "spec": {
+                "side": "Host", "id": id, "marketId": "", "round": 1, "orderDigest": "", "provider": "alpha", "seat": 0,
+                "job": { "home": "home", "uid": "u", "attempt": 1 }, "price": "1.80",
+                "expiresAt": "2026-01-01T00:00:00Z", "provision": "p", "provisionNamespace": "default",
+                "requirements": { "workers": 2, "gpusPerWorker": 1, "cpuMillisPerWorker": 500,
+                    "memoryMibPerWorker": 1024, "diskMibPerWorker": 100, "runDeadlineSeconds": 60, "image": "i" },
+            },
+            "status": {
+                "conditions": [cond("Held", held), cond("Released", released)],
+                "devices": [{ "node": "n1", "model": "A100", "workers": 2, "gpus": 2 }],
+            },
+        }))
+        .unwrap()
+    }
+
+    fn free(provision: &Provision, award: &Award) -> (u32, u64) {
+        let sale = sale([provision], [award]);
+        let node = &sale.offers[0].nodes[0].capacity;
+        (node.free_gpus, node.cpu_millis)
+    }
+
+    #[test]
+    fn an_award_is_subtracted_until_the_status_counts_it() {
+        let before = mk_provision("p", 4, &[]);
+        assert_eq!(free(&before, &mk_award("a", true, false)), (2, 7000));
+        assert_eq!(free(&before, &mk_award("a", false, false)), (4, 8000));
+        assert_eq!(free(&before, &mk_award("a", true, true)), (4, 8000));
+        let after = mk_provision("p", 2, &["a"]);
+        assert_eq!(free(&after, &mk_award("a", true, false)), (2, 8000));
+    }
+
+    #[test]
+    fn no_node_in_two_offers_and_suspended_ones_in_none() {
+        let (first, second) = (mk_provision("p", 4, &[]), mk_provision("q", 4, &[]));
+        let mut third = mk_provision("r", 4, &[]);
+        third.spec.suspend = Some(true);
+        let sale = sale([&second, &third, &first], []);
+        let nodes: Vec<_> = sale.offers.iter().map(|o| (o.name.as_str(), o.nodes.len())).collect();
+        assert_eq!(nodes, [("default/p", 1), ("default/q", 0)]);
+        assert_eq!(sale.not_offered.keys().map(|k| k.1.as_str()).collect::<Vec<_>>(), ["r"]);
+        assert_eq!(sale.models, ["A100".parse().unwrap()]);
+    }
+}

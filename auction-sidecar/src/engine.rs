@@ -1,0 +1,274 @@
+//! The task that owns the state machines of seat and home and gives them time, messages and the bridge's answers.
+//!
+//! Inputs: round messages of the network, commands of the bridge, the clock. Outputs: messages, and events for the
+//! bridge. Invariant: nothing in the loop waits for anybody but the next input; the API server is not on the path of a
+//! bid, because offers are kept here as values.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use vendue_auction_core::wire::peek_kind;
+use vendue_auction_core::{
+    BidResult, DropReason, Drops, Home, HomeInput, HomeOutput, MarketRecord, Peer, Seat, SeatCrypto, SeatInput,
+    SeatOutput,
+};
+use vendue_market::Reason;
+
+use crate::health::Readiness;
+use crate::metrics::Metrics;
+use crate::net::{Handle, MemberId, RoundEvent};
+
+/// Longest sleep: drops are counted and readiness is told at least this often.
+const LONGEST: Duration = Duration::from_millis(500);
+
+/// What the bridge tells the state machines.
+#[derive(Debug)]
+pub enum EngineCommand {
+    /// For the seat.
+    Seat(SeatInput),
+    /// For the home.
+    Home(HomeInput),
+}
+
+/// What the state machines tell the bridge.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// Of the seat; never a message to send.
+    Seat(SeatOutput),
+    /// Of the home; never a message to send.
+    Home(HomeOutput),
+}
+
+/// What the engine is made of.
+pub struct EngineConfig {
+    /// The market.
+    pub record: Arc<MarketRecord>,
+    /// The seat, if this cluster has one.
+    pub seat: Option<(u16, Seat<SeatCrypto>)>,
+    /// The home, if this cluster has one.
+    pub home: Option<(u16, Home)>,
+    /// The network.
+    pub net: Handle,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where the fact "seat" is kept.
+    pub ready: Readiness,
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// The engine.
+pub struct Engine {
+    record: Arc<MarketRecord>,
+    seat: Option<(u16, Seat<SeatCrypto>)>,
+    home: Option<(u16, Home)>,
+    net: Handle,
+    metrics: Arc<Metrics>,
+    ready: Readiness,
+    events: mpsc::Sender<EngineEvent>,
+    /// Messages from this cluster's home to its own seat and back.
+    local: VecDeque<(Peer, Bytes)>,
+    seen_drops: Vec<u64>,
+}
+
+impl Engine {
+    /// An engine that tells `events`.
+    pub fn new(config: EngineConfig, events: mpsc::Sender<EngineEvent>) -> Self {
+        let EngineConfig { record, seat, home, net, metrics, ready } = config;
+        let seen_drops = vec![0; DropReason::ALL.len()];
+        Self { record, seat, home, net, metrics, ready, events, local: VecDeque::new(), seen_drops }
+    }
+
+    /// Runs until the network or the bridge is gone.
+    pub async fn run(mut self, mut rounds: mpsc::Receiver<RoundEvent>, mut commands: mpsc::Receiver<EngineCommand>) {
+        loop {
+            let sleep = self.sleep();
+            tokio::select! {
+                biased;
+                event = rounds.recv() => match event {
+                    Some(RoundEvent::Message { from, bytes }) => self.message(from.into(), bytes),
+                    Some(RoundEvent::Up(_) | RoundEvent::Down(_)) => {}
+                    None => return,
+                },
+                command = commands.recv() => match command {
+                    Some(EngineCommand::Seat(input)) => self.seat_input(input),
+                    Some(EngineCommand::Home(input)) => self.home_input(input),
+                    None => return,
+                },
+                () = tokio::time::sleep(sleep) => {}
+            }
+            if self.due() {
+                self.seat_input(SeatInput::Tick);
+                self.home_input(HomeInput::Tick);
+            }
+            while let Some((from, bytes)) = self.local.pop_front() {
+                self.message(from, bytes);
+            }
+            self.observe();
+        }
+    }
+
+    fn next_wake(&self) -> Option<u64> {
+        let seat = self.seat.as_ref().and_then(|(_, s)| s.next_wake());
+        let home = self.home.as_ref().and_then(|(_, h)| h.next_wake());
+        seat.into_iter().chain(home).min()
+    }
+
+    fn sleep(&self) -> Duration {
+        let wait = self.next_wake().map_or(LONGEST, |at| Duration::from_millis(at.saturating_sub(now_ms())));
+        wait.min(LONGEST)
+    }
+
+    fn due(&self) -> bool {
+        self.next_wake().is_some_and(|at| at <= now_ms())
+    }
+
+    /// Routes a message by its kind. A cluster that is seat and home has one peer id, so the kind says which it speaks as.
+    fn message(&mut self, from: Peer, bytes: Bytes) {
+        let Some(kind) = peek_kind(&bytes) else { return self.metrics.dropped("malformed") };
+        if kind.is_for_home() {
+            match from {
+                Peer::Seat(seat) => self.home_input(HomeInput::Message { from: seat, bytes: bytes.to_vec() }),
+                Peer::Home(_) => self.metrics.dropped("wrong_sender"),
+            }
+            return;
+        }
+        let from = match from {
+            Peer::Seat(seat) if kind.is_from_home() => self.home_of_seat(seat).map_or(from, Peer::Home),
+            other => other,
+        };
+        self.seat_input(SeatInput::Message { from, bytes: bytes.to_vec() });
+    }
+
+    fn home_of_seat(&self, seat: u16) -> Option<u16> {
+        let peer = &self.record.seat(seat)?.peer_id;
+        self.record.homes.iter().position(|h| &h.peer_id == peer).and_then(|i| u16::try_from(i).ok())
+    }
+
+    fn seat_input(&mut self, input: SeatInput) {
+        let Some((_, seat)) = &mut self.seat else {
+            if matches!(input, SeatInput::Message { .. }) {
+                self.metrics.dropped("wrong_sender");
+            }
+            return;
+        };
+        for output in seat.handle(now_ms(), input) {
+            match output {
+                SeatOutput::Broadcast(bytes) => self.to_seats(&Bytes::from(bytes), false),
+                SeatOutput::Send { to, bytes } => self.send(to, Bytes::from(bytes)),
+                other => {
+                    self.count_seat(&other);
+                    self.tell(EngineEvent::Seat(other));
+                }
+            }
+        }
+    }
+
+    fn home_input(&mut self, input: HomeInput) {
+        let Some((_, home)) = &mut self.home else {
+            if matches!(input, HomeInput::Message { .. }) {
+                self.metrics.dropped("wrong_sender");
+            }
+            return;
+        };
+        for output in home.handle(now_ms(), input) {
+            match output {
+                HomeOutput::Broadcast(bytes) => self.to_seats(&Bytes::from(bytes), true),
+                HomeOutput::Send { seat, bytes } => self.send_from_home(seat, Bytes::from(bytes)),
+                other => self.tell(EngineEvent::Home(other)),
+            }
+        }
+    }
+
+    fn own_seat(&self) -> Option<u16> {
+        self.seat.as_ref().map(|(index, _)| *index)
+    }
+
+    /// Sends to all seats; a home's broadcast goes to its own cluster's seat too.
+    fn to_seats(&mut self, bytes: &Bytes, from_home: bool) {
+        for seat in 0..self.record.n() {
+            if Some(seat) != self.own_seat() {
+                self.net.send(MemberId::Seat(seat), bytes.clone());
+            } else if from_home {
+                self.send_from_home(seat, bytes.clone());
+            }
+        }
+    }
+
+    fn send_from_home(&mut self, seat: u16, bytes: Bytes) {
+        match (&self.home, self.own_seat() == Some(seat)) {
+            (Some((home, _)), true) => self.local.push_back((Peer::Home(*home), bytes)),
+            _ => self.net.send(MemberId::Seat(seat), bytes),
+        }
+    }
+
+    fn send(&mut self, to: Peer, bytes: Bytes) {
+        let own_home = self.home.as_ref().map(|(index, _)| *index);
+        match (to, self.own_seat()) {
+            (Peer::Home(home), Some(seat)) if Some(home) == own_home => {
+                self.local.push_back((Peer::Seat(seat), bytes));
+            }
+            _ => self.net.send(to.into(), bytes),
+        }
+    }
+
+    fn tell(&self, event: EngineEvent) {
+        if self.events.try_send(event).is_err() {
+            self.metrics.dropped("bridge_full");
+            tracing::error!("the bridge does not keep up; an event was dropped");
+        }
+    }
+
+    fn count_seat(&self, output: &SeatOutput) {
+        match output {
+            SeatOutput::Decided(decided) => {
+                self.metrics.rounds.with_label_values(&["certified"]).inc();
+                self.metrics.round_duration.observe(Duration::from_millis(decided.took_ms).as_secs_f64());
+                for own in &decided.own {
+                    let outcome = match own.result {
+                        BidResult::Won => "won",
+                        BidResult::StandBy { .. } => "standby",
+                        BidResult::Lost | BidResult::NoBid(Reason::Outbid) => "lost",
+                        BidResult::NoBid(_) => "none",
+                    };
+                    self.metrics.bids.with_label_values(&[outcome]).inc();
+                }
+                tracing::info!(
+                    round = decided.certificate.round,
+                    orders = decided.outcomes.len(),
+                    took_ms = decided.took_ms,
+                    "round certified"
+                );
+            }
+            SeatOutput::Expired { round, orders } => {
+                self.metrics.rounds.with_label_values(&["expired"]).inc();
+                tracing::warn!(round, orders = orders.len(), "round ended without a certificate");
+            }
+            _ => {}
+        }
+    }
+
+    /// Passes the cores' drop counters on, and whether the seat takes part.
+    fn observe(&mut self) {
+        let count = |drops: Option<&Drops>, reason| drops.map_or(0, |d| d.count(reason));
+        for (reason, seen) in DropReason::ALL.into_iter().zip(&mut self.seen_drops) {
+            let now = count(self.seat.as_ref().map(|(_, s)| s.dropped()), reason)
+                + count(self.home.as_ref().map(|(_, h)| h.dropped()), reason);
+            for _ in *seen..now {
+                self.metrics.dropped(reason.name());
+            }
+            *seen = now;
+        }
+        if let Some((_, seat)) = &self.seat {
+            let active = seat.observes_until() <= now_ms();
+            self.metrics.seat_active.set(i64::from(active));
+        }
+        self.ready.set("engine", true);
+    }
+}

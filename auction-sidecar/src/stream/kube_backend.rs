@@ -1,0 +1,123 @@
+//! The handlers' view of the real cluster and network.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
+use kube::Api;
+use vendue_crds::conditions::{self, award as condition, job};
+use vendue_crds::{Award, ComputeJob, names};
+
+use super::backend::{AccessError, Backend, Located, LogChunk, Place};
+use super::identity::User;
+use super::{GROUP, VERSION};
+use crate::bridge::cluster::{Cluster, ClusterError};
+use crate::bridge::objects::award_ref;
+use crate::net::{Handle, MemberId, NetError, Protocol};
+use crate::wire::{AwardRef, Bulk, BulkReply, decode_bulk, encode_bulk};
+
+/// Time of a request to the provider beyond what it may wait.
+const ROUND_TRIP: Duration = Duration::from_secs(10);
+
+/// The real cluster and network.
+pub struct KubeBackend {
+    /// The API server.
+    pub cluster: Cluster,
+    /// The way to the providers.
+    pub net: Handle,
+}
+
+fn unavailable(error: &ClusterError) -> AccessError {
+    AccessError::Unavailable(error.to_string())
+}
+
+impl Backend for KubeBackend {
+    async fn authorize(
+        &self,
+        user: &User,
+        namespace: &str,
+        name: &str,
+        subresource: &'static str,
+    ) -> Result<bool, AccessError> {
+        let attributes = ResourceAttributes {
+            group: Some(GROUP.to_owned()),
+            version: Some(VERSION.to_owned()),
+            resource: Some("jobs".to_owned()),
+            subresource: Some(subresource.to_owned()),
+            verb: Some("get".to_owned()),
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            ..ResourceAttributes::default()
+        };
+        let extra: BTreeMap<_, _> = user.extra.clone().into_iter().collect();
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user.name.clone()),
+                groups: Some(user.groups.clone()),
+                extra: Some(extra).filter(|e| !e.is_empty()),
+                resource_attributes: Some(attributes),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let api: Api<SubjectAccessReview> = Api::all(self.cluster.client.clone());
+        let answer =
+            self.cluster.create("subjectaccessreview", &api, &review).await.map_err(|e| unavailable(&e))?;
+        Ok(answer.status.is_some_and(|s| s.allowed && !s.denied.unwrap_or(false)))
+    }
+
+    async fn locate(&self, namespace: &str, name: &str) -> Result<Located, AccessError> {
+        let missing = || AccessError::NoJob(name.to_owned());
+        let jobs: Api<ComputeJob> = Api::namespaced(self.cluster.client.clone(), namespace);
+        let found = self.cluster.get("job", &jobs, name).await.map_err(|e| unavailable(&e))?.ok_or_else(missing)?;
+        let uid = found.metadata.uid.clone().ok_or_else(missing)?;
+        let status = found.status.unwrap_or_default();
+        let ended = conditions::is_true(&status.conditions, job::FINISHED);
+        let state = status.state.unwrap_or_else(|| "Pending".to_owned());
+        let nowhere = || Place::Nowhere(format!("its state is {state}"));
+        let Some(order) = status.order else { return Ok(Located { uid, place: nowhere(), ended }) };
+        let awards: Api<Award> = Api::namespaced(self.cluster.client.clone(), namespace);
+        let award = self
+            .cluster
+            .get("award", &awards, &names::home_award(name, order.attempt))
+            .await
+            .map_err(|e| unavailable(&e))?;
+        let place = match award {
+            Some(award) => {
+                let list = award.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+                let has_log = conditions::is_true(list, condition::HANDED_OVER)
+                    && !conditions::is_true(list, condition::RELEASED);
+                match (has_log, award_ref(&award), u16::try_from(award.spec.seat)) {
+                    (true, Some(award), Ok(seat)) => Place::Provider { award, seat },
+                    _ => nowhere(),
+                }
+            }
+            None => nowhere(),
+        };
+        Ok(Located { uid, place, ended })
+    }
+
+    async fn live_log(
+        &self,
+        award: &AwardRef,
+        seat: u16,
+        offset: u64,
+        wait: Duration,
+    ) -> Result<LogChunk, AccessError> {
+        let wait_ms = u32::try_from(wait.as_millis()).unwrap_or(0);
+        let request = encode_bulk(&Bulk::ReadLog { award: award.clone(), offset, wait_ms }, &[]);
+        let answer = self
+            .net
+            .request(MemberId::Seat(seat), Protocol::Bulk, request, wait + ROUND_TRIP)
+            .await
+            .map_err(|e: NetError| AccessError::Unavailable(e.to_string()))?;
+        let (reply, data) = decode_bulk::<BulkReply>("log", &answer)
+            .map_err(|e| AccessError::Unavailable(e.to_string()))?;
+        match reply {
+            BulkReply::Log { size, ended } => Ok(LogChunk { data, size, ended }),
+            BulkReply::Unknown => Err(AccessError::Gone),
+            BulkReply::Failed { reason, .. } => Err(AccessError::Unavailable(reason)),
+            BulkReply::Stored { .. } => Err(AccessError::Unavailable("an answer of another kind".to_owned())),
+        }
+    }
+}
