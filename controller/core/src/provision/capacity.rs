@@ -1,0 +1,99 @@
+//! What is free, by node.
+//!
+//! Inputs: a [`Snapshot`] and a Provision's spec. Outputs: free capacity of each node that the Provision selects.
+//! Invariant: free = what is healthy and advertised, minus holds of awards, minus requests of every other Pod, minus
+//! the room that the next award's head needs; never negative.
+
+use std::collections::BTreeSet;
+
+use vendue_crds::{FreeNode, ProvisionSpec};
+
+use super::view::{GpuNodeView, NodeView, Snapshot};
+use crate::award::sizes::{HEAD_CPU_MILLIS, HEAD_DISK_MIB, HEAD_MEMORY_MIB};
+
+/// What a Provision selects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selected<'a> {
+    /// Nodes of one model, by name.
+    pub nodes: Vec<(&'a str, &'a NodeView, &'a GpuNodeView)>,
+    /// Nodes that are left out because their GPUs are of more than one model: Kubernetes cannot be told which of them
+    /// a Pod gets.
+    pub mixed: Vec<&'a str>,
+}
+
+/// Nodes with healthy GPUs of an offered model that the node selector matches.
+pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> {
+    let mut selected = Selected::default();
+    for (name, gpus) in &snapshot.gpu_nodes {
+        let Some(node) = snapshot.nodes.get(name) else { continue };
+        let wanted = spec.node_selector.iter().all(|(k, v)| node.labels.get(k) == Some(v));
+        let models: BTreeSet<&str> = gpus.devices.iter().map(|(model, _)| model.as_str()).collect();
+        let offered = |m: &&str| spec.gpu_models.is_empty() || spec.gpu_models.iter().any(|o| o == m);
+        if !wanted || !models.iter().any(|m| offered(&m)) {
+            continue;
+        }
+        if models.len() > 1 {
+            selected.mixed.push(name);
+        } else {
+            selected.nodes.push((name, node, gpus));
+        }
+    }
+    selected
+}
+
+/// Free capacity of every node that the Provision selects; nodes with nothing free are listed with zero.
+pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
+    let free = |(name, node, gpus): &(&str, &NodeView, &GpuNodeView)| {
+        let (model, _) = gpus.devices.first()?;
+        let taken = taken(snapshot, name);
+        let sellable = if node.usable && gpus.ready { node.gpus.min(gpus.devices.len() as u32) } else { 0 };
+        Some(FreeNode {
+            node: (*name).to_owned(),
+            model: model.clone(),
+            gpu_memory_mib: signed(gpus.devices.iter().map(|(_, mib)| *mib).min().unwrap_or(0)),
+            gpus: i32::try_from(u64::from(sellable).saturating_sub(taken.gpus)).unwrap_or(i32::MAX),
+            cpu_millis: signed(node.cpu_millis.saturating_sub(taken.cpu_millis + HEAD_CPU_MILLIS)),
+            memory_mib: signed(node.memory_mib.saturating_sub(taken.memory_mib + HEAD_MEMORY_MIB)),
+            disk_mib: signed(node.disk_mib.saturating_sub(taken.disk_mib + HEAD_DISK_MIB)),
+        })
+    };
+    select(snapshot, spec).nodes.iter().filter_map(free).collect()
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[derive(Default)]
+struct Taken {
+    gpus: u64,
+    cpu_millis: u64,
+    memory_mib: u64,
+    disk_mib: u64,
+}
+
+fn taken(snapshot: &Snapshot, node: &str) -> Taken {
+    let mut sum = Taken::default();
+    // Pods of an award that holds are counted through the hold, which is there before the Pods are.
+    let holding: BTreeSet<&str> = snapshot.holds.iter().map(|h| h.award_id.as_str()).collect();
+    for pod in snapshot.pods.iter().filter(|p| p.node == node) {
+        if pod.award_id.as_deref().is_some_and(|id| holding.contains(id)) {
+            continue;
+        }
+        sum.gpus += u64::from(pod.gpus);
+        sum.cpu_millis = sum.cpu_millis.saturating_add(pod.cpu_millis);
+        sum.memory_mib = sum.memory_mib.saturating_add(pod.memory_mib);
+        sum.disk_mib = sum.disk_mib.saturating_add(pod.disk_mib);
+    }
+    for hold in &snapshot.holds {
+        for devices in hold.devices.iter().filter(|d| d.node == node) {
+            let workers = u64::try_from(devices.workers).unwrap_or(0);
+            let of = |each: u64, head: u64| each.saturating_mul(workers).saturating_add(head);
+            sum.gpus += u64::try_from(devices.gpus).unwrap_or(0);
+            sum.cpu_millis = sum.cpu_millis.saturating_add(of(hold.cpu_millis_per_worker, HEAD_CPU_MILLIS));
+            sum.memory_mib = sum.memory_mib.saturating_add(of(hold.memory_mib_per_worker, HEAD_MEMORY_MIB));
+            sum.disk_mib = sum.disk_mib.saturating_add(of(hold.disk_mib_per_worker, HEAD_DISK_MIB));
+        }
+    }
+    sum
+}

@@ -1,0 +1,19 @@
+//! `Provision`: what a provider has, what of it is free, and what its status says.
+//!
+//! Inputs: compact views of Nodes, GpuNodes, Pods and holds. Outputs: free capacity and the status.
+//! Invariant: a GPU that an award holds or a Pod uses is never counted as free; when in doubt, less is free.
+
+mod capacity;
+mod plan;
+mod view;
+
+pub use capacity::{Selected, free_nodes, select};
+pub use plan::{Plan, plan};
+pub(crate) use view::new_hold;
+pub use view::{
+    GpuNodeView, Hold, NodeView, PodUse, ProvisionView, Snapshot, gpu_node_view, hold_view, node_view,
+    pod_use,
+};
+
+/// Name of the extended resource that a device plugin advertises.
+pub const GPU_RESOURCE: &str = "nvidia.com/gpu";

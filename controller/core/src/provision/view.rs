@@ -1,0 +1,206 @@
+//! Compact views of the objects that capacity is counted from.
+//!
+//! Inputs: API objects. Outputs: the few numbers of each that matter.
+//! Invariant: views are small, because a cluster may have thousands of Pods and all views stay in memory.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Node, Pod};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use vendue_crds::conditions::{self, award as cond};
+use vendue_crds::{Award, AwardSide, GpuHealth, GpuNode, HeldDevices, Provision, ProvisionSpec, names};
+
+use super::GPU_RESOURCE;
+use crate::quantity::{count, mib_available, mib_requested, millis_available, millis_requested};
+
+/// What a node can give.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeView {
+    /// Labels, for node selectors.
+    pub labels: BTreeMap<String, String>,
+    /// Whether new Pods can be placed: the node is Ready and not cordoned.
+    pub usable: bool,
+    /// GPUs that the device plugin advertises.
+    pub gpus: u32,
+    /// Allocatable CPU, thousandths of a core.
+    pub cpu_millis: u64,
+    /// Allocatable memory, MiB.
+    pub memory_mib: u64,
+    /// Allocatable ephemeral storage, MiB.
+    pub disk_mib: u64,
+}
+
+/// The healthy GPUs of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GpuNodeView {
+    /// Whether the agent's last reading is good.
+    pub ready: bool,
+    /// Healthy devices: model and memory in MiB.
+    pub devices: Vec<(String, u64)>,
+}
+
+/// What a Pod takes from its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodUse {
+    /// Node that the Pod is bound to.
+    pub node: String,
+    /// Award that the Pod belongs to.
+    pub award_id: Option<String>,
+    /// GPUs requested.
+    pub gpus: u32,
+    /// CPU requested, thousandths of a core.
+    pub cpu_millis: u64,
+    /// Memory requested, MiB.
+    pub memory_mib: u64,
+    /// Ephemeral storage requested, MiB.
+    pub disk_mib: u64,
+}
+
+/// What an award holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hold {
+    /// Id of the award.
+    pub award_id: String,
+    /// Namespace and name of the Provision that it was bid for.
+    pub provision: (String, String),
+    /// Devices by node.
+    pub devices: Vec<HeldDevices>,
+    /// CPU of each worker, thousandths of a core.
+    pub cpu_millis_per_worker: u64,
+    /// Memory of each worker, MiB.
+    pub memory_mib_per_worker: u64,
+    /// Disk of each worker, MiB.
+    pub disk_mib_per_worker: u64,
+}
+
+impl Hold {
+    /// GPUs over all nodes.
+    pub fn gpus(&self) -> u32 {
+        self.devices.iter().map(|d| u32::try_from(d.gpus).unwrap_or(0)).sum()
+    }
+}
+
+/// A Provision as capacity sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProvisionView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its spec.
+    pub spec: ProvisionSpec,
+}
+
+impl From<&Provision> for ProvisionView {
+    fn from(provision: &Provision) -> Self {
+        Self {
+            namespace: provision.metadata.namespace.clone().unwrap_or_default(),
+            name: provision.metadata.name.clone().unwrap_or_default(),
+            spec: provision.spec.clone(),
+        }
+    }
+}
+
+/// Everything that capacity is counted from, at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, NodeView>,
+    /// GPUs by node name.
+    pub gpu_nodes: BTreeMap<String, GpuNodeView>,
+    /// Pods that are bound and have not ended.
+    pub pods: Vec<PodUse>,
+    /// Holds of awards.
+    pub holds: Vec<Hold>,
+}
+
+/// The view of a Node.
+pub fn node_view(node: &Node) -> NodeView {
+    let status = node.status.as_ref();
+    let allocatable = status.and_then(|s| s.allocatable.as_ref());
+    let get = |key: &str| allocatable.and_then(|a| a.get(key));
+    let ready = status
+        .and_then(|s| s.conditions.as_ref())
+        .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
+    let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
+    NodeView {
+        labels: node.metadata.labels.clone().unwrap_or_default(),
+        usable: ready && !cordoned,
+        gpus: get(GPU_RESOURCE).map_or(0, count),
+        cpu_millis: get("cpu").map_or(0, millis_available),
+        memory_mib: get("memory").map_or(0, mib_available),
+        disk_mib: get("ephemeral-storage").map_or(0, mib_available),
+    }
+}
+
+/// The view of a GpuNode.
+pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
+    let Some(status) = &node.status else { return GpuNodeView::default() };
+    GpuNodeView {
+        ready: conditions::is_true(&status.conditions, conditions::gpu_node::READY),
+        devices: status
+            .devices
+            .iter()
+            .filter(|d| d.health == GpuHealth::Healthy)
+            .map(|d| (d.model.clone(), u64::try_from(d.memory_mib).unwrap_or(0)))
+            .collect(),
+    }
+}
+
+/// The view of a Pod; `None` when it takes nothing (not bound, or ended).
+pub fn pod_use(pod: &Pod) -> Option<PodUse> {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    if matches!(phase, "Succeeded" | "Failed") {
+        return None;
+    }
+    let spec = pod.spec.as_ref()?;
+    let node = spec.node_name.clone()?;
+    // As the scheduler counts: the sum of the containers, or the largest init container where that is more.
+    let sum = |key: &str, f: fn(&Quantity) -> u64| -> u64 {
+        let containers: u64 = spec.containers.iter().map(|c| request(c, key, f)).sum();
+        let init = spec.init_containers.iter().flatten().map(|c| request(c, key, f)).max().unwrap_or(0);
+        containers.max(init)
+    };
+    Some(PodUse {
+        node,
+        award_id: pod.metadata.labels.as_ref().and_then(|l| l.get(names::AWARD_ID)).cloned(),
+        gpus: u32::try_from(sum(GPU_RESOURCE, |q| u64::from(count(q)))).unwrap_or(u32::MAX),
+        cpu_millis: sum("cpu", millis_requested),
+        memory_mib: sum("memory", mib_requested),
+        disk_mib: sum("ephemeral-storage", mib_requested),
+    })
+}
+
+fn request(container: &Container, key: &str, f: fn(&Quantity) -> u64) -> u64 {
+    let Some(resources) = &container.resources else { return 0 };
+    let of = |map: &Option<BTreeMap<String, Quantity>>| map.as_ref().and_then(|m| m.get(key)).map(f);
+    // An extended resource with only a limit is requested at its limit.
+    of(&resources.requests).or_else(|| of(&resources.limits)).unwrap_or(0)
+}
+
+/// The hold of an award; `None` when it holds nothing.
+pub fn hold_view(award: &Award) -> Option<Hold> {
+    let status = award.status.as_ref()?;
+    let holds = award.spec.side == AwardSide::Host
+        && conditions::is_true(&status.conditions, cond::HELD)
+        && !conditions::is_true(&status.conditions, cond::RELEASED)
+        && !status.devices.is_empty();
+    holds.then(|| new_hold(award, status.devices.clone()))
+}
+
+/// The hold that an award would have with these devices.
+pub(crate) fn new_hold(award: &Award, devices: Vec<HeldDevices>) -> Hold {
+    let need = &award.spec.requirements;
+    let number = |n: i64| u64::try_from(n).unwrap_or(0);
+    Hold {
+        award_id: award.spec.id.clone(),
+        provision: (
+            award.spec.provision_namespace.clone().unwrap_or_default(),
+            award.spec.provision.clone().unwrap_or_default(),
+        ),
+        devices,
+        cpu_millis_per_worker: number(need.cpu_millis_per_worker),
+        memory_mib_per_worker: number(need.memory_mib_per_worker),
+        disk_mib_per_worker: number(need.disk_mib_per_worker),
+    }
+}

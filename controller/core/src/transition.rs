@@ -1,0 +1,55 @@
+//! What changed between two lists of conditions: the source of Events and of transition metrics.
+//!
+//! Inputs: conditions before and after. Outputs: one transition for each that is new or changed status or reason.
+//! Invariant: equal lists give none, so a repeated plan publishes nothing.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use vendue_crds::conditions::{find, reasons};
+
+use crate::text;
+
+/// A condition that changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// Type of the condition.
+    pub condition: String,
+    /// Its new status.
+    pub status: String,
+    /// Its new reason.
+    pub reason: String,
+    /// Its message, bounded.
+    pub message: String,
+    /// Whether an operator or user should look at it.
+    pub warning: bool,
+}
+
+const WARNINGS: [&str; 11] = [
+    reasons::INVALID_SPEC,
+    reasons::REFERENCE_NOT_FOUND,
+    reasons::NO_FEASIBLE_BID,
+    reasons::SEARCH_TIME_OVER,
+    reasons::CAPACITY_GONE,
+    reasons::COMMITMENT_MISMATCH,
+    reasons::FAILED,
+    reasons::DEADLINE_EXCEEDED,
+    reasons::RUNTIME_ERROR,
+    reasons::DELIVERY_TIMEOUT,
+    reasons::NO_GPUS,
+];
+
+/// Transitions from `before` to `after`, in the order of `after`.
+pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Transition> {
+    after
+        .iter()
+        .filter(|new| {
+            find(before, &new.type_).is_none_or(|old| old.status != new.status || old.reason != new.reason)
+        })
+        .map(|new| Transition {
+            condition: new.type_.clone(),
+            status: new.status.clone(),
+            reason: new.reason.clone(),
+            message: text::head(&new.message, text::MAX_MESSAGE),
+            warning: WARNINGS.contains(&new.reason.as_str()),
+        })
+        .collect()
+}
