@@ -127,7 +127,8 @@ pub fn containerd(layout: &Layout) -> String {
     )
 }
 
-/// Configuration of a containerd with a root of its own.
+/// Configuration of a containerd with a root of its own. `restrict_oom_score_adj` because Pods must not outlive
+/// the machine's other programs when memory is short, and because not every root may lower the score.
 pub fn containerd_at(root: &Path, state: &Path, socket: &Path, bin: &Programs, cni: &Path, registries: &Path) -> String {
     format!(
         r#"version = 3
@@ -144,6 +145,8 @@ snapshotter = "overlayfs"
 sandbox = "{PAUSE_IMAGE}"
 [plugins."io.containerd.cri.v1.images".registry]
 config_path = "{registries}"
+[plugins."io.containerd.cri.v1.runtime"]
+restrict_oom_score_adj = true
 [plugins."io.containerd.cri.v1.runtime".containerd]
 default_runtime_name = "runc"
 [plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
