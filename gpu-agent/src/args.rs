@@ -1,0 +1,137 @@
+//! Command line and environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Reads the GPUs of this node and publishes them as one GpuNode.
+#[derive(Debug, Parser)]
+#[command(name = "vendue-gpu-agent", version)]
+pub struct Cli {
+    /// What to do; without a command, run.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How to run.
+    #[command(flatten)]
+    pub run: Run,
+    /// How to read.
+    #[command(flatten)]
+    pub library: Library,
+    /// How to log.
+    #[command(flatten)]
+    pub log: Log,
+}
+
+/// Commands beside running.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read the devices once and print them; needs no cluster.
+    Inventory {
+        /// Output format.
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+/// Output formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line per device.
+    Text,
+    /// Everything that was read.
+    Json,
+}
+
+/// How to run.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// Name of the node, which the GpuNode takes.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Address for /metrics, /healthz and /readyz.
+    #[arg(long, env = "VENDUE_LISTEN", default_value = "0.0.0.0:9470")]
+    pub listen: SocketAddr,
+    /// Seconds between two readings.
+    #[arg(long, env = "VENDUE_READ_SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub read_seconds: u64,
+    /// Most seconds between two writes; changes are written at once.
+    #[arg(long, env = "VENDUE_PUBLISH_SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..=300))]
+    pub publish_seconds: u64,
+    /// A reading that takes longer counts as hung.
+    #[arg(long, env = "VENDUE_HANG_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub hang_seconds: u64,
+}
+
+impl Run {
+    /// Time between two readings.
+    #[must_use]
+    pub fn read_interval(&self) -> Duration {
+        Duration::from_secs(self.read_seconds)
+    }
+
+    /// Most time between two writes.
+    #[must_use]
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.publish_seconds)
+    }
+
+    /// Time after which a reading counts as hung.
+    #[must_use]
+    pub fn hang_limit(&self) -> Duration {
+        Duration::from_secs(self.hang_seconds)
+    }
+}
+
+/// How to read.
+#[derive(Clone, Debug, Args)]
+pub struct Library {
+    /// Path of libnvidia-ml.so.1; default is what the loader finds.
+    #[arg(long, global = true, env = "VENDUE_NVML_LIBRARY", value_name = "FILE")]
+    pub nvml_library: Option<PathBuf>,
+}
+
+impl Library {
+    /// The path, if one is set; an empty one is none.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        self.nvml_library.clone().filter(|path| !path.as_os_str().is_empty())
+    }
+}
+
+/// How to log.
+#[derive(Clone, Debug, Args)]
+pub struct Log {
+    /// Filter, for example `info` or `vendue_gpu_agent=debug`.
+    #[arg(long, global = true, env = "VENDUE_LOG", default_value = "info")]
+    pub log: String,
+    /// Format of log lines.
+    #[arg(long, global = true, env = "VENDUE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Formats of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Text,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound_and_commands_parse() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let cli =
+            Cli::try_parse_from(["a", "inventory", "-o", "json", "--nvml-library", "/x"]).expect("parse");
+        assert!(matches!(cli.command, Some(Command::Inventory { output: Output::Json })));
+        assert_eq!(cli.library.path(), Some("/x".into()));
+        assert!(Cli::try_parse_from(["a", "--read-seconds", "0"]).is_err());
+    }
+}

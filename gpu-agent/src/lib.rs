@@ -1,0 +1,25 @@
+//! Reads the GPUs of one node and publishes them as one `GpuNode`.
+//!
+//! ```text
+//!  libnvidia-ml.so.1 --probe (own thread)--> NodeInventory --observe--> Observation --status--> GpuNodeStatus
+//!                                                                          |                        |
+//!                                                                       metrics                 publish (API server)
+//! ```
+//!
+//! * Inputs: NVML, the node's name. Outputs: the `GpuNode` of that name, Prometheus metrics, health endpoints.
+//! * Invariant: what is published is what was last read, and the condition `Ready` says how far it can be trusted;
+//!   a missing, broken or hanging driver never ends or blocks the process.
+//!
+//! Decisions are pure: [`model`], [`observe`], [`status`]. IO lives in [`probe`], [`publish`], [`server`] and the
+//! loop in [`agent`].
+
+pub mod agent;
+pub mod args;
+pub mod inventory;
+pub mod metrics;
+pub mod model;
+pub mod observe;
+pub mod probe;
+pub mod publish;
+pub mod server;
+pub mod status;

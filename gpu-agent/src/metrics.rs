@@ -1,0 +1,312 @@
+//! Prometheus metrics: base units, bounded labels (`node`, `gpu_uuid`, `model`, `kind`, `result`).
+//!
+//! Device metrics show the last good reading; when reading fails they go, so that nobody takes old values for new.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use prometheus::{
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::inventory::{DeviceReading, Sensors};
+use crate::model;
+use crate::observe::{Observation, Outcome};
+
+/// Buckets for reading: the target is 5 ms for eight devices, the watchdog's limit 5 s.
+const READ_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0];
+
+/// Buckets for writing to the API server, whose limit is 10 s.
+const WRITE_BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
+
+const DEVICE_LABELS: [&str; 2] = ["gpu_uuid", "model"];
+
+/// Where a gauge of a device gets its value from, in base units.
+type Reading = fn(&DeviceReading) -> Option<f64>;
+
+/// Gauges of a device: name, help, value.
+const DEVICE_GAUGES: [(&str, &str, Reading); 9] = [
+    ("vendue_gpu_healthy", "1 when the device answers and reports no fault", |d| {
+        Some(if d.fault.is_none() { 1.0 } else { 0.0 })
+    }),
+    ("vendue_gpu_memory_bytes", "Frame buffer of the device", |d| Some(float(d.identity.memory_bytes))),
+    ("vendue_gpu_memory_used_bytes", "Frame buffer in use", |d| d.sensors.memory_used_bytes.map(float)),
+    (
+        "vendue_gpu_utilization_ratio",
+        "Share of time that kernels ran; says nothing about how many SMs did",
+        |d| d.sensors.gpu_utilization_percent.map(|p| f64::from(p) / 100.0),
+    ),
+    ("vendue_gpu_memory_utilization_ratio", "Share of time that memory was read or written", |d| {
+        d.sensors.memory_utilization_percent.map(|p| f64::from(p) / 100.0)
+    }),
+    ("vendue_gpu_power_watts", "Power drawn", |d| d.sensors.power_milliwatts.map(|mw| f64::from(mw) / 1e3)),
+    ("vendue_gpu_temperature_celsius", "Temperature of the chip", |d| {
+        d.sensors.temperature_celsius.map(f64::from)
+    }),
+    ("vendue_gpu_sm_clock_hertz", "Clock of the SMs", |d| {
+        d.sensors.sm_clock_mhz.map(|mhz| f64::from(mhz) * 1e6)
+    }),
+    ("vendue_gpu_memory_clock_hertz", "Clock of the memory", |d| {
+        d.sensors.memory_clock_mhz.map(|mhz| f64::from(mhz) * 1e6)
+    }),
+];
+
+/// All metrics of the agent.
+pub struct Metrics {
+    registry: Registry,
+    devices: Vec<(GaugeVec, Reading)>,
+    energy: CounterVec,
+    ecc_errors: CounterVec,
+    ready: Gauge,
+    device_count: Gauge,
+    reads: IntCounterVec,
+    read_seconds: Histogram,
+    last_read: Gauge,
+    publishes: IntCounterVec,
+    publish_seconds: Histogram,
+    last_publish: Gauge,
+}
+
+impl Metrics {
+    /// Metrics of the agent on one node.
+    ///
+    /// # Errors
+    /// When a definition is wrong; a test makes sure that this cannot ship.
+    pub fn new(node: &str) -> Result<Self, prometheus::Error> {
+        let labels = [("node".to_owned(), node.to_owned())].into();
+        let registry = Registry::new_custom(None, Some(labels))?;
+        let devices = DEVICE_GAUGES
+            .iter()
+            .map(|(name, help, reading)| Ok((gauges(&registry, name, help)?, *reading)))
+            .collect::<Result<_, prometheus::Error>>()?;
+        let energy = counters(
+            &registry,
+            "vendue_gpu_energy_joules_total",
+            "Energy since the driver was loaded",
+            &DEVICE_LABELS,
+        )?;
+        let ecc_errors = counters(
+            &registry,
+            "vendue_gpu_ecc_errors_total",
+            "Memory errors since the driver was loaded, by kind (corrected, uncorrected)",
+            &["gpu_uuid", "model", "kind"],
+        )?;
+        Ok(Self {
+            devices,
+            energy,
+            ecc_errors,
+            ready: gauge(&registry, "vendue_agent_ready", "1 when the GpuNode's condition Ready is True")?,
+            device_count: gauge(&registry, "vendue_agent_devices", "Devices in the last good reading")?,
+            reads: int_counters(
+                &registry,
+                "vendue_agent_reads_total",
+                "Readings, by result (success, error, hung)",
+            )?,
+            read_seconds: histogram(
+                &registry,
+                "vendue_agent_read_duration_seconds",
+                "Time that a reading took",
+                &READ_BUCKETS,
+            )?,
+            last_read: gauge(
+                &registry,
+                "vendue_agent_last_read_timestamp_seconds",
+                "Time of the last good reading",
+            )?,
+            publishes: int_counters(
+                &registry,
+                "vendue_agent_publishes_total",
+                "Writes of the GpuNode, by result (success, error)",
+            )?,
+            publish_seconds: histogram(
+                &registry,
+                "vendue_agent_publish_duration_seconds",
+                "Time that a write of the GpuNode took",
+                &WRITE_BUCKETS,
+            )?,
+            last_publish: gauge(
+                &registry,
+                "vendue_agent_last_publish_timestamp_seconds",
+                "Time of the last good write of the GpuNode",
+            )?,
+            registry,
+        })
+    }
+
+    /// Counts an attempt to read.
+    pub fn count_read(&self, outcome: &Outcome, took: Duration) {
+        let result = match outcome {
+            Outcome::Read(_) => "success",
+            Outcome::Failed(_) => "error",
+            Outcome::Hung { .. } => "hung",
+        };
+        self.reads.with_label_values(&[result]).inc();
+        self.read_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts a write.
+    pub fn count_publish(&self, worked: bool, took: Duration, now: Timestamp) {
+        self.publishes.with_label_values(&[if worked { "success" } else { "error" }]).inc();
+        self.publish_seconds.observe(took.as_secs_f64());
+        if worked {
+            self.last_publish.set(seconds(now));
+        }
+    }
+
+    /// Shows what is believed.
+    pub fn show(&self, observation: &Observation, ready: bool) {
+        self.ready.set(if ready { 1.0 } else { 0.0 });
+        for (gauge, _) in &self.devices {
+            gauge.reset();
+        }
+        self.energy.reset();
+        self.ecc_errors.reset();
+        let Some((inventory, at)) = &observation.last_good else { return };
+        self.last_read.set(seconds(*at));
+        self.device_count.set(float(u64::try_from(inventory.devices.len()).unwrap_or(u64::MAX)));
+        if observation.problem.is_none() {
+            for device in &inventory.devices {
+                self.show_device(device);
+            }
+        }
+    }
+
+    fn show_device(&self, device: &DeviceReading) {
+        let model = model::from_product_name(&device.identity.product_name);
+        let labels = [device.identity.uuid.as_str(), model.as_str()];
+        for (gauge, reading) in &self.devices {
+            if let Some(value) = reading(device) {
+                gauge.with_label_values(&labels).set(value);
+            }
+        }
+        let Sensors { energy_millijoules, ecc_corrected, ecc_uncorrected, .. } = device.sensors;
+        if let Some(millijoules) = energy_millijoules {
+            // Counters of the driver: set whole after the reset above, so that they fall only when the driver's do.
+            self.energy.with_label_values(&labels).inc_by(float(millijoules) / 1e3);
+        }
+        for (kind, count) in [("corrected", ecc_corrected), ("uncorrected", ecc_uncorrected)] {
+            if let Some(count) = count {
+                self.ecc_errors.with_label_values(&[labels[0], labels[1], kind]).inc_by(float(count));
+            }
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    ///
+    /// # Errors
+    /// When a metric cannot be written as text.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// Exact up to 2^53: byte counts and energy counters stay far below.
+#[allow(clippy::cast_precision_loss)]
+fn float(value: u64) -> f64 {
+    value as f64
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+    let metric = GaugeVec::new(Opts::new(name, help), &DEVICE_LABELS)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+    let metric = Gauge::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<CounterVec, prometheus::Error> {
+    let metric = CounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn int_counters(registry: &Registry, name: &str, help: &str) -> Result<IntCounterVec, prometheus::Error> {
+    let metric = IntCounterVec::new(Opts::new(name, help), &["result"])?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
+    let metric = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{DeviceIdentity, NodeInventory};
+    use crate::observe::Problem;
+
+    fn observation() -> Observation {
+        let identity = DeviceIdentity {
+            index: 0,
+            uuid: "GPU-1".to_owned(),
+            product_name: "NVIDIA L40S".to_owned(),
+            memory_bytes: 46_068 << 20,
+            pci_bus_id: "00000000:01:00.0".to_owned(),
+        };
+        let sensors = Sensors {
+            gpu_utilization_percent: Some(25),
+            power_milliwatts: Some(33_000),
+            energy_millijoules: Some(1_500),
+            ecc_corrected: Some(2),
+            ..Sensors::default()
+        };
+        let device = DeviceReading { identity, mig_enabled: None, fault: None, sensors };
+        let inventory = NodeInventory { devices: vec![device], ..NodeInventory::default() };
+        let at = Timestamp::from_second(10).expect("time");
+        Observation { last_good: Some((inventory, at)), problem: None }
+    }
+
+    fn device_lines(metrics: &Metrics) -> Vec<String> {
+        let text = metrics.render().expect("text");
+        text.lines().filter(|l| l.starts_with("vendue_gpu_")).map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn device_metrics_are_in_base_units_and_go_when_reading_fails() {
+        let metrics = Metrics::new("n1").expect("definitions");
+        let mut observation = observation();
+        for _ in 0..2 {
+            metrics.show(&observation, true);
+        }
+        let labels = r#"{gpu_uuid="GPU-1",model="L40S",node="n1"}"#;
+        let expected = [
+            r#"vendue_gpu_ecc_errors_total{gpu_uuid="GPU-1",kind="corrected",model="L40S",node="n1"} 2"#
+                .to_owned(),
+            format!("vendue_gpu_energy_joules_total{labels} 1.5"),
+            format!("vendue_gpu_healthy{labels} 1"),
+            format!("vendue_gpu_memory_bytes{labels} 48305799168"),
+            format!("vendue_gpu_power_watts{labels} 33"),
+            format!("vendue_gpu_utilization_ratio{labels} 0.25"),
+        ];
+        assert_eq!(device_lines(&metrics), expected);
+
+        observation.problem = Some(Problem::Hung);
+        metrics.show(&observation, false);
+        assert!(device_lines(&metrics).is_empty());
+        assert!(metrics.render().expect("text").contains("vendue_agent_ready{node=\"n1\"} 0"));
+    }
+}

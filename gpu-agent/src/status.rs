@@ -1,0 +1,384 @@
+//! From belief to `GpuNodeStatus`, and whether it is worth a write. Pure: time is an argument.
+//!
+//! Condition `Ready`:
+//!
+//! | status | reason | when |
+//! |---|---|---|
+//! | True | `Healthy` | every device answers and reports no fault |
+//! | False | `NoDevices` | the driver answers and counts no device |
+//! | False | `LibraryMissing` | `libnvidia-ml.so.1` cannot be loaded |
+//! | False | `DriverNotLoaded` | the kernel driver is not there |
+//! | False | `DriverMismatch` | library and kernel driver differ in version |
+//! | False | `DeviceLost` | the driver lost a device |
+//! | False | `DeviceFaulty` | a device reports a fault |
+//! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use vendue_crds::conditions::{condition, gpu_node};
+use vendue_crds::{GpuDevice, GpuHealth, GpuNodeStatus, MigMode};
+
+use crate::inventory::{DeviceFault, DeviceReading, NodeInventory};
+use crate::model;
+use crate::observe::{Observation, Problem};
+
+/// Reasons of the condition `Ready`, one sentence each.
+pub mod reasons {
+    /// Every device answers and reports no fault.
+    pub const HEALTHY: &str = "Healthy";
+    /// The driver answers and counts no device.
+    pub const NO_DEVICES: &str = "NoDevices";
+    /// The management library cannot be loaded.
+    pub const LIBRARY_MISSING: &str = "LibraryMissing";
+    /// The kernel driver is not there.
+    pub const DRIVER_NOT_LOADED: &str = "DriverNotLoaded";
+    /// Library and kernel driver differ in version.
+    pub const DRIVER_MISMATCH: &str = "DriverMismatch";
+    /// The driver lost a device.
+    pub const DEVICE_LOST: &str = "DeviceLost";
+    /// A device reports a fault.
+    pub const DEVICE_FAULTY: &str = "DeviceFaulty";
+    /// A reading hangs or fails.
+    pub const UNMONITORED: &str = "Unmonitored";
+}
+
+/// Most devices that the API takes.
+const MAX_DEVICES: usize = 64;
+
+/// Longest message of a condition and longest reason of a device that the API takes; ours stay far below.
+const MAX_TEXT: usize = 256;
+
+/// The status that says what is believed. `previous` is what was last written, for the time of the last transition.
+#[must_use]
+pub fn build(
+    observation: &Observation,
+    previous: Option<&GpuNodeStatus>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> GpuNodeStatus {
+    let (ready, reason, message) = verdict(observation);
+    let mut condition = condition(gpu_node::READY, ready, reason, cut(message), generation, now);
+    let before = previous.and_then(|status| ready_condition(&status.conditions));
+    if let Some(before) = before.filter(|before| before.status == condition.status) {
+        condition.last_transition_time = before.last_transition_time.clone();
+    }
+    let trusted = observation.problem.is_none();
+    let inventory = observation.last_good.as_ref().map(|(inventory, _)| inventory);
+    let devices = inventory.map(|i| devices(i, trusted)).unwrap_or_default();
+    GpuNodeStatus {
+        conditions: vec![condition],
+        observed_generation: generation,
+        observed_at: observation.last_good.as_ref().map(|(_, at)| Time(*at)),
+        driver_version: inventory.map(|i| i.driver_version.clone()),
+        cuda_driver_version: inventory.and_then(|i| i.cuda_version.clone()),
+        device_count: i32::try_from(devices.len()).unwrap_or(i32::MAX),
+        devices,
+    }
+}
+
+/// Whether `next` is worth a write: at once when it differs in more than its times, else when the last write is
+/// `heartbeat` old.
+#[must_use]
+pub fn should_publish(
+    last: Option<(&GpuNodeStatus, Timestamp)>,
+    next: &GpuNodeStatus,
+    now: Timestamp,
+    heartbeat: Duration,
+) -> bool {
+    let Some((last, written)) = last else { return true };
+    let age = Duration::try_from(now.duration_since(written)).unwrap_or_default();
+    age >= heartbeat || timeless(last) != timeless(next)
+}
+
+/// Whether a status says Ready.
+#[must_use]
+pub fn is_ready(status: &GpuNodeStatus) -> bool {
+    ready_condition(&status.conditions).is_some_and(|c| c.status == "True")
+}
+
+fn timeless(status: &GpuNodeStatus) -> GpuNodeStatus {
+    let mut status = status.clone();
+    status.observed_at = None;
+    for condition in &mut status.conditions {
+        condition.last_transition_time = Time(Timestamp::UNIX_EPOCH);
+    }
+    status
+}
+
+fn ready_condition(conditions: &[Condition]) -> Option<&Condition> {
+    conditions.iter().find(|c| c.type_ == gpu_node::READY)
+}
+
+fn verdict(observation: &Observation) -> (bool, &'static str, String) {
+    match &observation.problem {
+        Some(Problem::LibraryMissing(text)) => (false, reasons::LIBRARY_MISSING, text.clone()),
+        Some(Problem::DriverNotLoaded(text)) => (false, reasons::DRIVER_NOT_LOADED, text.clone()),
+        Some(Problem::DriverMismatch(text)) => (false, reasons::DRIVER_MISMATCH, text.clone()),
+        Some(Problem::ReadFailed(text)) => (false, reasons::UNMONITORED, text.clone()),
+        Some(Problem::Hung) => (
+            false,
+            reasons::UNMONITORED,
+            "a call into the driver does not come back; reboot the node".to_owned(),
+        ),
+        None => observation.last_good.as_ref().map_or_else(
+            || (false, reasons::UNMONITORED, "the devices were not read yet".to_owned()),
+            |(inventory, _)| inventory_verdict(inventory),
+        ),
+    }
+}
+
+fn inventory_verdict(inventory: &NodeInventory) -> (bool, &'static str, String) {
+    let total = inventory.devices.len() + inventory.unknown.len();
+    if total == 0 {
+        let message = format!("driver {} counts no GPU", inventory.driver_version);
+        return (false, reasons::NO_DEVICES, message);
+    }
+    let lost = inventory.devices.iter().filter(|d| d.fault == Some(DeviceFault::Lost)).map(name);
+    let unknown = inventory.unknown.iter().map(|d| format!("GPU {} ({})", d.index, d.error));
+    let lost: Vec<String> = lost.chain(unknown).collect();
+    if !lost.is_empty() {
+        return (false, reasons::DEVICE_LOST, format!("{} of {total} lost: {}", lost.len(), lost.join(", ")));
+    }
+    let faulty: Vec<String> = inventory
+        .devices
+        .iter()
+        .filter_map(|d| d.fault.as_ref().map(|f| format!("{} ({})", name(d), fault_text(f))))
+        .collect();
+    if !faulty.is_empty() {
+        let message = format!("{} of {total} faulty: {}", faulty.len(), faulty.join(", "));
+        return (false, reasons::DEVICE_FAULTY, message);
+    }
+    (true, reasons::HEALTHY, format!("{total} GPUs answer and report no fault"))
+}
+
+fn name(device: &DeviceReading) -> String {
+    format!("GPU {} {}", device.identity.index, device.identity.uuid)
+}
+
+/// Devices as the API has them. A second device with the UUID of a first is left out: the API's list is keyed by
+/// UUID, and a card that copies another's identity is not to be sold.
+fn devices(inventory: &NodeInventory, trusted: bool) -> Vec<GpuDevice> {
+    let mut seen = std::collections::BTreeSet::new();
+    inventory
+        .devices
+        .iter()
+        .filter(|d| seen.insert(d.identity.uuid.as_str()))
+        .take(MAX_DEVICES)
+        .map(|d| device(d, trusted))
+        .collect()
+}
+
+fn device(reading: &DeviceReading, trusted: bool) -> GpuDevice {
+    let id = &reading.identity;
+    let (health, reason) = match &reading.fault {
+        _ if !trusted => (GpuHealth::Unknown, Some("not read at present")),
+        None => (GpuHealth::Healthy, None),
+        Some(fault @ (DeviceFault::Lost | DeviceFault::RowRemapFailed)) => {
+            (GpuHealth::Failed, Some(fault_text(fault)))
+        }
+        Some(fault @ DeviceFault::RowRemapPending) => (GpuHealth::Degraded, Some(fault_text(fault))),
+        Some(fault @ DeviceFault::Unreadable(_)) => (GpuHealth::Unknown, Some(fault_text(fault))),
+    };
+    GpuDevice {
+        uuid: id.uuid.clone(),
+        index: i32::try_from(id.index).unwrap_or(i32::MAX),
+        model: model::from_product_name(&id.product_name),
+        product_name: id.product_name.clone(),
+        memory_mib: i64::try_from(id.memory_bytes >> 20).unwrap_or(i64::MAX),
+        pci_bus_id: id.pci_bus_id.clone(),
+        mig_mode: match reading.mig_enabled {
+            None => MigMode::NotSupported,
+            Some(true) => MigMode::Enabled,
+            Some(false) => MigMode::Disabled,
+        },
+        health,
+        health_reason: reason.map(|text| cut(text.to_owned())),
+    }
+}
+
+fn fault_text(fault: &DeviceFault) -> &str {
+    match fault {
+        DeviceFault::Lost => "the driver lost the device",
+        DeviceFault::RowRemapFailed => "damaged memory rows could not be replaced",
+        DeviceFault::RowRemapPending => "damaged memory rows are replaced at the next reset",
+        DeviceFault::Unreadable(text) => text,
+    }
+}
+
+fn cut(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
+        text.truncate(end);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::{DeviceIdentity, Sensors, UnknownDevice};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("time")
+    }
+
+    fn reading(index: u32, fault: Option<DeviceFault>) -> DeviceReading {
+        DeviceReading {
+            identity: DeviceIdentity {
+                index,
+                uuid: format!("GPU-{index}"),
+                product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+                memory_bytes: 81_559 << 20,
+                pci_bus_id: format!("00000000:1{index}:00.0"),
+            },
+            mig_enabled: Some(false),
+            fault,
+            sensors: Sensors::default(),
+        }
+    }
+
+    fn observation(devices: Vec<DeviceReading>) -> Observation {
+        let inventory = NodeInventory {
+            driver_version: "580.95.05".to_owned(),
+            cuda_version: Some("13.0".to_owned()),
+            devices,
+            unknown: Vec::new(),
+        };
+        Observation { last_good: Some((inventory, at(100))), problem: None }
+    }
+
+    fn gpu(index: i32, health: GpuHealth, reason: Option<&str>) -> GpuDevice {
+        GpuDevice {
+            uuid: format!("GPU-{index}"),
+            index,
+            model: "H100".to_owned(),
+            product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+            memory_mib: 81_559,
+            pci_bus_id: format!("00000000:1{index}:00.0"),
+            mig_mode: MigMode::Disabled,
+            health,
+            health_reason: reason.map(str::to_owned),
+        }
+    }
+
+    fn ready(status: &str, reason: &str, message: &str, since: i64) -> Condition {
+        Condition {
+            type_: "Ready".to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            observed_generation: Some(1),
+            last_transition_time: Time(at(since)),
+        }
+    }
+
+    fn ready_of(observation: &Observation) -> (String, String, String) {
+        let condition = build(observation, None, Some(1), at(100)).conditions.remove(0);
+        (condition.status, condition.reason, condition.message)
+    }
+
+    fn words(status: &str, reason: &str, message: &str) -> (String, String, String) {
+        (status.to_owned(), reason.to_owned(), message.to_owned())
+    }
+
+    #[test]
+    fn healthy_devices() {
+        let status = build(&observation(vec![reading(0, None), reading(1, None)]), None, Some(1), at(100));
+        let expected = GpuNodeStatus {
+            conditions: vec![ready("True", "Healthy", "2 GPUs answer and report no fault", 100)],
+            observed_generation: Some(1),
+            observed_at: Some(Time(at(100))),
+            driver_version: Some("580.95.05".to_owned()),
+            cuda_driver_version: Some("13.0".to_owned()),
+            device_count: 2,
+            devices: vec![gpu(0, GpuHealth::Healthy, None), gpu(1, GpuHealth::Healthy, None)],
+        };
+        assert_eq!(status, expected);
+    }
+
+    #[test]
+    fn a_hang_keeps_the_devices_as_unknown_and_the_time_of_the_last_good_reading() {
+        let mut observation = observation(vec![reading(0, None)]);
+        let before = build(&observation, None, Some(1), at(100));
+        observation.problem = Some(Problem::Hung);
+        let status = build(&observation, Some(&before), Some(1), at(106));
+        let message = "a call into the driver does not come back; reboot the node";
+        let expected = GpuNodeStatus {
+            conditions: vec![ready("False", "Unmonitored", message, 106)],
+            devices: vec![gpu(0, GpuHealth::Unknown, Some("not read at present"))],
+            ..before
+        };
+        assert_eq!(status, expected);
+        let later = build(&observation, Some(&status), Some(1), at(110));
+        assert_eq!(later.conditions, expected.conditions, "the transition keeps its time");
+    }
+
+    #[test]
+    fn faults_of_devices() {
+        let observation = observation(vec![
+            reading(0, Some(DeviceFault::Lost)),
+            reading(1, Some(DeviceFault::RowRemapPending)),
+            reading(2, Some(DeviceFault::Unreadable("timeout".to_owned()))),
+        ]);
+        let status = build(&observation, None, Some(1), at(100));
+        let expected = vec![
+            gpu(0, GpuHealth::Failed, Some("the driver lost the device")),
+            gpu(1, GpuHealth::Degraded, Some("damaged memory rows are replaced at the next reset")),
+            gpu(2, GpuHealth::Unknown, Some("timeout")),
+        ];
+        assert_eq!(status.devices, expected);
+        assert_eq!(ready_of(&observation), words("False", "DeviceLost", "1 of 3 lost: GPU 0 GPU-0"));
+    }
+
+    #[test]
+    fn reasons_say_what_is_wrong() {
+        assert_eq!(
+            ready_of(&observation(Vec::new())),
+            words("False", "NoDevices", "driver 580.95.05 counts no GPU")
+        );
+        let faulty = observation(vec![reading(0, None), reading(1, Some(DeviceFault::RowRemapFailed))]);
+        let message = "1 of 2 faulty: GPU 1 GPU-1 (damaged memory rows could not be replaced)";
+        assert_eq!(ready_of(&faulty), words("False", "DeviceFaulty", message));
+        let mut unknown = observation(vec![reading(0, None)]);
+        if let Some((inventory, _)) = &mut unknown.last_good {
+            inventory.unknown = vec![UnknownDevice { index: 1, error: "lost".to_owned() }];
+        }
+        assert_eq!(ready_of(&unknown), words("False", "DeviceLost", "1 of 2 lost: GPU 1 (lost)"));
+        for (problem, reason) in [
+            (Problem::LibraryMissing("text".to_owned()), "LibraryMissing"),
+            (Problem::DriverNotLoaded("text".to_owned()), "DriverNotLoaded"),
+            (Problem::DriverMismatch("text".to_owned()), "DriverMismatch"),
+            (Problem::ReadFailed("text".to_owned()), "Unmonitored"),
+        ] {
+            let observation = Observation { last_good: None, problem: Some(problem) };
+            assert_eq!(ready_of(&observation), words("False", reason, "text"));
+        }
+    }
+
+    #[test]
+    fn a_copied_uuid_is_left_out_and_long_messages_are_cut() {
+        let mut copy = reading(1, None);
+        copy.identity.uuid = "GPU-0".to_owned();
+        let status = build(&observation(vec![reading(0, None), copy]), None, Some(1), at(1));
+        assert_eq!((status.device_count, status.devices.len()), (1, 1));
+        let lost = (0..64).map(|i| reading(i, Some(DeviceFault::Lost))).collect();
+        assert_eq!(ready_of(&observation(lost)).2.chars().count(), 256);
+    }
+
+    #[test]
+    fn writes_on_change_and_by_heartbeat_only() {
+        let heartbeat = Duration::from_secs(15);
+        let mut seen = observation(vec![reading(0, None)]);
+        let written = build(&seen, None, Some(1), at(100));
+        assert!(should_publish(None, &written, at(100), heartbeat));
+        let same = build(&seen, Some(&written), Some(1), at(110));
+        let last = Some((&written, at(100)));
+        assert!(!should_publish(last, &same, at(114), heartbeat), "a newer time is no change");
+        assert!(should_publish(last, &same, at(115), heartbeat));
+        assert!(!should_publish(last, &same, at(90), heartbeat), "a clock that went back");
+        seen.problem = Some(Problem::Hung);
+        let changed = build(&seen, Some(&written), Some(1), at(101));
+        assert!(should_publish(last, &changed, at(101), heartbeat));
+    }
+}

@@ -1,0 +1,143 @@
+//! The program as a process: what it prints, what it serves, how it ends. No cluster is needed: its API server is a
+//! closed port.
+
+// Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use vendue_nvml_sim::source;
+use vendue_nvml_sim::state::State;
+
+const AGENT: &str = env!("CARGO_BIN_EXE_vendue-gpu-agent");
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn library() -> PathBuf {
+    let exe = std::env::current_exe().expect("path of the test");
+    let name = "libvendue_nvml_sim.so";
+    exe.ancestors().skip(1).map(|dir| dir.join(name)).find(|path| path.exists()).expect("built library")
+}
+
+fn state_file(dir: &Path) -> PathBuf {
+    let path = dir.join("state.json");
+    let state = State::generate(&[("H100".to_owned(), 1)], "process", 0).expect("state");
+    source::store(&path, &state).expect("store");
+    path
+}
+
+fn inventory(library: &Path, state: &Path, format: &str) -> Output {
+    let mut command = Command::new(AGENT);
+    command.args(["inventory", "-o", format, "--nvml-library"]).arg(library);
+    command.env("VENDUE_NVML_STATE", state).output().expect("run")
+}
+
+#[test]
+fn inventory_prints_what_is_there_or_says_what_is_missing() {
+    let dir = tempfile::tempdir().expect("dir");
+    let state = state_file(dir.path());
+    let output = inventory(&library(), &state, "json");
+    assert!(output.status.success());
+    let printed: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(printed["driverVersion"], "580.95.05");
+    assert_eq!(printed["devices"][0]["identity"]["productName"], "NVIDIA H100 80GB HBM3");
+    let text = String::from_utf8(inventory(&library(), &state, "text").stdout).expect("text");
+    assert!(text.contains("  H100  NVIDIA H100 80GB HBM3  81559 MiB  00000000:10:00.0  Healthy"), "{text}");
+
+    let output = inventory(Path::new("/nowhere/libnvidia-ml.so.1"), &state, "json");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0));
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(text.starts_with("vendue-gpu-agent: load /nowhere/libnvidia-ml.so.1: "), "{text}");
+}
+
+#[test]
+fn node_name_is_needed() {
+    let output = Command::new(AGENT).env_remove("NODE_NAME").output().expect("run");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("NODE_NAME"));
+}
+
+/// A running agent; killed when the test ends early.
+struct Running {
+    child: Child,
+    address: String,
+    log: BufReader<std::process::ChildStderr>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Starts the agent with an API server that refuses every connection.
+fn start(dir: &Path) -> Running {
+    let closed = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
+    let config = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{closed}'}}}}]\n\
+         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
+    );
+    let kubeconfig = dir.join("kubeconfig");
+    std::fs::write(&kubeconfig, config).expect("write");
+    let mut child = Command::new(AGENT)
+        .args(["--node-name", "n1", "--listen", "127.0.0.1:0", "--log-format", "json", "--nvml-library"])
+        .arg(library())
+        .env("VENDUE_NVML_STATE", state_file(dir))
+        .env("KUBECONFIG", kubeconfig)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("start");
+    let mut log = BufReader::new(child.stderr.take().expect("stderr"));
+    let started = next_log(&mut log, "started");
+    let address = started["listen"].as_str().expect("address").to_owned();
+    Running { child, address, log }
+}
+
+/// The next log line with this message.
+fn next_log(log: &mut impl BufRead, message: &str) -> Value {
+    let start = Instant::now();
+    while start.elapsed() < DEADLINE {
+        let mut line = String::new();
+        assert!(log.read_line(&mut line).expect("read the log") > 0, "the log ended before {message:?}");
+        let entry: Value = serde_json::from_str(&line).expect("JSON log");
+        if entry["message"] == message {
+            return entry;
+        }
+    }
+    panic!("no {message:?} within {DEADLINE:?}");
+}
+
+fn get(address: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("connect");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answer");
+    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status line");
+    (code, answer)
+}
+
+#[test]
+fn without_an_api_server_it_goes_on_serving_and_stops_on_a_signal() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut agent = start(dir.path());
+    let failed = next_log(&mut agent.log, "GpuNode not written");
+    assert!(failed["error"].as_str().expect("error").starts_with("get node: "), "{failed}");
+
+    let (code, metrics) = get(&agent.address, "/metrics");
+    assert_eq!(code, 200);
+    assert!(metrics.contains(r#"vendue_agent_publishes_total{result="error",node="n1"}"#), "{metrics}");
+    assert!(metrics.contains(r#"model="H100",node="n1"} 85520809984"#), "{metrics}");
+    assert_eq!(get(&agent.address, "/healthz").0, 200);
+    let (code, text) = get(&agent.address, "/readyz");
+    assert_eq!((code, text.ends_with("the GpuNode was not written yet")), (503, true), "{text}");
+
+    let id = agent.child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+    next_log(&mut agent.log, "stopping");
+    assert!(agent.child.wait().expect("status").success());
+}

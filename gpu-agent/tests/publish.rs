@@ -1,0 +1,149 @@
+//! What goes to the API server: exact methods, URLs, field manager and bodies; an unexpected call fails.
+
+// Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tower_test::mock::Handle;
+use vendue_crds::GpuNodeStatus;
+use vendue_gpu_agent::publish::{PublishError, Publisher};
+
+type Server = Handle<Request<Body>, Response<Body>>;
+
+const APPLY: &str = "?&force=true&fieldManager=vendue-gpu-agent";
+
+fn fixture() -> (Publisher, Server) {
+    let (service, server) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
+    (Publisher::new(Client::new(service, "default"), "n1".to_owned()), server)
+}
+
+/// Takes one request, checks it and answers it.
+async fn expect(
+    server: &mut Server,
+    method: Method,
+    uri: &str,
+    body: Option<Value>,
+    code: u16,
+    answer: Value,
+) {
+    let (request, reply) = server.next_request().await.expect("a request");
+    assert_eq!((request.method(), request.uri().to_string().as_str()), (&method, uri));
+    if let Some(body) = body {
+        assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
+        let bytes = request.into_body().collect().await.expect("body").to_bytes();
+        assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), body);
+    }
+    let response = Response::builder()
+        .status(StatusCode::from_u16(code).expect("code"))
+        .body(Body::from(answer.to_string().into_bytes()))
+        .expect("response");
+    reply.send_response(response);
+}
+
+async fn expect_node(server: &mut Server) {
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1", "uid": "u-1" } });
+    expect(server, Method::GET, "/api/v1/nodes/n1", None, 200, node).await;
+}
+
+async fn expect_object(server: &mut Server) {
+    let body = json!({
+        "apiVersion": "vendue.dev/v1alpha1",
+        "kind": "GpuNode",
+        "metadata": {
+            "name": "n1",
+            "labels": { "app.kubernetes.io/managed-by": "vendue" },
+            "ownerReferences": [{ "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u-1" }],
+        },
+        "spec": {},
+    });
+    let uri = format!("/apis/vendue.dev/v1alpha1/gpunodes/n1{APPLY}");
+    expect(server, Method::PATCH, &uri, Some(body), 201, gpu_node()).await;
+}
+
+async fn expect_status(server: &mut Server, code: u16, answer: Value) {
+    let body = json!({
+        "apiVersion": "vendue.dev/v1alpha1",
+        "kind": "GpuNode",
+        "metadata": { "name": "n1" },
+        "status": { "observedGeneration": 1, "driverVersion": "580.95.05", "deviceCount": 0 },
+    });
+    let uri = format!("/apis/vendue.dev/v1alpha1/gpunodes/n1/status{APPLY}");
+    expect(server, Method::PATCH, &uri, Some(body), code, answer).await;
+}
+
+fn gpu_node() -> Value {
+    json!({
+        "apiVersion": "vendue.dev/v1alpha1",
+        "kind": "GpuNode",
+        "metadata": { "name": "n1", "generation": 1 },
+        "spec": {},
+    })
+}
+
+fn failure(code: u16, reason: &str) -> Value {
+    json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason })
+}
+
+fn status() -> GpuNodeStatus {
+    GpuNodeStatus { driver_version: Some("580.95.05".to_owned()), ..GpuNodeStatus::default() }
+}
+
+#[tokio::test]
+async fn first_write_makes_the_object_and_later_ones_only_its_status() {
+    let (mut publisher, mut server) = fixture();
+    let api = tokio::spawn(async move {
+        expect_node(&mut server).await;
+        expect_object(&mut server).await;
+        expect_status(&mut server, 200, gpu_node()).await;
+        expect_status(&mut server, 200, gpu_node()).await;
+        server
+    });
+    let written = publisher.write(&status()).await.expect("first");
+    assert_eq!(written, GpuNodeStatus { observed_generation: Some(1), ..status() });
+    publisher.write(&status()).await.expect("second");
+    api.await.expect("calls as expected");
+}
+
+#[tokio::test]
+async fn an_object_that_is_gone_is_made_again() {
+    let (mut publisher, mut server) = fixture();
+    let api = tokio::spawn(async move {
+        expect_node(&mut server).await;
+        expect_object(&mut server).await;
+        expect_status(&mut server, 404, failure(404, "NotFound")).await;
+        expect_node(&mut server).await;
+        expect_object(&mut server).await;
+        expect_status(&mut server, 200, gpu_node()).await;
+        server
+    });
+    publisher.write(&status()).await.expect("write");
+    api.await.expect("calls as expected");
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_step() {
+    let (mut publisher, mut server) = fixture();
+    let api = tokio::spawn(async move {
+        expect(&mut server, Method::GET, "/api/v1/nodes/n1", None, 403, failure(403, "Forbidden")).await;
+        server
+    });
+    let error = publisher.write(&status()).await.expect_err("refused");
+    assert!(matches!(error, PublishError::Api { operation: "get node", .. }), "{error}");
+    api.await.expect("calls as expected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_api_server_is_given_up_after_ten_seconds() {
+    let (mut publisher, mut server) = fixture();
+    let start = tokio::time::Instant::now();
+    let status = status();
+    let (written, request) = tokio::join!(publisher.write(&status), server.next_request());
+    let error = written.expect_err("no answer");
+    assert_eq!(error.to_string(), "get node: no answer within 10 s");
+    assert_eq!(start.elapsed().as_secs(), 10);
+    drop(request);
+}

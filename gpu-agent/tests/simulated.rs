@@ -1,0 +1,188 @@
+//! The agent's reading side against the simulated library, through real NVML calls.
+
+// Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
+#![allow(clippy::expect_used, clippy::panic)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use vendue_gpu_agent::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Sensors};
+use vendue_gpu_agent::observe::Outcome;
+use vendue_gpu_agent::probe::nvml::NvmlProbe;
+use vendue_gpu_agent::probe::thread::ProbeThread;
+use vendue_gpu_agent::probe::{DeviceProbe, ProbeError};
+use vendue_nvml_sim::source;
+use vendue_nvml_sim::state::{DeviceHealth, DriverHealth, Process, State};
+
+/// A folder with a copy of the library and its state; each copy has a state of its own.
+struct Machine {
+    dir: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new(state: &State) -> Self {
+        let machine = Self { dir: tempfile::tempdir().expect("dir") };
+        let exe = std::env::current_exe().expect("path of the test");
+        let name = "libvendue_nvml_sim.so";
+        let built = exe
+            .ancestors()
+            .skip(1)
+            .map(|dir| dir.join(name))
+            .find(|path| path.exists())
+            .expect("built library");
+        std::fs::copy(built, machine.library()).expect("copy the library");
+        machine.set(state);
+        machine
+    }
+
+    fn library(&self) -> PathBuf {
+        self.dir.path().join("libnvidia-ml.so.1")
+    }
+
+    fn set(&self, state: &State) {
+        source::store(&self.dir.path().join("state.json"), state).expect("store");
+    }
+
+    fn probe(&self) -> NvmlProbe {
+        NvmlProbe::new(Some(self.library()))
+    }
+}
+
+fn state(groups: &[(&str, usize)]) -> State {
+    let groups: Vec<_> = groups.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+    // A start in the future makes the energy counters stand still, so that readings can be compared whole.
+    State::generate(&groups, "agent", u64::MAX).expect("state")
+}
+
+#[test]
+fn inventory_is_what_the_driver_says() {
+    let mut state = state(&[("H100", 1), ("L40S", 1)]);
+    state.devices[1].gpu_utilization_percent = 100;
+    state.devices[1].memory_utilization_percent = 40;
+    state.devices[1].processes = vec![Process { pid: 1, memory_mib: 1024, sm_percent: 100 }];
+    state.devices[1].ecc_corrected = 7;
+    let inventory = Machine::new(&state).probe().read().expect("inventory");
+    let identity = |index: u32, name: &str, mib: u64, pci: &str| DeviceIdentity {
+        index,
+        uuid: state.devices[usize::try_from(index).expect("index")].uuid.clone(),
+        product_name: name.to_owned(),
+        memory_bytes: mib << 20,
+        pci_bus_id: pci.to_owned(),
+    };
+    let idle = Sensors {
+        memory_used_bytes: Some(0),
+        gpu_utilization_percent: Some(0),
+        memory_utilization_percent: Some(0),
+        power_milliwatts: Some(70_000),
+        energy_millijoules: Some(0),
+        temperature_celsius: Some(30),
+        sm_clock_mhz: Some(345),
+        memory_clock_mhz: Some(2619),
+        ecc_corrected: Some(0),
+        ecc_uncorrected: Some(0),
+    };
+    let busy = Sensors {
+        memory_used_bytes: Some(1 << 30),
+        gpu_utilization_percent: Some(100),
+        memory_utilization_percent: Some(40),
+        power_milliwatts: Some(350_000),
+        energy_millijoules: Some(0),
+        temperature_celsius: Some(85),
+        sm_clock_mhz: Some(2520),
+        memory_clock_mhz: Some(9001),
+        ecc_corrected: Some(7),
+        ecc_uncorrected: Some(0),
+    };
+    let expected = NodeInventory {
+        driver_version: "580.95.05".to_owned(),
+        cuda_version: Some("13.0".to_owned()),
+        devices: vec![
+            DeviceReading {
+                identity: identity(0, "NVIDIA H100 80GB HBM3", 81_559, "00000000:10:00.0"),
+                mig_enabled: Some(false),
+                fault: None,
+                sensors: idle,
+            },
+            DeviceReading {
+                identity: identity(1, "NVIDIA L40S", 46_068, "00000000:13:00.0"),
+                mig_enabled: None,
+                fault: None,
+                sensors: busy,
+            },
+        ],
+        unknown: Vec::new(),
+    };
+    assert_eq!(inventory, expected);
+}
+
+#[test]
+fn a_lost_device_is_named_if_it_was_ever_seen() {
+    let healthy = state(&[("H100", 2)]);
+    let machine = Machine::new(&healthy);
+    let mut probe = machine.probe();
+    let before = probe.read().expect("inventory");
+
+    let mut broken = healthy.clone();
+    broken.devices[0].health = DeviceHealth::Lost;
+    broken.devices[1].health = DeviceHealth::EccFailed;
+    machine.set(&broken);
+    let faults: Vec<_> =
+        probe.read().expect("inventory").devices.into_iter().map(|d| (d.identity, d.fault)).collect();
+    let expected = [
+        (before.devices[0].identity.clone(), Some(DeviceFault::Lost)),
+        (before.devices[1].identity.clone(), Some(DeviceFault::RowRemapFailed)),
+    ];
+    assert_eq!(faults, expected);
+    let after_restart = machine.probe().read().expect("inventory");
+    let unknown: Vec<u32> = after_restart.unknown.iter().map(|d| d.index).collect();
+    assert_eq!(unknown, [0], "nothing is known of it but its place");
+
+    machine.set(&healthy);
+    assert_eq!(probe.read().expect("healed"), before);
+}
+
+#[test]
+fn library_and_driver_trouble_is_told_apart_and_tried_again() {
+    let machine = Machine::new(&state(&[]));
+    let mut missing = NvmlProbe::new(Some(machine.dir.path().join("absent.so")));
+    assert!(matches!(missing.read(), Err(ProbeError::LibraryMissing { .. })));
+
+    let mut probe = machine.probe();
+    assert_eq!(probe.read().expect("a driver without devices").devices, []);
+    let mut broken = state(&[("H100", 1)]);
+    broken.driver.health = DriverHealth::NotLoaded;
+    machine.set(&broken);
+    assert!(matches!(probe.read(), Err(ProbeError::DriverNotLoaded)));
+    broken.driver.health = DriverHealth::Mismatch;
+    machine.set(&broken);
+    assert!(matches!(probe.read(), Err(ProbeError::DriverMismatch)));
+    machine.set(&state(&[("H100", 1)]));
+    assert_eq!(probe.read().expect("driver is back").devices.len(), 1);
+}
+
+#[tokio::test]
+async fn a_hung_driver_is_noticed_and_its_end_too() {
+    let healthy = state(&[("H100", 1)]);
+    let machine = Machine::new(&healthy);
+    let mut hung = healthy.clone();
+    hung.devices[0].health = DeviceHealth::Hung;
+    machine.set(&hung);
+    let mut thread = ProbeThread::start(machine.probe(), Duration::from_millis(50)).expect("thread");
+    assert!(matches!(thread.read().await, Outcome::Hung { .. }));
+    machine.set(&healthy);
+    let recovered = async {
+        loop {
+            if let Outcome::Read(inventory) = thread.read().await {
+                return inventory;
+            }
+        }
+    };
+    let inventory = tokio::time::timeout(Duration::from_secs(30), recovered).await.expect("in time");
+    assert_eq!(inventory.devices.len(), 1);
+}
+
+#[test]
+fn sixty_four_devices_are_read() {
+    let inventory = Machine::new(&state(&[("A100", 64)])).probe().read().expect("inventory");
+    assert_eq!(inventory.devices.len(), 64);
+}
