@@ -20,7 +20,7 @@ pub const RAY_IMAGE: &str = "vendue.local/ray:2.60.0";
 /// Name of Vendue's image.
 pub const VENDUE_IMAGE: &str = "vendue.local/vendue:dev";
 /// Vendue's programs that go into its image.
-pub const VENDUE_PROGRAMS: [&str; 4] = ["vendue-controller", "vendue-auction", "vendue-gpu-agent", "nvml-sim"];
+pub const VENDUE_PROGRAMS: [&str; 4] = ["vendue-controller", "vendue-auction", "vendue-gpu-agent", "kubectl-vendue"];
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
