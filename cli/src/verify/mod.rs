@@ -1,0 +1,55 @@
+//! `verify`: checks an award from a market record, without trusting the cluster, the winner or the seats.
+//!
+//! Inputs: a market record, a certificate, an award with its proof (as files, or read from the cluster). Outputs: one
+//! line for each check, in the order in which they build on each other; the first that fails ends the list.
+//! Invariant: the record is the trust root. Keys that come with a certificate are never looked at.
+
+mod checks;
+mod evidence;
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+use crate::args::{Global, Output, VerifyOptions};
+use crate::error::CliError;
+use crate::report::{self, Check};
+
+use checks::Facts;
+use evidence::Evidence;
+
+/// The answer as JSON.
+#[derive(Serialize, Debug)]
+struct Answer {
+    verified: bool,
+    checks: Vec<Check>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    award: Option<Facts>,
+}
+
+/// Checks what the options name; true when everything holds.
+pub async fn run(global: &Global, options: &VerifyOptions) -> Result<bool, CliError> {
+    let evidence = match (&options.job, &options.market, &options.certificate, &options.award) {
+        (Some(job), ..) => Evidence::from_cluster(global, options, job).await?,
+        (None, Some(market), Some(certificate), Some(award)) => {
+            Evidence::from_files(market, certificate, award, options.job_uid.clone())?
+        }
+        _ => {
+            return Err(CliError::Usage(
+                "name a Job, or give --market FILE --certificate FILE --award FILE".to_owned(),
+            ));
+        }
+    };
+    if let Some(folder) = &options.save {
+        evidence.save(folder)?;
+    }
+    let (checks, award) = checks::all(&evidence, options.issuer.as_deref());
+    let verified = report::passed(&checks) && award.is_some();
+    let mut text = report::text(&checks, report::colour() && global.output == Output::Text);
+    text.push_str(&match (&award, verified) {
+        (Some(facts), true) => format!("\nverified: {facts}\n"),
+        _ => "\nNOT verified\n".to_owned(),
+    });
+    report::print(global.output, &text, &Answer { verified, checks, award })?;
+    Ok(verified)
+}
