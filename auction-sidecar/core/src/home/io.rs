@@ -128,7 +128,18 @@ pub enum HomeOutput {
         histogram: Histogram,
         /// GPU models that the market's seats have at all.
         models: BTreeSet<GpuModel>,
-        /// When it is tried again.
+        /// When it is tried again; `None` when its time is over.
+        retry_ms: Option<u64>,
+    },
+    /// The order's round should have given a result by now; it still may.
+    Delayed {
+        /// The order.
+        order: Digest,
+        /// The round.
+        round: u64,
+        /// Seats that hold the order; fewer than a quorum of the seats cannot decide a round.
+        receipts: u16,
+        /// When it is tried again if no result comes.
         retry_ms: u64,
     },
     /// The order's round ended without a certificate that names it.

@@ -1,38 +1,356 @@
 //! A home: the market's member that places orders.
+//!
+//! For each order: sign it, send it until the seats have it, wait for its round, verify certificate and outcome,
+//! ask the winner to hold the devices, then the stand-bys in rank, have the choice stored, and only then announce
+//! it and release the workload. An order that is not served goes on in its next round until its time is over.
+//!
+//! Invariant: [`HomeOutput::HandOver`] names one seat at most for an order, and only after its choice was stored.
 
+mod handover;
+mod intake;
 mod io;
 
 pub use io::{Choice, HomeInput, HomeOutput, NewOrder};
 
+use crate::award::{AwardProof, Certificate};
 use crate::drops::Drops;
+use crate::evidence::{message_hash, order_hash};
 use crate::keys::HomeKeys;
 use crate::record::MarketRecord;
+use crate::wire::{Body, Cancel, Fetch, Header, Message, OrderMsg, Taken};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use vendue_market::{Digest, GpuModel, Order, Price, RequirementsError};
+
+/// How often a last word is repeated, in delays after the first time.
+const REPEATS: [u64; 3] = [4, 16, 64];
+
+/// A seat that may serve an awarded order.
+#[derive(Debug, Clone)]
+struct Candidate {
+    seat: u16,
+    price: Price,
+    refused: bool,
+}
+
+/// An awarded order on its way to a seat.
+#[derive(Debug, Clone)]
+struct Reserving {
+    certificate: Certificate,
+    proof: AwardProof,
+    candidates: Vec<Candidate>,
+    /// Candidates asked so far; the last of them is the one that is waited for.
+    asked: usize,
+    /// When the next candidate is asked.
+    next_ms: u64,
+}
+
+/// How far an order has come.
+#[derive(Debug, Clone)]
+enum State {
+    /// It waits for its round or for the round's result.
+    Waiting,
+    /// It was awarded; seats are asked.
+    Reserving(Box<Reserving>),
+    /// A seat holds the devices; the choice is being stored.
+    Choosing(Box<Choice>),
+    /// The choice is stored.
+    Taken(u16),
+    /// Withdrawn or given up.
+    Closed,
+}
+
+/// One order.
+struct Entry {
+    order: Order,
+    signature: [u8; 65],
+    state: State,
+    /// The round that the order waits for or was awarded in.
+    round: u64,
+    receipts: BTreeSet<u16>,
+    models: BTreeSet<GpuModel>,
+    /// When the order is sent again to seats without a receipt.
+    resend_ms: u64,
+    backoff_ms: u64,
+    /// When the seats are asked for the round's result.
+    ask_ms: u64,
+    /// Whether the delay of this round's result was reported.
+    delayed: bool,
+    /// Last words to be repeated.
+    repeats: Vec<(u64, Vec<u8>)>,
+}
 
 /// A home of a market and its orders.
 pub struct Home {
     record: Arc<MarketRecord>,
     index: u16,
     keys: HomeKeys,
+    orders: BTreeMap<Digest, Entry>,
     drops: Drops,
 }
 
 impl Home {
     /// The home at position `index` of the record ([`HomeKeys::check`] gives it).
     pub fn new(record: Arc<MarketRecord>, index: u16, keys: HomeKeys) -> Self {
-        Self { record, index, keys, drops: Drops::default() }
+        Self { record, index, keys, orders: BTreeMap::new(), drops: Drops::default() }
     }
+
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: HomeInput) -> Vec<HomeOutput> {
-        let _ = (now_ms, input, &self.record, self.index, &self.keys);
-        Vec::new()
+        let mut out = Vec::new();
+        match input {
+            HomeInput::Tick => {}
+            HomeInput::Submit(new) => self.submit(now_ms, *new, &mut out),
+            HomeInput::Resume { order, choice } => self.resume(now_ms, *order, choice, &mut out),
+            HomeInput::Message { from, bytes } => {
+                if let Err(reason) = self.intake(now_ms, from, &bytes, &mut out) {
+                    self.drops.add(reason);
+                }
+            }
+            HomeInput::Stored { order } => self.stored(now_ms, order, &mut out),
+            HomeInput::Cancel { order } => self.cancel(now_ms, order, &mut out),
+            HomeInput::Forget { order } => {
+                self.orders.remove(&order);
+            }
+        }
+        let all: Vec<Digest> = self.orders.keys().copied().collect();
+        for digest in all {
+            self.advance(now_ms, digest, &mut out);
+        }
+        out
     }
-    /// When [`Home::handle`] must be called next, at the latest; `None` when only an input can change anything.
-    pub fn next_wake(&self) -> Option<u64> {
-        None
+
+    /// When [`Home::handle`] must be called next, at the latest, given that it was just called at `now_ms`; `None`
+    /// when only an input can change anything.
+    pub fn next_wake(&self, now_ms: u64) -> Option<u64> {
+        self.orders.values().flat_map(|e| self.wakes(e)).min().map(|at| at.max(now_ms + 1))
     }
+
     /// Messages that were dropped, by reason.
     pub fn dropped(&self) -> &Drops {
         &self.drops
     }
+
+    /// Checks requirements before an order is made of them.
+    pub fn check(new: &NewOrder) -> Result<(), RequirementsError> {
+        new.requirements.validate()
+    }
+
+    fn wakes(&self, e: &Entry) -> Vec<u64> {
+        let p = &self.record.params;
+        let mut wakes: Vec<u64> = e.repeats.iter().map(|(at, _)| *at).collect();
+        match &e.state {
+            State::Waiting => {
+                wakes.extend([e.ask_ms, p.expiry(e.round)]);
+                if e.receipts.len() < usize::from(self.record.n()) {
+                    wakes.push(e.resend_ms);
+                }
+            }
+            State::Reserving(r) => wakes.extend([r.next_ms, p.expiry(e.round)]),
+            State::Choosing(_) | State::Taken(_) | State::Closed => {}
+        }
+        wakes
+    }
+
+    fn encode(&self, body: Body) -> Vec<u8> {
+        let header = Header {
+            kind: body.kind(),
+            market: self.record.short_id(),
+            epoch: self.record.epoch,
+            round: 0,
+            seat: self.index,
+        };
+        let hash = message_hash(&self.record.market, &header, &body);
+        let signature = header.kind.is_signed().then(|| self.keys.user.sign(&hash));
+        Message { header, body, signature }.encode()
+    }
+
+    fn order_bytes(&self, order: &Order) -> Vec<u8> {
+        self.encode(Body::Order(OrderMsg { order: order.clone() }))
+    }
+
+    /// Makes and signs an order and sends it.
+    fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
+        let known = self.orders.values().any(|e| e.order.job == new.job && e.order.attempt == new.attempt);
+        if known {
+            return;
+        }
+        let order = Order {
+            market: self.record.market,
+            job: new.job,
+            attempt: new.attempt,
+            requirements: new.requirements,
+            commitment: new.commitment,
+            first_round: self.record.params.first_round(now_ms),
+            expires_ms: new.expires_ms,
+            user_key: self.keys.user.public_key(),
+        };
+        let digest = order.digest();
+        let signature = self.keys.user.sign(&order_hash(&self.record.market, &order));
+        out.push(HomeOutput::Ordered {
+            digest,
+            order: Box::new(order.clone()),
+            signature,
+            starts_ms: self.record.params.t0(order.first_round),
+        });
+        let round = order.first_round;
+        self.adopt(now_ms, digest, order, round, State::Waiting);
+    }
+
+    /// Goes on with an order after a restart; a round that may have awarded it is asked for first.
+    fn resume(&mut self, now_ms: u64, order: Order, choice: Option<Choice>, out: &mut Vec<HomeOutput>) {
+        let digest = order.digest();
+        if self.orders.contains_key(&digest) {
+            return;
+        }
+        let p = self.record.params;
+        let step = p.order_step();
+        let next = order.next_round(p.round_from(now_ms), step);
+        let before = next.checked_sub(step).filter(|r| *r >= order.first_round && now_ms < p.expiry(*r));
+        match choice {
+            Some(choice) => {
+                let seat = choice.seat;
+                self.adopt(now_ms, digest, order, choice.certificate.round, State::Taken(seat));
+                self.announce(now_ms, digest, Body::Taken(Taken { order: digest, seat }), out);
+                out.push(HomeOutput::HandOver { order: digest, seat });
+            }
+            None => self.adopt(now_ms, digest, order, before.unwrap_or(next), State::Waiting),
+        }
+    }
+
+    fn adopt(&mut self, now_ms: u64, digest: Digest, order: Order, round: u64, state: State) {
+        let signature = self.keys.user.sign(&order_hash(&self.record.market, &order));
+        let entry = Entry {
+            order,
+            signature,
+            state,
+            round,
+            receipts: BTreeSet::new(),
+            models: BTreeSet::new(),
+            resend_ms: now_ms,
+            backoff_ms: 2 * self.record.params.delay_ms,
+            ask_ms: self.first_ask(round),
+            delayed: false,
+            repeats: vec![],
+        };
+        self.orders.insert(digest, entry);
+    }
+
+    /// When a round's result is late enough to be asked for: a round with silent seats takes about 5 D.
+    fn first_ask(&self, round: u64) -> u64 {
+        let p = &self.record.params;
+        p.t0(round).saturating_add(10 * p.delay_ms)
+    }
+
+    /// Sends a last word to all seats and again a few times; seats that missed it would hold capacity until E.
+    fn announce(&mut self, now_ms: u64, digest: Digest, body: Body, out: &mut Vec<HomeOutput>) {
+        let bytes = self.encode(body);
+        let delay = self.record.params.delay_ms;
+        if let Some(entry) = self.orders.get_mut(&digest) {
+            entry.repeats = REPEATS.map(|after| (now_ms + after * delay, bytes.clone())).to_vec();
+        }
+        out.push(HomeOutput::Broadcast(bytes));
+    }
+
+    fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        let Some(entry) = self.orders.get_mut(&digest) else { return };
+        // What was handed over is closed by its own message, not by withdrawing the order.
+        if matches!(entry.state, State::Taken(_) | State::Closed) {
+            return;
+        }
+        entry.state = State::Closed;
+        self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+    }
+
+    /// Does what is due for one order.
+    fn advance(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        self.repeat(now_ms, digest, out);
+        let Some(entry) = self.orders.get(&digest) else { return };
+        match entry.state {
+            State::Waiting => self.wait(now_ms, digest, out),
+            State::Reserving(_) => self.press_on(now_ms, digest, out),
+            State::Choosing(_) | State::Taken(_) | State::Closed => {}
+        }
+    }
+
+    fn repeat(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        let Some(entry) = self.orders.get_mut(&digest) else { return };
+        let (due, later): (Vec<_>, Vec<_>) = entry.repeats.drain(..).partition(|(at, _)| *at <= now_ms);
+        entry.repeats = later;
+        out.extend(due.into_iter().map(|(_, bytes)| HomeOutput::Broadcast(bytes)));
+    }
+
+    /// An order that waits: send it where it is missing, ask for a late result, move on when the round is over.
+    fn wait(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        let p = self.record.params;
+        let n = usize::from(self.record.n());
+        let Some(entry) = self.orders.get_mut(&digest) else { return };
+        if now_ms >= p.expiry(entry.round) {
+            let (round, receipts) = (entry.round, entry.receipts.len() as u16);
+            if let Some(retry_ms) = self.next_round(now_ms, digest, out) {
+                out.push(HomeOutput::RoundMissed { order: digest, round, receipts, retry_ms });
+            }
+            return;
+        }
+        let mut ask = false;
+        if now_ms >= entry.ask_ms {
+            entry.ask_ms = now_ms + 8 * p.delay_ms;
+            ask = true;
+            if !entry.delayed {
+                entry.delayed = true;
+                out.push(HomeOutput::Delayed {
+                    order: digest,
+                    round: entry.round,
+                    receipts: entry.receipts.len() as u16,
+                    retry_ms: p.t0(entry.round + p.order_step()),
+                });
+            }
+        }
+        let missing: Vec<u16> = (0..self.record.n()).filter(|s| !entry.receipts.contains(s)).collect();
+        let send = !missing.is_empty() && now_ms >= entry.resend_ms;
+        if send {
+            entry.resend_ms = now_ms + entry.backoff_ms;
+            entry.backoff_ms = (entry.backoff_ms * 2).min(p.lifetime());
+        }
+        let order = entry.order.clone();
+        if send && missing.len() == n {
+            out.push(HomeOutput::Broadcast(self.order_bytes(&order)));
+        } else if send {
+            let bytes = self.order_bytes(&order);
+            out.extend(missing.into_iter().map(|seat| HomeOutput::Send { seat, bytes: bytes.clone() }));
+        }
+        if ask {
+            out.push(HomeOutput::Broadcast(self.encode(Body::Fetch(Fetch::Proof(digest)))));
+        }
+    }
+
+    /// Moves an order to its next round and says when that starts; gives it up when its time is over.
+    fn next_round(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) -> Option<u64> {
+        let p = self.record.params;
+        let entry = self.orders.get_mut(&digest)?;
+        let from = p.first_round(now_ms).max(entry.round + 1);
+        let round = entry.order.next_round(from, p.order_step());
+        entry.round = round;
+        entry.delayed = false;
+        entry.state = State::Waiting;
+        // Seats that were restarted have lost the order: send it to all once more, well before the round.
+        entry.receipts.clear();
+        entry.backoff_ms = 2 * p.delay_ms;
+        entry.resend_ms = p.t0(round).saturating_sub(8 * p.delay_ms).max(now_ms);
+        let starts_ms = p.t0(round);
+        if starts_ms >= entry.order.expires_ms {
+            entry.state = State::Closed;
+            out.push(HomeOutput::GivenUp { order: digest });
+            self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+            return None;
+        }
+        let ask_ms = self.first_ask(round);
+        if let Some(entry) = self.orders.get_mut(&digest) {
+            entry.ask_ms = ask_ms;
+        }
+        Some(starts_ms)
+    }
 }
+
+#[cfg(test)]
+mod tests;

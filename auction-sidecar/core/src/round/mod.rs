@@ -1,1 +1,303 @@
-//! What is inside a sealed bundle.
+//! One round: from sealed bundles to a certificate.
+//!
+//! [`Round::handle`] takes decoded messages whose evidence signature was checked, local bids, order bodies and ticks,
+//! and says what to send. After each input every step whose conditions hold is taken, in the order of the protocol:
+//! bundle, set, admit, lock, commit, open, award, certificate. Only view 0 is spoken, and it lasts until voting
+//! stops; a commit of any view is accepted, since it proves itself.
+//!
+//! Invariants: one bundle, set, ADMIT, LOCK and AWARD at most is ever signed; no share is sent without a commit.
+
+mod intake;
+mod opening;
+mod steps;
+
+use crate::award::{AwardTable, Certificate};
+use crate::bid::LocalBids;
+use crate::crypto::Crypto;
+use crate::drops::DropReason;
+use crate::evidence::message_hash;
+use crate::record::MarketRecord;
+use crate::wire::{Body, Bundle, Commit, Header, Listed, Message, Quorum, SetMsg, VoteWord, vote_bytes};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vendue_market::{Cleared, Digest, Order};
+
+/// Input of a round.
+#[derive(Debug, Clone)]
+pub enum RoundInput {
+    /// Time has passed.
+    Tick,
+    /// The answer to [`RoundOutput::NeedBids`]: bids with the orders that they are about, ascending.
+    Bids(LocalBids),
+    /// A message of this round whose shape, market, epoch, sender and evidence signature were checked.
+    Message {
+        /// The message.
+        message: Box<Message>,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// Order bodies, by digest.
+    Orders(Vec<(Digest, Order)>),
+}
+
+/// Output of a round.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RoundOutput {
+    /// Send to all other seats.
+    Broadcast(Vec<u8>),
+    /// Send to one seat.
+    Send {
+        /// The seat.
+        to: u16,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// Give this seat's bids before the deadline, or an empty bundle is not sent at all.
+    NeedBids {
+        /// Bundles that arrive later are not listed, in milliseconds since 1970.
+        deadline_ms: u64,
+    },
+    /// Give the bodies of these orders.
+    NeedOrders(Vec<Digest>),
+    /// The round is certified.
+    Decided(Box<RoundDecided>),
+    /// A message was not used.
+    Dropped(DropReason),
+}
+
+/// A certified round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundDecided {
+    /// The certificate.
+    pub certificate: Certificate,
+    /// All leaves.
+    pub table: AwardTable,
+    /// Every order's outcome with reasons and holdings, ascending by order.
+    pub cleared: Vec<Cleared>,
+    /// The bodies of these orders.
+    pub orders: BTreeMap<Digest, Order>,
+}
+
+/// Whether this seat has bid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bidding {
+    /// The round has not started.
+    Waiting,
+    /// Bids were asked for.
+    Asked,
+    /// The bundle was sent.
+    Sent,
+    /// This seat was woken too late to take part before the votes.
+    TooLate,
+}
+
+/// A bundle with what was signed.
+#[derive(Debug, Clone)]
+struct Held {
+    header: Header,
+    bundle: Bundle,
+    bytes: Vec<u8>,
+}
+
+/// A vote with what it is for.
+type Ballot = (Digest, [u8; 48]);
+
+/// What clearing gave.
+#[derive(Debug, Clone)]
+struct Result {
+    table: AwardTable,
+    root: Digest,
+    cleared: Vec<Cleared>,
+}
+
+/// One round of a market, as one seat sees it.
+pub struct Round<C: Crypto> {
+    record: Arc<MarketRecord>,
+    crypto: Arc<C>,
+    index: u16,
+    round: u64,
+    now: u64,
+
+    bidding: Bidding,
+    bundles: BTreeMap<Listed, Held>,
+    in_time: BTreeMap<u16, Digest>,
+    sets: BTreeMap<u16, SetMsg>,
+    fulls: BTreeMap<Digest, BTreeMap<u16, [u8; 48]>>,
+    admits: BTreeMap<u16, Ballot>,
+    admit_quorums: BTreeMap<Digest, Quorum>,
+    locks: BTreeMap<u16, Ballot>,
+    set_sent: bool,
+    admitted: bool,
+    locked: bool,
+
+    commit: Option<(Digest, Commit)>,
+    opens: BTreeMap<u16, [u8; 96]>,
+    open_sent: bool,
+    list: Option<Vec<Listed>>,
+    opened: Option<C::Opened>,
+    orders: BTreeMap<Digest, Order>,
+    orders_asked: BTreeSet<Digest>,
+    result: Option<Result>,
+    award_votes: BTreeMap<u16, Ballot>,
+    certificate: Option<Certificate>,
+    decided: bool,
+
+    /// Own messages but the bundle, in the order sent.
+    sent: Vec<(Header, Vec<u8>)>,
+    resend_at: u64,
+    fetch_at: u64,
+    helped: BTreeMap<u16, u64>,
+    fetches: BTreeMap<u16, u32>,
+}
+
+impl<C: Crypto> Round<C> {
+    /// A round that this seat takes part in from `now_ms` on.
+    pub fn new(record: Arc<MarketRecord>, crypto: Arc<C>, index: u16, round: u64, now_ms: u64) -> Self {
+        let params = record.params;
+        let bidding = if now_ms >= params.t1(round) { Bidding::TooLate } else { Bidding::Waiting };
+        Self {
+            resend_at: params.t2(round) + 2 * params.delay_ms,
+            fetch_at: 0,
+            record,
+            crypto,
+            index,
+            round,
+            now: now_ms,
+            bidding,
+            bundles: BTreeMap::new(),
+            in_time: BTreeMap::new(),
+            sets: BTreeMap::new(),
+            fulls: BTreeMap::new(),
+            admits: BTreeMap::new(),
+            admit_quorums: BTreeMap::new(),
+            locks: BTreeMap::new(),
+            set_sent: false,
+            admitted: false,
+            locked: false,
+            commit: None,
+            opens: BTreeMap::new(),
+            open_sent: false,
+            list: None,
+            opened: None,
+            orders: BTreeMap::new(),
+            orders_asked: BTreeSet::new(),
+            result: None,
+            award_votes: BTreeMap::new(),
+            certificate: None,
+            decided: false,
+            sent: Vec::new(),
+            helped: BTreeMap::new(),
+            fetches: BTreeMap::new(),
+        }
+    }
+
+    /// Takes one input and says what to do.
+    pub fn handle(&mut self, now_ms: u64, input: RoundInput) -> Vec<RoundOutput> {
+        self.now = now_ms;
+        let mut out = Vec::new();
+        match input {
+            RoundInput::Tick => {}
+            RoundInput::Bids(bids) => self.send_bundle(&bids, &mut out),
+            RoundInput::Message { message, bytes } => {
+                let from = message.header.seat;
+                match self.intake(*message, bytes, &mut out) {
+                    Ok(()) => {}
+                    Err(reason) => {
+                        if reason == DropReason::Duplicate {
+                            self.help(from, &mut out);
+                        }
+                        out.push(RoundOutput::Dropped(reason));
+                    }
+                }
+            }
+            RoundInput::Orders(orders) => self.orders.extend(orders),
+        }
+        self.progress(&mut out);
+        out
+    }
+
+    /// Takes every step whose conditions hold.
+    fn progress(&mut self, out: &mut Vec<RoundOutput>) {
+        self.ask_for_bids(out);
+        self.send_set(out);
+        self.send_admit(out);
+        self.send_lock(out);
+        self.find_commit(out);
+        self.send_open(out);
+        self.resolve(out);
+        self.certify(out);
+        self.resend(out);
+    }
+
+    /// When [`Round::handle`] must be called next, at the latest.
+    pub fn next_wake(&self) -> u64 {
+        let p = &self.record.params;
+        let mut times = vec![p.t0(self.round), p.t1(self.round), p.t2(self.round), p.expiry(self.round)];
+        if self.certificate.is_none() {
+            times.push(self.resend_at);
+        }
+        if self.commit.is_some() && !self.decided {
+            times.push(self.fetch_at);
+        }
+        if self.commit.is_some() && !self.open_sent {
+            times.push(p.gate(self.round, self.now));
+        }
+        times.into_iter().filter(|t| *t > self.now).min().unwrap_or(self.now.saturating_add(p.delay_ms))
+    }
+
+    /// Whether the round is certified and this seat knows its awards.
+    pub fn is_decided(&self) -> bool {
+        self.decided
+    }
+    /// Whether the admitted set is final.
+    pub fn is_committed(&self) -> bool {
+        self.commit.is_some()
+    }
+    /// Whether this seat has sent its share.
+    pub fn has_opened(&self) -> bool {
+        self.open_sent
+    }
+
+    fn n(&self) -> usize {
+        usize::from(self.record.n())
+    }
+    fn q(&self) -> usize {
+        usize::from(self.record.q())
+    }
+    fn f(&self) -> usize {
+        usize::from(self.record.f())
+    }
+
+    fn header(&self, body: &Body) -> Header {
+        Header {
+            kind: body.kind(),
+            market: self.record.short_id(),
+            epoch: self.record.epoch,
+            round: self.round,
+            seat: self.index,
+        }
+    }
+
+    /// Signs (where the kind is signed) and encodes a message.
+    fn encode(&self, body: Body) -> (Header, Vec<u8>) {
+        let header = self.header(&body);
+        let hash = message_hash(&self.record.market, &header, &body);
+        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash));
+        (header, Message { header, body, signature }.encode())
+    }
+
+    /// Sends to all other seats, and keeps the bytes so that the same are sent again.
+    fn broadcast(&mut self, body: Body, out: &mut Vec<RoundOutput>) {
+        let (header, bytes) = self.encode(body);
+        self.sent.push((header, bytes.clone()));
+        out.push(RoundOutput::Broadcast(bytes));
+    }
+
+    /// What a vote of this round signs.
+    fn vote_message(&self, word: VoteWord, view: u32, digest: &Digest) -> Vec<u8> {
+        vote_bytes(word, &self.record.market, self.record.epoch, self.round, view, digest)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,51 +1,218 @@
-//! A seat: the market's member that bids.
+//! A seat: the market's member that bids. It owns the rounds that are open, the order pool, the provider's offers
+//! and the capacity that is promised in rounds and awards.
+//!
+//! Invariants: capacity that is offered in an open round or held for an award is not offered again before the
+//! certificate shows that it lost, the order is taken elsewhere or withdrawn, or the award expires; after a restart
+//! the seat stays silent in every round that it may have spoken in before.
 
+mod handover;
+mod intake;
 mod io;
+mod rounds;
 
 pub use io::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, SeatInput, SeatOutput};
 
+use crate::bid::{LocalBids, Usage};
 use crate::crypto::Crypto;
 use crate::drops::Drops;
-use crate::record::MarketRecord;
+use crate::evidence::message_hash;
+use crate::pool::Pool;
+use crate::record::{MarketRecord, Peer};
+use crate::round::Round;
+use crate::wire::{Body, Header, Message};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use vendue_market::{Digest, GpuModel, Offer};
 
-/// A seat of a market: its rounds, order pool, holds and offers.
+/// A round that is open at this seat.
+struct Active<C: Crypto> {
+    round: Round<C>,
+    /// This seat's bids; capacity in them is promised until the round is decided.
+    bids: LocalBids,
+    /// Orders whose bodies the round waits for.
+    wanted: BTreeSet<Digest>,
+}
+
+/// Capacity promised to an order by a certificate.
+struct Promise {
+    home: u16,
+    round: u64,
+    until_ms: u64,
+    usage: Usage,
+}
+
+/// How far the hand-over of one order has come at this seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The controller was asked.
+    Asked,
+    /// The controller holds the devices and ACCEPT was sent.
+    Held,
+    /// REFUSE was sent.
+    Refused(vendue_market::Reason),
+    /// The user chose this seat.
+    Taken,
+}
+
+/// One order's hand-over at this seat.
+struct HandOver {
+    home: u16,
+    round: u64,
+    until_ms: u64,
+    stage: Stage,
+}
+
+/// A decided order, kept so that home can ask for its proof.
+struct Proven {
+    bytes: Vec<u8>,
+    until_ms: u64,
+}
+
+/// A seat of a market.
 pub struct Seat<C: Crypto> {
     record: Arc<MarketRecord>,
     crypto: Arc<C>,
     index: u16,
+    observes_until: u64,
+    offers: Vec<Offer>,
+    models: BTreeSet<GpuModel>,
+    pool: Pool,
+    rounds: BTreeMap<u64, Active<C>>,
+    promises: BTreeMap<Digest, Promise>,
+    /// Local names of the offers by round, so that a hand-over knows which offer a `spec` was.
+    offer_names: BTreeMap<u64, Vec<String>>,
+    handovers: BTreeMap<Digest, HandOver>,
+    proven: BTreeMap<Digest, Proven>,
     drops: Drops,
+    last_started: Option<u64>,
 }
 
 impl<C: Crypto> Seat<C> {
-    /// A seat that starts at `now_ms`.
+    /// A seat that starts at `now_ms`. Where rounds were already going on, it observes until those that began
+    /// before its start have expired: it may have spoken in them before a restart.
     pub fn new(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
-        let _ = now_ms;
-        Self { record, crypto: Arc::new(crypto), index, drops: Drops::default() }
+        let started_before_genesis = now_ms < record.params.genesis_ms;
+        let observes_until =
+            if started_before_genesis { 0 } else { now_ms.saturating_add(record.params.lifetime()) };
+        Self {
+            record,
+            crypto: Arc::new(crypto),
+            index,
+            observes_until,
+            offers: vec![],
+            models: BTreeSet::new(),
+            pool: Pool::default(),
+            rounds: BTreeMap::new(),
+            promises: BTreeMap::new(),
+            offer_names: BTreeMap::new(),
+            handovers: BTreeMap::new(),
+            proven: BTreeMap::new(),
+            drops: Drops::default(),
+            last_started: None,
+        }
     }
+
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: SeatInput) -> Vec<SeatOutput> {
-        let _ = (now_ms, input, &self.record, &self.crypto, self.index);
-        Vec::new()
+        let mut out = Vec::new();
+        match input {
+            SeatInput::Tick => {}
+            SeatInput::Offers { offers, models } => {
+                self.offers = offers;
+                self.models = models.into_iter().collect();
+            }
+            SeatInput::Message { from, bytes } => {
+                if let Err(reason) = self.intake(now_ms, from, bytes, &mut out) {
+                    self.drops.add(reason);
+                }
+            }
+            SeatInput::Reserved { order, result } => self.reserved(now_ms, order, result, &mut out),
+        }
+        self.expire(now_ms, &mut out);
+        self.start_round(now_ms, &mut out);
+        self.tick_rounds(now_ms, &mut out);
+        out
     }
-    /// When [`Seat::handle`] must be called next, at the latest; `None` when only an input can change anything.
-    pub fn next_wake(&self) -> Option<u64> {
-        None
+
+    /// When [`Seat::handle`] must be called next, at the latest, given that it was just called at `now_ms`; `None`
+    /// when only an input can change anything.
+    pub fn next_wake(&self, now_ms: u64) -> Option<u64> {
+        let rounds = self.rounds.values().map(|a| a.round.next_wake());
+        let promises = self.promises.values().map(|p| p.until_ms);
+        let handovers = self.handovers.values().map(|h| h.until_ms);
+        let start = self.pool.next_start(now_ms, &self.record.params);
+        rounds.chain(promises).chain(handovers).chain(start).min().map(|at| at.max(now_ms + 1))
     }
+
     /// Messages that were dropped, by reason.
     pub fn dropped(&self) -> &Drops {
         &self.drops
     }
-    /// Until when the seat only observes, because it may have spoken in rounds before a restart.
+    /// Until when the seat only observes.
     pub fn observes_until(&self) -> u64 {
-        0
+        self.observes_until
     }
     /// Rounds that are open.
     pub fn open_rounds(&self) -> usize {
-        0
+        self.rounds.len()
     }
     /// Orders that may still be listed.
     pub fn open_orders(&self) -> usize {
-        0
+        self.pool.open_orders()
+    }
+    /// The round of that number, while it is open.
+    pub fn round(&self, round: u64) -> Option<&Round<C>> {
+        self.rounds.get(&round).map(|a| &a.round)
+    }
+
+    /// Offers less what is promised in open rounds and by certificates.
+    fn free_offers(&self) -> Vec<Offer> {
+        let open: Vec<Usage> =
+            self.rounds.values().filter(|a| !a.round.is_decided()).map(|a| a.bids.usage()).collect();
+        let used = open.iter().flatten().chain(self.promises.values().flat_map(|p| &p.usage));
+        crate::bid::without(&self.offers, used)
+    }
+
+    /// Signs and encodes a message that belongs to no round.
+    fn encode(&self, body: Body) -> Vec<u8> {
+        let header = Header {
+            kind: body.kind(),
+            market: self.record.short_id(),
+            epoch: self.record.epoch,
+            round: 0,
+            seat: self.index,
+        };
+        let hash = message_hash(&self.record.market, &header, &body);
+        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash));
+        Message { header, body, signature }.encode()
+    }
+
+    fn send_home(&self, home: u16, body: Body, out: &mut Vec<SeatOutput>) {
+        out.push(SeatOutput::Send { to: Peer::Home(home), bytes: self.encode(body) });
+    }
+
+    /// Ends rounds, promises and hand-overs whose time is over.
+    fn expire(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
+        let params = self.record.params;
+        let over: Vec<u64> = self.rounds.keys().copied().filter(|r| now_ms >= params.expiry(*r)).collect();
+        for round in over {
+            if let Some(active) = self.rounds.remove(&round)
+                && !active.round.is_decided()
+            {
+                let orders = active.bids.records.iter().map(|r| r.order).collect();
+                out.push(SeatOutput::Expired { round, orders });
+            }
+        }
+        self.promises.retain(|_, p| now_ms < p.until_ms);
+        self.offer_names.retain(|round, _| now_ms < params.expiry(*round));
+        self.proven.retain(|_, p| now_ms < p.until_ms);
+        self.pool.prune(now_ms, &params);
+        let ended: Vec<Digest> =
+            self.handovers.iter().filter(|(_, h)| now_ms >= h.until_ms).map(|(digest, _)| *digest).collect();
+        for order in ended {
+            if let Some(HandOver { stage: Stage::Asked | Stage::Held, .. }) = self.handovers.remove(&order) {
+                out.push(SeatOutput::Released { order, cause: ReleaseCause::Expired });
+            }
+        }
     }
 }

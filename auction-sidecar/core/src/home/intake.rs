@@ -1,0 +1,116 @@
+//! What a home does with each message of a seat.
+
+use super::{Candidate, Home, HomeOutput, Reserving, State};
+use crate::drops::DropReason;
+use crate::evidence::{self, message_hash};
+use crate::verify;
+use crate::wire::{Body, Cancel, MAX_MESSAGE, Message, Proof, Receipt, Taken, decode};
+use vendue_market::Outcome;
+
+type Intake = Result<(), DropReason>;
+
+impl Home {
+    pub(super) fn intake(
+        &mut self,
+        now_ms: u64,
+        from: u16,
+        bytes: &[u8],
+        out: &mut Vec<HomeOutput>,
+    ) -> Intake {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(DropReason::Oversize);
+        }
+        let Message { header, body, signature } =
+            decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        if header.market != self.record.short_id() || header.epoch != self.record.epoch {
+            return Err(DropReason::Foreign);
+        }
+        let seat =
+            self.record.seat(header.seat).filter(|s| s.index == from).ok_or(DropReason::WrongSender)?;
+        if let Some(signature) = signature {
+            let hash = message_hash(&self.record.market, &header, &body);
+            evidence::verify(&hash, &signature, &seat.evidence_key).map_err(|_| DropReason::BadSignature)?;
+        }
+        match body {
+            Body::Receipt(receipt) => self.take_receipt(from, receipt, out),
+            Body::Proof(proof) => self.take_proof(now_ms, from, *proof, out),
+            Body::Accept(accept) => self.take_accept(from, accept.order, out),
+            Body::Refuse(refuse) => self.take_refuse(now_ms, from, &refuse, out),
+            _ => Err(DropReason::Unexpected),
+        }
+    }
+
+    fn take_receipt(&mut self, seat: u16, receipt: Receipt, out: &mut Vec<HomeOutput>) -> Intake {
+        let needed = usize::from(self.record.f()) + 1;
+        let entry = self.orders.get_mut(&receipt.order).ok_or(DropReason::Unexpected)?;
+        if !entry.receipts.insert(seat) {
+            return Err(DropReason::Duplicate);
+        }
+        entry.models.extend(receipt.models);
+        out.push(HomeOutput::Received {
+            order: receipt.order,
+            seats: entry.receipts.clone(),
+            enough: entry.receipts.len() >= needed,
+            models: entry.models.clone(),
+        });
+        Ok(())
+    }
+
+    /// A round's result for an order: nothing in it is believed before it is verified against the market record.
+    fn take_proof(&mut self, now_ms: u64, from: u16, message: Proof, out: &mut Vec<HomeOutput>) -> Intake {
+        let Proof { certificate, proof } = message;
+        let digest = proof.leaf.order;
+        let entry = self.orders.get(&digest).ok_or(DropReason::Unexpected)?;
+        match entry.state {
+            State::Waiting => {}
+            State::Taken(seat) if certificate.round != entry.round => {
+                // The seat awarded the order again, so it missed that the order is taken.
+                let bytes = self.encode(Body::Taken(Taken { order: digest, seat }));
+                out.push(HomeOutput::Send { seat: from, bytes });
+                return Err(DropReason::Duplicate);
+            }
+            State::Closed => {
+                let bytes = self.encode(Body::Cancel(Cancel { order: digest }));
+                out.push(HomeOutput::Send { seat: from, bytes });
+                return Err(DropReason::Duplicate);
+            }
+            _ => return Err(DropReason::Duplicate),
+        }
+        if certificate.round != entry.round {
+            let known = certificate.round < entry.round;
+            return Err(if known { DropReason::Duplicate } else { DropReason::WrongRound });
+        }
+        if now_ms >= self.record.params.expiry(certificate.round) {
+            return Err(DropReason::Late);
+        }
+        verify::certificate(&self.record, &certificate)
+            .and_then(|()| verify::outcome(&self.record, &certificate, &proof, &entry.order))
+            .map_err(|_| DropReason::BadSignature)?;
+        match proof.leaf.outcome.clone() {
+            Outcome::Award(award) => {
+                out.push(HomeOutput::Awarded {
+                    order: digest,
+                    certificate: certificate.clone(),
+                    proof: proof.clone(),
+                });
+                let winner = Candidate { seat: award.seat, price: award.price, refused: false };
+                let others = award.stand_bys.iter().map(|s| Candidate {
+                    seat: s.seat,
+                    price: s.price,
+                    refused: false,
+                });
+                let candidates = std::iter::once(winner).chain(others).collect();
+                let next = Reserving { certificate, proof, candidates, asked: 0, next_ms: now_ms };
+                if let Some(entry) = self.orders.get_mut(&digest) {
+                    entry.state = State::Reserving(Box::new(next));
+                }
+            }
+            Outcome::None(histogram) => {
+                let (round, models) = (entry.round, entry.models.clone());
+                let retry_ms = self.next_round(now_ms, digest, out);
+                out.push(HomeOutput::NotAwarded { order: digest, round, histogram, models, retry_ms });
+            }
+        }
+        Ok(())
+    }
+}

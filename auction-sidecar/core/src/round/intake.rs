@@ -1,0 +1,237 @@
+//! What a round does with each message.
+
+use super::steps::listed_of;
+use super::{Ballot, Held, Round, RoundOutput};
+use crate::award::Certificate;
+use crate::crypto::Crypto;
+use crate::drops::DropReason;
+use crate::evidence::message_hash;
+use crate::wire::{
+    Admit, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Listed, Lock, Message, OpenShare, Reply,
+    SetMsg, VoteWord, decode,
+};
+use std::collections::BTreeMap;
+use vendue_market::Digest;
+
+/// FETCH requests that one seat may make in one round.
+const MAX_FETCHES: u32 = 64;
+
+type Intake = Result<(), DropReason>;
+
+impl<C: Crypto> Round<C> {
+    pub(super) fn intake(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<RoundOutput>) -> Intake {
+        let Message { header, body, .. } = message;
+        let seat = header.seat;
+        match body {
+            Body::Bundle(bundle) => self.take_bundle(header, bundle, bytes),
+            Body::Set(set) => self.take_set(seat, set),
+            Body::Admit(admit) => self.take_admit(seat, &admit),
+            Body::Lock(lock) => self.take_lock(seat, &lock),
+            Body::Open(open) => self.take_open(seat, open, out),
+            Body::Commit(c) => match &self.commit {
+                Some(_) => Err(DropReason::Duplicate),
+                None => self.take_commit(c.set, c.commit, out),
+            },
+            Body::Award(vote) => self.take_award(seat, &vote),
+            Body::Cert(cert) => self.take_cert(cert),
+            Body::Fetch(fetch) => self.serve(seat, &fetch, out),
+            Body::Reply(reply) => self.take_reply(reply),
+            _ => Err(DropReason::Unexpected),
+        }
+    }
+
+    /// The first bundle of a seat that arrives by T1 is listed; a second version is kept but never listed.
+    fn take_bundle(&mut self, header: Header, bundle: Bundle, bytes: Vec<u8>) -> Intake {
+        let listed = Listed { seat: header.seat, d: bundle.digest(&header) };
+        if self.bundles.contains_key(&listed) {
+            return Err(DropReason::Duplicate);
+        }
+        let versions = self.bundles.keys().filter(|l| l.seat == header.seat).count();
+        if versions >= 2 {
+            return Err(DropReason::Conflict);
+        }
+        self.bundles.insert(listed, Held { header, bundle, bytes });
+        if versions > 0 {
+            return Err(DropReason::Conflict);
+        }
+        if self.now > self.record.params.t1(self.round) {
+            return Err(DropReason::Late);
+        }
+        self.in_time.insert(header.seat, listed.d);
+        Ok(())
+    }
+
+    fn take_set(&mut self, seat: u16, set: SetMsg) -> Intake {
+        if let Some(known) = self.sets.get(&seat) {
+            return Err(if known == &set { DropReason::Duplicate } else { DropReason::Conflict });
+        }
+        if let Some(full) = set.full {
+            let digest = self.set_digest(&listed_of(&set.held));
+            if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Full, 0, &digest), &full) {
+                return Err(DropReason::BadSignature);
+            }
+            self.fulls.entry(digest).or_default().insert(seat, full);
+        }
+        self.sets.insert(seat, set);
+        Ok(())
+    }
+
+    /// Whether a seat's vote is new; a second one for something else contradicts it.
+    fn is_new(ballots: &BTreeMap<u16, Ballot>, seat: u16, digest: &Digest) -> Intake {
+        match ballots.get(&seat) {
+            None => Ok(()),
+            Some((known, _)) if known == digest => Err(DropReason::Duplicate),
+            Some(_) => Err(DropReason::Conflict),
+        }
+    }
+
+    fn take_admit(&mut self, seat: u16, admit: &Admit) -> Intake {
+        if admit.view != 0 || admit.proposal != [0; 32] {
+            return Err(DropReason::Unexpected);
+        }
+        Self::is_new(&self.admits, seat, &admit.set)?;
+        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Admit, 0, &admit.set), &admit.vote) {
+            return Err(DropReason::BadSignature);
+        }
+        self.admits.insert(seat, (admit.set, admit.vote));
+        Ok(())
+    }
+
+    fn take_lock(&mut self, seat: u16, lock: &Lock) -> Intake {
+        if lock.view != 0 {
+            return Err(DropReason::Unexpected);
+        }
+        Self::is_new(&self.locks, seat, &lock.set)?;
+        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Lock, 0, &lock.set), &lock.vote) {
+            return Err(DropReason::BadSignature);
+        }
+        if !self.admit_quorums.contains_key(&lock.set) {
+            let seats: Vec<u16> = lock.quorum.signers.iter().collect();
+            let message = self.vote_message(VoteWord::Admit, 0, &lock.set);
+            let enough = seats.len() >= self.q();
+            if !enough || !self.crypto.verify_aggregate(&seats, &message, &lock.quorum.aggregate) {
+                return Err(DropReason::BadSignature);
+            }
+            self.admit_quorums.insert(lock.set, lock.quorum.clone());
+        }
+        self.locks.insert(seat, (lock.set, lock.vote));
+        Ok(())
+    }
+
+    /// Takes up a commit that is new, if it proves itself.
+    fn take_commit(&mut self, set: Digest, commit: Commit, out: &mut Vec<RoundOutput>) -> Intake {
+        match &self.commit {
+            Some((known, _)) if *known == set => Ok(()),
+            Some(_) => Err(DropReason::Conflict),
+            None if self.verify_commit(&set, &commit) => {
+                self.adopt_commit(set, commit, out);
+                Ok(())
+            }
+            None => Err(DropReason::BadSignature),
+        }
+    }
+
+    fn take_open(&mut self, seat: u16, open: OpenShare, out: &mut Vec<RoundOutput>) -> Intake {
+        if let Some(known) = self.opens.get(&seat) {
+            return Err(if *known == open.share { DropReason::Duplicate } else { DropReason::Conflict });
+        }
+        self.take_commit(open.set, open.commit, out)?;
+        self.opens.insert(seat, open.share);
+        Ok(())
+    }
+
+    fn take_award(&mut self, seat: u16, vote: &AwardVote) -> Intake {
+        Self::is_new(&self.award_votes, seat, &vote.root)?;
+        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Award, 0, &vote.root), &vote.vote) {
+            return Err(DropReason::BadSignature);
+        }
+        self.award_votes.insert(seat, (vote.root, vote.vote));
+        Ok(())
+    }
+
+    fn take_cert(&mut self, cert: Cert) -> Intake {
+        if self.certificate.is_some() {
+            return Err(DropReason::Duplicate);
+        }
+        let seats: Vec<u16> = cert.quorum.signers.iter().collect();
+        let message = self.vote_message(VoteWord::Award, 0, &cert.root);
+        let enough = seats.len() >= self.q();
+        if !enough || !self.crypto.verify_aggregate(&seats, &message, &cert.quorum.aggregate) {
+            return Err(DropReason::BadSignature);
+        }
+        self.certificate = Some(self.certificate_of(cert.root, cert.quorum));
+        Ok(())
+    }
+
+    pub(super) fn certificate_of(&self, root: Digest, quorum: crate::wire::Quorum) -> Certificate {
+        let r = &self.record;
+        Certificate { market: r.market, epoch: r.epoch, round: self.round, root, quorum }
+    }
+
+    /// Answers a FETCH for bundles or the admitted list.
+    fn serve(&mut self, seat: u16, fetch: &Fetch, out: &mut Vec<RoundOutput>) -> Intake {
+        let used = self.fetches.entry(seat).or_default();
+        if *used >= MAX_FETCHES {
+            return Err(DropReason::Quota);
+        }
+        *used += 1;
+        let mut reply = |round: &Self, reply: Reply| {
+            let bytes = round.encode(Body::Reply(reply)).1;
+            out.push(RoundOutput::Send { to: seat, bytes });
+        };
+        match fetch {
+            Fetch::Bundles(items) => {
+                for held in items.iter().filter_map(|listed| self.bundles.get(listed)) {
+                    reply(self, Reply::Bundle(held.bytes.clone()));
+                }
+            }
+            Fetch::Set(digest) => {
+                let derived = self.list.clone().unwrap_or_else(|| self.derived_list());
+                if self.set_digest(&derived) == *digest {
+                    reply(self, Reply::Set(derived));
+                }
+            }
+            Fetch::Orders(_) | Fetch::Proof(_) => return Err(DropReason::Unexpected),
+        }
+        Ok(())
+    }
+
+    /// Takes data that this seat asked for; it proves itself by digest.
+    fn take_reply(&mut self, reply: Reply) -> Intake {
+        match reply {
+            Reply::Bundle(bytes) => self.take_fetched_bundle(bytes),
+            Reply::Set(list) => {
+                let wanted = self.commit.as_ref().map(|(set, _)| *set).filter(|_| self.list.is_none());
+                if wanted != Some(self.set_digest(&list)) {
+                    return Err(DropReason::Unexpected);
+                }
+                self.list = Some(list);
+                Ok(())
+            }
+            Reply::Order(_) => Err(DropReason::Unexpected),
+        }
+    }
+
+    fn take_fetched_bundle(&mut self, bytes: Vec<u8>) -> Intake {
+        let message = decode(&bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        let (header, Body::Bundle(bundle), Some(signature)) =
+            (message.header, message.body, message.signature)
+        else {
+            return Err(DropReason::Unexpected);
+        };
+        let listed = Listed { seat: header.seat, d: bundle.digest(&header) };
+        let wanted = self.list.as_ref().is_some_and(|list| list.contains(&listed));
+        if !wanted || self.bundles.contains_key(&listed) {
+            return Err(DropReason::Unexpected);
+        }
+        // The digest alone says that this is what was listed; the signature makes it the seat's own word.
+        let body = Body::Bundle(bundle.clone());
+        let hash = message_hash(&self.record.market, &header, &body);
+        let key = self.record.seat(header.seat).map(|s| s.evidence_key).ok_or(DropReason::WrongSender)?;
+        if !self.crypto.verify(&hash, &signature, &key) {
+            return Err(DropReason::BadSignature);
+        }
+        self.bundles.insert(listed, Held { header, bundle, bytes });
+        Ok(())
+    }
+}

@@ -1,0 +1,147 @@
+//! Hand-over at the seat: RESERVE, the controller's answer, ACCEPT or REFUSE, and the user's last word.
+
+use super::{HandOver, HoldRequest, ReleaseCause, Seat, SeatOutput, Stage};
+use crate::crypto::Crypto;
+use crate::drops::DropReason;
+use crate::pool::Closed;
+use crate::verify;
+use crate::wire::{Accept, Body, Refuse, Reserve};
+use vendue_market::{Digest, Outcome, Price, Reason};
+
+type Intake = Result<(), DropReason>;
+
+impl<C: Crypto> Seat<C> {
+    /// Home asks this seat to hold devices: check that it may, then ask the controller.
+    pub(super) fn reserve(
+        &mut self,
+        now_ms: u64,
+        home: u16,
+        reserve: Reserve,
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        let order = reserve.order.digest();
+        if let Some(known) = self.handovers.get(&order) {
+            let stage = known.stage;
+            self.answer(home, order, stage, out);
+            return Err(DropReason::Duplicate);
+        }
+        let certificate = &reserve.proof.certificate;
+        let (round, proof) = (certificate.round, &reserve.proof.proof);
+        match verify::order(&self.record, &reserve.order, &reserve.order_signature) {
+            Ok(signer) if signer == home => {}
+            _ => return Err(DropReason::BadSignature),
+        }
+        verify::certificate(&self.record, certificate)
+            .and_then(|()| verify::outcome(&self.record, certificate, proof, &reserve.order))
+            .map_err(|_| DropReason::BadSignature)?;
+        let Outcome::Award(award) = &proof.leaf.outcome else { return Err(DropReason::Unexpected) };
+        let places = std::iter::once((award.seat, award.price, award.spec))
+            .chain(award.stand_bys.iter().map(|s| (s.seat, s.price, s.spec)));
+        let mine = (0u8..).zip(places).find(|(_, (seat, _, _))| *seat == self.index);
+        let (rank, (_, price, spec)): (u8, (u16, Price, u16)) = mine.ok_or(DropReason::Unexpected)?;
+        let until_ms = proof.leaf.expires_ms;
+        if now_ms >= until_ms || self.pool.closed(&order, home).is_some() {
+            return Err(DropReason::Late);
+        }
+        let offer = self.offer_names.get(&round).and_then(|names| names.get(usize::from(spec))).cloned();
+        // The user's last word may take a moment longer than the award lives.
+        let stage = if offer.is_some() { Stage::Asked } else { Stage::Refused(Reason::NoOffer) };
+        self.handovers.insert(
+            order,
+            HandOver { home, round, until_ms: until_ms + 4 * self.record.params.delay_ms, stage },
+        );
+        match offer {
+            Some(offer) => out.push(SeatOutput::Hold(Box::new(HoldRequest {
+                order: reserve.order,
+                order_signature: reserve.order_signature,
+                home,
+                certificate: reserve.proof.certificate,
+                proof: reserve.proof.proof,
+                rank,
+                price,
+                offer,
+                expires_ms: until_ms,
+            }))),
+            None => self.answer(home, order, stage, out),
+        }
+        Ok(())
+    }
+
+    /// Says (again) what the controller said.
+    fn answer(&self, home: u16, order: Digest, stage: Stage, out: &mut Vec<SeatOutput>) {
+        match stage {
+            Stage::Asked => {}
+            Stage::Held | Stage::Taken => self.send_home(home, Body::Accept(Accept { order }), out),
+            Stage::Refused(reason) => self.send_home(home, Body::Refuse(Refuse { order, reason }), out),
+        }
+    }
+
+    /// The controller's answer. From here on the devices are missing from the offers, so the promise ends.
+    pub(super) fn reserved(
+        &mut self,
+        now_ms: u64,
+        order: Digest,
+        result: Result<(), Reason>,
+        out: &mut Vec<SeatOutput>,
+    ) {
+        let Some(handover) = self.handovers.get_mut(&order) else {
+            // Too late: the order was closed or expired meanwhile, and whoever asked has been told to let go.
+            return;
+        };
+        if handover.stage != Stage::Asked || now_ms >= handover.until_ms {
+            return;
+        }
+        handover.stage = match result {
+            Ok(()) => Stage::Held,
+            Err(reason) => Stage::Refused(reason),
+        };
+        let (home, round, stage) = (handover.home, handover.round, handover.stage);
+        if self.promises.get(&order).is_some_and(|p| p.round == round) {
+            self.promises.remove(&order);
+        }
+        self.answer(home, order, stage, out);
+    }
+
+    /// The user's word that an order is taken or withdrawn.
+    pub(super) fn close(
+        &mut self,
+        now_ms: u64,
+        home: u16,
+        order: Digest,
+        how: Closed,
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        if let Some(known) = self.pool.closed(&order, home) {
+            return Err(if known == how { DropReason::Duplicate } else { DropReason::Conflict });
+        }
+        let owners = [
+            self.pool.get(&order).map(|k| k.home),
+            self.handovers.get(&order).map(|h| h.home),
+            self.promises.get(&order).map(|p| p.home),
+        ];
+        if owners.into_iter().flatten().any(|owner| owner != home) {
+            return Err(DropReason::WrongSender);
+        }
+        if !self.pool.close(order, home, how, now_ms) {
+            return Err(DropReason::Quota);
+        }
+        let mine = how == Closed::Taken(self.index);
+        match self.handovers.get_mut(&order) {
+            Some(h) if mine && h.stage == Stage::Held => {
+                h.stage = Stage::Taken;
+                out.push(SeatOutput::Taken { order, home });
+            }
+            Some(h) if !mine && matches!(h.stage, Stage::Asked | Stage::Held) => {
+                self.handovers.remove(&order);
+                let cause = match how {
+                    Closed::Taken(_) => ReleaseCause::TakenElsewhere,
+                    Closed::Cancelled => ReleaseCause::Cancelled,
+                };
+                out.push(SeatOutput::Released { order, cause });
+            }
+            _ => {}
+        }
+        self.promises.remove(&order);
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! What a seat does with each message: the checks that every message passes, then the part that it is for.
+
+use super::{Proven, Seat, SeatOutput};
+use crate::crypto::Crypto;
+use crate::drops::DropReason;
+use crate::evidence::message_hash;
+use crate::pool::{Closed, Known};
+use crate::record::Peer;
+use crate::round::RoundInput;
+use crate::verify;
+use crate::wire::{Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode};
+use vendue_market::{Digest, Order};
+
+/// How many rounds ahead of the clock a message may be.
+const MAX_ROUNDS_AHEAD: u64 = 2;
+
+type Intake = Result<(), DropReason>;
+
+impl<C: Crypto> Seat<C> {
+    pub(super) fn intake(
+        &mut self,
+        now_ms: u64,
+        from: Peer,
+        bytes: Vec<u8>,
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(DropReason::Oversize);
+        }
+        let message = decode(&bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        let Header { kind, market, epoch, .. } = message.header;
+        if market != self.record.short_id() || epoch != self.record.epoch {
+            return Err(DropReason::Foreign);
+        }
+        let sender = if kind.is_from_home() {
+            Peer::Home(message.header.seat)
+        } else {
+            Peer::Seat(message.header.seat)
+        };
+        let fetched_by_home = kind == Kind::Fetch && from == Peer::Home(message.header.seat);
+        if sender != from && !fetched_by_home && !self.is_own_home(from, sender) {
+            return Err(DropReason::WrongSender);
+        }
+        match message.body {
+            Body::Fetch(Fetch::Orders(wanted)) => self.serve_orders(from, &wanted, out),
+            Body::Fetch(Fetch::Proof(order)) => self.serve_proof(from, &order, out),
+            Body::Reply(Reply::Order(bytes)) => self.take_fetched_order(now_ms, &bytes, out),
+            Body::Receipt(_) | Body::Accept(_) | Body::Refuse(_) | Body::Proof(_) => {
+                Err(DropReason::Unexpected)
+            }
+            _ if kind.is_from_home() => self.from_home(now_ms, message, out),
+            _ => self.for_round(now_ms, message, bytes, out),
+        }
+    }
+
+    /// A cluster that holds a seat and places orders too has one transport identity for both.
+    fn is_own_home(&self, from: Peer, sender: Peer) -> bool {
+        let id = |peer| match peer {
+            Peer::Seat(i) => self.record.seat(i).map(|s| s.peer_id.as_str()),
+            Peer::Home(i) => self.record.home(i).map(|h| h.peer_id.as_str()),
+        };
+        id(from).is_some() && id(from) == id(sender)
+    }
+
+    /// A message of a round: from a seat, signed by it, not too far ahead, not over.
+    fn for_round(
+        &mut self,
+        now_ms: u64,
+        message: Message,
+        bytes: Vec<u8>,
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        let params = self.record.params;
+        let round = message.header.round;
+        if round > params.round_at(now_ms).saturating_add(MAX_ROUNDS_AHEAD) || now_ms >= params.expiry(round)
+        {
+            return Err(DropReason::WrongRound);
+        }
+        if !self.takes_part(round) {
+            return Err(DropReason::Observing);
+        }
+        let seat = self.record.seat(message.header.seat).ok_or(DropReason::WrongSender)?;
+        if message.header.seat == self.index {
+            return Err(DropReason::WrongSender);
+        }
+        if let Some(signature) = &message.signature {
+            let hash = message_hash(&self.record.market, &message.header, &message.body);
+            if !self.crypto.verify(&hash, signature, &seat.evidence_key) {
+                return Err(DropReason::BadSignature);
+            }
+        } else if !self.rounds.contains_key(&round) {
+            // Only what a seat signed may wake this seat up for a round.
+            return Err(DropReason::WrongRound);
+        }
+        self.open_round(now_ms, round);
+        self.drive(now_ms, round, RoundInput::Message { message: Box::new(message), bytes }, out);
+        Ok(())
+    }
+
+    /// A message of a home, signed by its user key.
+    fn from_home(&mut self, now_ms: u64, message: Message, out: &mut Vec<SeatOutput>) -> Intake {
+        let Message { header, body, signature } = message;
+        let home = header.seat;
+        let signature = signature.ok_or(DropReason::Malformed)?;
+        if let Body::Order(o) = body {
+            return self.take_order(now_ms, home, o.order, signature, out);
+        }
+        let key = self.record.home(home).ok_or(DropReason::WrongSender)?.user_key;
+        let hash = message_hash(&self.record.market, &header, &body);
+        if !self.crypto.verify(&hash, &signature, &key) {
+            return Err(DropReason::BadSignature);
+        }
+        match body {
+            Body::Taken(taken) => self.close(now_ms, home, taken.order, Closed::Taken(taken.seat), out),
+            Body::Cancel(cancel) => self.close(now_ms, home, cancel.order, Closed::Cancelled, out),
+            Body::Reserve(reserve) => self.reserve(now_ms, home, *reserve, out),
+            _ => Err(DropReason::Unexpected),
+        }
+    }
+
+    /// Checks an order and keeps it; the receipt is sent again for an order that is known.
+    fn take_order(
+        &mut self,
+        now_ms: u64,
+        home: u16,
+        order: Order,
+        signature: [u8; 65],
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        let digest = order.digest();
+        if self.pool.get(&digest).is_some() {
+            self.receipt(home, digest, out);
+            return Err(DropReason::Duplicate);
+        }
+        self.check_order(now_ms, home, &order, &signature)?;
+        if self.pool.closed(&digest, home).is_some() {
+            return Err(DropReason::Unexpected);
+        }
+        if !self.pool.has_room(home) {
+            return Err(DropReason::Quota);
+        }
+        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.receipt(home, digest, out);
+        Ok(())
+    }
+
+    fn check_order(&self, now_ms: u64, home: u16, order: &Order, signature: &[u8; 65]) -> Intake {
+        if order.expires_ms <= now_ms {
+            return Err(DropReason::Late);
+        }
+        match verify::order(&self.record, order, signature) {
+            Ok(signer) if signer == home => Ok(()),
+            Ok(_) | Err(verify::VerifyError::UnknownHome) => Err(DropReason::WrongSender),
+            Err(verify::VerifyError::OrderMarket) => Err(DropReason::Foreign),
+            Err(_) => Err(DropReason::BadSignature),
+        }
+    }
+
+    fn receipt(&self, home: u16, order: Digest, out: &mut Vec<SeatOutput>) {
+        let models = self.models.iter().take(crate::wire::MAX_KNOWN_MODELS).cloned().collect();
+        self.send_home(home, Body::Receipt(Receipt { order, models }), out);
+    }
+
+    fn serve_orders(&self, from: Peer, wanted: &[Digest], out: &mut Vec<SeatOutput>) -> Intake {
+        for known in wanted.iter().filter_map(|digest| self.pool.body(digest)) {
+            let header = Header {
+                kind: Kind::Order,
+                market: self.record.short_id(),
+                epoch: self.record.epoch,
+                round: 0,
+                seat: known.home,
+            };
+            let body = Body::Order(crate::wire::OrderMsg { order: known.order.clone() });
+            let inner = Message { header, body, signature: Some(known.signature) }.encode();
+            out.push(SeatOutput::Send { to: from, bytes: self.encode(Body::Reply(Reply::Order(inner))) });
+        }
+        Ok(())
+    }
+
+    fn serve_proof(&self, from: Peer, order: &Digest, out: &mut Vec<SeatOutput>) -> Intake {
+        let Proven { bytes, .. } = self.proven.get(order).ok_or(DropReason::Unexpected)?;
+        out.push(SeatOutput::Send { to: from, bytes: bytes.clone() });
+        Ok(())
+    }
+
+    /// An order that rounds wait for: taken by digest, for those rounds only.
+    fn take_fetched_order(&mut self, now_ms: u64, bytes: &[u8], out: &mut Vec<SeatOutput>) -> Intake {
+        let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        let Body::Order(o) = message.body else { return Err(DropReason::Unexpected) };
+        let digest = o.order.digest();
+        let waiting: Vec<u64> =
+            self.rounds.iter().filter(|(_, a)| a.wanted.contains(&digest)).map(|(round, _)| *round).collect();
+        if waiting.is_empty() {
+            return Err(DropReason::Unexpected);
+        }
+        for round in waiting {
+            if let Some(active) = self.rounds.get_mut(&round) {
+                active.wanted.remove(&digest);
+            }
+            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, o.order.clone())]), out);
+        }
+        Ok(())
+    }
+}

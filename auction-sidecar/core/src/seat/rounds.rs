@@ -1,0 +1,184 @@
+//! Starting rounds, carrying out what they ask for, and what a decided round means for this seat.
+
+use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput};
+use crate::bid::{LocalBids, bids};
+use crate::crypto::Crypto;
+use crate::record::Peer;
+use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
+use crate::wire::{Body, Fetch, Proof};
+use std::collections::BTreeSet;
+use vendue_market::{Cleared, Digest, ListedOrder, Outcome, RecordKind};
+
+/// How long a home may ask for a proof after the round has expired.
+const PROOF_FOR_MS: u64 = 60_000;
+
+impl<C: Crypto> Seat<C> {
+    /// Whether this seat may speak in a round.
+    pub(super) fn takes_part(&self, round: u64) -> bool {
+        self.record.params.t0(round) >= self.observes_until
+    }
+
+    /// Opens a round at this seat.
+    pub(super) fn open_round(&mut self, now_ms: u64, round: u64) {
+        let (record, crypto) = (self.record.clone(), self.crypto.clone());
+        self.rounds.entry(round).or_insert_with(|| Active {
+            round: Round::new(record, crypto, self.index, round, now_ms),
+            bids: LocalBids::default(),
+            wanted: BTreeSet::new(),
+        });
+    }
+
+    /// Opens the round that starts now if this seat has an order to list in it; without one nobody says anything.
+    pub(super) fn start_round(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
+        let params = self.record.params;
+        if now_ms < params.genesis_ms {
+            return;
+        }
+        let round = params.round_at(now_ms);
+        let seen = self.last_started.is_some_and(|last| last >= round) || self.rounds.contains_key(&round);
+        if seen || now_ms >= params.t1(round) || !self.takes_part(round) {
+            return;
+        }
+        if !self.pool.listable(round, &params).is_empty() {
+            self.last_started = Some(round);
+            self.open_round(now_ms, round);
+            self.drive(now_ms, round, RoundInput::Tick, out);
+        }
+    }
+
+    /// Gives every open round the time.
+    pub(super) fn tick_rounds(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
+        let rounds: Vec<u64> = self.rounds.keys().copied().collect();
+        for round in rounds {
+            self.drive(now_ms, round, RoundInput::Tick, out);
+        }
+    }
+
+    /// Gives a round one input and carries out what it says.
+    pub(super) fn drive(&mut self, now_ms: u64, round: u64, input: RoundInput, out: &mut Vec<SeatOutput>) {
+        let mut inputs = vec![input];
+        while let Some(input) = inputs.pop() {
+            let Some(active) = self.rounds.get_mut(&round) else { return };
+            for output in active.round.handle(now_ms, input) {
+                match output {
+                    RoundOutput::Broadcast(bytes) => out.push(SeatOutput::Broadcast(bytes)),
+                    RoundOutput::Send { to, bytes } => {
+                        out.push(SeatOutput::Send { to: Peer::Seat(to), bytes })
+                    }
+                    RoundOutput::NeedBids { .. } => inputs.push(RoundInput::Bids(self.bid(round))),
+                    RoundOutput::NeedOrders(wanted) => inputs.extend(self.find_orders(round, wanted, out)),
+                    RoundOutput::Decided(decided) => self.decided(now_ms, round, *decided, out),
+                    RoundOutput::Dropped(reason) => self.drops.add(reason),
+                }
+            }
+        }
+    }
+
+    /// This seat's bids for a round, on capacity that is promised nowhere else.
+    fn bid(&mut self, round: u64) -> LocalBids {
+        let listed: Vec<ListedOrder> = self
+            .pool
+            .listable(round, &self.record.params)
+            .into_iter()
+            .take(crate::wire::MAX_ORDERS)
+            .map(|(digest, known)| ListedOrder { digest, requirements: known.order.requirements.clone() })
+            .collect();
+        let provider = self.record.seat(self.index).map(|s| s.provider.as_str()).unwrap_or_default();
+        let local = bids(provider, &self.free_offers(), &listed);
+        self.offer_names.insert(round, local.parts.iter().map(|p| p.offer.clone()).collect());
+        if let Some(active) = self.rounds.get_mut(&round) {
+            active.bids = local.clone();
+        }
+        local
+    }
+
+    /// Gives a round the order bodies that are known and asks the other seats for the rest.
+    fn find_orders(
+        &mut self,
+        round: u64,
+        wanted: Vec<Digest>,
+        out: &mut Vec<SeatOutput>,
+    ) -> Option<RoundInput> {
+        let known: Vec<_> =
+            wanted.iter().filter_map(|d| Some((*d, self.pool.body(d)?.order.clone()))).collect();
+        let missing: Vec<Digest> = wanted.into_iter().filter(|d| self.pool.body(d).is_none()).collect();
+        if !missing.is_empty() {
+            for part in missing.chunks(crate::wire::MAX_FETCH) {
+                out.push(SeatOutput::Broadcast(self.encode(Body::Fetch(Fetch::Orders(part.to_vec())))));
+            }
+            if let Some(active) = self.rounds.get_mut(&round) {
+                active.wanted.extend(missing);
+            }
+        }
+        (!known.is_empty()).then_some(RoundInput::Orders(known))
+    }
+
+    /// A round is certified: promise what was won, free the rest, tell the homes.
+    fn decided(&mut self, now_ms: u64, round: u64, decided: RoundDecided, out: &mut Vec<SeatOutput>) {
+        let RoundDecided { certificate, table, cleared, orders } = decided;
+        let until_ms = self.record.params.expiry(round);
+        for c in &cleared {
+            self.promise(round, c, &orders, until_ms);
+            let (Some(order), Some(proof)) = (orders.get(&c.order), table.proof(&c.order)) else { continue };
+            let Some(home) = self.record.home_of_key(&order.user_key) else { continue };
+            let proof = Proof { certificate: certificate.clone(), proof };
+            let bytes = self.encode(Body::Proof(Box::new(proof)));
+            out.push(SeatOutput::Send { to: Peer::Home(home), bytes: bytes.clone() });
+            self.proven.insert(c.order, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
+        }
+        let own = cleared
+            .iter()
+            .filter_map(|c| self.own_result(round, c, orders.get(&c.order).map(|o| o.job.clone())?))
+            .collect();
+        out.push(SeatOutput::Decided(Box::new(Decided {
+            took_ms: now_ms.saturating_sub(self.record.params.t0(round)),
+            outcomes: cleared.into_iter().map(|c| (c.order, c.outcome)).collect(),
+            certificate,
+            table,
+            own,
+        })));
+    }
+
+    /// Keeps the capacity of an order that this seat won or stands by for.
+    fn promise(
+        &mut self,
+        round: u64,
+        cleared: &Cleared,
+        orders: &std::collections::BTreeMap<Digest, vendue_market::Order>,
+        until_ms: u64,
+    ) {
+        let Some(order) = orders.get(&cleared.order) else { return };
+        let Some(home) = self.record.home_of_key(&order.user_key) else { return };
+        let holding = cleared.holdings.iter().find(|h| h.seat == self.index);
+        let (Some(holding), Some(active)) = (holding, self.rounds.get(&round)) else { return };
+        if self.pool.closed(&cleared.order, home).is_some() {
+            return;
+        }
+        let listed = ListedOrder { digest: cleared.order, requirements: order.requirements.clone() };
+        let usage = active.bids.usage_of(holding.spec, &listed, &holding.placement);
+        self.promises.insert(cleared.order, Promise { home, round, until_ms, usage });
+    }
+
+    /// What became of this seat's record for one order; none if it had none.
+    fn own_result(&self, round: u64, cleared: &Cleared, job: String) -> Option<OwnResult> {
+        let local = &self.rounds.get(&round)?.bids;
+        let record = local.records.iter().find(|r| r.order == cleared.order)?;
+        let lost = cleared.no_bids.iter().find(|(seat, _)| *seat == self.index);
+        let (offer, price) = match record.kind {
+            RecordKind::Bid { price, spec } => {
+                (local.parts.get(usize::from(spec)).map(|p| p.offer.clone()), Some(price))
+            }
+            RecordKind::NoBid(_) => (None, None),
+        };
+        let result = match (&cleared.outcome, lost) {
+            (_, Some((_, reason))) => BidResult::NoBid(*reason),
+            (Outcome::Award(a), None) if a.seat == self.index => BidResult::Won,
+            (Outcome::Award(a), None) => match a.stand_bys.iter().position(|s| s.seat == self.index) {
+                Some(at) => BidResult::StandBy { rank: at as u8 + 1 },
+                None => BidResult::Lost,
+            },
+            (Outcome::None(_), None) => BidResult::Lost,
+        };
+        Some(OwnResult { order: cleared.order, job, offer, price, result })
+    }
+}
