@@ -1,3 +1,124 @@
-//! Placeholder.
-/// Placeholder.
-fn main() {}
+//! `vendue-controller`: reconciles Jobs (home), Provisions and Awards (provider) of `vendue.dev`.
+//!
+//! Inputs: API objects. Outputs: API objects, and requests to Ray's Jobs API of each award's head.
+//! Invariant: all state is in API objects; the process can be stopped and started at any moment without disturbing
+//! work that runs.
+//!
+//! # Rights that it needs
+//! All profiles: `events.k8s.io` events create, patch. `awards.vendue.dev` get, list, watch, patch.
+//!
+//! Home: `jobs.vendue.dev` get, list, watch, patch; `jobs/status` patch; `jobs/finalizers` update; configmaps get;
+//! secrets get, create, patch (the order's Secret, in the Job's namespace).
+//!
+//! Provider: `awards/status` patch; `awards/finalizers` update; `provisions`, `gpunodes` get, list, watch;
+//! `provisions/status` patch; nodes list, watch; pods get, list, watch, create, patch, delete; services,
+//! persistentvolumeclaims, serviceaccounts, resourcequotas, limitranges, networkpolicies list, create, patch, delete;
+//! secrets create, and get, patch, delete for `vendue-workload`, `vendue-tokens`, `vendue-env`, `vendue-files`.
+
+mod args;
+mod award;
+mod backoff;
+mod cache;
+mod context;
+mod io;
+mod job;
+mod metrics;
+mod provision;
+mod ray;
+mod runtime;
+mod server;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use futures::future::{BoxFuture, join_all};
+use kube::Client;
+use tracing_subscriber::EnvFilter;
+use vendue_controller_core::award::objects::Env;
+
+use args::{Args, LogFormat};
+use award::{Awards, Ledger};
+use context::Context;
+use metrics::Metrics;
+use provision::Provisions;
+
+/// Why the process does not start or ends.
+#[derive(Debug, thiserror::Error)]
+enum MainError {
+    #[error("install the TLS provider: another one is installed")]
+    Tls,
+    #[error("log filter: {0}")]
+    Log(#[from] tracing_subscriber::filter::ParseError),
+    #[error("make metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("find the cluster: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    #[error("make a client: {0}")]
+    Client(#[from] kube::Error),
+    #[error("make an HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error(transparent)]
+    Server(#[from] server::ServerError),
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    match start(Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the controller ends");
+            eprintln!("vendue-controller: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log(args: &Args) -> Result<(), MainError> {
+    let logs = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&args.log)?);
+    match args.log_format {
+        LogFormat::Text => logs.init(),
+        LogFormat::Json => logs.json().init(),
+    }
+    Ok(())
+}
+
+async fn start(args: Args) -> Result<(), MainError> {
+    // Two providers in one process panic at the first TLS use; this one is used everywhere.
+    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| MainError::Tls)?;
+    log(&args)?;
+    let mut config = kube::Config::infer().await?;
+    // Each request has its own timeout and each object its own back-off; retries below them would hide both.
+    config.default_retry = false;
+    let client = Client::try_from(config)?;
+    let metrics = Metrics::new()?;
+    tracing::info!(profile = ?args.profile, listen = %args.listen, "the controller starts");
+
+    let context = |name| Arc::new(Context::new(name, client.clone(), metrics.clone(), &args.pod_name));
+    let ledger = args.profile.provider().then(|| Arc::new(Ledger::default()));
+    let mut controllers: Vec<BoxFuture<'static, ()>> = Vec::new();
+    if args.profile.home() {
+        controllers.push(Box::pin(job::run(context("job"))));
+    }
+    if let Some(ledger) = &ledger {
+        let provisions = Provisions { context: context("provision"), ledger: ledger.clone() };
+        controllers.push(Box::pin(provision::run(Arc::new(provisions))));
+        let env = Env {
+            namespace: args.namespace.clone(),
+            image: args.image.clone(),
+            image_pull_policy: args.image_pull_policy.clone(),
+        };
+        let runtime = runtime::Native::new(client.clone());
+        let http = ray::http_client()?;
+        let awards = Awards::new(context("award"), ledger.clone(), runtime, http, env, &args.cluster_domain);
+        controllers.push(Box::pin(award::run(Arc::new(awards))));
+        let (ledger, client) = (ledger.clone(), client.clone());
+        tokio::spawn(async move { ledger.feed(client).await });
+    }
+    let shown = server::Shown { metrics: metrics.clone(), ledger };
+    tokio::select! {
+        served = server::serve(args.listen, shown) => served?,
+        _ = join_all(controllers.into_iter().map(tokio::spawn)) => tracing::info!("the controller ends on a signal"),
+    }
+    Ok(())
+}

@@ -53,3 +53,46 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Transition>
         })
         .collect()
 }
+
+/// Every reason that may become a label of a metric; others come from a newer or foreign winner.
+const KNOWN: [&str; 34] = [
+    reasons::VALID,
+    reasons::INVALID_SPEC,
+    reasons::REFERENCE_NOT_FOUND,
+    reasons::SUSPENDED,
+    reasons::MANAGED_ELSEWHERE,
+    reasons::AUCTION_PENDING,
+    reasons::NO_FEASIBLE_BID,
+    reasons::ROUND_UNDECIDED,
+    reasons::SEARCH_TIME_OVER,
+    reasons::CERTIFIED,
+    reasons::RESERVING,
+    reasons::DEVICES_HELD,
+    reasons::CAPACITY_GONE,
+    reasons::AWARD_EXPIRED,
+    reasons::COMMITMENT_MISMATCH,
+    reasons::CREATING,
+    reasons::CREATED,
+    reasons::SUBMITTED,
+    reasons::RUNNING,
+    reasons::RESTARTED,
+    reasons::SUCCEEDED,
+    reasons::FAILED,
+    reasons::DEADLINE_EXCEEDED,
+    reasons::CLOSED,
+    reasons::RUNTIME_ERROR,
+    reasons::STORED,
+    reasons::DELIVERY_TIMEOUT,
+    reasons::TORN_DOWN,
+    reasons::GPUS_REPORTED,
+    reasons::NO_GPUS,
+    reasons::OFFERED,
+    reasons::SEAT_NOT_ACTIVE,
+    reasons::IN_USE,
+    reasons::IDLE,
+];
+
+/// The reason as a label: itself when it is known, else "other".
+pub fn bounded_reason(reason: &str) -> &'static str {
+    KNOWN.iter().find(|known| **known == reason).copied().unwrap_or("other")
+}

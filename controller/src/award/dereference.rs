@@ -1,0 +1,142 @@
+//! Reads what an Award's plan depends on.
+//!
+//! Invariants: what is looked at follows from the Award alone ([`look`]); Ray is asked only when its head is ready.
+
+use std::sync::PoisonError;
+
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Api, ResourceExt};
+use vendue_controller_core::award::needs_hold;
+use vendue_controller_core::award::objects::{Terms, Tokens};
+use vendue_controller_core::award::plan::{Look, Observed, Phase, current_submission, look, phase};
+use vendue_crds::workload::Workload;
+use vendue_crds::{Award, names};
+
+use super::{Awards, client, provisioned};
+use crate::context::Category;
+use crate::io::{IoError, get_opt};
+use crate::runtime::Runtime;
+
+/// Why something could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server said no.
+    #[error(transparent)]
+    Read(#[from] IoError),
+    /// The system gave no random bytes.
+    #[error("draw tokens: {0}")]
+    Random(getrandom::Error),
+}
+
+impl Category for Error {
+    fn category(&self) -> &'static str {
+        match self {
+            Self::Read(error) => error.category(),
+            Self::Random(_) => "random",
+        }
+    }
+}
+
+/// Reads.
+pub async fn dereference<R: Runtime>(
+    award: &Award,
+    all: &Awards<R>,
+    now: Timestamp,
+) -> Result<Observed, Error> {
+    let mut observed = Observed::default();
+    if needs_hold(award, now) {
+        observed.allocation = all.ledger.allocate(award);
+        return Ok(observed);
+    }
+    let look = look(award, now);
+    if look == Look::Nothing {
+        all.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid(award));
+        return Ok(observed);
+    }
+    let cluster = all.runtime.observe(award, look == Look::All).await?;
+    observed.pods = cluster.pods;
+    observed.present = cluster.present;
+    if phase(award, now) != Phase::Working {
+        return Ok(observed);
+    }
+    observed.workload = workload(award, all).await?;
+    let namespace = award.spec.provision_namespace.as_deref().unwrap_or_default();
+    let name = award.spec.provision.as_deref().unwrap_or_default();
+    observed.terms = all
+        .ledger
+        .provision(namespace, name)
+        .map(|p| Terms { storage_class_name: p.spec.storage_class_name, isolation: p.spec.isolation });
+    if observed.terms.is_none() && !all.ledger.ready() {
+        // Not known yet is not gone.
+        observed.workload = None;
+    }
+    if look == Look::All {
+        observed.fresh_tokens = Some(fresh_tokens().map_err(Error::Random)?);
+    }
+    let head_ready = observed.pods.iter().any(|p| p.head && p.ready && !p.deleting);
+    if provisioned(award)
+        && head_ready
+        && let Some(ray) = client(award, all).await?
+    {
+        observed.ray = ray.observe(&current_submission(award)).await;
+    }
+    Ok(observed)
+}
+
+fn uid(award: &Award) -> String {
+    award.uid().unwrap_or_default()
+}
+
+/// The workload. Its files are kept only until they are in a Secret of their own.
+async fn workload<R: Runtime>(
+    award: &Award,
+    all: &Awards<R>,
+) -> Result<Option<Result<Workload, String>>, IoError> {
+    if provisioned(award) {
+        let known = all.workloads.lock().unwrap_or_else(PoisonError::into_inner).get(&uid(award)).cloned();
+        if let Some(known) = known {
+            return Ok(Some(Ok(known)));
+        }
+    }
+    let name = award.spec.workload_secret.as_deref().unwrap_or_default();
+    let api: Api<Secret> =
+        Api::namespaced(all.context.client.clone(), &award.namespace().unwrap_or_default());
+    let Some(secret) = get_opt("read the workload", &api, name).await? else {
+        return Ok(Some(Err(format!("the Secret \"{name}\" with the workload is gone"))));
+    };
+    let bytes = secret.data.as_ref().and_then(|d| d.get(names::WORKLOAD_KEY));
+    let Some(bytes) = bytes else {
+        return Ok(Some(Err(format!("the Secret \"{name}\" has no key {}", names::WORKLOAD_KEY))));
+    };
+    let workload = match Workload::decode(&bytes.0) {
+        Ok(workload) => workload,
+        Err(error) => return Ok(Some(Err(error.to_string()))),
+    };
+    if provisioned(award) {
+        let mut small = workload.clone();
+        small.train.files.clear();
+        all.workloads.lock().unwrap_or_else(PoisonError::into_inner).insert(uid(award), small);
+    }
+    Ok(Some(Ok(workload)))
+}
+
+fn fresh_tokens() -> Result<Tokens, getrandom::Error> {
+    let token = || -> Result<String, getrandom::Error> {
+        let mut bytes = [0u8; 32];
+        getrandom::fill(&mut bytes)?;
+        Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+    };
+    Ok(Tokens { ray: token()?, courier: token()? })
+}
+
+/// Ray's token of the award.
+pub(super) async fn ray_token<R: Runtime>(
+    all: &Awards<R>,
+    namespace: &str,
+) -> Result<Option<String>, IoError> {
+    let api: Api<Secret> = Api::namespaced(all.context.client.clone(), namespace);
+    let secret = get_opt("read the award's tokens", &api, names::TOKENS_SECRET).await?;
+    let token = secret.and_then(|s| s.data?.remove(names::RAY_TOKEN_KEY));
+    Ok(token.and_then(|t| String::from_utf8(t.0).ok()))
+}

@@ -1,0 +1,223 @@
+//! Who holds which GPUs: the one place where devices are given out.
+//!
+//! Inputs: caches of nodes, GPUs, Pods, Provisions and Awards. Outputs: snapshots and allocations.
+//! Invariants: an allocation is assumed in memory before it is written and forgotten when the write fails, so two
+//! reconciles never get the same device; nothing is given out before every cache has seen a complete list.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use vendue_controller_core::award::allocate::{Allocation, allocate, hold};
+use vendue_controller_core::provision::{
+    GpuNodeView, Hold, NodeView, PodUse, ProvisionView, Snapshot, free_nodes, gpu_node_view, hold_view,
+    node_view, pod_use,
+};
+use vendue_crds::conditions::{award as cond, find};
+use vendue_crds::{Award, AwardSide, GpuNode, Provision};
+
+use crate::cache::{Cache, feed};
+use crate::metrics::Metrics;
+
+/// An assumption about an Award that no cache knows is dropped after this long: the Award is gone.
+const ASSUMED_FOR: Duration = Duration::from_secs(60);
+
+/// What the ledger knows of an Award.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AwardView {
+    id: String,
+    /// Whether the condition Held was written.
+    decided: bool,
+    hold: Option<Hold>,
+    state: &'static str,
+}
+
+/// States of awards in the metric.
+const STATES: [&str; 9] = [
+    "Pending",
+    "Refused",
+    "Held",
+    "Provisioning",
+    "Provisioned",
+    "Running",
+    "Succeeded",
+    "Failed",
+    "Released",
+];
+
+fn award_view(award: &Award) -> Option<AwardView> {
+    if award.spec.side != AwardSide::Host {
+        return None;
+    }
+    let status = award.status.as_ref();
+    let word = status.and_then(|s| s.state.as_deref()).unwrap_or("Pending");
+    Some(AwardView {
+        id: award.spec.id.clone(),
+        decided: status.is_some_and(|s| find(&s.conditions, cond::HELD).is_some()),
+        hold: hold_view(award),
+        state: STATES.iter().find(|s| **s == word).copied().unwrap_or("other"),
+    })
+}
+
+/// Capacity and holds of this cluster.
+#[derive(Default)]
+pub struct Ledger {
+    nodes: Arc<Cache<NodeView>>,
+    gpu_nodes: Arc<Cache<GpuNodeView>>,
+    pods: Arc<Cache<PodUse>>,
+    provisions: Arc<Cache<ProvisionView>>,
+    awards: Arc<Cache<AwardView>>,
+    assumed: Mutex<BTreeMap<String, (Hold, Instant)>>,
+    changed: Arc<Notify>,
+}
+
+/// A view of objects that may be unreadable; those are left out.
+fn readable<K, V>(view: impl Fn(&K) -> Option<V>) -> impl Fn(&DeserializeGuard<K>) -> Option<V> {
+    move |object| object.0.as_ref().ok().and_then(&view)
+}
+
+impl Ledger {
+    /// Feeds the caches, for ever.
+    pub async fn feed(&self, client: Client) {
+        let (api, changed) = (Guarded(client.clone()), || self.changed.clone());
+        let nodes: Api<Node> = Api::all(client.clone());
+        let pods: Api<Pod> = Api::all(client);
+        let node = |n: &Node| Some(node_view(n));
+        let tasks: Vec<futures::future::BoxFuture<'_, ()>> = vec![
+            Box::pin(feed("nodes", nodes, self.nodes.clone(), changed(), node)),
+            Box::pin(feed("pods", pods, self.pods.clone(), changed(), pod_use)),
+            Box::pin(feed(
+                "gpunodes",
+                api.all::<GpuNode>(),
+                self.gpu_nodes.clone(),
+                changed(),
+                readable(|g: &GpuNode| Some(gpu_node_view(g))),
+            )),
+            Box::pin(feed(
+                "provisions",
+                api.all::<Provision>(),
+                self.provisions.clone(),
+                changed(),
+                readable(|p: &Provision| Some(ProvisionView::from(p))),
+            )),
+            Box::pin(feed(
+                "awards",
+                api.all::<Award>(),
+                self.awards.clone(),
+                changed(),
+                readable(award_view),
+            )),
+        ];
+        join_all(tasks).await;
+    }
+
+    /// Wakes when capacity changed.
+    pub fn changed(&self) -> Arc<Notify> {
+        self.changed.clone()
+    }
+
+    /// Whether every cache has seen a complete list.
+    pub fn ready(&self) -> bool {
+        self.nodes.ready()
+            && self.gpu_nodes.ready()
+            && self.pods.ready()
+            && self.provisions.ready()
+            && self.awards.ready()
+    }
+
+    /// A Provision by name.
+    pub fn provision(&self, namespace: &str, name: &str) -> Option<ProvisionView> {
+        self.provisions.get(namespace, name)
+    }
+
+    /// Everything that capacity is counted from; `None` while a cache is incomplete.
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ready().then(|| self.count(&mut assumed))
+    }
+
+    fn count(&self, assumed: &mut BTreeMap<String, (Hold, Instant)>) -> Snapshot {
+        let awards = self.awards.all();
+        // What was written and has come back is no assumption any more.
+        assumed.retain(|id, (_, since)| match awards.values().find(|a| a.id == *id) {
+            Some(award) => !award.decided,
+            None => since.elapsed() < ASSUMED_FOR,
+        });
+        let mut holds: Vec<Hold> = awards.into_values().filter_map(|a| a.hold).collect();
+        holds.extend(assumed.values().map(|(hold, _)| hold.clone()));
+        // Nodes and GpuNodes have no namespace: their keys are "/name".
+        let bare = |key: String| key.trim_start_matches('/').to_owned();
+        Snapshot {
+            nodes: self.nodes.all().into_iter().map(|(k, v)| (bare(k), v)).collect(),
+            gpu_nodes: self.gpu_nodes.all().into_iter().map(|(k, v)| (bare(k), v)).collect(),
+            pods: self.pods.all().into_values().collect(),
+            holds,
+        }
+    }
+
+    /// Gives devices to an award, and assumes that it has them. `None` while a cache is incomplete.
+    pub fn allocate(&self, award: &Award) -> Option<Allocation> {
+        let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.ready() {
+            return None;
+        }
+        if let Some((hold, _)) = assumed.get(&award.spec.id) {
+            return Some(Allocation::Held(hold.devices.clone()));
+        }
+        let snapshot = self.count(&mut assumed);
+        let namespace = award.spec.provision_namespace.as_deref().unwrap_or_default();
+        let name = award.spec.provision.as_deref().unwrap_or_default();
+        let Some(provision) = self.provision(namespace, name) else {
+            return Some(Allocation::Refused(format!("the Provision {namespace}/{name} does not exist")));
+        };
+        let allocation = allocate(&snapshot, &provision.spec, award);
+        if let Allocation::Held(devices) = &allocation {
+            assumed.insert(award.spec.id.clone(), (hold(award, devices.clone()), Instant::now()));
+            self.changed.notify_one();
+        }
+        Some(allocation)
+    }
+
+    /// Takes an assumption back, because it could not be written.
+    pub fn forget(&self, award_id: &str) {
+        self.assumed.lock().unwrap_or_else(PoisonError::into_inner).remove(award_id);
+        self.changed.notify_one();
+    }
+
+    /// Brings the gauges up to date.
+    pub fn gauge(&self, metrics: &Metrics) {
+        let Some(snapshot) = self.snapshot() else { return };
+        metrics.gpus_held.set(snapshot.holds.iter().map(|h| i64::from(h.gpus())).sum());
+        // Provisions may overlap; a node counts once.
+        let mut free: BTreeMap<String, i64> = BTreeMap::new();
+        for provision in self.provisions.all().values() {
+            for node in free_nodes(&snapshot, &provision.spec) {
+                free.insert(node.node, i64::from(node.gpus));
+            }
+        }
+        metrics.gpus_free.set(free.values().sum());
+        let awards = self.awards.all();
+        for state in STATES.into_iter().chain(["other"]) {
+            let count = awards.values().filter(|a| a.state == state).count();
+            metrics.awards.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// Makes APIs of kinds whose objects may be unreadable.
+struct Guarded(Client);
+
+impl Guarded {
+    fn all<K>(&self) -> Api<DeserializeGuard<K>>
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        Api::all(self.0.clone())
+    }
+}

@@ -1,0 +1,61 @@
+//! The HTTP server of metrics and health.
+//!
+//! Invariant: it answers nothing about any object.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::award::Ledger;
+use crate::metrics::Metrics;
+
+/// What the server shows.
+#[derive(Clone)]
+pub struct Shown {
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Capacity; `None` where no Provision is reconciled.
+    pub ledger: Option<Arc<Ledger>>,
+}
+
+/// The server stopped, or could not start.
+#[derive(Debug, thiserror::Error)]
+#[error("serve metrics on {address}: {source}")]
+pub struct ServerError {
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+/// Serves until the process ends.
+pub async fn serve(address: SocketAddr, shown: Shown) -> Result<(), ServerError> {
+    let error = |source| ServerError { address, source };
+    let listener = TcpListener::bind(address).await.map_err(error)?;
+    axum::serve(listener, router(shown)).await.map_err(error)
+}
+
+fn router(shown: Shown) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(shown)
+}
+
+async fn ready(State(shown): State<Shown>) -> (StatusCode, &'static str) {
+    match shown.ledger.is_none_or(|l| l.ready()) {
+        true => (StatusCode::OK, "ok\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the caches are filling\n"),
+    }
+}
+
+async fn metrics(State(shown): State<Shown>) -> Result<String, (StatusCode, String)> {
+    if let Some(ledger) = &shown.ledger {
+        ledger.gauge(&shown.metrics);
+    }
+    shown.metrics.render().map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
