@@ -191,6 +191,8 @@ pub(crate) async fn start(layout: Layout, spec: &ClusterSpec, with: &Ingredients
     }
     let cluster = Cluster::attach(layout.clone(), with.shared.clone()).await?;
     wait_api(&cluster).await?;
+    // kubelet ends when it finds no containerd.
+    store::wait_for_socket(&layout.bin, &layout.containerd_socket()).await?;
     for (name, args) in commands.iter().filter(|(name, _)| !EARLY.contains(name)) {
         start_component(&layout, &with.shared, process, name, args).await?;
     }
@@ -251,10 +253,18 @@ pub(crate) async fn start_component(
     Ok(process)
 }
 
-/// Fails early, with the end of its log, when a component has ended.
+/// Fails early, with the end of its log, when any component has ended.
 fn check_components(cluster: &Cluster) -> Result<()> {
+    check(cluster, |_| true)
+}
+
+fn check_component(cluster: &Cluster, name: &str) -> Result<()> {
+    check(cluster, |component| component == name)
+}
+
+fn check(cluster: &Cluster, wanted: impl Fn(&str) -> bool) -> Result<()> {
     let own = cluster.own()?;
-    for component in cluster.state()?.components {
+    for component in cluster.state()?.components.into_iter().filter(|c| wanted(&c.name)) {
         if component.process.is_none_or(|p| !p.is_alive()) {
             let log = own.layout.log(&component.name);
             return Err(Error::Command {
@@ -267,10 +277,10 @@ fn check_components(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn wait_api(cluster: &Cluster) -> Result<()> {
+pub(crate) async fn wait_api(cluster: &Cluster) -> Result<()> {
     let operation = format!("wait for the API server of {}", cluster.name);
     wait::until(&operation, API_READY, POLL, || async {
-        check_components(cluster)?;
+        check_component(cluster, "kube-apiserver")?;
         Ok(match get_text(&cluster.client, "/readyz").await {
             Ok(_) => Poll::Ready(()),
             Err(error) => Poll::Pending(error.to_string()),

@@ -15,6 +15,7 @@ use crate::cluster::{self, Cluster};
 use crate::error::{Error, Result};
 use crate::network;
 use crate::process::{self, ProcessId};
+use crate::store;
 
 const GONE: Duration = Duration::from_secs(10);
 
@@ -106,7 +107,8 @@ impl Cluster {
         self.component(name)?.kill(GONE).await
     }
 
-    /// Starts a component again with the command it had; kills it first if it runs.
+    /// Starts a component again with the command it had; kills it first if it runs. Returns when containerd or
+    /// the API server answers; for the others, when the process runs.
     pub async fn restart_component(&self, name: &str) -> Result<()> {
         if let Ok(process) = self.component(name) {
             process.kill(GONE).await?;
@@ -117,7 +119,12 @@ impl Cluster {
         let (Some(component), Some(node)) = (component, state.node) else {
             return Err(Error::Invalid(format!("cluster {} has no component {name}", self.name())));
         };
-        cluster::start_component(&own.layout, &own.shared, node, name, &component.command).await.map(|_| ())
+        cluster::start_component(&own.layout, &own.shared, node, name, &component.command).await?;
+        match name {
+            "containerd" => store::wait_for_socket(&own.layout.bin, &own.layout.containerd_socket()).await,
+            "kube-apiserver" => cluster::wait_api(self).await,
+            _ => Ok(()),
+        }
     }
 
     /// Stops a component's clock: it keeps its connections but does nothing.

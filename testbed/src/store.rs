@@ -80,7 +80,8 @@ async fn make(paths: &Paths, bin: &Programs, parent: Option<&Path>, image: &Imag
     std::fs::rename(&partial, folder).io("rename to", folder)
 }
 
-async fn wait_for_socket(bin: &Programs, socket: &Path) -> Result<()> {
+/// Waits until a containerd answers.
+pub(crate) async fn wait_for_socket(bin: &Programs, socket: &Path) -> Result<()> {
     wait::until("wait for containerd", Duration::from_secs(30), Duration::from_millis(100), || async {
         let look = run("ask containerd", Duration::from_secs(5), ctr(bin, socket, &["version"])).await;
         Ok(look.map_or_else(|e| Poll::Pending(e.to_string()), |_| Poll::Ready(())))

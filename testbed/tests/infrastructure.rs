@@ -252,7 +252,7 @@ async fn killed_and_frozen_components_and_pods_come_back() {
             Ok(if now.len() == 1 && now != before { Poll::Ready(()) } else { Poll::Pending(format!("{now:?}")) })
         })
         .await?;
-        for component in ["kubelet", "kube-apiserver", "containerd", "coredns"] {
+        for component in ["containerd", "kubelet", "kube-apiserver", "coredns"] {
             cluster.kill_component(component).await?;
             assert!(cluster.component(component).is_err());
             cluster.restart_component(component).await?;
