@@ -74,6 +74,19 @@ impl Reason {
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|r| r.code() == code)
     }
+    /// How far judging got before it failed, in the order in which constraints are judged; of several offers the one
+    /// that got furthest gives the reason.
+    pub fn closeness(self) -> u8 {
+        match self {
+            Reason::Silent | Reason::Garbage | Reason::NotListed | Reason::NoOffer => 0,
+            Reason::Excluded | Reason::NotIncluded => 1,
+            Reason::Image => 2,
+            Reason::RunTime => 3,
+            Reason::Model | Reason::Memory | Reason::FreeGpus | Reason::GpusPerNode => 3 + self.code(),
+            Reason::Cpu | Reason::HostMemory | Reason::Disk | Reason::Price => 3 + self.code(),
+            Reason::Outbid => u8::MAX,
+        }
+    }
     /// The plain word used in messages and metrics.
     pub fn name(self) -> &'static str {
         match self {

@@ -328,8 +328,12 @@ impl Home {
     fn next_round(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) -> Option<u64> {
         let p = self.record.params;
         let entry = self.orders.get_mut(&digest)?;
-        let from = p.first_round(now_ms).max(entry.round + 1);
-        let round = entry.order.next_round(from, p.order_step());
+        // Seats hold the order and list it in its rounds by themselves; home only has to follow the schedule.
+        let step = p.order_step();
+        let mut round = entry.order.next_round(entry.round + 1, step);
+        if now_ms >= p.expiry(round) {
+            round = entry.order.next_round(p.round_from(now_ms), step);
+        }
         entry.round = round;
         entry.delayed = false;
         entry.state = State::Waiting;
