@@ -21,13 +21,26 @@ use crate::wait::{self, Poll};
 
 const READY: Duration = Duration::from_secs(20);
 
-/// Mounts of a node, then its process 1. `/` becomes shared within the node only, as kubelet needs it.
+/// Mounts of a node, then its process 1. `/` becomes shared within the node only, as kubelet needs it. kubelet sets
+/// kernel parameters that are the whole machine's: it finds them set, in files that hide the real ones.
 const INIT: &str = r#"set -e
 mount --make-rshared /
 mount -t tmpfs -o mode=755,size=64m tmpfs /run
 mkdir -p /run/netns /run/containerd /run/lock /var/lib/kubelet /var/lib/vendue
 mount --bind "$FOLDER/kubelet" /var/lib/kubelet
 mount --bind "$FOLDER/node" /var/lib/vendue
+while read -r key value; do
+  mkdir -p "/run/kernel/$(dirname "$key")"
+  echo "$value" > "/run/kernel/$key"
+  [ ! -e "/proc/sys/$key" ] || mount --bind "/run/kernel/$key" "/proc/sys/$key"
+done <<END
+vm/overcommit_memory 1
+vm/panic_on_oom 0
+kernel/panic 10
+kernel/panic_on_oops 1
+kernel/keys/root_maxkeys 1000000
+kernel/keys/root_maxbytes 25000000
+END
 echo "$NODE" > /proc/sys/kernel/hostname
 echo ready
 exec "$PAUSE" -hold
