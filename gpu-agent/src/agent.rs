@@ -124,7 +124,7 @@ impl Agent {
             |status: &GpuNodeStatus| status.conditions.first().map(|c| (c.reason.clone(), c.message.clone()));
         if self.last.as_ref().and_then(|(status, _)| reason(status)) != reason(next) {
             let (reason, message) = reason(next).unwrap_or_default();
-            tracing::info!(devices = next.device_count, reason, message, "GpuNode written");
+            tracing::info!(devices = next.device_count, reason, detail = message, "GpuNode written");
         }
     }
 

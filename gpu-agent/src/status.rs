@@ -10,7 +10,7 @@
 //! | False | `DriverNotLoaded` | the kernel driver is not there |
 //! | False | `DriverMismatch` | library and kernel driver differ in version |
 //! | False | `DeviceLost` | the driver lost a device |
-//! | False | `DeviceFaulty` | a device reports a fault |
+//! | False | `DeviceFaulty` | a device reports a fault, or a reading of one device failed |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
 
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub mod reasons {
     pub const DRIVER_MISMATCH: &str = "DriverMismatch";
     /// The driver lost a device.
     pub const DEVICE_LOST: &str = "DeviceLost";
-    /// A device reports a fault.
+    /// A device reports a fault, or a reading of one device failed.
     pub const DEVICE_FAULTY: &str = "DeviceFaulty";
     /// A reading hangs or fails.
     pub const UNMONITORED: &str = "Unmonitored";

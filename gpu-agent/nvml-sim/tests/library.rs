@@ -188,6 +188,20 @@ fn wrong_arguments_get_codes_not_crashes() {
         assert_eq!(lib.nvmlDeviceGetComputeRunningProcesses_v3(device, &mut count, null_mut()), 0, "none");
         assert_eq!(lib.nvmlDeviceGetComputeRunningProcesses_v3(device, null_mut(), null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetMigMode(device, &mut count, null_mut()), 2);
+        let mut shares = sys::nvmlProcessesUtilizationInfo_v1_t {
+            version: 0x0100_0018,
+            processSamplesCount: 0,
+            lastSeenTimeStamp: 0,
+            procUtilArray: null_mut(),
+        };
+        assert_eq!(
+            lib.nvmlDeviceGetProcessesUtilizationInfo(device, &mut shares),
+            7,
+            "sizing call, also for none"
+        );
+        assert_eq!(shares.processSamplesCount, 1);
+        shares.version = 1;
+        assert_eq!(lib.nvmlDeviceGetProcessesUtilizationInfo(device, &mut shares), 25);
         assert_eq!(lib.nvmlDeviceGetFanSpeed_v2(device, 0, &mut count), 3, "no fan");
         assert!(!lib.nvmlErrorString(12345).is_null());
     }
