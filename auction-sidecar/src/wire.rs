@@ -81,8 +81,6 @@ pub enum Handover {
     Close {
         /// The award.
         award: AwardRef,
-        /// The user's signed word, hex.
-        statement: String,
         /// Whether the award was never used.
         not_taken: bool,
     },
@@ -90,6 +88,8 @@ pub enum Handover {
     Status {
         /// The award.
         award: AwardRef,
+        /// Grows with each change; an older one that comes late is not used.
+        version: u64,
         /// The host's status without names of its nodes.
         status: Box<AwardStatus>,
     },

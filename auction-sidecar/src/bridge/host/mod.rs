@@ -1,0 +1,164 @@
+//! The host's side: reservations become Awards, the controller's answers go back, the workload comes in, status goes
+//! out, outputs are delivered.
+//!
+//! Inputs: events of the seat, Awards of this cluster, requests of homes. Outputs: namespaces, Awards, Secrets, messages.
+//! Invariant: everything that must survive a restart is in the Award; an Award is worked on by one task at a time, and
+//! nothing here ends a running workload but a close from its own home.
+//!
+//! ```text
+//!  Hold -> namespace + Award -> (controller: Held) -> Reserved -> ACCEPT
+//!  workload -> Secret -> spec.workloadSecret, HandedOver=True -> (controller: runs)
+//!  Award.status -> home, at each change until home has the last one
+//!  Finished=True -> outputs and log -> home -> Delivered=True -> (controller: tears down) -> Released=True -> namespace deleted
+//! ```
+
+mod courier;
+mod deliver;
+mod reconcile;
+mod relay;
+mod reserve;
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kube::Api;
+use tokio::sync::mpsc;
+use vendue_auction_core::{MarketRecord, SeatInput, SeatOutput};
+use vendue_crds::{Award, names};
+use vendue_market::Digest;
+use vendue_market::encode::from_hex;
+
+use super::bids::BidWriter;
+use super::cluster::{Cluster, ClusterError};
+use super::stores::{Guarded, Seller};
+use crate::engine::EngineCommand;
+use crate::metrics::Metrics;
+use crate::net::{Handle, MemberId};
+
+pub use courier::CourierClient;
+pub use reconcile::{error_policy, reconcile};
+
+/// What the tasks of the host share.
+pub struct HostContext {
+    /// The API server.
+    pub cluster: Cluster,
+    /// The market.
+    pub record: Arc<MarketRecord>,
+    /// This cluster's seat.
+    pub seat: u16,
+    /// The way to the homes.
+    pub net: Handle,
+    /// The way to the seat.
+    pub engine: mpsc::Sender<EngineCommand>,
+    /// Awards of this cluster, as the watch last saw them.
+    pub awards: Guarded<Award>,
+    /// Reader of logs and outputs.
+    pub courier: CourierClient,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Writer of Bids.
+    pub bids: BidWriter,
+    /// Tells the seat what it can offer.
+    pub seller: Arc<Seller>,
+    memory: Mutex<BTreeMap<String, AwardMemory>>,
+}
+
+/// What is known of an Award beside the object; lost at a restart, and then only done again.
+#[derive(Default, Clone)]
+pub(super) struct AwardMemory {
+    /// Guards writes of spec and status.
+    pub(super) lock: Arc<tokio::sync::Mutex<()>>,
+    /// The controller's answer that the seat was told.
+    pub(super) told: Option<bool>,
+    /// Hash of the status that home has.
+    pub(super) relayed: Option<u64>,
+    /// Whether home said that it does not know the award.
+    pub(super) unknown_at_home: bool,
+    /// Whether a delivery is under way.
+    pub(super) delivering: bool,
+    /// Failures in a row.
+    pub(super) failures: u32,
+}
+
+impl HostContext {
+    /// A context without memory.
+    #[allow(clippy::too_many_arguments)] // One argument per field.
+    pub fn new(
+        cluster: Cluster,
+        record: Arc<MarketRecord>,
+        seat: u16,
+        net: Handle,
+        engine: mpsc::Sender<EngineCommand>,
+        awards: Guarded<Award>,
+        courier: CourierClient,
+        bids: BidWriter,
+        seller: Arc<Seller>,
+    ) -> Self {
+        let metrics = cluster.metrics.clone();
+        Self { cluster, record, seat, net, engine, awards, courier, metrics, bids, seller, memory: Mutex::default() }
+    }
+
+    /// Awards of one namespace.
+    pub(super) fn api(&self, id: &str) -> Api<Award> {
+        Api::namespaced(self.cluster.client.clone(), &names::award_namespace(id))
+    }
+
+    /// Reads or changes what is remembered of an Award.
+    pub(super) fn memory<T>(&self, id: &str, change: impl FnOnce(&mut AwardMemory) -> T) -> T {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        change(memory.entry(id.to_owned()).or_default())
+    }
+
+    pub(super) fn forget(&self, id: &str) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The home of an Award, by its name in the market record.
+    pub(super) fn home_of(&self, award: &Award) -> Option<MemberId> {
+        let position = self.record.homes.iter().position(|h| h.name == award.spec.job.home)?;
+        u16::try_from(position).ok().map(MemberId::Home)
+    }
+
+    /// The Award with this id, from the API server.
+    pub(super) async fn fetch(&self, id: &str) -> Result<Option<Award>, ClusterError> {
+        self.cluster.get("award", &self.api(id), names::HOST_AWARD).await
+    }
+
+    pub(super) fn tell_seat(&self, input: SeatInput) {
+        if self.engine.try_send(EngineCommand::Seat(input)).is_err() {
+            self.metrics.dropped("engine_full");
+        }
+    }
+
+    /// The Award of an order, as the watch last saw it.
+    pub(super) fn award_of(&self, order: &Digest) -> Option<Award> {
+        self.awards.find(|a| digest_of(a).as_ref() == Some(order) && a.spec.side == vendue_crds::AwardSide::Host)
+    }
+}
+
+/// The digest of an Award's order.
+pub(super) fn digest_of(award: &Award) -> Option<Digest> {
+    from_hex(&award.spec.order_digest)?.try_into().ok()
+}
+
+/// Does what the seat's state machine says. Each event gets a task of its own, so that none waits for another's API calls.
+pub fn on_event(context: &Arc<HostContext>, event: SeatOutput) {
+    let context = context.clone();
+    match event {
+        SeatOutput::Hold(request) => {
+            tokio::spawn(async move { reserve::hold(&context, *request).await });
+        }
+        SeatOutput::Released { order, cause } => {
+            tokio::spawn(async move { reserve::release(&context, order, cause).await });
+        }
+        SeatOutput::Taken { order, home } => {
+            tracing::info!(order = %hex::encode(order), home, "the user chose this seat");
+        }
+        SeatOutput::Decided(decided) => context.bids.decided(&decided),
+        SeatOutput::Expired { .. } | SeatOutput::Broadcast(_) | SeatOutput::Send { .. } => {}
+        _ => {}
+    }
+}
+
+pub use server::{serve, serve_bulk};

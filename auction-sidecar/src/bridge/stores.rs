@@ -1,0 +1,167 @@
+//! Watches: what the bridge has seen of Provisions and Awards, and the offers that follow from it.
+//!
+//! Invariant: an object that does not parse is logged and left out; it never stops the watch.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::jiff::Timestamp;
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{self, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::sync::mpsc;
+use vendue_auction_core::SeatInput;
+use vendue_crds::conditions::{self, provision, reasons};
+use vendue_crds::{Award, ExclusionCount, Provision, names};
+
+use super::cluster::{Cluster, ClusterError};
+use super::offers::{Sale, sale};
+use crate::engine::EngineCommand;
+
+/// A store whose objects may not parse.
+#[derive(Clone)]
+pub struct Guarded<K>(Store<DeserializeGuard<K>>)
+where
+    K: Resource + Clone + Debug + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default;
+
+impl<K> Guarded<K>
+where
+    K: Resource + Clone + Debug + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default,
+{
+    /// Wraps a store.
+    pub fn new(store: Store<DeserializeGuard<K>>) -> Self {
+        Self(store)
+    }
+
+    /// The objects that parse.
+    pub fn items(&self) -> Vec<K> {
+        self.0.state().iter().filter_map(|object| object.0.as_ref().ok().cloned()).collect()
+    }
+
+    /// The first object that parses and fits.
+    pub fn find(&self, fits: impl Fn(&K) -> bool) -> Option<K> {
+        let found = self.0.find(|object| object.0.as_ref().is_ok_and(&fits))?;
+        found.0.as_ref().ok().cloned()
+    }
+
+    /// Waits until the first list is here.
+    pub async fn ready(&self) -> bool {
+        self.0.wait_until_ready().await.is_ok()
+    }
+}
+
+/// Follows a kind into a store, for ever. `changed` is called after each change.
+pub async fn follow<K>(api: Api<DeserializeGuard<K>>, writer: reflector::store::Writer<DeserializeGuard<K>>, changed: impl Fn())
+where
+    K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash + Clone + Default + Unpin,
+{
+    // Half a minute less than what load balancers cut.
+    let config = watcher::Config::default().timeout(200);
+    let stream = watcher(api, config).default_backoff().reflect(writer);
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
+            Ok(_) => changed(),
+            Err(error) => tracing::warn!(%error, "watch broken; it starts again"),
+        }
+    }
+}
+
+/// Tells the seat what it can offer, whenever that changes, and writes the condition Advertised.
+pub struct Seller {
+    provisions: Guarded<Provision>,
+    awards: Guarded<Award>,
+    engine: mpsc::Sender<EngineCommand>,
+    last: Mutex<Option<Sale>>,
+    exclusions: Mutex<BTreeMap<String, i32>>,
+}
+
+impl Seller {
+    /// A seller over two stores.
+    pub fn new(provisions: Guarded<Provision>, awards: Guarded<Award>, engine: mpsc::Sender<EngineCommand>) -> Self {
+        Self { provisions, awards, engine, last: Mutex::default(), exclusions: Mutex::default() }
+    }
+
+    /// Computes the offers from what the stores hold, and sends them when they changed.
+    pub fn offer(&self) {
+        let (provisions, awards) = (self.provisions.items(), self.awards.items());
+        let now = sale(&provisions, &awards);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref() == Some(&now) {
+            return;
+        }
+        let input = SeatInput::Offers { offers: now.offers.clone(), models: now.models.clone() };
+        match self.engine.try_send(EngineCommand::Seat(input)) {
+            Ok(()) => *last = Some(now),
+            // The next tick of the caller tries again, since nothing was remembered.
+            Err(error) => tracing::warn!(%error, "offers not passed on"),
+        }
+    }
+
+    /// Counts why this seat did not serve orders of its last rounds.
+    pub fn count_exclusion(&self, reason: &str) {
+        let mut counts = self.exclusions.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(reason.to_owned()).or_default();
+        *count = count.saturating_add(1);
+    }
+
+    /// Writes Advertised and the exclusions to every Provision where they changed.
+    async fn advertise(&self, cluster: &Cluster, active: bool) -> Result<(), ClusterError> {
+        let sale = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+        let exclusions: Vec<_> = {
+            let counts = self.exclusions.lock().unwrap_or_else(PoisonError::into_inner);
+            counts.iter().map(|(r, n)| ExclusionCount { reason: r.clone(), providers: *n }).collect()
+        };
+        for found in self.provisions.items() {
+            let key = (found.namespace().unwrap_or_default(), found.name_any());
+            let (status, reason, message) = match (sale.not_offered.get(&key), active) {
+                (Some(why), _) => (false, reasons::SEAT_NOT_ACTIVE, why.clone()),
+                (None, false) => (false, reasons::SEAT_NOT_ACTIVE, "the seat does not take part in rounds yet".into()),
+                (None, true) => (true, reasons::OFFERED, "the seat offers it in every round".into()),
+            };
+            let observed = found.metadata.generation;
+            let old = found.status.clone().unwrap_or_default();
+            let new =
+                conditions::condition(provision::ADVERTISED, status, reason, message, observed, Timestamp::now());
+            let mut list = conditions::find(&old.conditions, provision::ADVERTISED).cloned().into_iter().collect();
+            let before: Vec<_> = Clone::clone(&list);
+            conditions::set(&mut list, new);
+            if conditions::same(&before, &list) && old.exclusions == exclusions {
+                continue;
+            }
+            let body = json!({
+                "apiVersion": format!("{}/{}", vendue_crds::GROUP, vendue_crds::VERSION),
+                "kind": "Provision",
+                "status": { "conditions": list, "exclusions": exclusions },
+            });
+            let api: Api<Provision> = Api::namespaced(cluster.client.clone(), &key.0);
+            cluster.apply_status("provision_status", &api, names::MANAGER_AUCTION, &key.1, &body).await?;
+        }
+        Ok(())
+    }
+
+    /// Offers and advertises from time to time, for ever; changes are offered at once by the watch.
+    pub async fn run(self: Arc<Self>, cluster: Cluster) {
+        let mut tick = tokio::time::interval(Duration::from_secs(2));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.offer();
+            let active = cluster.metrics.seat_active.get() == 1;
+            if let Err(error) = self.advertise(&cluster, active).await {
+                tracing::warn!(%error, "Provision status not written");
+            }
+        }
+    }
+}
