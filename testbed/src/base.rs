@@ -37,7 +37,9 @@ impl Buildah {
 
     /// Whether an image of this name is in the store.
     pub async fn has(&self, image: &str) -> bool {
-        run("look for image", Duration::from_secs(60), self.command(&["inspect", "--type", "image", image])).await.is_ok()
+        run("look for image", Duration::from_secs(60), self.command(&["inspect", "--type", "image", image]))
+            .await
+            .is_ok()
     }
 }
 
@@ -59,7 +61,9 @@ impl Distribution {
     /// From the text of `/etc/os-release`.
     pub fn parse(text: &str) -> Result<Self> {
         let value = |key: &str| {
-            text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix('=')).map(|v| v.trim_matches('"').to_string())
+            text.lines()
+                .find_map(|l| l.strip_prefix(key)?.strip_prefix('='))
+                .map(|v| v.trim_matches('"').to_string())
         };
         match (value("ID"), value("VERSION_CODENAME")) {
             (Some(id), Some(codename)) if id == "debian" || id == "ubuntu" => Ok(Self { id, codename }),
@@ -94,8 +98,10 @@ fn mirror_in(text: &str, distribution: &Distribution) -> Option<String> {
     }
     let mut lines = text.lines().filter(|l| l.starts_with("deb "));
     lines.find_map(|line| {
-        let words: Vec<_> = line.split_whitespace().filter(|w| !w.starts_with('[') && !w.ends_with(']')).collect();
-        (words.get(2) == Some(&distribution.codename.as_str())).then(|| words.get(1).map(ToString::to_string))?
+        let words: Vec<_> =
+            line.split_whitespace().filter(|w| !w.starts_with('[') && !w.ends_with(']')).collect();
+        (words.get(2) == Some(&distribution.codename.as_str()))
+            .then(|| words.get(1).map(ToString::to_string))?
     })
 }
 
@@ -109,20 +115,22 @@ pub async fn prepare(paths: &Paths, progress: &Progress) -> Result<String> {
         return Ok(image);
     }
     let work = paths.cache().join("base.partial");
-    progress.step(&format!("make base image of {}", distribution.codename), async {
-        files::remove_dir(&work)?;
-        bootstrap(paths, &distribution, &work).await?;
-        commit(&buildah, &work, &image).await?;
-        files::remove_dir(&work)
-    })
-    .await?;
+    progress
+        .step(&format!("make base image of {}", distribution.codename), async {
+            files::remove_dir(&work)?;
+            bootstrap(paths, &distribution, &work).await?;
+            commit(&buildah, &work, &image).await?;
+            files::remove_dir(&work)
+        })
+        .await?;
     Ok(image)
 }
 
 async fn bootstrap(paths: &Paths, distribution: &Distribution, work: &Path) -> Result<()> {
     let mut debootstrap = command("debootstrap", ["--variant=minbase", &format!("--include={PACKAGES}")]);
     debootstrap.arg(&distribution.codename).arg(work).args(host_mirror(distribution));
-    run_logged("make base file system", LIMIT, debootstrap, &paths.setup_logs().join("debootstrap.log")).await?;
+    run_logged("make base file system", LIMIT, debootstrap, &paths.setup_logs().join("debootstrap.log"))
+        .await?;
     // Package archives and lists are no use in an image.
     for folder in ["var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"] {
         files::remove_dir(&work.join(folder))?;
@@ -150,7 +158,12 @@ mod tests {
     fn reads_distributions() {
         let debian = Distribution::parse("ID=debian\nVERSION_CODENAME=bookworm\n").unwrap();
         assert_eq!(debian, Distribution { id: "debian".into(), codename: "bookworm".into() });
-        assert!(Distribution::parse("ID=fedora\nVERSION_CODENAME=x\n").unwrap_err().to_string().contains("fedora"));
+        assert!(
+            Distribution::parse("ID=fedora\nVERSION_CODENAME=x\n")
+                .unwrap_err()
+                .to_string()
+                .contains("fedora")
+        );
     }
 
     #[test]

@@ -9,12 +9,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 
 use crate::error::Result;
+use crate::files;
 use crate::network::{self, namespace_file};
 use crate::paths::Paths;
 use crate::process;
 use crate::state::MarketState;
 use crate::wait::{self, Poll};
-use crate::files;
 
 const ENDED: Duration = Duration::from_secs(15);
 
@@ -43,7 +43,8 @@ pub async fn market(paths: &Paths, name: &str) -> Result<()> {
     remove_cgroups(&format!("vendue/{name}")).await?;
     let folder = run.clone();
     let removed = tokio::task::spawn_blocking(move || files::remove_dir(&folder)).await;
-    removed.unwrap_or_else(|e| Err(crate::error::Error::Invalid(format!("remove {}: {e}", run.display()))))?;
+    removed
+        .unwrap_or_else(|e| Err(crate::error::Error::Invalid(format!("remove {}: {e}", run.display()))))?;
     // Removing a mount point takes away what another node has mounted there.
     if known(paths).await?.is_empty() {
         remove_empty_mount_points();
@@ -86,9 +87,12 @@ async fn end_processes(namespace: &Path) -> Result<()> {
 /// Empty control groups, innermost first; the kernel may need a moment after the last process.
 async fn remove_cgroups(path: &str) -> Result<()> {
     let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
-    roots.extend(std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path()));
+    roots.extend(
+        std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|entry| entry.path()),
+    );
     wait::until("remove control groups", ENDED, Duration::from_millis(50), || {
-        let left: Vec<_> = roots.iter().map(|root| root.join(path)).filter(|folder| folder.is_dir()).collect();
+        let left: Vec<_> =
+            roots.iter().map(|root| root.join(path)).filter(|folder| folder.is_dir()).collect();
         let stuck = left.iter().filter(|folder| !remove_cgroup(folder)).count();
         async move { Ok(if stuck == 0 { Poll::Ready(()) } else { Poll::Pending(format!("{stuck} in use")) }) }
     })

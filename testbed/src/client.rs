@@ -17,7 +17,8 @@ pub async fn connect(kubeconfig: &Path, context: Option<&str>) -> Result<Client>
     let invalid = |e: String| Error::Invalid(format!("kubeconfig {}: {e}", kubeconfig.display()));
     let file = Kubeconfig::read_from(kubeconfig).map_err(|e| invalid(e.to_string()))?;
     let options = KubeConfigOptions { context: context.map(Into::into), ..KubeConfigOptions::default() };
-    let mut config = Config::from_custom_kubeconfig(file, &options).await.map_err(|e| invalid(e.to_string()))?;
+    let mut config =
+        Config::from_custom_kubeconfig(file, &options).await.map_err(|e| invalid(e.to_string()))?;
     config.connect_timeout = Some(Duration::from_secs(5));
     Client::try_from(config).map_err(|e| Error::kube(format!("make client for {}", kubeconfig.display()), e))
 }
@@ -32,6 +33,7 @@ pub async fn call<T>(operation: &str, work: impl Future<Output = kube::Result<T>
 
 /// Asks a path of the API server for its text, such as `/readyz`.
 pub async fn get_text(client: &Client, path: &str) -> Result<String> {
-    let request = http::Request::get(path).body(Vec::new()).map_err(|e| Error::Invalid(format!("path {path}: {e}")))?;
+    let request =
+        http::Request::get(path).body(Vec::new()).map_err(|e| Error::Invalid(format!("path {path}: {e}")))?;
     call(&format!("get {path}"), client.request_text(request)).await
 }

@@ -39,7 +39,10 @@ pub struct Cluster {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("name", &self.name).field("kubeconfig", &self.kubeconfig).finish_non_exhaustive()
+        f.debug_struct("Cluster")
+            .field("name", &self.name)
+            .field("kubeconfig", &self.kubeconfig)
+            .finish_non_exhaustive()
     }
 }
 
@@ -68,7 +71,13 @@ impl Cluster {
     pub(crate) async fn attach(layout: Layout, shared: Shared) -> Result<Self> {
         let kubeconfig = layout.admin_kubeconfig();
         let client = connect(&kubeconfig, None).await?;
-        Ok(Self { name: layout.place.cluster.clone(), kubeconfig, context: None, client, own: Some(Own { layout, shared }) })
+        Ok(Self {
+            name: layout.place.cluster.clone(),
+            kubeconfig,
+            context: None,
+            client,
+            own: Some(Own { layout, shared }),
+        })
     }
 
     /// Name.
@@ -138,25 +147,37 @@ impl Cluster {
 
     pub(crate) fn own(&self) -> Result<&Own> {
         self.own.as_ref().ok_or_else(|| {
-            Error::Invalid(format!("cluster {} is not the test bed's own: it cannot be stopped, cut off or broken", self.name))
+            Error::Invalid(format!(
+                "cluster {} is not the test bed's own: it cannot be stopped, cut off or broken",
+                self.name
+            ))
         })
     }
 
     /// What the state file says about this cluster.
     pub fn state(&self) -> Result<ClusterState> {
         let own = self.own()?;
-        own.shared.read(|market| market.clusters.iter().find(|c| c.place == own.layout.place).cloned())?.ok_or_else(|| {
-            Error::Invalid(format!("cluster {} is not in the market's state", self.name))
-        })
+        own.shared
+            .read(|market| market.clusters.iter().find(|c| c.place == own.layout.place).cloned())?
+            .ok_or_else(|| Error::Invalid(format!("cluster {} is not in the market's state", self.name)))
     }
 
     /// Imports an image into the running cluster.
     pub async fn import(&self, image: &crate::images::Image) -> Result<()> {
         let own = self.own()?;
         let layout = &own.layout;
-        let node = self.state()?.node.ok_or_else(|| Error::Invalid(format!("cluster {} has no node", self.name)))?;
+        let node =
+            self.state()?.node.ok_or_else(|| Error::Invalid(format!("cluster {} has no node", self.name)))?;
         let socket = layout.containerd_socket();
-        store::import(&layout.bin, &socket, &layout.containerd_root(), image, &layout.log("import"), Some(node)).await
+        store::import(
+            &layout.bin,
+            &socket,
+            &layout.containerd_root(),
+            image,
+            &layout.log("import"),
+            Some(node),
+        )
+        .await
     }
 }
 
@@ -173,7 +194,8 @@ pub(crate) async fn start(layout: Layout, spec: &ClusterSpec, with: &Ingredients
     prepare_files(&layout, spec)?;
     network::create_cluster(&layout.place).await?;
     let (process, tie) = node::start(&layout).await?;
-    let fresh = ClusterState { place: layout.place.clone(), node: Some(process), components: vec![], cut: false };
+    let fresh =
+        ClusterState { place: layout.place.clone(), node: Some(process), components: vec![], cut: false };
     with.shared.update(|market| market.clusters.push(fresh))?;
     let from = with.template.clone();
     let root = layout.containerd_root();

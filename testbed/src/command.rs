@@ -25,7 +25,8 @@ pub async fn run_with_input(
     input: &str,
 ) -> Result<String> {
     let program = describe(&command);
-    let fail = |detail: String| Error::Command { operation: operation.into(), program: program.clone(), detail };
+    let fail =
+        |detail: String| Error::Command { operation: operation.into(), program: program.clone(), detail };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| fail(format!("could not be started: {e}")))?;
     let stdin = child.stdin.take();
@@ -53,13 +54,16 @@ pub async fn run_with_input(
 /// Runs a program with both outputs appended to a log file; an error carries the end of the log.
 pub async fn run_logged(operation: &str, limit: Duration, mut command: Command, log: &Path) -> Result<()> {
     let program = describe(&command);
-    let fail = |detail: String| Error::Command { operation: operation.into(), program: program.clone(), detail };
+    let fail =
+        |detail: String| Error::Command { operation: operation.into(), program: program.clone(), detail };
     let (out, err) = log_pair(log)?;
     command.stdin(Stdio::null()).stdout(out).stderr(err).kill_on_drop(true);
     let mut child = command.spawn().map_err(|e| fail(format!("could not be started: {e}")))?;
     let status = tokio::time::timeout(limit, child.wait())
         .await
-        .map_err(|_| Error::timeout(format!("{operation}: `{program}`"), limit, format!("log: {}", log.display())))?
+        .map_err(|_| {
+            Error::timeout(format!("{operation}: `{program}`"), limit, format!("log: {}", log.display()))
+        })?
         .map_err(|e| fail(e.to_string()))?;
     if status.success() {
         return Ok(());
@@ -79,7 +83,10 @@ pub fn log_pair(log: &Path) -> Result<(Stdio, Stdio)> {
 }
 
 /// A command by name with arguments; a shorter way to write the usual case.
-pub fn command<S: AsRef<std::ffi::OsStr>>(program: impl AsRef<std::ffi::OsStr>, args: impl IntoIterator<Item = S>) -> Command {
+pub fn command<S: AsRef<std::ffi::OsStr>>(
+    program: impl AsRef<std::ffi::OsStr>,
+    args: impl IntoIterator<Item = S>,
+) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     command

@@ -129,7 +129,14 @@ pub fn containerd(layout: &Layout) -> String {
 
 /// Configuration of a containerd with a root of its own. `restrict_oom_score_adj` because Pods must not outlive
 /// the machine's other programs when memory is short, and because not every root may lower the score.
-pub fn containerd_at(root: &Path, state: &Path, socket: &Path, bin: &Programs, cni: &Path, registries: &Path) -> String {
+pub fn containerd_at(
+    root: &Path,
+    state: &Path,
+    socket: &Path,
+    bin: &Programs,
+    cni: &Path,
+    registries: &Path,
+) -> String {
     format!(
         r#"version = 3
 root = "{root}"
@@ -237,11 +244,24 @@ pub fn components(layout: &Layout) -> Vec<(&'static str, Vec<String>)> {
     vec![
         ("etcd", etcd(layout)),
         ("kube-apiserver", api_server(layout)),
-        ("containerd", vec![text(&layout.bin.containerd.join("containerd")), "--config".into(), text(&layout.etc("containerd.toml"))]),
+        (
+            "containerd",
+            vec![
+                text(&layout.bin.containerd.join("containerd")),
+                "--config".into(),
+                text(&layout.etc("containerd.toml")),
+            ],
+        ),
         ("kube-controller-manager", controller_manager(layout)),
         ("kube-scheduler", scheduler(layout)),
         ("kubelet", kubelet_command(layout)),
-        ("kube-proxy", vec![program(layout, "kube-proxy"), format!("--config={}", layout.etc("kube-proxy.json").display())]),
+        (
+            "kube-proxy",
+            vec![
+                program(layout, "kube-proxy"),
+                format!("--config={}", layout.etc("kube-proxy.json").display()),
+            ],
+        ),
         ("coredns", vec![text(&layout.bin.coredns), "-conf".into(), text(&layout.etc("Corefile"))]),
     ]
 }

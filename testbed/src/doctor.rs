@@ -69,7 +69,6 @@ pub struct Machine {
     pub distribution: Option<String>,
 }
 
-
 /// Looks at this machine.
 pub fn examine(paths: &Paths) -> Vec<Finding> {
     judge(&look(paths))
@@ -103,27 +102,45 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
         add(text.clone(), "use a Debian or Ubuntu machine, or --kubeconfig with clusters you have", true);
     }
     match machine.go {
-        None => add("Go is not installed".into(), "install Go 1.26 or newer and put it on PATH", !machine.warm),
-        Some(v) if v < (1, 26) => add(format!("Go {}.{} is too old", v.0, v.1), "install Go 1.26 or newer", !machine.warm),
+        None => {
+            add("Go is not installed".into(), "install Go 1.26 or newer and put it on PATH", !machine.warm)
+        }
+        Some(v) if v < (1, 26) => {
+            add(format!("Go {}.{} is too old", v.0, v.1), "install Go 1.26 or newer", !machine.warm)
+        }
         Some(_) => {}
     }
     if machine.python.is_some_and(|v| v < (3, 11)) {
         add("Python is older than 3.11".into(), "install Python 3.11 or newer", !machine.warm);
     }
     for feature in &machine.missing_kernel {
-        add(format!("the kernel lacks {feature}"), &format!("modprobe {feature}, or use another kernel"), true);
+        add(
+            format!("the kernel lacks {feature}"),
+            &format!("modprobe {feature}, or use another kernel"),
+            true,
+        );
     }
     match machine.cgroups {
         None => add("no control groups are mounted".into(), "mount -t cgroup2 none /sys/fs/cgroup", true),
-        Some(true) => add("only control groups v2: not tried yet".into(), "nothing to do; tell us how it went", false),
+        Some(true) => {
+            add("only control groups v2: not tried yet".into(), "nothing to do; tell us how it went", false)
+        }
         Some(false) => {}
     }
     if machine.memory < MEMORY {
-        add(format!("only {} MiB of memory available", machine.memory >> 20), "free memory: five clusters with a training job need 6 GiB", true);
+        add(
+            format!("only {} MiB of memory available", machine.memory >> 20),
+            "free memory: five clusters with a training job need 6 GiB",
+            true,
+        );
     }
     let disk = if machine.warm { DISK } else { DISK_COLD };
     if machine.disk < disk {
-        let problem = format!("only {} MiB of disk free in the cache's file system, {} needed", machine.disk >> 20, disk >> 20);
+        let problem = format!(
+            "only {} MiB of disk free in the cache's file system, {} needed",
+            machine.disk >> 20,
+            disk >> 20
+        );
         add(problem, "free disk, or set VENDUE_CACHE to a folder with more", true);
     }
     found.extend(machine.missing_programs.iter().map(|program| missing_program(program)));
@@ -142,7 +159,8 @@ fn missing_program(program: &str) -> Finding {
 
 /// Findings as text, one per line with its fix.
 pub fn report(findings: &[Finding]) -> String {
-    let line = |f: &Finding| format!("  {} {}\n      fix: {}\n", if f.blocks { "✗" } else { "!" }, f.problem, f.fix);
+    let line =
+        |f: &Finding| format!("  {} {}\n      fix: {}\n", if f.blocks { "✗" } else { "!" }, f.problem, f.fix);
     findings.iter().map(line).collect()
 }
 
@@ -165,8 +183,13 @@ fn missing_kernel() -> Vec<&'static str> {
     if !filesystems.contains("overlay") && !module_exists("overlay") {
         missing.push("overlay");
     }
-    for (feature, probe) in [("nf_tables", "/proc/net/netfilter"), ("bridge", "/sys/module/bridge"), ("veth", "/sys/module/veth")] {
-        if !Path::new(probe).exists() && !Path::new("/sys/module").join(feature).exists() && !module_exists(feature) {
+    for (feature, probe) in
+        [("nf_tables", "/proc/net/netfilter"), ("bridge", "/sys/module/bridge"), ("veth", "/sys/module/veth")]
+    {
+        if !Path::new(probe).exists()
+            && !Path::new("/sys/module").join(feature).exists()
+            && !module_exists(feature)
+        {
             missing.push(feature);
         }
     }
@@ -202,7 +225,7 @@ fn available_memory() -> u64 {
 
 fn free_disk(path: &Path) -> u64 {
     let existing = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    nix::sys::statvfs::statvfs(existing).map_or(0, |s| s.blocks_available() as u64 * s.fragment_size() as u64)
+    nix::sys::statvfs::statvfs(existing).map_or(0, |s| s.blocks_available() * s.fragment_size())
 }
 
 #[cfg(test)]

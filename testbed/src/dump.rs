@@ -124,14 +124,19 @@ fn components(cluster: &Cluster, folder: &Path) -> Result<String> {
         let _ = std::fs::create_dir_all(folder.join("components"));
         let _ = std::fs::copy(&log, folder.join("components").join(format!("{}.log", component.name)));
         if component.process.is_none_or(|p| !p.is_alive()) {
-            text.push_str(&format!("  {} is NOT RUNNING; its log ends:\n{}\n", component.name, tail_of(&log, SUMMARY_LINES)));
+            text.push_str(&format!(
+                "  {} is NOT RUNNING; its log ends:\n{}\n",
+                component.name,
+                tail_of(&log, SUMMARY_LINES)
+            ));
         }
     }
     Ok(text)
 }
 
 fn save<T: Serialize>(folder: &Path, name: &str, value: &T) -> Result<PathBuf> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Invalid(format!("write {name}: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(value).map_err(|e| Error::Invalid(format!("write {name}: {e}")))?;
     let path = folder.join(format!("{name}.json"));
     files::write(&path, text)?;
     Ok(path)
@@ -142,5 +147,9 @@ pub fn tail_of(log: &Path, lines: usize) -> String {
     let text = std::fs::read(log).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     let skip = all.len().saturating_sub(lines);
-    all.iter().skip(skip).map(|l| format!("    {}", l.chars().take(400).collect::<String>())).collect::<Vec<_>>().join("\n")
+    all.iter()
+        .skip(skip)
+        .map(|l| format!("    {}", l.chars().take(400).collect::<String>()))
+        .collect::<Vec<_>>()
+        .join("\n")
 }

@@ -95,11 +95,16 @@ impl Cluster {
         let state = self.state()?;
         let names: Vec<_> = state.components.iter().map(|c| c.name.as_str()).collect();
         let component = state.components.iter().find(|c| c.name == name).ok_or_else(|| {
-            Error::Invalid(format!("cluster {} has no component {name}: it has {}", self.name(), names.join(", ")))
+            Error::Invalid(format!(
+                "cluster {} has no component {name}: it has {}",
+                self.name(),
+                names.join(", ")
+            ))
         })?;
-        component.process.filter(|p| p.is_alive()).ok_or_else(|| {
-            Error::Invalid(format!("{name} of cluster {} is not running", self.name()))
-        })
+        component
+            .process
+            .filter(|p| p.is_alive())
+            .ok_or_else(|| Error::Invalid(format!("{name} of cluster {} is not running", self.name())))
     }
 
     /// Kills a component and waits until it is gone. It stays down until [`Cluster::restart_component`].
@@ -144,10 +149,7 @@ impl Cluster {
         let found = call(&format!("get pod {namespace}/{pod}"), api.get(pod)).await?;
         let status = found.status.unwrap_or_default();
         let ids = status.container_statuses.into_iter().flatten().filter_map(|c| c.container_id);
-        Ok(ids
-            .filter_map(|id| id.strip_prefix("containerd://").map(process::in_cgroup))
-            .flatten()
-            .collect())
+        Ok(ids.filter_map(|id| id.strip_prefix("containerd://").map(process::in_cgroup)).flatten().collect())
     }
 
     /// Kills all processes of a Pod's containers and returns how many there were. kubelet then restarts
@@ -167,9 +169,16 @@ impl Cluster {
     }
 
     /// Sends a signal to the processes of a Pod's containers whose command line holds `part`.
-    pub async fn signal_pod_process(&self, namespace: &str, pod: &str, part: &str, signal: Signal) -> Result<usize> {
+    pub async fn signal_pod_process(
+        &self,
+        namespace: &str,
+        pod: &str,
+        part: &str,
+        signal: Signal,
+    ) -> Result<usize> {
         let found = self.pod_processes(namespace, pod).await?;
-        let wanted: Vec<_> = found.into_iter().filter(|p| process::command_line(p.pid).contains(part)).collect();
+        let wanted: Vec<_> =
+            found.into_iter().filter(|p| process::command_line(p.pid).contains(part)).collect();
         for process in &wanted {
             process.signal(signal)?;
         }

@@ -58,8 +58,12 @@ impl Simulator {
         std::fs::copy(&self.program, &program).io("copy", &self.program)?;
         std::fs::copy(&self.library, folder.join(LIBRARY)).io("copy", &self.library)?;
         let state = folder.join(STATE);
-        let mut start = command(&program, ["start", "--profile", &gpus.profile, "--count", &gpus.count.to_string()]);
-        start.arg("--state").arg(&state).args(["--seed", &format!("{}/{}", layout.place.market, layout.place.cluster)]);
+        let mut start =
+            command(&program, ["start", "--profile", &gpus.profile, "--count", &gpus.count.to_string()]);
+        start
+            .arg("--state")
+            .arg(&state)
+            .args(["--seed", &format!("{}/{}", layout.place.market, layout.place.cluster)]);
         run("make simulated GPUs", Duration::from_secs(10), start).await?;
         make_readable(&folder)?;
         Ok(vec![
@@ -76,7 +80,8 @@ impl Simulator {
 fn make_readable(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     for entry in std::fs::read_dir(folder).io("list", folder)?.flatten() {
-        std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o644)).io("set mode of", entry.path())?;
+        std::fs::set_permissions(entry.path(), std::fs::Permissions::from_mode(0o644))
+            .io("set mode of", entry.path())?;
     }
     Ok(())
 }

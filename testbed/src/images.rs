@@ -20,7 +20,8 @@ pub const RAY_IMAGE: &str = "vendue.local/ray:2.60.0";
 /// Name of Vendue's image.
 pub const VENDUE_IMAGE: &str = "vendue.local/vendue:dev";
 /// Vendue's programs that go into its image.
-pub const VENDUE_PROGRAMS: [&str; 4] = ["vendue-controller", "vendue-auction", "vendue-gpu-agent", "kubectl-vendue"];
+pub const VENDUE_PROGRAMS: [&str; 4] =
+    ["vendue-controller", "vendue-auction", "vendue-gpu-agent", "kubectl-vendue"];
 
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -54,8 +55,12 @@ async fn pause_image(paths: &Paths, program: &Path, progress: &Progress) -> Resu
     let context = paths.cache().join("images/pause.context");
     files::remove_dir(&context)?;
     files::write(context.join("pause"), bytes)?;
-    std::fs::set_permissions(context.join("pause"), std::fs::Permissions::from_mode(0o755)).io("mark", &context)?;
-    files::write(context.join("Containerfile"), "FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT [\"/pause\"]\n")?;
+    std::fs::set_permissions(context.join("pause"), std::fs::Permissions::from_mode(0o755))
+        .io("mark", &context)?;
+    files::write(
+        context.join("Containerfile"),
+        "FROM scratch\nCOPY pause /pause\nUSER 65535:65535\nENTRYPOINT [\"/pause\"]\n",
+    )?;
     progress.step("build pause image", build(paths, &context, &image, None)).await?;
     files::remove_dir(&context)?;
     Ok(image)
@@ -74,10 +79,18 @@ async fn ray_image(paths: &Paths, base: &str, progress: &Progress) -> Result<Ima
 
 /// Builds or finds the image of Vendue's programs in `programs` (a Cargo target folder such as
 /// `target/release`). Programs that are not there are left out if `partial` is set, else an error.
-pub async fn vendue_image(paths: &Paths, programs: &Path, partial: bool, progress: &Progress) -> Result<Image> {
+pub async fn vendue_image(
+    paths: &Paths,
+    programs: &Path,
+    partial: bool,
+    progress: &Progress,
+) -> Result<Image> {
     let base = base::prepare(paths, progress).await?;
     let recipe = paths.image_recipes().join("vendue/Containerfile");
-    let mut parts = vec![("recipe".to_string(), std::fs::read(&recipe).io("read", &recipe)?), ("base".into(), base.clone().into_bytes())];
+    let mut parts = vec![
+        ("recipe".to_string(), std::fs::read(&recipe).io("read", &recipe)?),
+        ("base".into(), base.clone().into_bytes()),
+    ];
     let mut present = Vec::new();
     for name in VENDUE_PROGRAMS {
         let path = programs.join(name);
@@ -85,7 +98,10 @@ pub async fn vendue_image(paths: &Paths, programs: &Path, partial: bool, progres
             parts.push((name.to_string(), std::fs::read(&path).io("read", &path)?));
             present.push(path);
         } else if !partial {
-            return Err(Error::Machine(format!("{} is not built: build the workspace first", path.display())));
+            return Err(Error::Machine(format!(
+                "{} is not built: build the workspace first",
+                path.display()
+            )));
         }
     }
     let key = files::key(parts.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
@@ -93,22 +109,23 @@ pub async fn vendue_image(paths: &Paths, programs: &Path, partial: bool, progres
     if image.layout.exists() {
         return Ok(image);
     }
-    progress.step("build Vendue image", async {
-        let context = paths.cache().join(format!("images/vendue.context-{}", std::process::id()));
-        files::remove_dir(&context)?;
-        files::create_dir(context.join("bin"))?;
-        for path in &present {
-            let target = context.join("bin").join(path.file_name().unwrap_or_default());
-            // Debug information is of no use in a container, and most of a debug build's size.
-            let mut strip = command("strip", ["--strip-all", "-o"]);
-            strip.arg(target).arg(path);
-            run("strip program", LIMIT, strip).await?;
-        }
-        std::fs::copy(&recipe, context.join("Containerfile")).io("copy", &recipe)?;
-        build(paths, &context, &image, Some(&base)).await?;
-        files::remove_dir(&context)
-    })
-    .await?;
+    progress
+        .step("build Vendue image", async {
+            let context = paths.cache().join(format!("images/vendue.context-{}", std::process::id()));
+            files::remove_dir(&context)?;
+            files::create_dir(context.join("bin"))?;
+            for path in &present {
+                let target = context.join("bin").join(path.file_name().unwrap_or_default());
+                // Debug information is of no use in a container, and most of a debug build's size.
+                let mut strip = command("strip", ["--strip-all", "-o"]);
+                strip.arg(target).arg(path);
+                run("strip program", LIMIT, strip).await?;
+            }
+            std::fs::copy(&recipe, context.join("Containerfile")).io("copy", &recipe)?;
+            build(paths, &context, &image, Some(&base)).await?;
+            files::remove_dir(&context)
+        })
+        .await?;
     prune(paths, "vendue-", 3)?;
     Ok(image)
 }

@@ -41,7 +41,8 @@ pub fn write(path: &Path, entries: &[Entry<'_>]) -> Result<PathBuf> {
     let value: Value = json!({"apiVersion": "v1", "kind": "Config", "clusters": clusters, "users": users,
         "contexts": contexts, "current-context": current});
     // JSON is YAML, and every reader of a kubeconfig reads YAML.
-    let text = serde_json::to_string_pretty(&value).map_err(|e| Error::Invalid(format!("write kubeconfig: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(&value).map_err(|e| Error::Invalid(format!("write kubeconfig: {e}")))?;
     files::write_private(path, text)?;
     Ok(path.to_path_buf())
 }

@@ -21,11 +21,14 @@ impl Lock {
         }
         let operation = format!("take lock {}", path.display());
         wait::until(&operation, limit, Duration::from_millis(200), || async {
-            let file = File::options().create(true).truncate(false).write(true).open(path).io("open", path)?;
+            let file =
+                File::options().create(true).truncate(false).write(true).open(path).io("open", path)?;
             match file.try_lock() {
                 Ok(()) => Ok(Poll::Ready(Self { _file: file })),
                 Err(TryLockError::WouldBlock) => Ok(Poll::Pending(held.to_string())),
-                Err(TryLockError::Error(source)) => Err(Error::Io { operation: "lock", path: path.into(), source }),
+                Err(TryLockError::Error(source)) => {
+                    Err(Error::Io { operation: "lock", path: path.into(), source })
+                }
             }
         })
         .await

@@ -89,7 +89,10 @@ impl Market {
         )
         .await?;
         if MarketState::load(&run)?.is_some_and(|state| state.is_live()) {
-            return Err(Error::Invalid(format!("market {} is running: stop it with `testbed down`", spec.name)));
+            return Err(Error::Invalid(format!(
+                "market {} is running: stop it with `testbed down`",
+                spec.name
+            )));
         }
         cleanup::market(&setup.paths, &spec.name).await?;
         let images: Vec<Image> = setup.images.iter().chain(&options.images).cloned().collect();
@@ -98,7 +101,8 @@ impl Market {
         let slot = free_slot(setup)?;
         let owner = ProcessId::of(std::process::id().cast_signed())
             .ok_or_else(|| Error::Machine("/proc is not mounted".into()))?;
-        let state = MarketState { spec: spec.clone(), slot, owner, kept: false, helper: None, clusters: vec![] };
+        let state =
+            MarketState { spec: spec.clone(), slot, owner, kept: false, helper: None, clusters: vec![] };
         state.save(&run)?;
         let shared = Shared::new(state, run.clone());
         let with = Ingredients { template, simulator, shared: shared.clone() };
@@ -117,9 +121,11 @@ impl Market {
                 save_logs(&run, &kept);
                 cleanup::market(&setup.paths, &spec.name).await?;
                 Err(match error {
-                    Error::Timeout { operation, after, detail } => {
-                        Error::Timeout { operation, after, detail: format!("{detail}; logs are in {}", kept.display()) }
-                    }
+                    Error::Timeout { operation, after, detail } => Error::Timeout {
+                        operation,
+                        after,
+                        detail: format!("{detail}; logs are in {}", kept.display()),
+                    },
                     other => other,
                 })
             }
@@ -258,7 +264,9 @@ fn free_slot(setup: &Setup) -> Result<u8> {
         }
     }
     (0..SLOTS).find(|slot| !taken.contains(slot)).ok_or_else(|| {
-        Error::Machine(format!("{SLOTS} markets exist already: remove those you do not need with `testbed clean`"))
+        Error::Machine(format!(
+            "{SLOTS} markets exist already: remove those you do not need with `testbed clean`"
+        ))
     })
 }
 
@@ -282,7 +290,11 @@ fn save_logs(run: &Path, target: &Path) {
             let folder = target.join(entry.file_name());
             // The failure itself is reported; its logs are a help only.
             let _ = files::create_dir(&folder).and_then(|()| {
-                crate::error::IoContext::io(std::fs::copy(log.path(), folder.join(log.file_name())), "copy", log.path())
+                crate::error::IoContext::io(
+                    std::fs::copy(log.path(), folder.join(log.file_name())),
+                    "copy",
+                    log.path(),
+                )
             });
         }
     }
@@ -293,7 +305,8 @@ fn save_logs(run: &Path, target: &Path) {
 fn look_after_volumes(market: &str) -> Result<Option<ProcessId>> {
     let Ok(own) = std::env::current_exe() else { return Ok(None) };
     let mut folders = own.ancestors().skip(1).take(2);
-    let Some(program) = folders.find_map(|folder| Some(folder.join("testbed")).filter(|file| file.is_file())) else {
+    let Some(program) = folders.find_map(|folder| Some(folder.join("testbed")).filter(|file| file.is_file()))
+    else {
         return Ok(None);
     };
     let mut command = tokio::process::Command::new(program);

@@ -120,5 +120,7 @@ async fn batch(command: tokio::process::Command, lines: &[String]) -> Result<()>
 async fn sysctl(namespace: &str, key: &str, value: &str) -> Result<()> {
     let net = format!("--net={}", namespace_file(namespace).display());
     let write = format!("echo {value} > /proc/sys/{key}");
-    run("set kernel parameter", LIMIT, command("nsenter", [net.as_str(), "sh", "-c", &write])).await.map(|_| ())
+    run("set kernel parameter", LIMIT, command("nsenter", [net.as_str(), "sh", "-c", &write]))
+        .await
+        .map(|_| ())
 }

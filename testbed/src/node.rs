@@ -68,15 +68,27 @@ pub async fn start(layout: &Layout) -> Result<(ProcessId, Tie)> {
     for folder in [layout.kubelet(), layout.node(), layout.logs()] {
         files::create_dir(folder)?;
     }
+    create_cgroups(&layout.place.cgroup())?;
     let operation = format!("start node of {}", layout.place.cluster);
-    let fail = |detail: String| Error::Command { operation: operation.clone(), program: "unshare".into(), detail };
+    let fail =
+        |detail: String| Error::Command { operation: operation.clone(), program: "unshare".into(), detail };
     let log = layout.log("node");
     let (_, err) = log_pair(&log)?;
     let net = format!("--net={}", namespace_file(&layout.place.namespace()).display());
     let mut command = Command::new("nsenter");
     command
         .arg(net)
-        .args(["unshare", "--mount", "--propagation", "private", "--uts", "--ipc", "--pid", "--fork", "--mount-proc"])
+        .args([
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+        ])
         .args(["sh", "-c", INIT])
         .env_clear()
         .env("PATH", SYSTEM_PATH)
@@ -90,7 +102,8 @@ pub async fn start(layout: &Layout) -> Result<(ProcessId, Tie)> {
         .stdout(Stdio::piped())
         .stderr(err);
     let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
-    let parent = child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| fail("ended at once".into()))?;
+    let parent =
+        child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| fail("ended at once".into()))?;
     let stdin = child.stdin.take();
     let stdout = child.stdout.take().ok_or_else(|| fail("has no output".into()))?;
     let mut line = String::new();
@@ -100,10 +113,25 @@ pub async fn start(layout: &Layout) -> Result<(ProcessId, Tie)> {
         .map_err(|_| Error::timeout(&operation, READY, ""))?
         .map_err(|e| fail(e.to_string()))?;
     if line.trim() != "ready" {
-        return Err(fail(format!("did not get ready; log {}: {}", log.display(), files::read(&log).unwrap_or_default())));
+        return Err(fail(format!(
+            "did not get ready; log {}: {}",
+            log.display(),
+            files::read(&log).unwrap_or_default()
+        )));
     }
     let first = process::children(parent).into_iter().find_map(ProcessId::of);
     Ok((first.ok_or_else(|| fail("has no first process".into()))?, Tie { stdin }))
+}
+
+/// kubelet expects its root group in every hierarchy; the runtime makes it only where a container needs it.
+fn create_cgroups(path: &str) -> Result<()> {
+    for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        // Only the first version has a folder per hierarchy, each with its own list of processes.
+        if hierarchy.path().join("cgroup.procs").exists() && hierarchy.path().join("release_agent").exists() {
+            files::create_dir(hierarchy.path().join(path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Search path of everything on a node.
@@ -122,14 +150,21 @@ pub fn command_on(node: ProcessId) -> Command {
 }
 
 /// Starts a long-running program on a node and returns its process (not the one that entered the node).
-pub async fn spawn_on(node: ProcessId, name: &str, args: &[String], path: &str, log: &std::path::Path) -> Result<ProcessId> {
+pub async fn spawn_on(
+    node: ProcessId,
+    name: &str,
+    args: &[String],
+    path: &str,
+    log: &std::path::Path,
+) -> Result<ProcessId> {
     let operation = format!("start {name}");
     let fail = |detail: String| Error::Command { operation: operation.clone(), program: name.into(), detail };
     let (out, err) = log_pair(log)?;
     let mut command = command_on(node);
     command.args(args).env("PATH", path).stdin(Stdio::null()).stdout(out).stderr(err).process_group(0);
     let mut child = command.spawn().map_err(|e| fail(e.to_string()))?;
-    let parent = child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| fail("ended at once".into()))?;
+    let parent =
+        child.id().and_then(|id| i32::try_from(id).ok()).ok_or_else(|| fail("ended at once".into()))?;
     let found = wait::until(&operation, Duration::from_secs(10), Duration::from_millis(5), || {
         let ended = child.try_wait();
         async move {

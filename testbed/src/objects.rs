@@ -51,21 +51,33 @@ fn dns(layout: &Layout) -> Vec<(&'static str, Value)> {
         json!([one("dns", "UDP"), one("dns-tcp", "TCP")])
     };
     vec![
-        ("clusterroles", json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "system:coredns"}, "rules": [
+        (
+            "clusterroles",
+            json!({"apiVersion": rbac, "kind": "ClusterRole", "metadata": {"name": "system:coredns"}, "rules": [
             {"apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"]},
-            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]})),
-        ("clusterrolebindings", json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "system:coredns"},
+            {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]}]}),
+        ),
+        (
+            "clusterrolebindings",
+            json!({"apiVersion": rbac, "kind": "ClusterRoleBinding", "metadata": {"name": "system:coredns"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
-            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:coredns"}]})),
-        ("services", json!({"apiVersion": "v1", "kind": "Service",
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "system:coredns"}]}),
+        ),
+        (
+            "services",
+            json!({"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": labels},
-            "spec": {"clusterIP": DNS_ADDRESS, "ports": ports(true)}})),
+            "spec": {"clusterIP": DNS_ADDRESS, "ports": ports(true)}}),
+        ),
         // CoreDNS runs on the node, not in a Pod: the Service has no selector and its endpoint is written here.
-        ("endpointslices", json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        (
+            "endpointslices",
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {
                 "kubernetes.io/service-name": "kube-dns", "endpointslice.kubernetes.io/managed-by": MANAGER}},
             "endpoints": [{"addresses": [layout.place.address()], "conditions": {"ready": true}}],
-            "ports": ports(false)})),
+            "ports": ports(false)}),
+        ),
     ]
 }
 

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
 };
 
 use crate::error::{Error, Result};
@@ -103,8 +103,16 @@ fn clients(place: &Place) -> Vec<Client> {
     let plain = |file, name: &str| Client { file, name: name.into(), groups: vec![] };
     vec![
         Client { file: "admin", name: "kubernetes-admin".into(), groups: vec!["system:masters"] },
-        Client { file: "apiserver-kubelet", name: "kube-apiserver-kubelet-client".into(), groups: vec!["system:masters"] },
-        Client { file: "kubelet", name: format!("system:node:{}", place.node()), groups: vec!["system:nodes"] },
+        Client {
+            file: "apiserver-kubelet",
+            name: "kube-apiserver-kubelet-client".into(),
+            groups: vec!["system:masters"],
+        },
+        Client {
+            file: "kubelet",
+            name: format!("system:node:{}", place.node()),
+            groups: vec!["system:nodes"],
+        },
         plain("controller-manager", "system:kube-controller-manager"),
         plain("scheduler", "system:kube-scheduler"),
         plain("kube-proxy", "system:kube-proxy"),
@@ -117,8 +125,13 @@ fn api_server_names(place: &Place) -> Result<Vec<SanType>> {
     for address in [place.address(), place.management().1, API_SERVICE_ADDRESS.into(), "127.0.0.1".into()] {
         names.push(san_ip(&address)?);
     }
-    for dns in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-    {
+    for dns in [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ] {
         names.push(san_dns(dns)?);
     }
     Ok(names)
@@ -162,9 +175,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = Place { market: "m".into(), cluster: "c".into(), slot: 0, index: 1 };
         let pki = Pki::create(dir.path(), &place).unwrap();
-        for name in ["ca", "apiserver", "kubelet-server", "admin", "kubelet", "front-proxy-client", "coredns"] {
+        for name in ["ca", "apiserver", "kubelet-server", "admin", "kubelet", "front-proxy-client", "coredns"]
+        {
             assert!(files::read(pki.crt(name)).unwrap().contains("BEGIN CERTIFICATE"), "{name}");
-            assert_eq!(std::fs::metadata(pki.key(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+            assert_eq!(
+                std::fs::metadata(pki.key(name)).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{name}"
+            );
         }
         assert!(files::read(dir.path().join("sa.pub")).unwrap().contains("PUBLIC KEY"));
     }

@@ -59,9 +59,14 @@ impl ProcessId {
 
     /// Waits until it is gone.
     pub async fn gone(self, limit: Duration) -> Result<()> {
-        wait::until(&format!("wait for process {} to end", self.pid), limit, Duration::from_millis(20), || async move {
-            Ok(if self.is_alive() { wait::Poll::Pending(String::new()) } else { wait::Poll::Ready(()) })
-        })
+        wait::until(
+            &format!("wait for process {} to end", self.pid),
+            limit,
+            Duration::from_millis(20),
+            || async move {
+                Ok(if self.is_alive() { wait::Poll::Pending(String::new()) } else { wait::Poll::Ready(()) })
+            },
+        )
         .await
     }
 }
@@ -104,7 +109,8 @@ pub fn in_network_namespace(path: &Path) -> Vec<ProcessId> {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(wanted) = std::fs::metadata(path) else { return Vec::new() };
     let same = |pid: i32| {
-        std::fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| m.ino() == wanted.ino() && m.dev() == wanted.dev())
+        std::fs::metadata(format!("/proc/{pid}/ns/net"))
+            .is_ok_and(|m| m.ino() == wanted.ino() && m.dev() == wanted.dev())
     };
     all().into_iter().filter(|&pid| same(pid)).filter_map(ProcessId::of).collect()
 }
@@ -113,7 +119,11 @@ pub fn in_network_namespace(path: &Path) -> Vec<ProcessId> {
 pub fn in_pid_namespace_of(process: ProcessId) -> Vec<ProcessId> {
     let namespace = |pid: i32| std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
     let Some(wanted) = namespace(process.pid) else { return Vec::new() };
-    all().into_iter().filter(|&pid| namespace(pid).as_ref() == Some(&wanted)).filter_map(ProcessId::of).collect()
+    all()
+        .into_iter()
+        .filter(|&pid| namespace(pid).as_ref() == Some(&wanted))
+        .filter_map(ProcessId::of)
+        .collect()
 }
 
 /// Proportional memory of a process in bytes.
@@ -125,7 +135,9 @@ pub fn proportional_bytes(pid: i32) -> u64 {
 
 /// Processes whose control group's path contains `part`, such as a container id.
 pub fn in_cgroup(part: &str) -> Vec<ProcessId> {
-    let inside = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(part));
+    let inside = |pid: i32| {
+        std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(part))
+    };
     all().into_iter().filter(|&pid| inside(pid)).filter_map(ProcessId::of).collect()
 }
 

@@ -64,7 +64,9 @@ impl Progress {
                     self.say(format!("{name}: FAILED after {:.1} s: {error}", begin.elapsed().as_secs_f64()));
                     return Err(error);
                 }
-                Err(_) => self.say(format!("{name}: still at work after {:.0} s", begin.elapsed().as_secs_f64())),
+                Err(_) => {
+                    self.say(format!("{name}: still at work after {:.0} s", begin.elapsed().as_secs_f64()))
+                }
             }
         }
     }

@@ -24,7 +24,12 @@ pub struct Setup {
 
 /// Makes what is missing; quick when nothing is.
 pub async fn prepare(paths: &Paths, progress: &Progress) -> Result<Setup> {
-    let _lock = crate::lock::Lock::take(&paths.cache().join("setup.lock"), "another set-up is at work", Duration::from_secs(3600)).await?;
+    let _lock = crate::lock::Lock::take(
+        &paths.cache().join("setup.lock"),
+        "another set-up is at work",
+        Duration::from_secs(3600),
+    )
+    .await?;
     install_packages(paths, progress).await?;
     let programs = tools::prepare(paths, progress).await?;
     let images = images::prepare(paths, &programs.pause, progress).await?;
@@ -37,14 +42,15 @@ async fn install_packages(paths: &Paths, progress: &Progress) -> Result<()> {
     let can_install = nix::unistd::geteuid().is_root() && tools::which("apt-get").is_some();
     if !packages.is_empty() && can_install {
         let log = paths.setup_logs().join("apt.log");
-        progress.step(&format!("install {}", packages.join(", ")), async {
-            let limit = Duration::from_secs(15 * 60);
-            run_logged("update package lists", limit, command("apt-get", ["update"]), &log).await?;
-            let mut install = command("apt-get", ["install", "--yes", "--no-install-recommends"]);
-            install.args(&packages).env("DEBIAN_FRONTEND", "noninteractive");
-            run_logged("install packages", limit, install, &log).await
-        })
-        .await?;
+        progress
+            .step(&format!("install {}", packages.join(", ")), async {
+                let limit = Duration::from_secs(15 * 60);
+                run_logged("update package lists", limit, command("apt-get", ["update"]), &log).await?;
+                let mut install = command("apt-get", ["install", "--yes", "--no-install-recommends"]);
+                install.args(&packages).env("DEBIAN_FRONTEND", "noninteractive");
+                run_logged("install packages", limit, install, &log).await
+            })
+            .await?;
     }
     let left: Vec<Finding> = doctor::examine(paths).into_iter().filter(|f| f.blocks).collect();
     if left.is_empty() {

@@ -100,7 +100,10 @@ impl MarketSpec {
             return Err(Error::Invalid(format!("market name {:?} must not have a hyphen", self.name)));
         }
         if self.clusters.is_empty() || self.clusters.len() > CLUSTERS {
-            return Err(Error::Invalid(format!("a market has 1 to {CLUSTERS} clusters, not {}", self.clusters.len())));
+            return Err(Error::Invalid(format!(
+                "a market has 1 to {CLUSTERS} clusters, not {}",
+                self.clusters.len()
+            )));
         }
         for (i, cluster) in self.clusters.iter().enumerate() {
             check_name("cluster", &cluster.name)?;
@@ -230,7 +233,9 @@ mod tests {
         for slot in 0..SLOTS {
             for index in 1..=15 {
                 let place = Place { market: "m".into(), cluster: "c".into(), slot, index };
-                for text in [place.address(), place.management().0, place.pod_range(), place.management_link()] {
+                for text in
+                    [place.address(), place.management().0, place.pod_range(), place.management_link()]
+                {
                     assert!(text.len() <= 18);
                     assert!(seen.insert(text));
                 }

@@ -73,7 +73,8 @@ impl MarketState {
 
     /// Writes it, through a temporary file.
     pub fn save(&self, run: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self).map_err(|e| Error::Invalid(format!("write state: {e}")))?;
+        let text =
+            serde_json::to_string_pretty(self).map_err(|e| Error::Invalid(format!("write state: {e}")))?;
         files::write_atomic(&run.join("state.json"), text)
     }
 }
@@ -87,7 +88,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(MarketState::load(dir.path()).unwrap().is_none());
         let owner = ProcessId { pid: 1, start: 2 };
-        let state = MarketState { spec: MarketSpec::demo(), slot: 1, owner, kept: true, helper: None, clusters: vec![] };
+        let state = MarketState {
+            spec: MarketSpec::demo(),
+            slot: 1,
+            owner,
+            kept: true,
+            helper: None,
+            clusters: vec![],
+        };
         state.save(dir.path()).unwrap();
         let read = MarketState::load(dir.path()).unwrap().unwrap();
         assert_eq!((read.spec, read.slot, read.owner, read.kept), (state.spec, 1, owner, true));

@@ -29,11 +29,20 @@ const KEEP: usize = 8;
 
 /// Makes or finds the template with these images. Images are imported in order, and the template of all but
 /// the last is made on the way, so put the one that changes most last.
-pub async fn template(paths: &Paths, bin: &Programs, images: &[Image], progress: &Progress) -> Result<PathBuf> {
+pub async fn template(
+    paths: &Paths,
+    bin: &Programs,
+    images: &[Image],
+    progress: &Progress,
+) -> Result<PathBuf> {
     let mut parent: Option<PathBuf> = None;
     let mut key = bin.containerd.display().to_string();
     for image in images {
-        key = files::key([("parent", key.as_bytes()), ("image", image.key.as_bytes()), ("name", image.name.as_bytes())]);
+        key = files::key([
+            ("parent", key.as_bytes()),
+            ("image", image.key.as_bytes()),
+            ("name", image.name.as_bytes()),
+        ]);
         let folder = paths.cache().join("stores").join(&key);
         if !folder.exists() {
             let name = format!("import {}", image.name);
@@ -46,7 +55,13 @@ pub async fn template(paths: &Paths, bin: &Programs, images: &[Image], progress:
     Ok(parent.unwrap_or_else(|| paths.cache().join("stores/empty")))
 }
 
-async fn make(paths: &Paths, bin: &Programs, parent: Option<&Path>, image: &Image, folder: &Path) -> Result<()> {
+async fn make(
+    paths: &Paths,
+    bin: &Programs,
+    parent: Option<&Path>,
+    image: &Image,
+    folder: &Path,
+) -> Result<()> {
     let partial = files::with_suffix(folder, ".partial");
     files::remove_dir(&partial)?;
     let root = partial.join("root");
@@ -56,7 +71,10 @@ async fn make(paths: &Paths, bin: &Programs, parent: Option<&Path>, image: &Imag
     }
     let socket = partial.join("c.sock");
     let none = partial.join("none");
-    files::write(partial.join("c.toml"), containerd_at(&root, &partial.join("state"), &socket, bin, &none, &none))?;
+    files::write(
+        partial.join("c.toml"),
+        containerd_at(&root, &partial.join("state"), &socket, bin, &none, &none),
+    )?;
     let log = paths.setup_logs().join("import.log");
     // A mount namespace of its own, so that a failed import leaves no mounts.
     let mut command = command("unshare", ["--mount", "--propagation", "private"]);
@@ -117,11 +135,14 @@ pub async fn import(
         }
     }
     let script = format!("{tar} | \"$CTR\" --address \"$SOCKET\" --namespace k8s.io images import --local -");
-    let mut shell = node.map_or_else(|| Command::new("sh"), |node| {
-        let mut command = crate::node::command_on(node);
-        command.arg("sh");
-        command
-    });
+    let mut shell = node.map_or_else(
+        || Command::new("sh"),
+        |node| {
+            let mut command = crate::node::command_on(node);
+            command.arg("sh");
+            command
+        },
+    );
     shell.args(["-c", &script]).env("LAYOUT", &image.layout).env("SOCKET", socket);
     shell.env("CTR", bin.containerd.join("ctr"));
     run_logged("import image", LIMIT, shell, log).await
@@ -149,7 +170,8 @@ pub fn clone(template: &Path, root: &Path) -> Result<()> {
         let target = root.join(folder);
         files::create_dir(&target)?;
         // Copied, not linked: the databases are written and locked.
-        std::fs::copy(from.join(folder).join(file), target.join(file)).io("copy", from.join(folder).join(file))?;
+        std::fs::copy(from.join(folder).join(file), target.join(file))
+            .io("copy", from.join(folder).join(file))?;
     }
     let blobs = root.join(BLOBS);
     files::create_dir(&blobs)?;
@@ -179,7 +201,8 @@ fn prune(paths: &Paths) -> Result<()> {
     for entry in std::fs::read_dir(&folder).io("list", &folder)?.flatten() {
         let used = std::fs::metadata(entry.path().join("used")).and_then(|m| m.modified());
         // A folder without the mark is being made right now, or was left by a killed run: age tells.
-        let time = used.or_else(|_| entry.metadata().and_then(|m| m.modified())).unwrap_or(std::time::UNIX_EPOCH);
+        let time =
+            used.or_else(|_| entry.metadata().and_then(|m| m.modified())).unwrap_or(std::time::UNIX_EPOCH);
         found.push((time, entry.path()));
     }
     found.sort();

@@ -93,11 +93,16 @@ impl Module {
             link.push_str(" -X ");
             link.push_str(setting);
         }
-        let mut go = command("go", ["build", "-buildvcs=false", "-trimpath", "-mod=readonly", "-ldflags", &link, "-o"]);
+        let mut go = command(
+            "go",
+            ["build", "-buildvcs=false", "-trimpath", "-mod=readonly", "-ldflags", &link, "-o"],
+        );
         go.arg(format!("{}/", partial.display())).args(self.packages);
         go.current_dir(paths.tool_modules().join(self.name)).env("CGO_ENABLED", "0").env("GOFLAGS", "");
         let log = paths.setup_logs().join(format!("go-{}.log", self.name));
-        progress.step(&format!("build {}", self.name), run_logged("build Go tool", BUILD_LIMIT, go, &log)).await?;
+        progress
+            .step(&format!("build {}", self.name), run_logged("build Go tool", BUILD_LIMIT, go, &log))
+            .await?;
         std::fs::rename(&partial, &folder).io("rename to", &folder)?;
         Ok(folder)
     }
@@ -130,7 +135,8 @@ pub fn find(paths: &Paths) -> Result<Programs> {
         pause: folder("pause")?.join("pause"),
         helm: clients.join("helm"),
         kubectl: clients.join("kubectl"),
-        runc: which("runc").ok_or_else(|| Error::Machine("runc is not installed: run `testbed setup`".into()))?,
+        runc: which("runc")
+            .ok_or_else(|| Error::Machine("runc is not installed: run `testbed setup`".into()))?,
     })
 }
 

@@ -84,10 +84,15 @@ async fn renew(client: &Client, layout: &Layout, api: &Api<PersistentVolume>, na
             other?;
         }
     }
-    wait::until("wait for the released volume to go", Duration::from_secs(20), Duration::from_millis(100), || async {
-        let left = call("look for volume", api.get_opt(name)).await?;
-        Ok(if left.is_some() { Poll::Pending("still there".into()) } else { Poll::Ready(()) })
-    })
+    wait::until(
+        "wait for the released volume to go",
+        Duration::from_secs(20),
+        Duration::from_millis(100),
+        || async {
+            let left = call("look for volume", api.get_opt(name)).await?;
+            Ok(if left.is_some() { Poll::Pending("still there".into()) } else { Poll::Ready(()) })
+        },
+    )
     .await?;
     offer(client, layout, name).await
 }

@@ -13,7 +13,12 @@ pub enum Poll<T> {
 }
 
 /// Polls `look` every `every` until it is ready or `limit` has passed; an `Err` ends the wait at once.
-pub async fn until<T, F>(operation: &str, limit: Duration, every: Duration, mut look: impl FnMut() -> F) -> Result<T>
+pub async fn until<T, F>(
+    operation: &str,
+    limit: Duration,
+    every: Duration,
+    mut look: impl FnMut() -> F,
+) -> Result<T>
 where
     F: Future<Output = Result<Poll<T>>>,
 {
@@ -40,9 +45,12 @@ mod tests {
 
     #[tokio::test]
     async fn ends_with_the_last_state_seen() {
-        let error = until::<(), _>("wait for nothing", Duration::from_millis(40), Duration::from_millis(10), || async {
-            Ok(Poll::Pending("still nothing".into()))
-        })
+        let error = until::<(), _>(
+            "wait for nothing",
+            Duration::from_millis(40),
+            Duration::from_millis(10),
+            || async { Ok(Poll::Pending("still nothing".into())) },
+        )
         .await
         .unwrap_err()
         .to_string();

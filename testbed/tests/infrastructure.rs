@@ -3,6 +3,12 @@
 //! Inputs: the test bed's tools and images, and the GPU simulator in the target folder. Invariant: a test stops its
 //! market also when it fails.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use std::path::{Path, PathBuf};
 use std::process::Command as HostCommand;
 use std::time::Duration;
@@ -13,7 +19,9 @@ use vendue_testbed::images::RAY_IMAGE;
 use vendue_testbed::objects::apply;
 use vendue_testbed::process::{ProcessId, all, in_network_namespace};
 use vendue_testbed::wait::{Poll, until};
-use vendue_testbed::{Cluster, ClusterSpec, Market, MarketSpec, Options, Paths, Progress, Result, Setup, cleanup, dump, setup};
+use vendue_testbed::{
+    Cluster, ClusterSpec, Market, MarketSpec, Options, Paths, Progress, Result, Setup, cleanup, dump, setup,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
@@ -49,7 +57,12 @@ fn leftovers(name: &str) -> Vec<String> {
     let mut found = Vec::new();
     let namespaces = HostCommand::new("ip").args(["netns", "list"]).output().unwrap();
     let namespaces = String::from_utf8_lossy(&namespaces.stdout).into_owned();
-    found.extend(namespaces.lines().filter(|l| l.starts_with(&format!("vd-{name}-"))).map(|l| format!("namespace {l}")));
+    found.extend(
+        namespaces
+            .lines()
+            .filter(|l| l.starts_with(&format!("vd-{name}-")))
+            .map(|l| format!("namespace {l}")),
+    );
     let folder = Paths::from_env().unwrap().run(name);
     if folder.exists() {
         found.push(format!("folder {}", folder.display()));
@@ -249,7 +262,11 @@ async fn killed_and_frozen_components_and_pods_come_back() {
         assert_eq!(cluster.kill_pod("default", "idle").await?, 1);
         until("wait for kubelet to restart the Pod", LIMIT, POLL, || async {
             let now = cluster.pod_processes("default", "idle").await?;
-            Ok(if now.len() == 1 && now != before { Poll::Ready(()) } else { Poll::Pending(format!("{now:?}")) })
+            Ok(if now.len() == 1 && now != before {
+                Poll::Ready(())
+            } else {
+                Poll::Pending(format!("{now:?}"))
+            })
         })
         .await?;
         for component in ["containerd", "kubelet", "kube-apiserver", "coredns"] {

@@ -153,7 +153,9 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Up(args) => return up(&paths, &progress, args).await,
         Command::Down(name) => {
-            progress.step(&format!("stop market {}", name.market), cleanup::market(&paths, &name.market)).await?;
+            progress
+                .step(&format!("stop market {}", name.market), cleanup::market(&paths, &name.market))
+                .await?;
         }
         Command::Clean => {
             for name in cleanup::known(&paths).await? {
@@ -175,9 +177,15 @@ async fn run(command: Command) -> Result<ExitCode> {
             };
             inflict(&paths, &at, &fault).await?;
         }
-        Command::Restart(Component { at, component }) => inflict(&paths, &at, &Fault::Restart { component }).await?,
-        Command::Freeze(Component { at, component }) => inflict(&paths, &at, &Fault::Freeze { component }).await?,
-        Command::Thaw(Component { at, component }) => inflict(&paths, &at, &Fault::Thaw { component }).await?,
+        Command::Restart(Component { at, component }) => {
+            inflict(&paths, &at, &Fault::Restart { component }).await?
+        }
+        Command::Freeze(Component { at, component }) => {
+            inflict(&paths, &at, &Fault::Freeze { component }).await?
+        }
+        Command::Thaw(Component { at, component }) => {
+            inflict(&paths, &at, &Fault::Thaw { component }).await?
+        }
         Command::Dump { market, to } => {
             let market = attach(&paths, &market.market).await?;
             print!("{}", dump::market(&market, &to).await?);
@@ -202,7 +210,9 @@ fn examine(paths: &Paths, json: bool) -> ExitCode {
 async fn attach(paths: &Paths, name: &str) -> Result<Market> {
     let found = setup::find(paths).await?;
     Market::attach(&found, name).await?.ok_or_else(|| {
-        Error::Invalid(format!("market {name} is not running: start it with `testbed up --keep --market {name}`"))
+        Error::Invalid(format!(
+            "market {name} is not running: start it with `testbed up --keep --market {name}`"
+        ))
     })
 }
 
@@ -252,7 +262,9 @@ async fn up(paths: &Paths, progress: &Progress, args: Up) -> Result<ExitCode> {
 
 async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {
