@@ -18,7 +18,7 @@ mod share;
 mod vote;
 
 pub use deal::{Deal, deal};
-pub use seal::{BidKey, MAX_SEALED_PAYLOAD, Sealed, open, seal};
+pub use seal::{BidKey, Sealed, open, seal};
 pub use share::{Combined, RoundId, SealShare, check_seal_key, combine, verify_combined, verify_share};
 pub use vote::{VoteKey, aggregate_votes, check_vote_key, verify_aggregate, verify_vote};
 

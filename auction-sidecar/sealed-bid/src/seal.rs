@@ -13,9 +13,6 @@ use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256, Sha512};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-/// Longest payload that is sealed.
-pub const MAX_SEALED_PAYLOAD: usize = 1 << 20;
-
 /// A seat's secret from which seeds are derived, so that sealing again gives the same bytes.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct BidKey([u8; 32]);

@@ -139,7 +139,7 @@ fn losses_and_jitter_never_oversell_or_hand_over_twice() {
         let mut config = Config::four(seed);
         config.lost_per_mille = 60;
         config.delay_ms = (5, 140);
-        let mut world = world_of(config, 3);
+        let mut world = world_of(config, 6);
         world.run_until(500);
         let mut orders = vec![];
         for i in 0..6 {
@@ -147,6 +147,9 @@ fn losses_and_jitter_never_oversell_or_hand_over_twice() {
             world.run_until(500 + 300 * u64::from(i + 1));
         }
         world.run_until(58_000);
+        let missed =
+            home_events(&world).iter().filter(|o| matches!(o, HomeOutput::RoundMissed { .. })).count();
+        println!("seed {seed}: {missed} missed");
         let handed = handed_over(&world);
         let mut unique: Vec<_> = handed.iter().map(|(order, _)| *order).collect();
         unique.sort_unstable();

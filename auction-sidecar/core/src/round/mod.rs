@@ -156,7 +156,7 @@ impl<C: Crypto> Round<C> {
         let params = record.params;
         let bidding = if now_ms >= params.t1(round) { Bidding::TooLate } else { Bidding::Waiting };
         Self {
-            resend_at: params.t2(round) + 2 * params.delay_ms,
+            resend_at: params.t2(round),
             fetch_at: 0,
             record,
             crypto,
@@ -233,6 +233,7 @@ impl<C: Crypto> Round<C> {
     pub fn next_wake(&self) -> u64 {
         let p = &self.record.params;
         let mut times = vec![p.t0(self.round), p.t1(self.round), p.t2(self.round), p.expiry(self.round)];
+        times.push(self.patience_ends());
         if self.certificate.is_none() {
             times.push(self.resend_at);
         }

@@ -105,7 +105,13 @@ impl<C: Crypto> Round<C> {
         tagged_hash("VENDUE-V1-A", &[&r.market, &epoch, &round, &r.rules_hash, &merkle::root(&leaves)])
     }
 
-    /// ADMITs once: from T1 on when q SETs are identical, or at T2 with q SETs.
+    /// Until when SETs that could change A are waited for.
+    pub(super) fn patience_ends(&self) -> u64 {
+        let p = &self.record.params;
+        p.t2(self.round) + 2 * p.delay_ms
+    }
+
+    /// ADMITs once: from T1 on when q SETs are identical or all are there, or in the end with q SETs.
     pub(super) fn send_admit(&mut self, out: &mut Vec<RoundOutput>) {
         let p = &self.record.params;
         if self.admitted || self.locked || self.certificate.is_some() || self.now >= p.x(self.round) {
@@ -115,10 +121,11 @@ impl<C: Crypto> Round<C> {
         for set in self.sets.values() {
             *identical.entry(&set.held).or_default() += 1;
         }
-        let agree = identical.values().any(|count| *count >= self.q());
+        let agree = identical.values().any(|count| *count >= self.q()) || self.sets.len() == self.n();
         let at_t1 = self.now >= p.t1(self.round) && agree;
-        let at_t2 = self.now >= p.t2(self.round) && self.sets.len() >= self.q();
-        if !at_t1 && !at_t2 {
+        // A split vote loses the whole round as long as no later view follows, so a late SET is worth waiting for.
+        let in_the_end = self.now >= self.patience_ends() && self.sets.len() >= self.q();
+        if !at_t1 && !in_the_end {
             return;
         }
         self.admitted = true;
@@ -221,7 +228,7 @@ impl<C: Crypto> Round<C> {
         if self.now < self.resend_at || self.certificate.is_some() {
             return;
         }
-        self.resend_at = self.now + 4 * p.delay_ms;
+        self.resend_at = self.now + 2 * p.delay_ms;
         let voting = self.now < p.x(self.round);
         let again = self.sent.iter().filter(|(h, _)| voting || matches!(h.kind, Kind::Open | Kind::Award));
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
