@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Decimal;
 
+// Messages that join numbers into text exceed the API server's cost budget for a rule, and it then refuses the whole CRD;
+// only those over a short string are expressions.
+
 fn positive_decimal(field: &str) -> Rule {
     Rule::new("self.matches('^(0|[1-9][0-9]{0,5})([.][0-9]{1,6})?$') && self.matches('[1-9]')").message(
         Message::Expression(format!(
@@ -37,8 +40,8 @@ fn positive_decimal(field: &str) -> Rule {
     derive = "PartialEq",
     cel,
     doc = "A Job asks the market for GPUs and says what to run on them. The clusters that own GPUs bid for it in a sealed auction; the cheapest that fits runs it.",
-    validation = Rule::new("size(self.metadata.name) <= 47").message(Message::Expression(
-        "'metadata.name has ' + string(size(self.metadata.name)) + ' characters; accepted: at most 47'".to_owned())),
+    validation = Rule::new("size(self.metadata.name) <= 47")
+        .message("metadata.name is too long; accepted: at most 47 characters"),
     printcolumn(name = "State", type_ = "string", json_path = ".status.state"),
     printcolumn(name = "Provider", type_ = "string", json_path = ".status.award.provider"),
     printcolumn(name = "Price", type_ = "string", json_path = ".status.award.price"),
@@ -191,8 +194,9 @@ pub struct SecretKey {
 /// How many workers, and what each needs.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.sharedMemoryMib < self.memoryMib").message(Message::Expression(
-    "'sharedMemoryMib is ' + string(self.sharedMemoryMib) + '; accepted: less than memoryMib, which is ' + string(self.memoryMib)".to_owned())))]
+#[x_kube(validation = Rule::new("self.sharedMemoryMib < self.memoryMib")
+    .field_path(".sharedMemoryMib")
+    .message("sharedMemoryMib must be less than memoryMib, which includes it"))]
 pub struct WorkerSpec {
     /// replicas is the number of workers. Each runs on one node; several may share a node.
     #[schemars(range(min = 1, max = 256))]

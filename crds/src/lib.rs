@@ -13,6 +13,9 @@
 //!                                        `- Award (side Host, namespace vendue-a-<id>)
 //! ```
 
+// Each printer column repeats the attribute's name, which the lint takes for a mistake.
+#![allow(clippy::duplicated_attributes)]
+
 mod award;
 mod bid;
 pub mod conditions;

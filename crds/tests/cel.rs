@@ -112,7 +112,7 @@ fn prices() {
 fn names_leave_room_for_what_is_made_from_them() {
     assert_eq!(answer(&with(job(), "/metadata/name", json!("x".repeat(47))), None), Ok(()));
     let long = with(job(), "/metadata/name", json!("x".repeat(48)));
-    refused(&long, None, "metadata.name has 48 characters; accepted: at most 47");
+    refused(&long, None, "metadata.name is too long; accepted: at most 47 characters");
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn environment_variables_have_one_source() {
 fn shared_memory_is_part_of_memory() {
     let workers = |shared: i32| with(job(), "/spec/train/workers/sharedMemoryMib", json!(shared));
     assert_eq!(answer(&workers(1023), None), Ok(()));
-    refused(&workers(1024), None, "sharedMemoryMib is 1024; accepted: less than memoryMib, which is 1024");
+    refused(&workers(1024), None, "sharedMemoryMib must be less than memoryMib, which includes it");
 }
 
 #[test]
