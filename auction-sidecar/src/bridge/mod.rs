@@ -2,6 +2,7 @@
 
 pub mod bids;
 pub mod cluster;
+pub mod home;
 pub mod host;
 pub mod objects;
 pub mod offers;

@@ -1,0 +1,216 @@
+//! The home's side: Jobs become orders, certificates become Awards, the workload goes out, status and outputs come in.
+//!
+//! Inputs: Jobs and Awards of this cluster, events of the home's state machine, requests of seats. Outputs:
+//! `Job.status.auction`, Awards, messages. Invariants: an Award is written before anybody is asked for devices that it
+//! names, and the choice of seat is in it before the workload leaves; a choice that is stored is never changed.
+//!
+//! ```text
+//!  Job (Accepted) -> Submit -> rounds -> Awarded -> Award -> Choose -> Award.spec, Held=True -> Stored
+//!  HandOver -> workload to that seat -> HandedOver=True -> status of the winner -> Award.status
+//!  spec.close -> CLOSE to the seat, until it says that nothing is left
+//! ```
+
+mod awards;
+mod handover;
+mod jobs;
+mod order;
+mod server;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Api;
+use tokio::sync::mpsc;
+use vendue_auction_core::{HomeInput, HomeOutput, MarketRecord};
+use vendue_crds::Award;
+use vendue_market::Digest;
+
+use super::cluster::Cluster;
+use super::stores::Guarded;
+use crate::engine::EngineCommand;
+use crate::metrics::Metrics;
+use crate::net::{Handle, MemberId};
+use crate::store::Store;
+
+pub use awards::{award_error_policy, reconcile_award};
+pub use jobs::{job_error_policy, reconcile_job};
+pub use server::{serve, serve_bulk};
+
+/// A Job as its order needs it.
+#[derive(Debug, Clone)]
+pub struct JobKey {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+    /// For Events.
+    pub reference: ObjectReference,
+    /// For what the Job owns.
+    pub owner: OwnerReference,
+    /// Secret with salt and workload.
+    pub secret: String,
+}
+
+/// Orders that are in work.
+#[derive(Default)]
+struct Book {
+    /// Submitted, by Job uid and attempt.
+    jobs: BTreeMap<(String, u32), JobKey>,
+    /// Made, by digest.
+    orders: BTreeMap<Digest, Entry>,
+}
+
+struct Entry {
+    job: (String, u32),
+    events: mpsc::Sender<HomeOutput>,
+}
+
+/// What the tasks of the home share.
+pub struct HomeContext {
+    /// The API server.
+    pub cluster: Cluster,
+    /// The market.
+    pub record: Arc<MarketRecord>,
+    /// Position of this home in the record.
+    pub home: u16,
+    /// The way to the seats.
+    pub net: Handle,
+    /// The way to the state machine.
+    pub engine: mpsc::Sender<EngineCommand>,
+    /// Awards of this cluster, as the watch last saw them.
+    pub awards: Guarded<Award>,
+    /// Outputs and logs.
+    pub store: Arc<Store>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    book: Mutex<Book>,
+    /// Last status of each award, and what guards its writes.
+    versions: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<u64>>>>,
+    failures: Mutex<BTreeMap<String, u32>>,
+}
+
+impl HomeContext {
+    /// A context without orders.
+    #[allow(clippy::too_many_arguments)] // One argument per field.
+    pub fn new(
+        cluster: Cluster,
+        record: Arc<MarketRecord>,
+        home: u16,
+        net: Handle,
+        engine: mpsc::Sender<EngineCommand>,
+        awards: Guarded<Award>,
+        store: Arc<Store>,
+    ) -> Self {
+        let metrics = cluster.metrics.clone();
+        Self {
+            cluster,
+            record,
+            home,
+            net,
+            engine,
+            awards,
+            store,
+            metrics,
+            book: Mutex::default(),
+            versions: Mutex::default(),
+            failures: Mutex::default(),
+        }
+    }
+
+    fn book<T>(&self, change: impl FnOnce(&mut Book) -> T) -> T {
+        let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut book);
+        self.metrics.orders_open.set(i64::try_from(book.jobs.len()).unwrap_or(i64::MAX));
+        result
+    }
+
+    fn name(&self) -> String {
+        self.record.home(self.home).map(|h| h.name.clone()).unwrap_or_default()
+    }
+
+    fn api(&self, namespace: &str) -> Api<Award> {
+        Api::namespaced(self.cluster.client.clone(), namespace)
+    }
+
+    fn tell(&self, input: HomeInput) {
+        if self.engine.try_send(EngineCommand::Home(input)).is_err() {
+            self.metrics.dropped("engine_full");
+        }
+    }
+
+    /// The lock of an award with the version of the last status that was taken.
+    fn version(&self, id: &str) -> Arc<tokio::sync::Mutex<u64>> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default().clone()
+    }
+
+    fn forget_version(&self, id: &str) {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Failures in a row of an object, after this one; zero resets.
+    fn failed(&self, key: &str, failed: bool) -> u32 {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        if !failed {
+            failures.remove(key);
+            return 0;
+        }
+        let count = failures.entry(key.to_owned()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    }
+
+    /// Whether `from` is the seat of that number, also when the cluster is known as something else.
+    fn is_seat(&self, from: MemberId, seat: i32) -> bool {
+        let Ok(seat) = u16::try_from(seat) else { return false };
+        from == MemberId::Seat(seat)
+    }
+
+    /// Forgets an order that is closed, at home and in the state machine.
+    fn forget(&self, digest: &Digest) {
+        let known = self.book(|book| {
+            let entry = book.orders.remove(digest);
+            if let Some(entry) = &entry {
+                book.jobs.remove(&entry.job);
+            }
+            entry.is_some()
+        });
+        if known {
+            self.tell(HomeInput::Forget { order: *digest });
+        }
+    }
+}
+
+/// Passes what the state machine says to the task of the order.
+pub fn on_event(context: &Arc<HomeContext>, event: HomeOutput) {
+    if let HomeOutput::Ordered { digest, order, signature, starts_ms } = event {
+        order::started(context, digest, *order, signature, starts_ms);
+        return;
+    }
+    let Some(digest) = digest_of(&event) else { return };
+    let sender = context.book(|book| book.orders.get(&digest).map(|entry| entry.events.clone()));
+    match sender.map(|sender| sender.try_send(event)) {
+        Some(Ok(())) => {}
+        Some(Err(_)) => context.metrics.dropped("order_full"),
+        None => tracing::debug!(order = %hex::encode(digest), "event of an order that is not in work"),
+    }
+}
+
+fn digest_of(event: &HomeOutput) -> Option<Digest> {
+    match event {
+        HomeOutput::Received { order, .. }
+        | HomeOutput::Awarded { order, .. }
+        | HomeOutput::NotAwarded { order, .. }
+        | HomeOutput::RoundMissed { order, .. }
+        | HomeOutput::Reserving { order, .. }
+        | HomeOutput::PassedOver { order, .. }
+        | HomeOutput::Unserved { order, .. }
+        | HomeOutput::HandOver { order, .. }
+        | HomeOutput::GivenUp { order } => Some(*order),
+        HomeOutput::Choose(choice) => Some(choice.order),
+        _ => None,
+    }
+}

@@ -1,0 +1,391 @@
+//! One task per order: what its state machine says becomes `Job.status.auction`, the Award and the hand-over.
+//!
+//! Invariant: events of one order are worked on one after the other; orders do not wait for each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use serde_json::json;
+use tokio::sync::mpsc;
+use vendue_auction_core::{
+    AwardFile, AwardProof, Certificate, CertificateFile, Choice, HomeInput, HomeOutput,
+};
+use vendue_crds::conditions::{self, award as condition, reasons};
+use vendue_crds::{
+    Award, AuctionOutcome, AuctionStatus, AwardStatus, CertificateData, ComputeJob, ExclusionCount, names,
+};
+use vendue_market::encode::to_hex;
+use vendue_market::{Digest, GpuModel, Order, Outcome, Price};
+
+use super::{Entry, HomeContext, JobKey, handover};
+use crate::bridge::cluster::ClusterError;
+use crate::bridge::objects::{self, AwardFacts};
+use crate::engine::now_ms;
+
+const QUEUE: usize = 64;
+
+/// Everything a task knows of its order.
+pub(super) struct OrderTask {
+    pub(super) context: Arc<HomeContext>,
+    pub(super) job: JobKey,
+    pub(super) digest: Digest,
+    pub(super) order: Order,
+    signature: [u8; 65],
+    auction: AuctionStatus,
+    made_ms: u64,
+    award: Option<(AwardFacts, CertificateData)>,
+}
+
+/// An order was made: its task starts.
+pub(super) fn started(
+    context: &Arc<HomeContext>,
+    digest: Digest,
+    order: Order,
+    signature: [u8; 65],
+    starts_ms: u64,
+) {
+    let key = (order.job.clone(), order.attempt);
+    let Some(job) = context.book(|book| book.jobs.get(&key).cloned()) else {
+        // Withdrawn in the meantime.
+        context.tell(HomeInput::Cancel { order: digest });
+        return;
+    };
+    let wait = starts_ms.saturating_sub(now_ms());
+    tracing::info!(job = job.uid, order = %to_hex(&digest), round = order.first_round, wait_ms = wait, "order placed");
+    context.metrics.orders.with_label_values(&["placed"]).inc();
+    let message = format!("the order is on its way to {} providers", context.record.n());
+    let mut task = OrderTask::new(context, job, digest, order, signature);
+    task.auction.message = Some(message);
+    task.spawn(true);
+}
+
+impl OrderTask {
+    pub(super) fn new(
+        context: &Arc<HomeContext>,
+        job: JobKey,
+        digest: Digest,
+        order: Order,
+        signature: [u8; 65],
+    ) -> Self {
+        let auction = AuctionStatus {
+            attempt: i32::try_from(order.attempt).unwrap_or(i32::MAX),
+            order_digest: Some(to_hex(&digest)),
+            outcome: AuctionOutcome::Pending,
+            round: None,
+            rounds_tried: 0,
+            receipts: 0,
+            message: None,
+            exclusions: Vec::new(),
+            known_models: Vec::new(),
+        };
+        Self { context: context.clone(), job, digest, order, signature, auction, made_ms: now_ms(), award: None }
+    }
+
+    /// Takes up an order whose Award was found after a restart.
+    pub(super) fn resumed(mut self, facts: AwardFacts, certificate: CertificateData) -> Self {
+        self.auction.outcome = AuctionOutcome::Awarded;
+        self.auction.round = i64::try_from(facts.round).ok();
+        self.award = Some((facts, certificate));
+        self
+    }
+
+    /// Starts the task.
+    pub(super) fn spawn(self, write_first: bool) {
+        let (events, receiver) = mpsc::channel(QUEUE);
+        let job = (self.order.job.clone(), self.order.attempt);
+        self.context.book(|book| {
+            book.jobs.entry(job.clone()).or_insert_with(|| self.job.clone());
+            book.orders.insert(self.digest, Entry { job, events });
+        });
+        tokio::spawn(self.run(receiver, write_first));
+    }
+
+    /// Ends when the order is taken out of the book.
+    async fn run(mut self, mut events: mpsc::Receiver<HomeOutput>, write_first: bool) {
+        if write_first {
+            self.write_auction().await;
+        }
+        while let Some(event) = events.recv().await {
+            let last = matches!(event, HomeOutput::GivenUp { .. });
+            self.on(event).await;
+            if last {
+                self.context.forget(&self.digest);
+                return;
+            }
+        }
+    }
+
+    async fn on(&mut self, event: HomeOutput) {
+        match event {
+            HomeOutput::Received { seats, enough, models, .. } => {
+                let before = self.auction.receipts;
+                self.auction.receipts = i32::try_from(seats.len()).unwrap_or(i32::MAX);
+                self.set_models(models);
+                let needed = i32::from(self.context.record.f()) + 1;
+                if enough && before < needed {
+                    self.write_auction().await;
+                }
+            }
+            HomeOutput::Awarded { certificate, proof, .. } => self.on_awarded(&certificate, &proof).await,
+            HomeOutput::NotAwarded { round, histogram, models, .. } => {
+                self.auction.exclusions = histogram
+                    .counts
+                    .iter()
+                    .map(|(reason, n)| ExclusionCount { reason: reason.name().to_owned(), providers: i32::from(*n) })
+                    .collect();
+                self.set_models(models);
+                self.lost_round(round, AuctionOutcome::NoFeasibleBid, histogram.to_string()).await;
+            }
+            HomeOutput::RoundMissed { round, receipts, .. } => {
+                self.auction.receipts = i32::from(receipts);
+                let n = self.context.record.n();
+                let message = format!(
+                    "round {round} did not decide: {receipts} of {n} providers have the order, {} must take part; it is tried again",
+                    self.context.record.q()
+                );
+                self.lost_round(round, AuctionOutcome::Undecided, message).await;
+            }
+            HomeOutput::Reserving { seat, rank, .. } => self.on_reserving(seat, rank).await,
+            HomeOutput::PassedOver { seat, reason, .. } => {
+                let why = reason.map_or_else(|| "it did not answer in time".to_owned(), |r| format!("it refused: {r}"));
+                let note = format!("provider {} is passed over: {why}", self.provider(seat));
+                tracing::warn!(job = self.job.uid, order = %to_hex(&self.digest), note);
+                self.event(true, "PassedOver", note).await;
+            }
+            HomeOutput::Unserved { .. } => self.on_unserved().await,
+            HomeOutput::Choose(choice) => self.on_choose(*choice).await,
+            HomeOutput::HandOver { seat, .. } => handover::hand_over(self, seat).await,
+            HomeOutput::GivenUp { .. } => {
+                self.auction.outcome = AuctionOutcome::Expired;
+                self.auction.message = Some("the time to look for a provider is over".to_owned());
+                self.context.metrics.orders.with_label_values(&["expired"]).inc();
+                self.write_auction().await;
+            }
+            _ => {}
+        }
+    }
+
+    fn provider(&self, seat: u16) -> String {
+        self.context.record.seat(seat).map(|s| s.provider.clone()).unwrap_or_default()
+    }
+
+    fn set_models(&mut self, models: impl IntoIterator<Item = GpuModel>) {
+        let mut names: Vec<String> = models.into_iter().map(|m| m.as_str().to_owned()).collect();
+        names.truncate(64);
+        if !names.is_empty() {
+            self.auction.known_models = names;
+        }
+    }
+
+    async fn lost_round(&mut self, round: u64, outcome: AuctionOutcome, message: String) {
+        let (label, reason) = match outcome {
+            AuctionOutcome::NoFeasibleBid => ("no_feasible_bid", reasons::NO_FEASIBLE_BID),
+            _ => ("undecided", reasons::ROUND_UNDECIDED),
+        };
+        tracing::warn!(job = self.job.uid, round, message, "no award");
+        self.context.metrics.orders.with_label_values(&[label]).inc();
+        self.auction.outcome = outcome;
+        self.auction.round = i64::try_from(round).ok();
+        self.auction.rounds_tried = self.auction.rounds_tried.saturating_add(1);
+        self.auction.message = Some(message.clone());
+        self.write_auction().await;
+        self.event(true, reason, message).await;
+    }
+
+    async fn on_awarded(&mut self, certificate: &Certificate, proof: &AwardProof) {
+        let Some(facts) = facts(&self.context, &self.order, certificate, proof) else { return };
+        let Ok(data) = certificate_data(&self.order, &self.signature, certificate, proof) else {
+            tracing::error!(job = self.job.uid, "the certificate cannot be written as JSON");
+            return;
+        };
+        let took = Duration::from_millis(now_ms().saturating_sub(self.made_ms));
+        self.context.metrics.time_to_award.observe(took.as_secs_f64());
+        self.context.metrics.orders.with_label_values(&["awarded"]).inc();
+        let message = format!("{} won round {} at {} per GPU-hour", facts.seat.1, facts.round, facts.seat.2);
+        tracing::info!(job = self.job.uid, round = facts.round, award = facts.id(), took_ms = took.as_millis(), message);
+        self.auction.outcome = AuctionOutcome::Awarded;
+        self.auction.round = i64::try_from(facts.round).ok();
+        self.auction.rounds_tried = self.auction.rounds_tried.saturating_add(1);
+        self.auction.message = Some(message.clone());
+        self.auction.exclusions.clear();
+        self.award = Some((facts, data));
+        self.persist_award(None).await;
+        self.write_auction().await;
+        self.event(false, "Awarded", message).await;
+    }
+
+    async fn on_reserving(&mut self, seat: u16, rank: u8) {
+        if rank == 0 {
+            return;
+        }
+        let name = self.provider(seat);
+        if let Some((facts, _)) = &mut self.award {
+            promote(facts, seat, &name);
+        }
+        self.persist_award(None).await;
+        let note = format!("stand-by {name} takes over without a new round");
+        self.auction.message = Some(note.clone());
+        self.write_auction().await;
+        self.event(false, "Promoted", note).await;
+    }
+
+    /// Stores the choice of seat, and only then says that it is stored.
+    async fn on_choose(&mut self, choice: Choice) {
+        let name = self.provider(choice.seat);
+        if self.award.is_none()
+            && let Some(facts) = facts(&self.context, &self.order, &choice.certificate, &choice.proof)
+            && let Ok(data) = certificate_data(&self.order, &self.signature, &choice.certificate, &choice.proof)
+        {
+            self.award = Some((facts, data));
+        }
+        if let Some((facts, _)) = &mut self.award {
+            facts.seat = (choice.seat, name.clone(), choice.price);
+        }
+        let message = format!("provider {name} holds the devices");
+        let held = conditions::condition(
+            condition::HELD,
+            true,
+            reasons::DEVICES_HELD,
+            message.clone(),
+            None,
+            Timestamp::now(),
+        );
+        let status = AwardStatus {
+            conditions: vec![held],
+            state: Some("Held".to_owned()),
+            ..AwardStatus::default()
+        };
+        if self.persist_award(Some(status)).await {
+            self.context.tell(HomeInput::Stored { order: self.digest });
+            self.event(false, reasons::DEVICES_HELD, message).await;
+        }
+    }
+
+    async fn on_unserved(&mut self) {
+        if let Some((facts, _)) = self.award.take() {
+            let name = names::home_award(&self.job.name, self.auction.attempt);
+            let deleted = self.context.cluster.delete("award", &self.context.api(&self.job.namespace), &name).await;
+            if let Err(error) = deleted {
+                tracing::warn!(job = self.job.uid, %error, "Award of an unserved order not deleted");
+            }
+            self.context.forget_version(&facts.id());
+        }
+        self.auction.outcome = AuctionOutcome::Undecided;
+        let message = "the winner and its stand-bys could not serve the order; it is tried again".to_owned();
+        self.auction.message = Some(message.clone());
+        self.write_auction().await;
+        self.event(true, reasons::CAPACITY_GONE, message).await;
+    }
+
+    /// Writes the Award, and its status when one is given, until it is written or the award has expired.
+    async fn persist_award(&self, status: Option<AwardStatus>) -> bool {
+        let Some((facts, data)) = &self.award else { return false };
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.write_award(facts, data, status.as_ref()).await {
+                Ok(()) => return true,
+                Err(error) if error.is_final() || now_ms() > facts.expires_ms => {
+                    tracing::error!(job = self.job.uid, %error, "Award not written");
+                    return false;
+                }
+                Err(error) => tracing::warn!(job = self.job.uid, %error, "Award not written yet"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    async fn write_award(
+        &self,
+        facts: &AwardFacts,
+        data: &CertificateData,
+        status: Option<&AwardStatus>,
+    ) -> Result<(), ClusterError> {
+        let job = (self.job.namespace.as_str(), self.job.name.as_str());
+        let award = objects::home_award(facts, job, self.job.owner.clone(), data.clone());
+        let name = names::home_award(&self.job.name, self.auction.attempt);
+        let api: Api<Award> = self.context.api(&self.job.namespace);
+        let cluster = &self.context.cluster;
+        let _: Award = cluster.apply("award", &api, names::MANAGER_AUCTION, &name, &award).await?;
+        if let Some(status) = status {
+            let body = objects::status_patch(status);
+            let _: Award = cluster.apply_status("award_status", &api, names::MANAGER_RELAY, &name, &body).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_auction(&self) {
+        let api: Api<ComputeJob> = Api::namespaced(self.context.cluster.client.clone(), &self.job.namespace);
+        let body = json!({
+            "apiVersion": format!("{}/{}", vendue_crds::GROUP, vendue_crds::VERSION),
+            "kind": "Job",
+            "metadata": { "uid": self.job.uid },
+            "status": { "auction": self.auction },
+        });
+        let manager = names::MANAGER_AUCTION;
+        for _ in 0..3 {
+            let written =
+                self.context.cluster.apply_status("job_status", &api, manager, &self.job.name, &body).await;
+            match written {
+                Ok(_) => return,
+                Err(error) if error.is_not_found() || error.is_final() => return,
+                Err(error) => tracing::warn!(job = self.job.uid, %error, "Job status not written yet"),
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+
+    pub(super) async fn event(&self, warning: bool, reason: &str, note: String) {
+        self.context.cluster.event(&self.job.reference, warning, "Auction", reason, note).await;
+    }
+
+    pub(super) fn facts(&self) -> Option<&AwardFacts> {
+        self.award.as_ref().map(|(facts, _)| facts)
+    }
+}
+
+/// Makes a stand-by the seat that serves, at its own price.
+fn promote(facts: &mut AwardFacts, seat: u16, name: &str) {
+    let price: Option<Price> = facts.stand_bys.iter().find(|(s, _, _)| *s == seat).map(|(_, _, p)| *p);
+    if let Some(price) = price {
+        facts.seat = (seat, name.to_owned(), price);
+    }
+}
+
+/// What the Award says, from a verified certificate and proof.
+pub(super) fn facts(
+    context: &HomeContext,
+    order: &Order,
+    certificate: &Certificate,
+    proof: &AwardProof,
+) -> Option<AwardFacts> {
+    let Outcome::Award(award) = &proof.leaf.outcome else { return None };
+    let named = |seat: u16, price: Price| {
+        context.record.seat(seat).map(|record| (seat, record.provider.clone(), price))
+    };
+    Some(AwardFacts {
+        market: certificate.market,
+        round: certificate.round,
+        order: order.clone(),
+        winner: award.seat,
+        seat: named(award.seat, award.price)?,
+        stand_bys: award.stand_bys.iter().filter_map(|s| named(s.seat, s.price)).collect(),
+        expires_ms: proof.leaf.expires_ms,
+        home: context.name(),
+    })
+}
+
+fn certificate_data(
+    order: &Order,
+    signature: &[u8; 65],
+    certificate: &Certificate,
+    proof: &AwardProof,
+) -> Result<CertificateData, serde_json::Error> {
+    let file = AwardFile { order: order.clone(), order_signature: *signature, proof: proof.clone() };
+    Ok(CertificateData {
+        certificate: serde_json::to_string(&CertificateFile::from(certificate))?,
+        award: serde_json::to_string(&file)?,
+    })
+}

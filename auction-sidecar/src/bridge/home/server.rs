@@ -1,0 +1,186 @@
+//! Requests of seats: status, manifests, pieces of outputs.
+//!
+//! Invariant: only the seat that the Award names is heard about it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kube::api::ListParams;
+use kube::{Api, Resource, ResourceExt};
+use vendue_crds::conditions::{self, award as condition};
+use vendue_crds::{Award, AwardSide, AwardStatus, names};
+
+use super::HomeContext;
+use crate::bridge::cluster::ClusterError;
+use crate::bridge::objects::{self, award_ref, conditions_of};
+use crate::net::MemberId;
+use crate::store::{Store, StoreError};
+use crate::wire::{AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, check_manifest, encode_bulk};
+
+/// Answers a request of the hand-over protocol; `None` when it is not for a home.
+pub async fn serve(context: &Arc<HomeContext>, from: MemberId, request: Handover) -> Option<HandoverReply> {
+    let result = match request {
+        Handover::Status { award, version, status } => take_status(context, from, &award, version, *status).await,
+        Handover::Manifest { award, files } => take_manifest(context, from, &award, files).await,
+        Handover::Delivered { award } => take_delivered(context, from, &award).await,
+        Handover::Workload { .. } | Handover::Close { .. } => return None,
+    };
+    Some(result.unwrap_or_else(|error| {
+        tracing::warn!(%from, %error, "request of a seat not served");
+        HandoverReply::Later { reason: "home's API server does not answer".to_owned() }
+    }))
+}
+
+/// The Award, when it is there and the seat that asks serves it. The API server is asked only when the watch knows none.
+async fn own_award(context: &HomeContext, from: MemberId, reference: &AwardRef) -> Result<Option<Award>, ClusterError> {
+    if !reference.is_sound() {
+        return Ok(None);
+    }
+    let is_it = |a: &Award| a.spec.side == AwardSide::Home && a.spec.id == reference.id;
+    let found = match context.awards.find(is_it) {
+        Some(award) => Some(award),
+        None => {
+            let api: Api<Award> = Api::all(context.cluster.client.clone());
+            let params = ListParams::default().labels(&format!("{}={}", names::AWARD_ID, reference.id));
+            context.cluster.list("awards", &api, &params).await?.into_iter().find(is_it)
+        }
+    };
+    Ok(found.filter(|award| {
+        let own = award_ref(award).as_ref() == Some(reference) && context.is_seat(from, award.spec.seat);
+        if !own {
+            tracing::warn!(%from, award = reference.id, "a seat speaks of an award that is not its own");
+            context.metrics.dropped("foreign_award");
+        }
+        own
+    }))
+}
+
+async fn take_status(
+    context: &HomeContext,
+    from: MemberId,
+    reference: &AwardRef,
+    version: u64,
+    status: AwardStatus,
+) -> Result<HandoverReply, ClusterError> {
+    let Some(award) = own_award(context, from, reference).await? else { return Ok(HandoverReply::Unknown) };
+    let last = context.version(&reference.id);
+    let mut last = last.lock().await;
+    if version < *last {
+        return Ok(HandoverReply::Ok);
+    }
+    let api: Api<Award> = context.api(&award.namespace().unwrap_or_default());
+    let name = award.name_any();
+    // The watch may be behind this process's own last write.
+    let Some(now) = context.cluster.get("award", &api, &name).await? else { return Ok(HandoverReply::Unknown) };
+    let old = now.status.clone().unwrap_or_default();
+    let mut merged = objects::merged_status(&old, status);
+    if merged.state.is_none() {
+        merged.state = Some(objects::state_word(&merged.conditions).to_owned());
+    }
+    if merged != old {
+        let body = objects::status_patch(&merged);
+        let manager = names::MANAGER_RELAY;
+        let _: Award = context.cluster.apply_status("award_status", &api, manager, &name, &body).await?;
+        announce(context, &now, &merged).await;
+    }
+    *last = version;
+    Ok(HandoverReply::Ok)
+}
+
+/// An Event for each condition that changed.
+async fn announce(context: &HomeContext, before: &Award, after: &AwardStatus) {
+    for new in &after.conditions {
+        let old = conditions::find(conditions_of(before), &new.type_);
+        if old.is_some_and(|o| o.status == new.status && o.reason == new.reason) {
+            continue;
+        }
+        let warning = new.status == "False" && new.type_ != condition::RUNNING;
+        let note = format!("{}={}: {}", new.type_, new.status, new.message);
+        tracing::info!(
+            job = before.spec.job.uid, award = before.spec.id, round = before.spec.round,
+            condition = new.type_, status = new.status, reason = new.reason, "award"
+        );
+        context.cluster.event(&before.object_ref(&()), warning, &new.type_, &new.reason, note).await;
+    }
+}
+
+/// Runs work that waits for the disk.
+async fn on_disk<T: Send + 'static>(
+    context: &HomeContext,
+    work: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let store = context.store.clone();
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Protocol(error.to_string())),
+    }
+}
+
+async fn take_manifest(
+    context: &HomeContext,
+    from: MemberId,
+    reference: &AwardRef,
+    files: Vec<FileEntry>,
+) -> Result<HandoverReply, ClusterError> {
+    if let Err(error) = check_manifest(&files) {
+        context.metrics.dropped("malformed");
+        return Ok(HandoverReply::Refused { reason: error.to_string() });
+    }
+    if own_award(context, from, reference).await?.is_none() {
+        return Ok(HandoverReply::Unknown);
+    }
+    let uid = reference.job.clone();
+    let begun = on_disk(context, move |store| {
+        let offsets = store.begin(&uid, files)?;
+        Ok((offsets, store.used()))
+    });
+    Ok(match begun.await {
+        Ok((offsets, used)) => {
+            context.metrics.store_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
+            HandoverReply::Have { offsets }
+        }
+        Err(error @ (StoreError::Full { .. } | StoreError::Protocol(_))) => {
+            tracing::error!(job = reference.job, %error, "outputs not accepted");
+            HandoverReply::Refused { reason: error.to_string() }
+        }
+        Err(error) => HandoverReply::Later { reason: error.to_string() },
+    })
+}
+
+async fn take_delivered(
+    context: &HomeContext,
+    from: MemberId,
+    reference: &AwardRef,
+) -> Result<HandoverReply, ClusterError> {
+    if own_award(context, from, reference).await?.is_none() {
+        return Ok(HandoverReply::Unknown);
+    }
+    let uid = reference.job.clone();
+    Ok(match on_disk(context, move |store| store.complete(&uid)).await {
+        Ok(()) => {
+            tracing::info!(job = reference.job, award = reference.id, "outputs are stored");
+            HandoverReply::Ok
+        }
+        Err(error) => HandoverReply::Later { reason: error.to_string() },
+    })
+}
+
+/// Answers a piece of a file; `None` when the request is not for a home.
+pub async fn serve_bulk(context: &Arc<HomeContext>, from: MemberId, request: Bulk, data: Bytes) -> Option<Bytes> {
+    let Bulk::Put { award, file, offset } = request else { return None };
+    let failed = |reason: String, retry: bool| encode_bulk(&BulkReply::Failed { reason, retry }, &[]);
+    match own_award(context, from, &award).await {
+        Ok(Some(_)) => {}
+        Ok(None) => return Some(encode_bulk(&BulkReply::Unknown, &[])),
+        Err(error) => return Some(failed(error.to_string(), true)),
+    }
+    let file = usize::try_from(file).unwrap_or(usize::MAX);
+    let uid = award.job.clone();
+    Some(match on_disk(context, move |store| store.put(&uid, file, offset, &data)).await {
+        Ok(offset) => encode_bulk(&BulkReply::Stored { offset }, &[]),
+        Err(error) => {
+            tracing::warn!(job = award.job, %error, "piece of an output not stored");
+            failed(error.to_string(), !matches!(error, StoreError::UnknownJob(_)))
+        }
+    })
+}
