@@ -11,6 +11,7 @@
 //! aggregated API. Invariant: decisions live in `vendue-auction-core`; this crate does what they say, with a timeout
 //! on every wait and a bound on every queue.
 
+pub mod args;
 pub mod bridge;
 pub mod courier;
 pub mod deal;
@@ -19,6 +20,7 @@ pub mod health;
 pub mod keys;
 pub mod metrics;
 pub mod net;
+pub mod run;
 pub mod signals;
 pub mod store;
 pub mod stream;

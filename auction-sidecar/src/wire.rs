@@ -107,6 +107,13 @@ pub enum Handover {
     },
 }
 
+impl Handover {
+    /// Whether a host answers it; a home answers the others.
+    pub fn is_for_host(&self) -> bool {
+        matches!(self, Self::Workload { .. } | Self::Close { .. })
+    }
+}
+
 /// A file of the outputs; the log has the path [`LOG_PATH`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
@@ -168,6 +175,13 @@ pub enum Bulk {
         /// Offset of the data.
         offset: u64,
     },
+}
+
+impl Bulk {
+    /// Whether a host answers it; a home answers the others.
+    pub fn is_for_host(&self) -> bool {
+        matches!(self, Self::ReadLog { .. })
+    }
 }
 
 /// Header of a response on the bulk protocol; data follows.

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -83,6 +84,7 @@ pub struct Seller {
     provisions: Guarded<Provision>,
     awards: Guarded<Award>,
     engine: mpsc::Sender<EngineCommand>,
+    opened: AtomicBool,
     last: Mutex<Option<Sale>>,
     exclusions: Mutex<BTreeMap<String, i32>>,
 }
@@ -90,11 +92,20 @@ pub struct Seller {
 impl Seller {
     /// A seller over two stores.
     pub fn new(provisions: Guarded<Provision>, awards: Guarded<Award>, engine: mpsc::Sender<EngineCommand>) -> Self {
-        Self { provisions, awards, engine, last: Mutex::default(), exclusions: Mutex::default() }
+        Self { provisions, awards, engine, opened: AtomicBool::new(false), last: Mutex::default(), exclusions: Mutex::default() }
+    }
+
+    /// Lets offers out: Awards and Provisions are known.
+    pub fn open(&self) {
+        self.opened.store(true, Ordering::Release);
+        self.offer();
     }
 
     /// Computes the offers from what the stores hold, and sends them when they changed.
     pub fn offer(&self) {
+        if !self.opened.load(Ordering::Acquire) {
+            return;
+        }
         let (provisions, awards) = (self.provisions.items(), self.awards.items());
         let now = sale(&provisions, &awards);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

@@ -36,11 +36,6 @@ impl ApiStatus {
     pub(super) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", message)
     }
-
-    /// The status code.
-    pub fn code(&self) -> StatusCode {
-        self.code
-    }
 }
 
 impl From<AccessError> for ApiStatus {

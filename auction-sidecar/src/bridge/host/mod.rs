@@ -36,7 +36,7 @@ use crate::engine::EngineCommand;
 use crate::metrics::Metrics;
 use crate::net::{Handle, MemberId};
 
-pub use courier::CourierClient;
+pub use courier::{CourierClient, CourierError};
 pub use reconcile::{error_policy, reconcile};
 
 /// What the tasks of the host share.

@@ -109,6 +109,7 @@ pub async fn reconcile(
         }
     };
     let id = award.spec.id.as_str();
+    context.seller.offer();
     if award.metadata.deletion_timestamp.is_some() && !conditions::is_true(conditions_of(award), condition::HANDED_OVER)
     {
         context.forget(id);

@@ -1,0 +1,178 @@
+//! The command line. Each option of `run` and `courier` has an environment variable of the same name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use libp2p::Multiaddr;
+
+/// The cluster's peer in a Vendue market.
+#[derive(Parser, Debug)]
+#[command(name = "vendue-auction", version, max_term_width = 110)]
+pub struct Cli {
+    /// What to log: a level, or a filter such as "info,vendue_auction=debug".
+    #[arg(long, env = "VENDUE_LOG", default_value = "info,libp2p=warn,quinn=warn", global = true)]
+    pub log: String,
+    /// How to log.
+    #[arg(long, env = "VENDUE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub log_format: LogFormat,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Form of the log.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs, one object per line.
+    Json,
+}
+
+/// Subcommands.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Runs the cluster's peer.
+    Run(Box<RunArgs>),
+    /// Makes keys and the record of a market for development: whoever runs this could read every bid.
+    Deal(DealArgs),
+    /// Serves the log and the outputs of one award, beside its Ray head.
+    Courier(CourierArgs),
+    /// Checks a market record: signature, numbers and keys; prints its digest.
+    VerifyRecord(VerifyRecordArgs),
+}
+
+/// Which sides a cluster has.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Places orders.
+    Home,
+    /// Holds a seat.
+    Provider,
+    /// Does both.
+    Both,
+}
+
+impl Profile {
+    /// Whether it places orders.
+    pub fn is_home(self) -> bool {
+        matches!(self, Self::Home | Self::Both)
+    }
+
+    /// Whether it holds a seat.
+    pub fn is_provider(self) -> bool {
+        matches!(self, Self::Provider | Self::Both)
+    }
+}
+
+/// Options of `run`.
+#[derive(Args, Debug, Clone)]
+pub struct RunArgs {
+    /// Which sides this cluster has.
+    #[arg(long, env = "VENDUE_PROFILE", value_enum)]
+    pub profile: Profile,
+    /// Namespace of this process; Bids are written here.
+    #[arg(long, env = "VENDUE_NAMESPACE", default_value = "vendue-system")]
+    pub namespace: String,
+    /// Name of this Pod, for Events.
+    #[arg(long, env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// The market record.
+    #[arg(long, env = "VENDUE_MARKET_RECORD", default_value = "/etc/vendue/market/market.json")]
+    pub market_record: PathBuf,
+    /// This cluster's keys.
+    #[arg(long, env = "VENDUE_KEYS", default_value = "/etc/vendue/keys/keys.json")]
+    pub keys: PathBuf,
+    /// Where peers connect.
+    #[arg(long, env = "VENDUE_P2P_LISTEN", default_value = "/ip4/0.0.0.0/udp/4470/quic-v1")]
+    pub p2p_listen: Multiaddr,
+    /// Health and metrics.
+    #[arg(long, env = "VENDUE_LISTEN", default_value = "0.0.0.0:9472")]
+    pub listen: SocketAddr,
+    /// The aggregated API; a home without it serves no logs and outputs.
+    #[arg(long, env = "VENDUE_STREAM_LISTEN")]
+    pub stream_listen: Option<SocketAddr>,
+    /// Folder with tls.crt and tls.key of the aggregated API.
+    #[arg(long, env = "VENDUE_STREAM_TLS", default_value = "/etc/vendue/tls")]
+    pub stream_tls: PathBuf,
+    /// Folder of outputs and logs.
+    #[arg(long, env = "VENDUE_STORE", default_value = "/var/lib/vendue/store")]
+    pub store: PathBuf,
+    /// Most MiB in it.
+    #[arg(long, env = "VENDUE_STORE_MAX_MIB", default_value_t = 4096)]
+    pub store_max_mib: u64,
+    /// How long outputs are kept.
+    #[arg(long, env = "VENDUE_STORE_RETENTION_SECONDS", default_value_t = 14 * 86_400)]
+    pub store_retention_seconds: u64,
+}
+
+/// Options of `deal`.
+#[derive(Args, Debug, Clone)]
+pub struct DealArgs {
+    /// Name of the market.
+    #[arg(long)]
+    pub market: String,
+    /// A seat: NAME=MULTIADDR, for example alpha=/ip4/10.77.2.2/udp/30470/quic-v1. Repeat for each.
+    #[arg(long = "seat", value_parser = parse_seat, required = true)]
+    pub seats: Vec<(String, Multiaddr)>,
+    /// A home by name. Repeat for each.
+    #[arg(long = "home")]
+    pub homes: Vec<String>,
+    /// D, the bound on the one-way delay, in milliseconds.
+    #[arg(long, default_value_t = 125)]
+    pub delay_ms: u64,
+    /// Time from one round to the next in milliseconds; six times D when not given.
+    #[arg(long)]
+    pub period_ms: Option<u64>,
+    /// Time for the hand-over after voting has stopped, in milliseconds.
+    #[arg(long, default_value_t = 5_000)]
+    pub handover_ms: u64,
+    /// Folder to write to.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+fn parse_seat(text: &str) -> Result<(String, Multiaddr), String> {
+    let (name, address) = text.split_once('=').ok_or("accepted: NAME=MULTIADDR")?;
+    let address = address.parse().map_err(|e| format!("{address:?} is no multiaddr: {e}"))?;
+    Ok((name.to_owned(), address))
+}
+
+/// Options of `courier`.
+#[derive(Args, Debug, Clone)]
+pub struct CourierArgs {
+    /// Where to serve.
+    #[arg(long, env = "VENDUE_COURIER_LISTEN", default_value = "0.0.0.0:8466")]
+    pub listen: SocketAddr,
+    /// File with the token.
+    #[arg(long, env = "VENDUE_COURIER_TOKEN_FILE", default_value = "/etc/vendue/tokens/courier")]
+    pub token_file: PathBuf,
+    /// Mount of the award's volume.
+    #[arg(long, env = "VENDUE_COURIER_VOLUME", default_value = "/vendue")]
+    pub volume: PathBuf,
+    /// Ray's folder.
+    #[arg(long, env = "VENDUE_COURIER_RAY_LOGS", default_value = "/tmp/ray")]
+    pub ray_logs: PathBuf,
+}
+
+/// Options of `verify-record`.
+#[derive(Args, Debug, Clone)]
+pub struct VerifyRecordArgs {
+    /// The record.
+    pub record: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        let deal = "vendue-auction deal --market m --seat a=/ip4/10.0.0.1/udp/1/quic-v1 --home h --out x";
+        assert!(Cli::try_parse_from(deal.split(' ')).is_ok());
+        assert!(Cli::try_parse_from("vendue-auction deal --market m --seat a --out x".split(' ')).is_err());
+    }
+}

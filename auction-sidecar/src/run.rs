@@ -1,0 +1,346 @@
+//! `vendue-auction run`: reads record and keys, wires the parts, runs until a signal.
+//!
+//! Invariant: the process ends only by a signal or because something that it cannot do without has failed at start;
+//! whatever else fails is tried again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::{Stream, StreamExt};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Config as ControllerConfig, Controller};
+use kube::runtime::{reflector, watcher};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+use vendue_auction_core::{Home, KeyOrigin, MarketRecord, RecordError, Seat, SeatCrypto, SignedMarketRecord};
+use vendue_crds::{Award, ComputeJob, Provision};
+
+use crate::args::RunArgs;
+use crate::bridge::bids::BidWriter;
+use crate::bridge::cluster::Cluster;
+use crate::bridge::dispatch::{self, Sides};
+use crate::bridge::home::{self, HomeContext};
+use crate::bridge::host::{self, CourierClient, HostContext};
+use crate::bridge::stores::{Guarded, Seller, follow};
+use crate::engine::{Engine, EngineCommand, EngineConfig, EngineEvent, now_ms};
+use crate::health::{self, HealthError, Readiness};
+use crate::keys::{Keys, KeysError};
+use crate::metrics::Metrics;
+use crate::net::{self, Handle, Member, Members, NetConfig, StartError};
+use crate::store::{Store, StoreError};
+use crate::stream::{self, KubeBackend, StreamConfig};
+
+/// Why the process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A file cannot be read.
+    #[error("read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The market record is refused.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The keys are refused.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The profile needs keys that are not there.
+    #[error("profile {profile:?} needs the keys of a {missing}")]
+    Profile {
+        /// The profile.
+        profile: crate::args::Profile,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// An address in the record does not parse.
+    #[error("{member} has a malformed {what} in the market record: {reason}")]
+    Member {
+        /// Who.
+        member: String,
+        /// Which part.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Metrics.
+    #[error("register metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The network.
+    #[error(transparent)]
+    Net(#[from] StartError),
+    /// The API server's configuration.
+    #[error("configuration of the API server: {0}")]
+    KubeConfig(#[from] kube::config::InferConfigError),
+    /// The client.
+    #[error("client of the API server: {0}")]
+    Client(Box<kube::Error>),
+    /// The courier's client.
+    #[error(transparent)]
+    Courier(#[from] host::CourierError),
+    /// The store.
+    #[error("store of outputs: {0}")]
+    Store(#[from] StoreError),
+    /// Health and metrics cannot be served.
+    #[error(transparent)]
+    Health(#[from] HealthError),
+}
+
+fn read(path: &PathBuf) -> Result<String, RunError> {
+    std::fs::read_to_string(path).map_err(|source| RunError::Read { path: path.clone(), source })
+}
+
+/// The members of the market as the network needs them; seats come first.
+fn members(record: &MarketRecord, own: libp2p::PeerId) -> Result<Members, RunError> {
+    let seats = record.seats.iter().map(|s| (net::MemberId::Seat(s.index), &s.provider, &s.peer_id, s.addresses.first()));
+    let homes = (0u16..).zip(&record.homes).map(|(i, h)| (net::MemberId::Home(i), &h.name, &h.peer_id, None));
+    let mut all = Vec::new();
+    for (id, name, peer, address) in seats.chain(homes) {
+        let malformed = |what, reason: String| RunError::Member { member: name.clone(), what, reason };
+        all.push(Member {
+            id,
+            name: name.clone(),
+            peer: peer.parse().map_err(|e| malformed("peer id", format!("{e}")))?,
+            address: address
+                .map(|a: &String| a.parse().map_err(|e| malformed("address", format!("{e}"))))
+                .transpose()?,
+        });
+    }
+    Ok(Members::new(all, own))
+}
+
+struct Parts {
+    cluster: Cluster,
+    record: Arc<MarketRecord>,
+    net: Handle,
+    engine: mpsc::Sender<EngineCommand>,
+    ready: Readiness,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let record = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
+    let keys = Keys::from_json(&zeroize::Zeroizing::new(read(&args.keys)?), &record)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let insecure = record.key_origin == KeyOrigin::InsecureDealer;
+    metrics.market_insecure.set(i64::from(insecure));
+    if insecure {
+        tracing::warn!(market = record.name, "the keys of this market come from one dealer: for development only");
+    }
+    let ready = Readiness::default();
+    ready.set("engine", false);
+    let net = net::start(NetConfig {
+        members: members(&record, keys.transport.public().to_peer_id())?,
+        keypair: keys.transport.clone(),
+        listen: args.p2p_listen.clone(),
+        metrics: metrics.clone(),
+    })?;
+    let cluster = Cluster::new(client().await?, metrics.clone(), args.pod_name.clone());
+    let (seat, home) = sides(&args, &record, keys)?;
+    let (seat_index, home_index) = (seat.as_ref().map(|(i, _)| *i), home.as_ref().map(|(i, _)| *i));
+    let (engine, commands) = mpsc::channel(1024);
+    let (events_tx, events) = mpsc::channel(4096);
+    let config = EngineConfig {
+        record: record.clone(),
+        seat,
+        home,
+        net: net.handle.clone(),
+        metrics: metrics.clone(),
+        ready: ready.clone(),
+    };
+    let parts = Parts { cluster, record, net: net.handle.clone(), engine, ready: ready.clone() };
+    let store = home_index.map(|_| Store::open(&args.store, args.store_max_mib << 20)).transpose()?.map(Arc::new);
+    let sides = Sides {
+        host: seat_index.map(|seat| start_host(&parts, &args, seat)).transpose()?,
+        home: home_index.zip(store).map(|(home, store)| start_home(&parts, &args, home, store)),
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(Engine::new(config, events_tx).run(net.rounds, commands));
+    tasks.spawn(route(sides.clone(), events));
+    tasks.spawn(dispatch::run(sides, net.requests, metrics.clone()));
+    tracing::info!(seat = ?seat_index, home = ?home_index, "started");
+    tokio::select! {
+        () = crate::signals::terminated() => tracing::info!("signal received; the process ends"),
+        result = health::serve(args.listen, health::router(metrics, ready)) => result?,
+        _ = tasks.join_next() => tracing::error!("a task that must not end has ended; the process is restarted"),
+    }
+    tasks.shutdown().await;
+    net.task.abort();
+    Ok(())
+}
+
+async fn client() -> Result<Client, RunError> {
+    let mut config = kube::Config::infer().await?;
+    config.connect_timeout = Some(Duration::from_secs(5));
+    // The bridge has its own timeouts and repeats; a hidden retry would outlive both.
+    config.default_retry = false;
+    Client::try_from(config).map_err(|e| RunError::Client(Box::new(e)))
+}
+
+type Machines = (Option<(u16, Seat<SeatCrypto>)>, Option<(u16, Home)>);
+
+fn sides(args: &RunArgs, record: &Arc<MarketRecord>, keys: Keys) -> Result<Machines, RunError> {
+    let missing = |missing| RunError::Profile { profile: args.profile, missing };
+    let seat = match (args.profile.is_provider(), keys.seat) {
+        (true, Some(keys)) => {
+            let index = keys.seat;
+            Some((index, Seat::new(record.clone(), index, SeatCrypto::new(record.clone(), keys), now_ms())))
+        }
+        (true, None) => return Err(missing("seat")),
+        (false, _) => None,
+    };
+    let home = match (args.profile.is_home(), keys.home) {
+        (true, Some((index, keys))) => Some((index, Home::new(record.clone(), index, keys))),
+        (true, None) => return Err(missing("home")),
+        (false, _) => None,
+    };
+    Ok((seat, home))
+}
+
+/// Passes the engine's events to the sides. Neither makes the other wait.
+async fn route(sides: Sides, mut events: mpsc::Receiver<EngineEvent>) {
+    while let Some(event) = events.recv().await {
+        match (event, &sides.host, &sides.home) {
+            (EngineEvent::Seat(event), Some(host), _) => host::on_event(host, event),
+            (EngineEvent::Home(event), _, Some(home)) => home::on_event(home, event),
+            _ => {}
+        }
+    }
+}
+
+fn watch_config() -> watcher::Config {
+    // Less than what load balancers cut.
+    watcher::Config::default().timeout(200)
+}
+
+fn concurrency() -> ControllerConfig {
+    ControllerConfig::default().concurrency(16)
+}
+
+/// One item whenever somebody connects or goes.
+fn changes(connected: watch::Receiver<std::collections::BTreeSet<net::MemberId>>) -> impl Stream<Item = ()> + Send {
+    futures::stream::unfold(connected, |mut connected| async move {
+        connected.changed().await.ok().map(|()| ((), connected))
+    })
+}
+
+fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContext>, RunError> {
+    let client = parts.cluster.client.clone();
+    let controller = Controller::new(Api::<DeserializeGuard<Award>>::all(client.clone()), watch_config());
+    let awards = Guarded::new(controller.store());
+    let (provisions, writer) = reflector::store::<DeserializeGuard<Provision>>();
+    let provisions = Guarded::new(provisions);
+    let seller = Arc::new(Seller::new(provisions.clone(), awards.clone(), parts.engine.clone()));
+    let bids = BidWriter::start(parts.cluster.clone(), args.namespace.clone(), parts.record.clone(), seller.clone());
+    let context = Arc::new(HostContext::new(
+        parts.cluster.clone(),
+        parts.record.clone(),
+        seat,
+        parts.net.clone(),
+        parts.engine.clone(),
+        awards.clone(),
+        CourierClient::new(parts.cluster.clone())?,
+        bids,
+        seller.clone(),
+    ));
+    let on_change = seller.clone();
+    let provision_api = Api::<DeserializeGuard<Provision>>::all(client);
+    tokio::spawn(follow(provision_api, writer, move || on_change.offer()));
+    let run = controller
+        .with_config(concurrency())
+        .reconcile_all_on(changes(parts.net.connected()))
+        .run(host::reconcile, host::error_policy, context.clone())
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(run);
+    let (ready, cluster) = (parts.ready.clone(), parts.cluster.clone());
+    ready.set("awards", false);
+    ready.set("provisions", false);
+    tokio::spawn(async move {
+        // Offers before the Awards are known could sell what is held.
+        ready.set("awards", awards.ready().await);
+        ready.set("provisions", provisions.ready().await);
+        seller.open();
+        seller.run(cluster).await;
+    });
+    Ok(context)
+}
+
+fn start_home(parts: &Parts, args: &RunArgs, home: u16, store: Arc<Store>) -> Arc<HomeContext> {
+    let client = parts.cluster.client.clone();
+    let controller = Controller::new(Api::<DeserializeGuard<Award>>::all(client.clone()), watch_config());
+    let awards = Guarded::new(controller.store());
+    let context = Arc::new(HomeContext::new(
+        parts.cluster.clone(),
+        parts.record.clone(),
+        home,
+        parts.net.clone(),
+        parts.engine.clone(),
+        awards.clone(),
+        store.clone(),
+    ));
+    let run = controller
+        .with_config(concurrency())
+        .reconcile_all_on(changes(parts.net.connected()))
+        .run(home::reconcile_award, home::award_error_policy, context.clone())
+        .for_each(|_| std::future::ready(()));
+    tokio::spawn(run);
+    let ready = parts.ready.clone();
+    ready.set("awards_at_home", false);
+    let jobs_context = context.clone();
+    tokio::spawn(async move {
+        // A Job with an Award must not be put to the market again.
+        ready.set("awards_at_home", awards.ready().await);
+        Controller::new(Api::<DeserializeGuard<ComputeJob>>::all(client), watch_config())
+            .with_config(concurrency())
+            .run(home::reconcile_job, home::job_error_policy, jobs_context)
+            .for_each(|_| std::future::ready(()))
+            .await;
+    });
+    tokio::spawn(sweep(store.clone(), parts.cluster.metrics.clone(), args.store_retention_seconds));
+    if let Some(listen) = args.stream_listen {
+        let config = StreamConfig { listen, tls: args.stream_tls.clone() };
+        tokio::spawn(serve_stream(parts.cluster.clone(), parts.net.clone(), store, config, parts.ready.clone()));
+    }
+    context
+}
+
+/// Serves the aggregated API; tried again while the cluster or the certificates are not there.
+async fn serve_stream(cluster: Cluster, net: Handle, store: Arc<Store>, config: StreamConfig, ready: Readiness) {
+    ready.set("stream", false);
+    let (client, metrics) = (cluster.client.clone(), cluster.metrics.clone());
+    let shared = Arc::new(stream::Shared { backend: KubeBackend { cluster, net }, store, metrics });
+    let router = stream::router(shared);
+    loop {
+        let started = || ready.set("stream", true);
+        if let Err(error) = stream::serve(client.clone(), config.clone(), router.clone(), started).await {
+            tracing::error!(%error, "aggregated API not served");
+        }
+        ready.set("stream", false);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+async fn sweep(store: Arc<Store>, metrics: Arc<Metrics>, retention_seconds: u64) {
+    let mut tick = tokio::time::interval(Duration::from_secs(600));
+    loop {
+        tick.tick().await;
+        let store = store.clone();
+        let swept = tokio::task::spawn_blocking(move || {
+            let forgotten = store.sweep(retention_seconds, SystemTime::now())?;
+            Ok::<_, StoreError>((forgotten, store.used()))
+        });
+        match swept.await {
+            Ok(Ok((forgotten, used))) => {
+                metrics.store_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
+                if forgotten > 0 {
+                    tracing::info!(forgotten, "outputs past their retention are deleted");
+                }
+            }
+            Ok(Err(error)) => tracing::error!(%error, "store not swept"),
+            Err(error) => tracing::error!(%error, "store not swept"),
+        }
+    }
+}
