@@ -158,3 +158,6 @@ pub fn award(record: &MarketRecord, cert: &Certificate, file: &AwardFile) -> Res
         Outcome::None(histogram) => Err(VerifyError::NotAwarded(histogram.to_string())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -355,6 +355,3 @@ impl Home {
         Some(starts_ms)
     }
 }
-
-#[cfg(test)]
-mod tests;

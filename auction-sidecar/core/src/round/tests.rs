@@ -1,1 +1,392 @@
+//! One round among four seats whose messages the tests deliver, forge or withhold.
 
+use super::*;
+use crate::bid::{OfferedPart, OwnBid};
+use crate::crypto::SeatCrypto;
+use crate::keys::{DealSpec, MemberSpec, deal};
+use crate::params::Params;
+use crate::wire::tests::mk_order;
+use crate::wire::*;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+use vendue_market::{NodeCapacity, OfferCapacity, Outcome, Price, RecordKind};
+
+const ROUND: u64 = 7;
+
+/// Four seats, their keys and their rounds.
+struct Rig {
+    record: Arc<MarketRecord>,
+    keys: Vec<Arc<SeatCrypto>>,
+    rounds: Vec<Round<SeatCrypto>>,
+    order: Order,
+    /// Messages by sender, in the order sent.
+    sent: Vec<(u16, Vec<u8>)>,
+    dropped: Vec<(u16, DropReason)>,
+    decided: BTreeMap<u16, RoundDecided>,
+}
+
+fn mk_rig() -> Rig {
+    let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
+    let spec = DealSpec {
+        name: "m".into(),
+        params: Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 },
+        seats: (0..4).map(|i| member(format!("p{i}"))).collect(),
+        homes: vec![member("home".into())],
+    };
+    let dealt = deal(&spec, &mut ChaCha20Rng::seed_from_u64(4)).unwrap();
+    let record = Arc::new(dealt.record.record);
+    let mut order = mk_order();
+    order.market = record.market;
+    order.user_key = dealt.homes[0].user.public_key();
+    order.requirements.include_providers.clear();
+    let keys: Vec<_> =
+        dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
+    let rounds =
+        (0u16..).zip(&keys).map(|(i, k)| Round::new(record.clone(), k.clone(), i, ROUND, 0)).collect();
+    Rig { record, keys, rounds, order, sent: vec![], dropped: vec![], decided: BTreeMap::new() }
+}
+
+impl Rig {
+    fn t0(&self) -> u64 {
+        self.record.params.t0(ROUND)
+    }
+
+    fn bids(&self, seat: u16) -> LocalBids {
+        let node = NodeCapacity {
+            model: "H100".parse().unwrap(),
+            gpu_memory_mib: 81_920,
+            free_gpus: 2,
+            cpu_millis: 8_000,
+            memory_mib: 8_000,
+            disk_mib: 8_000,
+        };
+        let price = Price::from_micros(1_000_000 + i64::from(seat)).unwrap();
+        LocalBids {
+            parts: vec![OfferedPart {
+                offer: "o".into(),
+                nodes: vec!["n".into()],
+                capacity: OfferCapacity { nodes: vec![node] },
+            }],
+            records: vec![OwnBid { order: self.order.digest(), kind: RecordKind::Bid { price, spec: 0 } }],
+        }
+    }
+
+    /// Gives one seat an input and answers what it asks for.
+    fn give(&mut self, now: u64, seat: u16, input: RoundInput) {
+        let outputs = self.rounds[usize::from(seat)].handle(now, input);
+        for output in outputs {
+            match output {
+                RoundOutput::Broadcast(bytes) | RoundOutput::Send { bytes, .. } => {
+                    self.sent.push((seat, bytes))
+                }
+                RoundOutput::NeedBids { .. } => self.give(now, seat, RoundInput::Bids(self.bids(seat))),
+                RoundOutput::NeedOrders(_) => {
+                    let orders = vec![(self.order.digest(), self.order.clone())];
+                    self.give(now, seat, RoundInput::Orders(orders));
+                }
+                RoundOutput::Decided(d) => drop(self.decided.insert(seat, *d)),
+                RoundOutput::Dropped(reason) => self.dropped.push((seat, reason)),
+            }
+        }
+    }
+
+    fn tick(&mut self, now: u64) {
+        (0..4).for_each(|seat| self.give(now, seat, RoundInput::Tick));
+    }
+
+    fn deliver(&mut self, now: u64, to: u16, bytes: &[u8]) {
+        let message = Box::new(decode(bytes, 4).unwrap());
+        self.give(now, to, RoundInput::Message { message, bytes: bytes.to_vec() });
+    }
+
+    /// Delivers what was sent and what that leads to, as far as `passes` lets it.
+    fn flow(&mut self, now: u64, passes: impl Fn(u16, Kind, u16) -> bool) {
+        while !self.sent.is_empty() {
+            for (from, bytes) in std::mem::take(&mut self.sent) {
+                let kind = peek_kind(&bytes).unwrap();
+                for to in (0..4).filter(|to| *to != from) {
+                    if passes(from, kind, to) {
+                        self.deliver(now, to, &bytes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A message that a faulty seat signs properly.
+    fn forge(&self, seat: u16, body: Body) -> Vec<u8> {
+        let header =
+            Header { kind: body.kind(), market: self.record.short_id(), epoch: 0, round: ROUND, seat };
+        let key = &self.keys[usize::from(seat)];
+        let signature =
+            header.kind.is_signed().then(|| key.sign(&message_hash(&self.record.market, &header, &body)));
+        Message { header, body, signature }.encode()
+    }
+
+    fn vote(&self, seat: u16, word: VoteWord, digest: &Digest) -> [u8; 48] {
+        self.keys[usize::from(seat)].vote(&vote_bytes(word, &self.record.market, 0, ROUND, 0, digest))
+    }
+
+    fn last_drop(&self) -> Option<DropReason> {
+        self.dropped.last().map(|(_, reason)| *reason)
+    }
+
+    fn winner(&self, seat: u16) -> Option<u16> {
+        match &self.decided.get(&seat)?.cleared.first()?.outcome {
+            Outcome::Award(a) => Some(a.seat),
+            Outcome::None(_) => None,
+        }
+    }
+}
+
+#[test]
+fn fast_path_all_decide_alike_before_t1() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.flow(now + 10, |_, _, _| true);
+    assert_eq!(rig.decided.len(), 4);
+    assert!((0..4).all(|s| rig.winner(s) == Some(0)));
+    assert!(rig.decided.values().all(|d| d.table == rig.decided[&0].table));
+    assert!(rig.dropped.is_empty(), "{:?}", rig.dropped);
+}
+
+#[test]
+fn a_share_with_a_forged_commit_is_refused_and_answered_by_none() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.sent.clear();
+    let set = [1; 32];
+    let share = rig.keys[3].share(ROUND);
+    let own: Vec<_> = (0..4).map(|_| rig.vote(3, VoteWord::Lock, &set)).collect();
+    let aggregate = rig.keys[3].aggregate(&own).unwrap();
+    for commit in [
+        Commit::Fast { aggregate },
+        Commit::Locked { view: 0, quorum: Quorum { signers: Signers::new(4, [3]), aggregate: own[0] } },
+        Commit::Locked { view: 0, quorum: Quorum { signers: Signers::new(4, [0, 1, 3]), aggregate } },
+    ] {
+        let open = rig.forge(3, Body::Open(OpenShare { set, commit: commit.clone(), share }));
+        rig.deliver(now, 0, &open);
+        assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+        let alone = rig.forge(3, Body::Commit(CommitMsg { set, commit }));
+        rig.deliver(now, 0, &alone);
+        assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+    }
+    assert!(!rig.rounds[0].is_committed() && !rig.rounds[0].has_opened());
+}
+
+#[test]
+fn nobody_opens_without_a_commit_whatever_time_it_is() {
+    let mut rig = mk_rig();
+    rig.tick(rig.t0());
+    // Bundles arrive, but nobody hears the SETs.
+    rig.flow(rig.t0() + 10, |_, kind, _| kind == Kind::Bundle);
+    for after in [100, 200, 400, 1_000, 3_999, 5_000] {
+        rig.tick(rig.t0() + after);
+        rig.sent.clear();
+    }
+    assert!(rig.rounds.iter().all(|r| !r.has_opened()));
+}
+
+#[test]
+fn locks_of_a_quorum_commit_when_one_set_is_missing() {
+    let mut rig = mk_rig();
+    rig.tick(rig.t0());
+    // Seat 3 is silent: three identical SETs, without FULL votes.
+    rig.flow(rig.t0() + 10, |from, _, to| from != 3 && to != 3);
+    rig.tick(rig.t0() + 100);
+    rig.flow(rig.t0() + 110, |from, _, to| from != 3 && to != 3);
+    assert!((0..3).all(|s| rig.winner(s) == Some(0)), "{:?}", rig.dropped);
+    assert!(matches!(rig.rounds[0].commit, Some((_, Commit::Locked { view: 0, .. }))));
+}
+
+#[test]
+fn votes_for_what_is_not_the_own_set_and_contradictions_are_refused() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.sent.clear();
+    let vote = rig.vote(1, VoteWord::Full, &[9; 32]);
+    let set = rig.forge(1, Body::Set(SetMsg { held: vec![[1; 32]; 4], full: Some(vote) }));
+    rig.deliver(now, 0, &set);
+    assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+
+    for held in [[1; 32], [2; 32]] {
+        let set = rig.forge(1, Body::Set(SetMsg { held: vec![held, [0; 32], [0; 32], [0; 32]], full: None }));
+        rig.deliver(now, 0, &set);
+    }
+    assert_eq!(rig.last_drop(), Some(DropReason::Conflict));
+
+    for digest in [[1; 32], [2; 32]] {
+        let vote = rig.vote(1, VoteWord::Admit, &digest);
+        let admit = rig.forge(1, Body::Admit(Admit { view: 0, set: digest, proposal: [0; 32], vote }));
+        rig.deliver(now, 0, &admit);
+    }
+    assert_eq!(rig.dropped.len(), 3);
+    assert_eq!(rig.last_drop(), Some(DropReason::Conflict));
+
+    let vote = rig.vote(1, VoteWord::Lock, &[1; 32]);
+    let quorum = Quorum { signers: Signers::new(4, [0, 1, 2]), aggregate: vote };
+    let lock = rig.forge(1, Body::Lock(Lock { view: 0, set: [1; 32], quorum, vote }));
+    rig.deliver(now, 0, &lock);
+    assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+}
+
+#[test]
+fn at_most_one_of_each_is_ever_signed() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    let mut seen: BTreeMap<(u16, Kind), Vec<Vec<u8>>> = BTreeMap::new();
+    for after in (0..11_000).step_by(50) {
+        rig.tick(now + after);
+        for (from, bytes) in &rig.sent {
+            let versions = seen.entry((*from, peek_kind(bytes).unwrap())).or_default();
+            if !versions.contains(bytes) {
+                versions.push(bytes.clone());
+            }
+        }
+        // Every third message is lost, so there is much to send again.
+        let lost = after / 50 % 3;
+        rig.flow(now + after + 5, |from, kind, to| (u64::from(from + to) + kind as u64) % 3 != lost);
+    }
+    for ((seat, kind), versions) in seen {
+        if kind.is_signed() {
+            assert_eq!(versions.len(), 1, "seat {seat} {kind:?}");
+        }
+    }
+    assert_eq!(rig.decided.len(), 4);
+}
+
+#[test]
+fn two_versions_of_a_bundle_are_both_garbage_when_both_are_admitted() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    // Seat 0, the cheapest, shows one version to seat 1 and another to seats 2 and 3; all list what they saw,
+    // and seat 0 itself lists the one of seat 1.
+    let second = {
+        let body = Body::Bundle(Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![3] });
+        rig.forge(0, body)
+    };
+    rig.deliver(now, 2, &second);
+    rig.deliver(now, 3, &second);
+    rig.flow(now + 10, |_, _, _| true);
+    rig.tick(now + 100);
+    rig.flow(now + 110, |_, _, _| true);
+    for after in [200, 401, 610, 801] {
+        rig.tick(now + after);
+        rig.flow(now + after, |_, _, _| true);
+    }
+    assert!((0..4).all(|s| rig.winner(s) == Some(1)), "{:?}", rig.dropped);
+    let garbage = |l: &&crate::award::Leaf| matches!(l, crate::award::Leaf::Garbage(b) if b.seat == 0);
+    assert_eq!(rig.decided[&1].table.leaves.iter().filter(garbage).count(), 2);
+}
+
+#[test]
+fn a_copied_bundle_is_garbage_under_another_seat() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    let (_, bytes) = rig.sent.iter().find(|(from, _)| *from == 0).unwrap().clone();
+    let Body::Bundle(copied) = decode(&bytes, 4).unwrap().body else { panic!("no bundle") };
+    let copy = rig.forge(3, Body::Bundle(copied));
+    // Seat 3's own bundle is kept back; it sends the copy of the cheapest bid instead.
+    rig.sent.retain(|(from, _)| *from != 3);
+    (0..3).for_each(|to| rig.deliver(now, to, &copy));
+    rig.flow(now + 10, |from, _, _| from != 3);
+    for after in [100, 200, 401, 610, 801] {
+        rig.tick(now + after);
+        rig.flow(now + after, |from, _, _| from != 3);
+    }
+    assert_eq!(rig.winner(1), Some(0), "{:?}", rig.dropped);
+    let copy_is_garbage = |l: &crate::award::Leaf| matches!(l, crate::award::Leaf::Garbage(b) if b.seat == 3);
+    assert!(rig.decided[&1].table.leaves.iter().any(copy_is_garbage));
+}
+
+#[test]
+fn invalid_shares_are_thrown_out() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.flow(now + 10, |_, kind, _| kind != Kind::Open);
+    let (set, commit) = rig.rounds[0].commit.clone().unwrap();
+    let wrong = rig.keys[1].share(ROUND + 1);
+    let bad = rig.forge(1, Body::Open(OpenShare { set, commit: commit.clone(), share: wrong }));
+    rig.deliver(now + 10, 0, &bad);
+    for seat in [2, 3] {
+        let share = rig.keys[usize::from(seat)].share(ROUND);
+        let open = rig.forge(seat, Body::Open(OpenShare { set, commit: commit.clone(), share }));
+        rig.deliver(now + 10, 0, &open);
+    }
+    assert!(rig.dropped.contains(&(0, DropReason::BadSignature)));
+    assert!(rig.rounds[0].result.is_some(), "three good shares, the own one among them, are enough");
+}
+
+#[test]
+fn late_bundles_are_not_listed() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    let (_, late) = rig.sent.iter().find(|(from, _)| *from == 0).unwrap().clone();
+    rig.flow(now + 10, |from, _, to| from != 0 && to != 0);
+    rig.tick(now + 100);
+    rig.sent.retain(|(from, _)| *from != 0);
+    for to in 1..4 {
+        rig.deliver(now + 101, to, &late);
+    }
+    rig.flow(now + 110, |from, _, _| from != 0);
+    assert!(rig.dropped.contains(&(1, DropReason::Late)));
+    assert_eq!(rig.winner(1), Some(1), "the late and cheaper bid does not count");
+}
+
+#[test]
+fn the_gate_holds_shares_back_and_shares_of_others_lift_it() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    // SETs come so late that the next round already collects.
+    let sets_late = now + 350;
+    rig.flow(now + 10, |_, kind, _| kind == Kind::Bundle);
+    rig.tick(now + 100);
+    let sets: Vec<_> = rig.rounds.iter().flat_map(|r| r.sent.clone()).map(|(_, bytes)| bytes).collect();
+    rig.sent.clear();
+    for bytes in &sets {
+        let from = decode(bytes, 4).unwrap().header.seat;
+        (0..4).filter(|to| *to != from).for_each(|to| rig.deliver(sets_late, to, bytes));
+    }
+    assert!(rig.rounds.iter().all(|r| r.is_committed() && !r.has_opened()));
+    assert!(rig.sent.iter().any(|(_, b)| peek_kind(b) == Some(Kind::Commit)), "commits are not held back");
+    rig.sent.clear();
+    let (set, commit) = rig.rounds[0].commit.clone().unwrap();
+    for (count, seat) in [(1, 1u16), (2, 2)] {
+        let share = rig.keys[usize::from(seat)].share(ROUND);
+        let open = rig.forge(seat, Body::Open(OpenShare { set, commit: commit.clone(), share }));
+        rig.deliver(sets_late, 0, &open);
+        assert_eq!(rig.rounds[0].has_opened(), count == 2, "f + 1 shares of others lift the gate");
+    }
+    rig.tick(rig.record.params.t1(ROUND + 1) + 101);
+    assert!(rig.rounds.iter().all(Round::has_opened), "after the gate everybody opens");
+}
+
+#[test]
+fn who_is_woken_late_sends_no_bundle_and_no_set_but_votes_and_opens() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.rounds[3] = Round::new(rig.record.clone(), rig.keys[3].clone(), 3, ROUND, now + 100);
+    (0..3).for_each(|seat| rig.give(now, seat, RoundInput::Tick));
+    rig.flow(now + 10, |_, _, to| to != 3);
+    (0..3).for_each(|seat| rig.give(now + 100, seat, RoundInput::Tick));
+    let mut kinds = vec![];
+    while !rig.sent.is_empty() {
+        for (from, bytes) in std::mem::take(&mut rig.sent) {
+            if from == 3 {
+                kinds.push(peek_kind(&bytes).unwrap());
+            }
+            (0..4).filter(|to| *to != from).for_each(|to| rig.deliver(now + 110, to, &bytes));
+        }
+    }
+    assert!(!kinds.contains(&Kind::Bundle) && !kinds.contains(&Kind::Set), "{kinds:?}");
+    assert!(kinds.contains(&Kind::Open) && kinds.contains(&Kind::Lock), "{kinds:?}");
+}

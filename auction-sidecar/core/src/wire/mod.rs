@@ -104,3 +104,6 @@ impl VoteWord {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,194 @@
+use super::*;
+use crate::award::{AwardProof, Certificate, OrderLeaf};
+use crate::merkle::{HexDigest, Path};
+use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
+use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Requirements, StandBy};
+
+const N: u16 = 4;
+
+pub(crate) fn mk_order() -> Order {
+    Order {
+        market: [1; 32],
+        job: "job-uid".into(),
+        attempt: 1,
+        requirements: Requirements {
+            gpu_models: vec!["A100".parse().unwrap(), "H100".parse().unwrap()],
+            min_gpu_memory_mib: 40_960,
+            workers: 2,
+            gpus_per_worker: 1,
+            cpu_millis_per_worker: 1_500,
+            memory_mib_per_worker: 2_048,
+            disk_mib_per_worker: 10,
+            max_price: Price::from_micros(2_500_000).unwrap(),
+            run_seconds: 600,
+            image: "registry.example/train:1".into(),
+            include_providers: vec!["alpha".into()],
+            exclude_providers: vec![],
+        },
+        commitment: [2; 32],
+        first_round: 7,
+        expires_ms: 1_000_000,
+        user_key: [3; 33],
+    }
+}
+
+fn mk_proof(outcome: Outcome) -> Proof {
+    let quorum = Quorum { signers: Signers::new(N, [0, 2, 3]), aggregate: [4; 48] };
+    Proof {
+        certificate: Certificate { market: [1; 32], epoch: 0, round: 7, root: [5; 32], quorum },
+        proof: AwardProof {
+            leaf: OrderLeaf { order: [6; 32], outcome, bundle: [7; 32], expires_ms: 99 },
+            path: Path { index: 1, count: 3, siblings: vec![HexDigest([8; 32]), HexDigest([9; 32])] },
+        },
+    }
+}
+
+fn mk_award() -> Outcome {
+    let price = Price::from_micros(2_000_000).unwrap();
+    Outcome::Award(Award { seat: 2, price, spec: 0, stand_bys: vec![StandBy { seat: 1, price, spec: 3 }] })
+}
+
+/// One message of every kind, and of every form that a kind has.
+fn every_body() -> Vec<Body> {
+    let quorum = Quorum { signers: Signers::new(N, [0, 1, 3]), aggregate: [4; 48] };
+    let locked = Commit::Locked { view: 2, quorum: quorum.clone() };
+    let mut histogram = Histogram::new(4);
+    histogram.add(Reason::Model);
+    let listed = Listed { seat: 1, d: [2; 32] };
+    vec![
+        Body::Bundle(Bundle {
+            order_view: vec![[1; 32], [2; 32]],
+            u: [3; 48],
+            v: [4; 32],
+            payload: vec![5; 40],
+        }),
+        Body::Bundle(Bundle { order_view: vec![], u: [0; 48], v: [0; 32], payload: vec![] }),
+        Body::Set(SetMsg { held: vec![[1; 32], [2; 32], [3; 32], [4; 32]], full: Some([5; 48]) }),
+        Body::Set(SetMsg { held: vec![[1; 32], [0; 32], [3; 32], [4; 32]], full: None }),
+        Body::Admit(Admit { view: 0, set: [1; 32], proposal: [0; 32], vote: [2; 48] }),
+        Body::Lock(Lock { view: 0, set: [1; 32], quorum: quorum.clone(), vote: [2; 48] }),
+        Body::Open(OpenShare { set: [1; 32], commit: Commit::Fast { aggregate: [2; 48] }, share: [3; 96] }),
+        Body::Open(OpenShare { set: [1; 32], commit: locked.clone(), share: [3; 96] }),
+        Body::Commit(CommitMsg { set: [1; 32], commit: locked }),
+        Body::Award(AwardVote { root: [1; 32], vote: [2; 48] }),
+        Body::Cert(Cert { root: [1; 32], quorum }),
+        Body::Order(OrderMsg { order: mk_order() }),
+        Body::Receipt(Receipt { order: [1; 32], models: vec!["H100".parse().unwrap()] }),
+        Body::Taken(Taken { order: [1; 32], seat: 3 }),
+        Body::Cancel(Cancel { order: [1; 32] }),
+        Body::Reserve(Box::new(Reserve {
+            proof: mk_proof(mk_award()),
+            order: mk_order(),
+            order_signature: [6; 65],
+        })),
+        Body::Accept(Accept { order: [1; 32] }),
+        Body::Refuse(Refuse { order: [1; 32], reason: Reason::FreeGpus }),
+        Body::Proof(Box::new(mk_proof(Outcome::None(histogram)))),
+        Body::Fetch(Fetch::Bundles(vec![listed])),
+        Body::Fetch(Fetch::Orders(vec![[1; 32], [2; 32]])),
+        Body::Fetch(Fetch::Set([1; 32])),
+        Body::Fetch(Fetch::Proof([1; 32])),
+        Body::Reply(Reply::Bundle(vec![1, 2, 3])),
+        Body::Reply(Reply::Order(vec![1, 2, 3])),
+        Body::Reply(Reply::Set(vec![listed, Listed { seat: 2, d: [0; 32] }])),
+    ]
+}
+
+fn mk_message(body: Body) -> Message {
+    let header = Header { kind: body.kind(), market: [1; 8], epoch: 2, round: 7, seat: 3 };
+    let signature = header.kind.is_signed().then_some([9; 65]);
+    Message { header, body, signature }
+}
+
+#[test]
+fn every_message_reads_back_and_has_one_encoding() {
+    for body in every_body() {
+        let message = mk_message(body);
+        let bytes = message.encode();
+        assert_eq!(decode(&bytes, N).unwrap(), message);
+        assert_eq!(peek_kind(&bytes), Some(message.header.kind));
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(decode(&longer, N).is_err(), "{:?}", message.header.kind);
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut], N).is_err(), "{:?} cut at {cut}", message.header.kind);
+        }
+    }
+}
+
+#[test]
+fn every_kind_is_covered() {
+    let seen: std::collections::BTreeSet<Kind> = every_body().iter().map(Body::kind).collect();
+    assert_eq!(seen, Kind::ALL.into_iter().collect());
+}
+
+/// The wire format in one number. It changes only with the protocol's version.
+#[test]
+fn wire_format_is_frozen() {
+    let mut hasher = Sha256::new();
+    for body in every_body() {
+        hasher.update(mk_message(body).encode());
+    }
+    let hash = hex::encode(hasher.finalize());
+    assert_eq!(hash, FROZEN, "the encoding of a message has changed");
+}
+
+const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c983ffbf";
+
+#[test]
+fn header_is_25_bytes_and_strict() {
+    let bytes = mk_message(Body::Cancel(Cancel { order: [1; 32] })).encode();
+    assert_eq!(bytes.len(), HEADER_LEN + 32 + SIGNATURE_LEN);
+    for (at, value) in [(0, 2), (1, 8), (1, 0), (1, 255), (2, 1)] {
+        let mut bad = bytes.clone();
+        bad[at] = value;
+        assert!(decode(&bad, N).is_err(), "byte {at} = {value}");
+    }
+}
+
+#[test]
+fn sets_and_lists_have_one_form() {
+    // A bitmap with a bit beyond the last seat, an unsorted order view, a set of another market's size.
+    assert!(Signers::from_bitmap(&[0b0001_0000], N).is_err());
+    assert!(Signers::from_bitmap(&[0b0000_1111, 0], N).is_err());
+    assert_eq!(Signers::from_bitmap(&[0b0000_1011], N), Ok(Signers::new(N, [0, 1, 3])));
+    let unsorted = Bundle { order_view: vec![[2; 32], [1; 32]], u: [3; 48], v: [4; 32], payload: vec![] };
+    assert!(decode(&mk_message(Body::Bundle(unsorted)).encode(), N).is_err());
+    let twice = Bundle { order_view: vec![[1; 32], [1; 32]], u: [3; 48], v: [4; 32], payload: vec![] };
+    assert!(decode(&mk_message(Body::Bundle(twice)).encode(), N).is_err());
+    let set = SetMsg { held: vec![[1; 32]; 5], full: Some([5; 48]) };
+    assert!(decode(&mk_message(Body::Set(set)).encode(), N).is_err());
+    // The FULL vote must be there exactly if no entry is zero.
+    let missing = SetMsg { held: vec![[1; 32]; 4], full: None };
+    assert!(decode(&mk_message(Body::Set(missing)).encode(), N).is_err());
+}
+
+#[test]
+fn sizes_are_those_of_the_design() {
+    let size = |body| mk_message(body).encode().len();
+    let quorum = Quorum { signers: Signers::all(100), aggregate: [4; 48] };
+    let cert = Cert { root: [1; 32], quorum };
+    assert_eq!(size(Body::Cert(cert)), 118);
+    assert_eq!(size(Body::Award(AwardVote { root: [1; 32], vote: [2; 48] })), 170);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_decode_to_themselves_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..300), n in 1u16..20) {
+        if let Ok(message) = decode(&bytes, n) {
+            prop_assert_eq!(message.encode(), bytes);
+        }
+    }
+
+    #[test]
+    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..26, at in any::<usize>(), value in any::<u8>()) {
+        let bodies = every_body();
+        let mut bytes = mk_message(bodies[which % bodies.len()].clone()).encode();
+        let at = at % bytes.len();
+        bytes[at] = value;
+        if let Ok(message) = decode(&bytes, N) {
+            prop_assert_eq!(message.encode(), bytes);
+        }
+    }
+}
