@@ -2,6 +2,7 @@
 //!
 //! [`examine`] looks at the machine, [`judge`] is the pure part.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -65,6 +66,10 @@ pub struct Machine {
     pub disk: u64,
     /// Whether the tools are built already.
     pub warm: bool,
+    /// Links of others whose routes lie in the test bed's address ranges, with the range.
+    pub taken_ranges: Vec<(String, Ipv4Addr)>,
+    /// Markets that a killed run left.
+    pub leftovers: Vec<String>,
     /// Why the distribution does not do, if it does not.
     pub distribution: Option<String>,
 }
@@ -85,6 +90,8 @@ fn look(paths: &Paths) -> Machine {
         memory: available_memory(),
         disk: free_disk(paths.cache()),
         warm: crate::tools::find(paths).is_ok(),
+        taken_ranges: taken_ranges(&std::fs::read_to_string("/proc/net/route").unwrap_or_default()),
+        leftovers: leftovers(paths),
         distribution: crate::base::Distribution::of_host().err().map(|e| e.to_string()),
     }
 }
@@ -142,6 +149,13 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
             disk >> 20
         );
         add(problem, "free disk, or set VENDUE_CACHE to a folder with more", true);
+    }
+    for (link, range) in &machine.taken_ranges {
+        let problem = format!("the route to {range} over {link} lies in an address range of the test bed");
+        add(problem, &format!("ip route delete {range}, or take {link} down"), true);
+    }
+    for name in &machine.leftovers {
+        add(format!("a killed run left market {name}"), "testbed clean (its next start does it too)", false);
     }
     found.extend(machine.missing_programs.iter().map(|program| missing_program(program)));
     found
@@ -207,6 +221,32 @@ fn module_exists(name: &str) -> bool {
         })
 }
 
+/// Routes of the kernel's table that lie in a range of the test bed but are not its own.
+fn taken_ranges(table: &str) -> Vec<(String, Ipv4Addr)> {
+    let mut taken = Vec::new();
+    for line in table.lines().skip(1) {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (Some(link), Some(destination)) = (fields.first(), fields.get(1)) else { continue };
+        let Ok(raw) = u32::from_str_radix(destination, 16) else { continue };
+        // The kernel prints the address as it lies in memory.
+        let address = Ipv4Addr::from(raw.to_le_bytes());
+        let [first, second, ..] = address.octets();
+        if first == 10 && crate::spec::is_ours(second) && !link.starts_with("vdm") {
+            taken.push(((*link).to_string(), address));
+        }
+    }
+    taken
+}
+
+/// Markets with a state file but nobody who stands for them.
+fn leftovers(paths: &Paths) -> Vec<String> {
+    let folders = std::fs::read_dir(paths.runs()).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    folders
+        .filter(|e| !crate::state::MarketState::load(&e.path()).ok().flatten().is_some_and(|s| s.is_live()))
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
 fn cgroups() -> Option<bool> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
     let kind = |kind: &str| mounts.lines().any(|l| l.split_whitespace().nth(2) == Some(kind));
@@ -252,7 +292,10 @@ mod tests {
 
     #[test]
     fn each_lack_is_named_with_its_fix() {
-        let cases: [(Machine, &str, &str); 6] = [
+        let vpn = ("tun0".to_string(), Ipv4Addr::new(10, 77, 0, 0));
+        let cases: [(Machine, &str, &str); 8] = [
+            (Machine { taken_ranges: vec![vpn], ..good() }, "10.77.0.0 over tun0", "ip route delete"),
+            (Machine { leftovers: vec!["demo".into()], ..good() }, "demo", "testbed clean"),
             (Machine { root: false, ..good() }, "root", "sudo"),
             (Machine { go: Some((1, 22)), ..good() }, "1.22", "1.26"),
             (Machine { missing_programs: vec!["nft"], ..good() }, "nft", "nftables"),
@@ -271,6 +314,12 @@ mod tests {
     fn a_warm_cache_needs_neither_go_nor_much_disk() {
         let machine = Machine { warm: true, go: None, disk: 5 * GIB, ..good() };
         assert!(judge(&machine).iter().all(|f| !f.blocks));
+    }
+
+    #[test]
+    fn only_routes_of_others_take_a_range() {
+        let table = "Iface\tDestination\tGateway\neth0\t00000000\t0\ntun0\t00004D0A\t0\nvdm0-1\t0001570A\t0\n";
+        assert_eq!(taken_ranges(table), [("tun0".to_string(), Ipv4Addr::new(10, 77, 0, 0))]);
     }
 
     #[test]

@@ -197,6 +197,12 @@ impl Place {
     }
 }
 
+/// Whether the test bed uses addresses `10.<second>.0.0/16` on the host.
+pub fn is_ours(second: u8) -> bool {
+    let slots = |first: u8| (first..first + SLOTS).contains(&second);
+    slots(77) || slots(87) || (101..=180).contains(&second)
+}
+
 /// Name of a market's wide-area namespace.
 pub fn wan_namespace(market: &str) -> String {
     format!("vd-{market}-wan")
@@ -237,6 +243,8 @@ mod tests {
                     [place.address(), place.management().0, place.pod_range(), place.management_link()]
                 {
                     assert!(text.len() <= 18);
+                    let second = text.strip_prefix("10.").and_then(|t| t.split('.').next()?.parse().ok());
+                    assert!(second.is_none_or(is_ours), "{text}");
                     assert!(seen.insert(text));
                 }
                 assert!(place.management_link().len() <= 15);

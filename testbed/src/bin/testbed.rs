@@ -86,9 +86,9 @@ struct Up {
     /// Only these clusters of the demo, separated by commas.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Folder with the built programs (GPU simulator, Vendue).
-    #[arg(long, default_value = "target/debug")]
-    programs: PathBuf,
+    /// Folder with the built programs (GPU simulator, Vendue); default is the one this program is in.
+    #[arg(long)]
+    programs: Option<PathBuf>,
     /// Put Vendue's image, as far as its programs are built, into the clusters.
     #[arg(long)]
     vendue: bool,
@@ -101,9 +101,9 @@ struct Up {
 struct ImageArgs {
     #[command(flatten)]
     market: MarketName,
-    /// Folder with the built programs.
-    #[arg(long, default_value = "target/debug")]
-    programs: PathBuf,
+    /// Folder with the built programs; default is the one this program is in.
+    #[arg(long)]
+    programs: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -164,7 +164,8 @@ async fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Status { json } => status(&paths, json).await?,
         Command::Image(args) => {
-            let image = images::vendue_image(&paths, &args.programs, true, &progress).await?;
+            let programs = programs(args.programs)?;
+            let image = images::vendue_image(&paths, &programs, true, &progress).await?;
             let market = attach(&paths, &args.market.market).await?;
             progress.step("import into all clusters", market.import(&image)).await?;
         }
@@ -222,18 +223,19 @@ async fn inflict(paths: &Paths, at: &ClusterName, fault: &Fault) -> Result<()> {
 
 async fn up(paths: &Paths, progress: &Progress, args: Up) -> Result<ExitCode> {
     let setup = setup::prepare(paths, progress).await?;
+    let programs = programs(args.programs.clone())?;
     let mut spec = MarketSpec::demo().named(&args.market.market);
     if !args.only.is_empty() {
         spec.clusters.retain(|c| args.only.contains(&c.name));
     }
     let mut options = Options { progress: progress.clone(), ..Options::default() };
-    if args.programs.join("nvml-sim").exists() {
-        options.programs = Some(args.programs.clone());
+    if programs.join("nvml-sim").exists() {
+        options.programs = Some(programs.clone());
     } else {
-        progress.say(format!("no GPU simulator in {}: nodes have no GPUs", args.programs.display()));
+        progress.say(format!("no GPU simulator in {}: nodes have no GPUs", programs.display()));
     }
     if args.vendue {
-        options.images.push(images::vendue_image(paths, &args.programs, true, progress).await?);
+        options.images.push(images::vendue_image(paths, &programs, true, progress).await?);
     }
     let begin = progress.elapsed();
     let started = tokio::select! {
@@ -258,6 +260,12 @@ async fn up(paths: &Paths, progress: &Progress, args: Up) -> Result<ExitCode> {
     interrupted().await;
     progress.step("stop", market.stop(&setup)).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The given folder, or the one that this program was built into.
+fn programs(given: Option<PathBuf>) -> Result<PathBuf> {
+    let own = || std::env::current_exe().ok()?.parent().map(Path::to_path_buf);
+    given.or_else(own).ok_or_else(|| Error::Invalid("give --programs: this program's own folder is unknown".into()))
 }
 
 async fn interrupted() {
