@@ -9,6 +9,8 @@
 
 pub mod award;
 pub mod cidr;
+#[cfg(test)]
+mod fixtures;
 pub mod job;
 pub mod provision;
 pub mod quantity;

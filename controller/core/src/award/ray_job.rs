@@ -172,3 +172,6 @@ fn again(attempt: u32, session: &str, retries: u32, detail: Detail, end: Outcome
     let track = Track { attempt: attempt + 1, session };
     Next { track, submit: Some(attempt + 1), state: None, outcome: None, retried: Some(detail) }
 }
+
+#[cfg(test)]
+mod tests;

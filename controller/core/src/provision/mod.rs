@@ -17,3 +17,6 @@ pub use view::{
 
 /// Name of the extended resource that a device plugin advertises.
 pub const GPU_RESOURCE: &str = "nvidia.com/gpu";
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,8 @@ impl<'a> Draft<'a> {
 
     /// Ends the run, for good. `tail` are the last lines of the log.
     pub fn finish(&mut self, reason: &str, message: &str, tail: &str, ended: Option<Timestamp>) {
+        // Nothing is made for a run that is over.
+        self.plan.children.clear();
         let now = self.now;
         let runtime = self.runtime();
         let started = runtime.started_at.as_ref().map(|t| t.0);

@@ -1,0 +1,185 @@
+//! Capacity: what is free, what is given out, and that nothing is given out twice.
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use proptest::prelude::*;
+use vendue_crds::conditions::{find, provision as cond, reasons};
+use vendue_crds::{Decimal, HeldCapacity, Provision};
+
+use super::*;
+use crate::award::allocate::{Allocation, allocate, hold};
+use crate::award::sizes;
+use crate::fixtures::{at, mk_award, mk_devices, mk_provision_spec, mk_snapshot};
+
+fn pod_of(node: &str, award: Option<&str>, gpus: u32) -> PodUse {
+    PodUse {
+        node: node.into(),
+        award_id: award.map(Into::into),
+        gpus,
+        cpu_millis: 1000,
+        memory_mib: 1024,
+        disk_mib: 0,
+    }
+}
+
+fn free_gpus(snapshot: &Snapshot) -> i32 {
+    free_nodes(snapshot, &mk_provision_spec()).iter().map(|n| n.gpus).sum()
+}
+
+#[test]
+fn counts_holds_once_and_other_pods_by_themselves() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 8)]);
+    assert_eq!(free_gpus(&snapshot), 8);
+    let empty = &free_nodes(&snapshot, &mk_provision_spec())[0];
+    assert_eq!(empty.cpu_millis, 64_000 - sizes::HEAD_CPU_MILLIS as i64);
+    snapshot.pods.push(pod_of("n1", None, 3));
+    assert_eq!(free_gpus(&snapshot), 5);
+    let award = mk_award("a1");
+    snapshot.holds.push(hold(&award, mk_devices()));
+    snapshot.pods.push(pod_of("n1", Some("a1"), 1));
+    assert_eq!(free_gpus(&snapshot), 3);
+    // A Pod that outlived its award's hold counts by itself.
+    snapshot.pods.push(pod_of("n1", Some("gone"), 1));
+    let free = &free_nodes(&snapshot, &mk_provision_spec())[0];
+    assert_eq!(free.gpus, 2);
+    let taken = 2 * 1000 + (2 * 500 + sizes::HEAD_CPU_MILLIS as i64);
+    assert_eq!(free.cpu_millis, 64_000 - sizes::HEAD_CPU_MILLIS as i64 - taken);
+}
+
+#[test]
+fn sells_only_what_works_and_what_kubelet_advertises() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 4), ("n2", "H100", 4), ("n3", "H100", 4)]);
+    snapshot.nodes.get_mut("n1").unwrap().gpus = 1;
+    snapshot.nodes.get_mut("n2").unwrap().usable = false;
+    snapshot.gpu_nodes.get_mut("n3").unwrap().ready = false;
+    assert_eq!(free_gpus(&snapshot), 1);
+    // Two models on one node: a Pod could get either.
+    let devices = &mut snapshot.gpu_nodes.get_mut("n1").unwrap().devices;
+    devices.push(("L40S".into(), 48 * 1024));
+    assert_eq!(select(&snapshot, &mk_provision_spec()).mixed, ["n1"]);
+    let mut spec = mk_provision_spec();
+    spec.gpu_models = vec!["A100".into()];
+    assert!(free_nodes(&snapshot, &spec).is_empty());
+    spec.gpu_models.clear();
+    spec.node_selector.insert("pool".into(), "gpu".into());
+    assert!(free_nodes(&snapshot, &spec).is_empty());
+}
+
+#[test]
+fn gives_small_nodes_first_and_one_node_only() {
+    let snapshot = mk_snapshot(&[("big", "H100", 8), ("small", "H100", 2), ("tiny", "H100", 1)]);
+    let Allocation::Held(devices) = allocate(&snapshot, &mk_provision_spec(), &mk_award("a1")) else {
+        panic!("refused")
+    };
+    assert_eq!((devices[0].node.as_str(), devices[0].gpus, devices[0].workers), ("small", 2, 2));
+    let scattered = mk_snapshot(&[("a", "H100", 1), ("b", "H100", 1)]);
+    assert_eq!(
+        allocate(&scattered, &mk_provision_spec(), &mk_award("a1")),
+        Allocation::Refused(
+            "2 GPUs are free only on several nodes together; the workers share a volume that one node mounts"
+                .into()
+        )
+    );
+    let mut award = mk_award("a1");
+    award.spec.requirements.gpu_models = vec!["B200".into()];
+    assert_eq!(
+        allocate(&scattered, &mk_provision_spec(), &award),
+        Allocation::Refused("2 GPUs are wanted; what is free now fails on: model".into())
+    );
+    award.spec.requirements.workers = -1;
+    assert!(matches!(allocate(&scattered, &mk_provision_spec(), &award), Allocation::Refused(_)));
+}
+
+#[test]
+fn the_status_says_it_all() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 4)]);
+    snapshot.holds.push(hold(&mk_award("a1"), mk_devices()));
+    let metadata = ObjectMeta {
+        name: Some("gpus".into()),
+        namespace: Some("default".into()),
+        generation: Some(3),
+        ..ObjectMeta::default()
+    };
+    let mut provision = Provision { metadata, spec: mk_provision_spec(), status: None };
+    let first = plan(&provision, &snapshot, at(1));
+    assert_eq!((first.status.total_gpus, first.status.free_gpus), (4, 2));
+    assert_eq!(first.status.held, [HeldCapacity { award_id: "a1".into(), gpus: 2 }]);
+    let leased = find(&first.status.conditions, cond::LEASED).unwrap();
+    assert_eq!((leased.reason.as_str(), leased.message.as_str()), (reasons::IN_USE, "1 awards hold 2 GPUs"));
+    assert_eq!(find(&first.status.conditions, cond::READY).unwrap().message, "4 GPUs on 1 nodes");
+    provision.status = Some(first.status.clone());
+    let again = plan(&provision, &snapshot, at(2));
+    assert_eq!((again.status, again.transitions), (first.status, vec![]));
+
+    provision.spec.isolation.allowed_egress = vec!["10.0.0.1/8".into()];
+    let bad = plan(&provision, &snapshot, at(3));
+    assert_eq!(find(&bad.status.conditions, cond::READY).unwrap().reason, reasons::INVALID_SPEC);
+    provision.spec = mk_provision_spec();
+    provision.spec.price = Decimal("0".into());
+    assert_eq!(
+        find(&plan(&provision, &snapshot, at(3)).status.conditions, cond::READY).unwrap().status,
+        "False"
+    );
+    let none = plan(&provision, &Snapshot::default(), at(3));
+    assert_eq!(none.status.total_gpus, 0);
+}
+
+#[test]
+fn views_read_what_kubernetes_writes() {
+    let node: Node = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "n1", "labels": { "pool": "gpu" } },
+        "spec": { "unschedulable": false },
+        "status": {
+            "allocatable": { "cpu": "1930m", "memory": "8000Mi", "ephemeral-storage": "10Gi", "nvidia.com/gpu": "4" },
+            "conditions": [{ "type": "Ready", "status": "True" }]
+        }
+    }))
+    .unwrap();
+    let view = node_view(&node);
+    assert_eq!((view.usable, view.gpus, view.cpu_millis, view.memory_mib), (true, 4, 1930, 8000));
+    let pod = |phase: &str| -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "metadata": { "name": "p" },
+            "spec": { "nodeName": "n1",
+                "initContainers": [{ "name": "i", "resources": { "requests": { "cpu": "2" } } }],
+                "containers": [
+                    { "name": "a", "resources": { "limits": { "nvidia.com/gpu": "2" }, "requests": { "cpu": "100m" } } },
+                    { "name": "b", "resources": { "requests": { "memory": "1Gi" } } }] },
+            "status": { "phase": phase }
+        }))
+        .unwrap()
+    };
+    let used = pod_use(&pod("Running")).unwrap();
+    assert_eq!((used.gpus, used.cpu_millis, used.memory_mib), (2, 2000, 1024));
+    assert_eq!(pod_use(&pod("Succeeded")), None);
+}
+
+proptest! {
+    #[test]
+    fn never_gives_out_more_than_there_is(
+        nodes in prop::collection::vec((1u32..9, 0usize..2), 1..5),
+        orders in prop::collection::vec((1i32..4, 1i32..4, 0usize..3), 1..20),
+    ) {
+        let named: Vec<(String, &str, u32)> = nodes.iter().enumerate()
+            .map(|(i, (gpus, kind))| (format!("n{i}"), ["H100", "L40S"][*kind], *gpus)).collect();
+        let refs: Vec<(&str, &str, u32)> = named.iter().map(|(n, m, g)| (n.as_str(), *m, *g)).collect();
+        let mut snapshot = mk_snapshot(&refs);
+        for (index, (workers, gpus, kind)) in orders.into_iter().enumerate() {
+            let mut award = mk_award(&format!("a{index}"));
+            award.spec.requirements.workers = workers;
+            award.spec.requirements.gpus_per_worker = gpus;
+            award.spec.requirements.gpu_models =
+                [vec![], vec!["H100".to_owned()], vec!["L40S".to_owned()]][kind].clone();
+            let allocation = allocate(&snapshot, &mk_provision_spec(), &award);
+            prop_assert_eq!(&allocation, &allocate(&snapshot, &mk_provision_spec(), &award));
+            if let Allocation::Held(devices) = allocation {
+                snapshot.holds.push(hold(&award, devices));
+            }
+        }
+        for (name, _, gpus) in &named {
+            let held: i32 = snapshot.holds.iter().flat_map(|h| &h.devices)
+                .filter(|d| d.node == *name).map(|d| d.gpus).sum();
+            prop_assert!(held <= *gpus as i32, "{held} of {gpus} on {name}");
+        }
+    }
+}
