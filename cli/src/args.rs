@@ -141,6 +141,9 @@ pub struct DoctorOptions {
     /// Only say whether Vendue may be uninstalled now: not while an award runs.
     #[arg(long, conflicts_with = "upgrade_check")]
     pub uninstall_check: bool,
+    /// With --uninstall-check: Helm's release Secret, which is put back to "deployed" on a refusal.
+    #[arg(long, value_name = "SECRET", requires = "uninstall_check", hide = true)]
+    pub release_secret: Option<String>,
     /// Only say what an upgrade does to running awards.
     #[arg(long)]
     pub upgrade_check: bool,

@@ -66,7 +66,10 @@ async fn command(args: Args) -> Result<ExitCode, CliError> {
             outputs::run(&target, &options, args.global.output).await?;
             true
         }
-        Command::Verify(options) => verify::run(&args.global, &options).await?,
+        Command::Verify(options) => {
+            verify::run(&args.global, &options).await?;
+            true
+        }
         Command::Doctor(options) => doctor::run(&args.global, &options).await?,
         Command::Completion { .. } | Command::Dashboards { .. } => true,
     };

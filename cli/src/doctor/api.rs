@@ -1,10 +1,11 @@
 //! What doctor reads, with "forbidden" and "not there" told apart.
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 use vendue_crds::{Award, ComputeJob, GpuNode, Provision};
@@ -115,6 +116,25 @@ impl Cluster {
     /// All Jobs.
     pub async fn jobs(&self) -> Result<Seen<Vec<ComputeJob>>, CliError> {
         self.list(Api::all(self.client.clone()), "Jobs").await
+    }
+
+    /// Helm's release, as its Secret holds it.
+    pub async fn release(&self, secret: &str) -> Result<Vec<u8>, CliError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.system);
+        let found = api.get(secret).await.map_err(|e| CliError::kube("read the release", &e))?;
+        let data = found.data.and_then(|mut data| data.remove("release"));
+        data.map(|bytes| bytes.0).ok_or_else(|| CliError::failed(format!("Secret {secret} holds no release")))
+    }
+
+    /// Writes Helm's release, with the label that Helm looks for.
+    pub async fn set_release(&self, secret: &str, release: Vec<u8>) -> Result<(), CliError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.system);
+        let body = serde_json::json!({
+            "metadata": { "labels": { "status": "deployed" } },
+            "data": { "release": ByteString(release) },
+        });
+        let patched = api.patch(secret, &PatchParams::default(), &Patch::Merge(&body)).await;
+        patched.map(drop).map_err(|e| CliError::kube("write the release", &e))
     }
 
     /// The metrics of a Pod, through the API server.

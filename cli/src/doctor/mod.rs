@@ -5,6 +5,7 @@
 
 mod api;
 mod checks;
+mod helm;
 mod market;
 mod preflight;
 #[cfg(test)]
@@ -42,5 +43,21 @@ pub async fn run(global: &Global, options: &DoctorOptions) -> Result<bool, CliEr
         );
     }
     report::print(global.output, &text, &Answer { passed, checks: &checks })?;
+    if let (false, Some(secret)) = (passed, &options.release_secret) {
+        reopen(&api, secret).await;
+    }
     Ok(passed)
+}
+
+/// Puts Helm's release back to "deployed". When that fails Helm is told by hand, so it is said and no more.
+async fn reopen(api: &api::Cluster, secret: &str) {
+    let by_hand = "set it right with `helm rollback vendue` before the next upgrade";
+    let result = async {
+        let old = api.release(secret).await.map_err(|e| e.to_string())?;
+        let new = helm::reopened(&old, "uninstall refused: an award runs").map_err(|e| e.to_string())?;
+        api.set_release(secret, new).await.map_err(|e| e.to_string())
+    };
+    if let Err(error) = result.await {
+        eprintln!("the release stays marked as uninstalling: {error}; {by_hand}");
+    }
 }

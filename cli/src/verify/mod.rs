@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::args::{Global, Output, VerifyOptions};
 use crate::error::CliError;
-use crate::report::{self, Check};
+use crate::report::{self, Check, Level};
 
 use checks::Facts;
 use evidence::Evidence;
@@ -27,8 +27,8 @@ struct Answer {
     award: Option<Facts>,
 }
 
-/// Checks what the options name; true when everything holds.
-pub async fn run(global: &Global, options: &VerifyOptions) -> Result<bool, CliError> {
+/// Checks what the options name; an error names the check that failed.
+pub async fn run(global: &Global, options: &VerifyOptions) -> Result<(), CliError> {
     let evidence = match (&options.job, &options.market, &options.certificate, &options.award) {
         (Some(job), ..) => Evidence::from_cluster(global, options, job).await?,
         (None, Some(market), Some(certificate), Some(award)) => {
@@ -50,6 +50,14 @@ pub async fn run(global: &Global, options: &VerifyOptions) -> Result<bool, CliEr
         (Some(facts), true) => format!("\nverified: {facts}\n"),
         _ => "\nNOT verified\n".to_owned(),
     });
+    let failed = checks.iter().find(|c| c.level == Level::Fail).cloned();
     report::print(global.output, &text, &Answer { verified, checks, award })?;
-    Ok(verified)
+    match failed {
+        Some(check) => Err(CliError::Failed {
+            message: format!("not verified: {}: {}", check.name, check.detail),
+            next: check.next,
+        }),
+        None if verified => Ok(()),
+        None => Err(CliError::failed("not verified")),
+    }
 }
