@@ -115,8 +115,8 @@ impl Engine {
     }
 
     fn next_wake(&self) -> Option<u64> {
-        let seat = self.seat.as_ref().and_then(|(_, s)| s.next_wake(now_ms()));
-        let home = self.home.as_ref().and_then(|(_, h)| h.next_wake(now_ms()));
+        let seat = self.seat.as_ref().and_then(|(_, s)| s.next_wake());
+        let home = self.home.as_ref().and_then(|(_, h)| h.next_wake());
         seat.into_iter().chain(home).min()
     }
 

@@ -193,7 +193,7 @@ fn random<R: RngCore + CryptoRng>(rng: &mut R) -> Zeroizing<[u8; 32]> {
 }
 
 fn evidence_key<R: RngCore + CryptoRng>(rng: &mut R) -> Result<EvidenceKey, KeyError> {
-    Ok(EvidenceKey::from_bytes(&*random(rng))?)
+    Ok(EvidenceKey::from_bytes(&random(rng))?)
 }
 
 /// Makes all keys of a development market. Whoever runs this could read every bid, so the record says so.
@@ -209,7 +209,7 @@ pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Deal
         let keys = SeatKeys {
             seat: index,
             evidence: evidence_key(rng)?,
-            vote: VoteKey::generate(&*random(rng))?,
+            vote: VoteKey::generate(&random(rng))?,
             share,
             bid: BidKey::from_bytes(*random(rng)),
         };

@@ -36,6 +36,7 @@ pub mod wire;
 mod bid;
 mod drops;
 mod home;
+mod limits;
 mod plaintext;
 mod pool;
 mod round;

@@ -1,4 +1,5 @@
 //! Sealing, shares and votes through the public interface, and agreement with threshold_crypto.
+#![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
 use proptest::prelude::*;
 use rand_chacha::ChaCha20Rng;

@@ -47,6 +47,7 @@ pub enum Fault {
 }
 
 /// Something that a member reported.
+#[allow(clippy::large_enum_variant)] // A log for tests.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A seat's output that is no message.
@@ -148,7 +149,7 @@ impl World {
     /// Gives the home an input now.
     pub fn tell_home(&mut self, input: HomeInput) {
         let outputs = self.home.handle(self.now, input);
-        self.from_home(outputs);
+        self.carry_out(outputs);
     }
 
     /// Tells a seat what its controller has free.
@@ -199,10 +200,9 @@ impl World {
     }
 
     fn next_time(&self) -> Option<u64> {
-        let now = self.now;
         let queued = self.queue.keys().next().map(|(at, _)| *at);
-        let seats = self.seats.iter().filter_map(|s| s.next_wake(now)).min();
-        [queued, seats, self.home.next_wake(now)].into_iter().flatten().min()
+        let seats = self.seats.iter().filter_map(|s| s.next_wake()).min();
+        [queued, seats, self.home.next_wake()].into_iter().flatten().min()
     }
 
     fn tick_all(&mut self) {
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    fn from_home(&mut self, outputs: Vec<HomeOutput>) {
+    fn carry_out(&mut self, outputs: Vec<HomeOutput>) {
         for output in outputs {
             match output {
                 HomeOutput::Broadcast(bytes) => {

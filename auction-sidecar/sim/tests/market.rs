@@ -1,4 +1,5 @@
 //! Whole rounds and hand-overs among real seats and a real home.
+#![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
 use vendue_auction_core::wire::Kind;
 use vendue_auction_core::{BidResult, DropReason, HomeInput, HomeOutput, NewOrder, Peer, SeatOutput, verify};

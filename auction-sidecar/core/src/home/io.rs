@@ -20,6 +20,8 @@ pub struct NewOrder {
 }
 
 /// Input of a home.
+// Few of these exist at a time; boxing would only make them harder to read.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 pub enum HomeInput {
     /// Bytes from a seat that the transport authenticated.
@@ -75,6 +77,8 @@ pub struct Choice {
 }
 
 /// Output of a home.
+// Few of these exist at a time; boxing would only make them harder to read.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum HomeOutput {

@@ -85,6 +85,8 @@ pub struct Home {
     record: Arc<MarketRecord>,
     index: u16,
     keys: HomeKeys,
+    /// When the home was last given an input.
+    now: u64,
     orders: BTreeMap<Digest, Entry>,
     drops: Drops,
 }
@@ -92,11 +94,12 @@ pub struct Home {
 impl Home {
     /// The home at position `index` of the record ([`HomeKeys::check`] gives it).
     pub fn new(record: Arc<MarketRecord>, index: u16, keys: HomeKeys) -> Self {
-        Self { record, index, keys, orders: BTreeMap::new(), drops: Drops::default() }
+        Self { record, index, keys, now: 0, orders: BTreeMap::new(), drops: Drops::default() }
     }
 
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: HomeInput) -> Vec<HomeOutput> {
+        self.now = now_ms;
         let mut out = Vec::new();
         match input {
             HomeInput::Tick => {}
@@ -120,10 +123,10 @@ impl Home {
         out
     }
 
-    /// When [`Home::handle`] must be called next, at the latest, given that it was just called at `now_ms`; `None`
-    /// when only an input can change anything.
-    pub fn next_wake(&self, now_ms: u64) -> Option<u64> {
-        self.orders.values().flat_map(|e| self.wakes(e)).min().map(|at| at.max(now_ms + 1))
+    /// When [`Home::handle`] must be called next, at the latest; a time that has passed means at once, `None` that only
+    /// an input can change anything.
+    pub fn next_wake(&self) -> Option<u64> {
+        self.orders.values().flat_map(|e| self.wakes(e)).min().map(|at| at.max(self.now + 1))
     }
 
     /// Messages that were dropped, by reason.

@@ -8,7 +8,7 @@ use crate::pool::{Closed, Known};
 use crate::record::Peer;
 use crate::round::RoundInput;
 use crate::verify;
-use crate::wire::{Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode};
+use crate::wire::{Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind};
 use vendue_market::{Digest, Order};
 
 /// How many rounds ahead of the clock a message may be.
@@ -27,8 +27,12 @@ impl<C: Crypto> Seat<C> {
         if bytes.len() > MAX_MESSAGE {
             return Err(DropReason::Oversize);
         }
+        let kind = peek_kind(&bytes).ok_or(DropReason::Malformed)?;
+        if !self.limits.admit(now_ms, from, kind) {
+            return Err(DropReason::Quota);
+        }
         let message = decode(&bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
-        let Header { kind, market, epoch, .. } = message.header;
+        let Header { market, epoch, .. } = message.header;
         if market != self.record.short_id() || epoch != self.record.epoch {
             return Err(DropReason::Foreign);
         }
@@ -37,8 +41,9 @@ impl<C: Crypto> Seat<C> {
         } else {
             Peer::Seat(message.header.seat)
         };
-        let fetched_by_home = kind == Kind::Fetch && from == Peer::Home(message.header.seat);
-        if sender != from && !fetched_by_home && !self.is_own_home(from, sender) {
+        let home_asks =
+            from == Peer::Home(message.header.seat) && matches!(message.body, Body::Fetch(Fetch::Proof(_)));
+        if sender != from && !home_asks && !self.is_own_home(from, sender) {
             return Err(DropReason::WrongSender);
         }
         match message.body {
@@ -48,7 +53,7 @@ impl<C: Crypto> Seat<C> {
             Body::Receipt(_) | Body::Accept(_) | Body::Refuse(_) | Body::Proof(_) => {
                 Err(DropReason::Unexpected)
             }
-            _ if kind.is_from_home() => self.from_home(now_ms, message, out),
+            _ if kind.is_from_home() => self.take_from_home(now_ms, message, out),
             _ => self.for_round(now_ms, message, bytes, out),
         }
     }
@@ -98,7 +103,7 @@ impl<C: Crypto> Seat<C> {
     }
 
     /// A message of a home, signed by its user key.
-    fn from_home(&mut self, now_ms: u64, message: Message, out: &mut Vec<SeatOutput>) -> Intake {
+    fn take_from_home(&mut self, now_ms: u64, message: Message, out: &mut Vec<SeatOutput>) -> Intake {
         let Message { header, body, signature } = message;
         let home = header.seat;
         let signature = signature.ok_or(DropReason::Malformed)?;

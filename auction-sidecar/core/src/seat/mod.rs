@@ -16,6 +16,7 @@ use crate::bid::{LocalBids, Usage};
 use crate::crypto::Crypto;
 use crate::drops::Drops;
 use crate::evidence::message_hash;
+use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::record::{MarketRecord, Peer};
 use crate::round::Round;
@@ -73,6 +74,8 @@ pub struct Seat<C: Crypto> {
     record: Arc<MarketRecord>,
     crypto: Arc<C>,
     index: u16,
+    /// When the seat was last given an input.
+    now: u64,
     observes_until: u64,
     offers: Vec<Offer>,
     models: BTreeSet<GpuModel>,
@@ -84,6 +87,7 @@ pub struct Seat<C: Crypto> {
     handovers: BTreeMap<Digest, HandOver>,
     proven: BTreeMap<Digest, Proven>,
     drops: Drops,
+    limits: Limits,
     last_started: Option<u64>,
 }
 
@@ -98,6 +102,7 @@ impl<C: Crypto> Seat<C> {
             record,
             crypto: Arc::new(crypto),
             index,
+            now: now_ms,
             observes_until,
             offers: vec![],
             models: BTreeSet::new(),
@@ -108,12 +113,14 @@ impl<C: Crypto> Seat<C> {
             handovers: BTreeMap::new(),
             proven: BTreeMap::new(),
             drops: Drops::default(),
+            limits: Limits::default(),
             last_started: None,
         }
     }
 
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: SeatInput) -> Vec<SeatOutput> {
+        self.now = now_ms;
         let mut out = Vec::new();
         match input {
             SeatInput::Tick => {}
@@ -134,14 +141,14 @@ impl<C: Crypto> Seat<C> {
         out
     }
 
-    /// When [`Seat::handle`] must be called next, at the latest, given that it was just called at `now_ms`; `None`
-    /// when only an input can change anything.
-    pub fn next_wake(&self, now_ms: u64) -> Option<u64> {
+    /// When [`Seat::handle`] must be called next, at the latest; a time that has passed means at once, `None` that only
+    /// an input can change anything.
+    pub fn next_wake(&self) -> Option<u64> {
         let rounds = self.rounds.values().map(|a| a.round.next_wake());
         let promises = self.promises.values().map(|p| p.until_ms);
         let handovers = self.handovers.values().map(|h| h.until_ms);
-        let start = self.pool.next_start(now_ms, &self.record.params);
-        rounds.chain(promises).chain(handovers).chain(start).min().map(|at| at.max(now_ms + 1))
+        let start = self.pool.next_start(self.now, &self.record.params);
+        rounds.chain(promises).chain(handovers).chain(start).min().map(|at| at.max(self.now + 1))
     }
 
     /// Messages that were dropped, by reason.
@@ -216,3 +223,6 @@ impl<C: Crypto> Seat<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
