@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_auction_core::wire::{Kind, peek_kind};
 use vendue_auction_core::{
-    DealSpec, Home, HomeInput, HomeOutput, KeyError, MarketRecord, MemberSpec, Params, Peer, Seat,
-    SeatCrypto, SeatInput, SeatKeys, SeatOutput, deal,
+    Choice, DealSpec, Home, HomeInput, HomeKeys, HomeOutput, KeyError, MarketRecord, MemberSpec, Params,
+    Peer, Seat, SeatCrypto, SeatInput, SeatKeys, SeatOutput, deal,
 };
-use vendue_market::{Digest, Offer, Reason};
+use vendue_market::{Digest, Offer, Order, Reason};
 
 /// What the network is like.
 #[derive(Debug, Clone)]
@@ -82,6 +82,7 @@ pub struct World {
     seats: Vec<Seat<SeatCrypto>>,
     home: Home,
     keys: Vec<String>,
+    home_key: String,
     queue: BTreeMap<(u64, u64), Due>,
     serial: u64,
     rng: ChaCha20Rng,
@@ -109,6 +110,7 @@ impl World {
             .into_iter()
             .map(|keys| Seat::new(record.clone(), keys.seat, SeatCrypto::new(record.clone(), keys), 0))
             .collect();
+        let home_key = dealt.homes.first().map(|k| k.to_json().to_string()).unwrap_or_default();
         let user = dealt.homes.into_iter().next().ok_or(KeyError::Mismatch("number of homes"))?;
         let mut world = Self {
             home: Home::new(record.clone(), 0, user),
@@ -120,6 +122,7 @@ impl World {
             sent: BTreeMap::new(),
             seats,
             keys,
+            home_key,
             queue: BTreeMap::new(),
             serial: 0,
             rng,
@@ -173,6 +176,15 @@ impl World {
             *slot = Seat::new(self.record.clone(), seat, crypto, self.now);
         }
         self.advertise(seat);
+        Ok(())
+    }
+
+    /// Restarts the home: it loses everything but its key and what it is given back.
+    pub fn restart_home(&mut self, orders: Vec<(Order, Option<Choice>)>) -> Result<(), KeyError> {
+        self.home = Home::new(self.record.clone(), 0, HomeKeys::from_json(&self.home_key)?);
+        for (order, choice) in orders {
+            self.tell_home(HomeInput::Resume { order: Box::new(order), choice });
+        }
         Ok(())
     }
 

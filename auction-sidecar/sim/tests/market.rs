@@ -4,7 +4,7 @@
 use vendue_auction_core::wire::Kind;
 use vendue_auction_core::{BidResult, DropReason, HomeInput, HomeOutput, NewOrder, Peer, SeatOutput, verify};
 use vendue_auction_sim::{Answer, Config, Event, Fault, World, offer, requirements};
-use vendue_market::{Digest, Reason};
+use vendue_market::{Digest, Order, Reason};
 
 fn world_of(config: Config, gpus: u32) -> World {
     let offers = (0..config.seats)
@@ -349,4 +349,62 @@ fn sixteen_seats_with_five_silent() {
     let order = submit(&mut world, "job", 2);
     world.run_until(4_000);
     assert_eq!(handed_over(&world), [(order, 0)]);
+}
+
+#[test]
+fn small_markets_work_with_the_same_messages() {
+    for seats in 1..4 {
+        let mut config = Config::four(19);
+        config.seats = seats;
+        let mut world = world_of(config, 2);
+        world.run_until(500);
+        let order = submit(&mut world, "job", 2);
+        world.run_until(4_000);
+        assert_eq!(handed_over(&world), [(order, 0)], "{seats} seats");
+    }
+}
+
+fn body_of(world: &World) -> Order {
+    let ordered = world.events.iter().find_map(|(_, e)| match e {
+        Event::Home(HomeOutput::Ordered { order, .. }) => Some((**order).clone()),
+        _ => None,
+    });
+    ordered.unwrap()
+}
+
+#[test]
+fn a_home_that_restarts_before_its_choice_finds_the_award_again() {
+    let mut world = world_of(Config::four(20), 8);
+    world.run_until(500);
+    let order = submit(&mut world, "job", 2);
+    world.run_until(990);
+    let body = body_of(&world);
+    // Nothing of the round's result reaches the home before it restarts.
+    world.restart_home(vec![]).unwrap();
+    world.run_until(2_500);
+    assert!(handed_over(&world).is_empty());
+    world.restart_home(vec![(body, None)]).unwrap();
+    world.run_until(6_000);
+    assert_eq!(handed_over(&world), [(order, 0)], "in the same round, from the proof that the seats keep");
+}
+
+#[test]
+fn a_home_that_restarts_after_its_choice_keeps_to_it() {
+    let mut world = world_of(Config::four(21), 8);
+    world.run_until(500);
+    let order = submit(&mut world, "job", 2);
+    let chosen = |world: &World| {
+        world.events.iter().find_map(|(_, e)| match e {
+            Event::Home(HomeOutput::Choose(choice)) => Some((**choice).clone()),
+            _ => None,
+        })
+    };
+    while chosen(&world).is_none() {
+        world.run_until(world.now + 1);
+    }
+    let (body, choice) = (body_of(&world), chosen(&world));
+    world.restart_home(vec![(body, choice)]).unwrap();
+    world.run_until(30_000);
+    assert_eq!(handed_over(&world), [(order, 0)]);
+    assert_eq!(world.controllers.iter().map(|c| c.held()).sum::<usize>(), 1);
 }

@@ -52,7 +52,7 @@ pub enum RoundOutput {
         /// The message.
         bytes: Vec<u8>,
     },
-    /// Give this seat's bids before the deadline, or an empty bundle is not sent at all.
+    /// Give this seat's bids, none included, before the deadline; without an answer no bundle is sent.
     NeedBids {
         /// Bundles that arrive later are not listed, in milliseconds since 1970.
         deadline_ms: u64,
