@@ -1,7 +1,8 @@
-//! One codec for every protocol: a request or response is the whole stream, bounded in size.
+//! One codec for every protocol: a length in four bytes, then the message.
 //!
-//! Inputs: streams of a peer. Outputs: bytes of at most the protocol's limit. Invariant: never more than the limit is
-//! held in memory, whatever the peer sends; what is too long is counted and the stream is dropped.
+//! Inputs: streams of a peer. Outputs: whole messages of at most the protocol's limit. Invariant: never more than the
+//! limit is held in memory, whatever the peer sends; what is too long is counted and the stream is dropped; a stream
+//! that breaks off is an error, not a shorter message.
 
 use std::io;
 
@@ -25,20 +26,26 @@ impl BoundedCodec {
     }
 
     async fn read<T: AsyncRead + Unpin + Send>(&self, io: &mut T) -> io::Result<Bytes> {
-        let mut buffer = Vec::new();
-        let limit = u64::try_from(self.max).unwrap_or(u64::MAX).saturating_add(1);
-        io.take(limit).read_to_end(&mut buffer).await?;
-        if buffer.len() > self.max {
+        let mut prefix = [0u8; 4];
+        io.read_exact(&mut prefix).await?;
+        let len = u32::from_be_bytes(prefix);
+        if len as usize > self.max {
             self.oversize.inc();
             return Err(io::Error::new(io::ErrorKind::InvalidData, "message above the size limit"));
+        }
+        // Grows with what arrives: a lying length must not cost memory.
+        let mut buffer = Vec::new();
+        io.take(u64::from(len)).read_to_end(&mut buffer).await?;
+        if buffer.len() < len as usize {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(Bytes::from(buffer))
     }
 
     async fn write<T: AsyncWrite + Unpin + Send>(&self, io: &mut T, body: &[u8]) -> io::Result<()> {
-        if body.len() > self.max {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "own message above the size limit"));
-        }
+        let len = u32::try_from(body.len()).ok().filter(|len| *len as usize <= self.max);
+        let len = len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "own message above the size limit"))?;
+        io.write_all(&len.to_be_bytes()).await?;
         io.write_all(body).await?;
         io.flush().await
     }
