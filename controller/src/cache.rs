@@ -60,7 +60,8 @@ impl<V: Clone + PartialEq> Cache<V> {
     /// Puts a complete list in.
     fn replace(&self, list: BTreeMap<String, V>) -> bool {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);
-        let changed = *views != list || !self.ready.swap(true, Ordering::AcqRel);
+        let first = !self.ready.swap(true, Ordering::AcqRel);
+        let changed = first || *views != list;
         *views = list;
         changed
     }

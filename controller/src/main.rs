@@ -28,6 +28,7 @@ mod ray;
 mod runtime;
 mod server;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -75,7 +76,9 @@ async fn main() -> ExitCode {
 }
 
 fn log(args: &Args) -> Result<(), MainError> {
-    let logs = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&args.log)?);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&args.log)?)
+        .with_ansi(std::io::stdout().is_terminal());
     match args.log_format {
         LogFormat::Text => logs.init(),
         LogFormat::Json => logs.json().init(),
