@@ -272,3 +272,6 @@ impl Engine {
         self.ready.set("engine", true);
     }
 }
+
+#[cfg(test)]
+mod tests;

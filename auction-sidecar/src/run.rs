@@ -94,7 +94,7 @@ fn read(path: &PathBuf) -> Result<String, RunError> {
 }
 
 /// The members of the market as the network needs them; seats come first.
-fn members(record: &MarketRecord, own: libp2p::PeerId) -> Result<Members, RunError> {
+pub(crate) fn members(record: &MarketRecord, own: libp2p::PeerId) -> Result<Members, RunError> {
     let seats = record.seats.iter().map(|s| (net::MemberId::Seat(s.index), &s.provider, &s.peer_id, s.addresses.first()));
     let homes = (0u16..).zip(&record.homes).map(|(i, h)| (net::MemberId::Home(i), &h.name, &h.peer_id, None));
     let mut all = Vec::new();

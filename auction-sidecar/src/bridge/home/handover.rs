@@ -54,13 +54,16 @@ pub(super) async fn hand_over(task: &OrderTask, seat: u16) {
                 task.event(false, "HandedOver", message).await;
                 return;
             }
-            Ok(HandoverReply::Unknown) => return fail(task, &reference, "the provider does not know the award").await,
-            Ok(HandoverReply::Refused { reason }) => return fail(task, &reference, &reason).await,
+            // The seat says itself that it has nothing: the order may be made again.
+            Ok(HandoverReply::Unknown) => {
+                return fail(task, &reference, End::NotTaken, "the provider does not know the award").await;
+            }
+            Ok(HandoverReply::Refused { reason }) => return fail(task, &reference, End::NotTaken, &reason).await,
             Ok(other) => tracing::info!(job = task.job.uid, ?other, "workload not taken yet"),
             Err(error) => tracing::warn!(job = task.job.uid, %error, "workload not handed over yet"),
         }
         if now_ms() > expires.saturating_add(PATIENCE_MS) {
-            return fail(task, &reference, "the provider did not answer").await;
+            return fail(task, &reference, End::Unknown, "the provider did not answer").await;
         }
         if closed(context, &task.job.namespace, &task.job.name, task.order.attempt).await {
             return;
@@ -110,16 +113,25 @@ async fn read_secret(task: &OrderTask) -> Result<(Zeroizing<String>, Zeroizing<S
     Ok((text(names::WORKLOAD_KEY)?, salt))
 }
 
-/// The chosen seat will not run it, and no other may: the award has failed.
-async fn fail(task: &OrderTask, reference: &AwardRef, why: &str) {
+/// How a hand-over that failed ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The seat has nothing; another award may follow.
+    NotTaken,
+    /// Nobody knows whether the seat has the workload; no other may get it.
+    Unknown,
+}
+
+/// The chosen seat will not run it, and no other may under this award.
+async fn fail(task: &OrderTask, reference: &AwardRef, end: End, why: &str) {
     tracing::error!(job = task.job.uid, award = reference.id, why, "hand-over failed");
     let message = format!("the workload was not taken: {why}");
-    record(&task.context, task, reference, Err(&message)).await;
+    record(&task.context, task, reference, Err((end, &message))).await;
     task.event(true, "HandoverFailed", message).await;
 }
 
 /// Writes how the hand-over ended into the Award's status, until that works.
-async fn record(context: &HomeContext, task: &OrderTask, reference: &AwardRef, result: Result<&str, &str>) {
+async fn record(context: &HomeContext, task: &OrderTask, reference: &AwardRef, result: Result<&str, (End, &str)>) {
     let mut pause = Duration::from_millis(100);
     while let Err(error) = try_record(context, task, reference, result).await {
         tracing::warn!(job = reference.job, %error, "hand-over not recorded yet");
@@ -135,7 +147,7 @@ async fn try_record(
     context: &HomeContext,
     task: &OrderTask,
     reference: &AwardRef,
-    result: Result<&str, &str>,
+    result: Result<&str, (End, &str)>,
 ) -> Result<(), ClusterError> {
     let version = context.version(&reference.id);
     let _guard = version.lock().await;
@@ -149,9 +161,12 @@ async fn try_record(
     };
     match result {
         Ok(message) => set(condition::HANDED_OVER, true, reasons::VALID, message),
-        Err(message) => {
+        Err((end, message)) => {
+            set(condition::HELD, false, reasons::AWARD_EXPIRED, message);
             set(condition::HANDED_OVER, false, reasons::AWARD_EXPIRED, message);
-            set(condition::FINISHED, true, reasons::RUNTIME_ERROR, message);
+            if end == End::Unknown {
+                set(condition::FINISHED, true, reasons::RUNTIME_ERROR, message);
+            }
             set(condition::RELEASED, true, reasons::AWARD_EXPIRED, message);
         }
     }

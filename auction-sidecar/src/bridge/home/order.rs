@@ -152,6 +152,7 @@ impl OrderTask {
                 let why = reason.map_or_else(|| "it did not answer in time".to_owned(), |r| format!("it refused: {r}"));
                 let note = format!("provider {} is passed over: {why}", self.provider(seat));
                 tracing::warn!(job = self.job.uid, order = %to_hex(&self.digest), note);
+                self.persist_award(Some(held_status(false, reasons::CAPACITY_GONE, &why))).await;
                 self.event(true, "PassedOver", note).await;
             }
             HomeOutput::Unserved { .. } => self.on_unserved().await,
@@ -244,19 +245,7 @@ impl OrderTask {
             facts.seat = (choice.seat, name.clone(), choice.price);
         }
         let message = format!("provider {name} holds the devices");
-        let held = conditions::condition(
-            condition::HELD,
-            true,
-            reasons::DEVICES_HELD,
-            message.clone(),
-            None,
-            Timestamp::now(),
-        );
-        let status = AwardStatus {
-            conditions: vec![held],
-            state: Some("Held".to_owned()),
-            ..AwardStatus::default()
-        };
+        let status = held_status(true, reasons::DEVICES_HELD, &message);
         if self.persist_award(Some(status)).await {
             self.context.tell(HomeInput::Stored { order: self.digest });
             self.event(false, reasons::DEVICES_HELD, message).await;
@@ -344,6 +333,13 @@ impl OrderTask {
     pub(super) fn facts(&self) -> Option<&AwardFacts> {
         self.award.as_ref().map(|(facts, _)| facts)
     }
+}
+
+/// The status of an Award before its workload is handed over.
+fn held_status(held: bool, reason: &str, message: &str) -> AwardStatus {
+    let condition = conditions::condition(condition::HELD, held, reason, message, None, Timestamp::now());
+    let state = if held { "Held" } else { "Reserving" };
+    AwardStatus { conditions: vec![condition], state: Some(state.to_owned()), ..AwardStatus::default() }
 }
 
 /// Makes a stand-by the seat that serves, at its own price.

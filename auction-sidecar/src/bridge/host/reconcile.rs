@@ -101,7 +101,8 @@ pub async fn reconcile(
     context: Arc<HostContext>,
 ) -> Result<Action, ReconcileError> {
     let award = match &object.0 {
-        Ok(award) if award.spec.side == AwardSide::Host => award,
+        // Another seat's Award can only be here when several share a cluster.
+        Ok(award) if award.spec.side == AwardSide::Host && award.spec.seat == i32::from(context.seat) => award,
         Ok(_) => return Ok(Action::await_change()),
         Err(error) => {
             tracing::error!(name = ?error.metadata.name, %error, "Award skipped: it does not parse");

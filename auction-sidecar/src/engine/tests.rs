@@ -1,0 +1,198 @@
+//! Four seats and a home with dealt keys over real QUIC on 127.0.0.1; the test plays the bridges.
+
+use std::net::UdpSocket;
+use std::path::Path;
+
+use vendue_auction_core::{NewOrder, SignedMarketRecord};
+use vendue_market::{AcceptRules, GpuModel, NodeCapacity, Offer, OfferNode, Requirements};
+
+use super::*;
+use crate::deal::{self, DealOptions};
+use crate::keys::Keys;
+use crate::net::{self, NetConfig};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+struct Process {
+    commands: mpsc::Sender<EngineCommand>,
+    events: mpsc::Receiver<EngineEvent>,
+    metrics: Arc<Metrics>,
+    address: libp2p::Multiaddr,
+}
+
+fn free_address() -> libp2p::Multiaddr {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap()
+}
+
+fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::Multiaddr) -> Process {
+    let text = std::fs::read_to_string(dir.join(format!("keys/{name}.json"))).unwrap();
+    let keys = Keys::from_json(&text, record).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let own = keys.transport.public().to_peer_id();
+    let net = net::start(NetConfig {
+        keypair: keys.transport.clone(),
+        members: crate::run::members(record, own).unwrap(),
+        listen: address.clone(),
+        metrics: metrics.clone(),
+    })
+    .unwrap();
+    let seat = keys.seat.map(|k| (k.seat, Seat::new(record.clone(), k.seat, SeatCrypto::new(record.clone(), k), 0)));
+    let home = keys.home.map(|(index, k)| (index, Home::new(record.clone(), index, k)));
+    let config = EngineConfig {
+        record: record.clone(),
+        seat,
+        home,
+        net: net.handle,
+        metrics: metrics.clone(),
+        ready: Readiness::default(),
+    };
+    let ((commands, commands_rx), (events_tx, events)) = (mpsc::channel(64), mpsc::channel(256));
+    tokio::spawn(Engine::new(config, events_tx).run(net.rounds, commands_rx));
+    Process { commands, events, metrics, address: address.clone() }
+}
+
+fn offers(model: &str, gpus: u32, price: &str) -> SeatInput {
+    let capacity = NodeCapacity {
+        model: model.parse().unwrap(),
+        gpu_memory_mib: 81_920,
+        free_gpus: gpus,
+        cpu_millis: 64_000,
+        memory_mib: 65_536,
+        disk_mib: 65_536,
+    };
+    let offer = Offer {
+        name: "default/p".into(),
+        price: price.parse().unwrap(),
+        nodes: vec![OfferNode { name: "n1".into(), capacity }],
+        rules: AcceptRules::any(),
+    };
+    let models: Vec<GpuModel> = vec![model.parse().unwrap()];
+    SeatInput::Offers { offers: vec![offer], models }
+}
+
+fn order() -> NewOrder {
+    let requirements = Requirements {
+        gpu_models: vec![],
+        min_gpu_memory_mib: 0,
+        workers: 2,
+        gpus_per_worker: 1,
+        cpu_millis_per_worker: 500,
+        memory_mib_per_worker: 512,
+        disk_mib_per_worker: 0,
+        max_price: "3".parse().unwrap(),
+        run_seconds: 60,
+        image: "ray:1".into(),
+        include_providers: vec![],
+        exclude_providers: vec![],
+    };
+    NewOrder { job: "u-1".into(), attempt: 1, requirements, commitment: [7; 32], expires_ms: now_ms() + 600_000 }
+}
+
+async fn home_event<T>(process: &mut Process, pick: impl Fn(HomeOutput) -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let EngineEvent::Home(event) = process.events.recv().await.unwrap()
+                && let Some(found) = pick(event)
+            {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the home said nothing in time")
+}
+
+async fn seat_event<T>(process: &mut Process, pick: impl Fn(SeatOutput) -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let EngineEvent::Seat(event) = process.events.recv().await.unwrap()
+                && let Some(found) = pick(event)
+            {
+                return found;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("the seat said nothing in time")
+}
+
+struct Market {
+    _dir: tempfile::TempDir,
+    seats: Vec<Process>,
+    home: Process,
+}
+
+/// A market whose seats are not observers any more, since they claim to have started long ago.
+async fn market() -> Market {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("deal");
+    let names = ["alpha", "bravo", "charlie", "delta"];
+    let addresses: Vec<_> = names.iter().map(|_| free_address()).collect();
+    let record = deal::run(&DealOptions {
+        market: "test".into(),
+        seats: names.iter().map(|n| (*n).to_owned()).zip(addresses.iter().cloned()).collect(),
+        homes: vec!["home".into()],
+        delay_ms: 250,
+        period_ms: 1500,
+        handover_ms: 5000,
+        out: out.clone(),
+    })
+    .unwrap();
+    let record = SignedMarketRecord::from_json(&std::fs::read_to_string(record).unwrap()).unwrap().record;
+    let record = Arc::new(record);
+    let seats = names.iter().zip(&addresses).map(|(name, address)| start(&out, &record, name, address)).collect();
+    let home = start(&out, &record, "home", &free_address());
+    Market { _dir: dir, seats, home }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
+    let mut market = market().await;
+    let goods = [("L40S", 2, "1.10"), ("A100", 4, "1.80"), ("H100", 1, "0.90"), ("H100", 8, "2.50")];
+    for (seat, (model, gpus, price)) in market.seats.iter().zip(goods) {
+        seat.commands.send(EngineCommand::Seat(offers(model, gpus, price))).await.unwrap();
+        assert_ne!(seat.address, market.home.address);
+    }
+    let submit = HomeInput::Submit(Box::new(order()));
+    market.home.commands.send(EngineCommand::Home(submit)).await.unwrap();
+    let digest = home_event(&mut market.home, |e| match e {
+        HomeOutput::Ordered { digest, .. } => Some(digest),
+        _ => None,
+    })
+    .await;
+    // Charlie is the cheapest and has too few GPUs: alpha wins.
+    let winner = home_event(&mut market.home, |e| match e {
+        HomeOutput::Reserving { seat, rank: 0, .. } => Some(seat),
+        _ => None,
+    })
+    .await;
+    assert_eq!(winner, 0);
+    let hold = seat_event(&mut market.seats[0], |e| match e {
+        SeatOutput::Hold(request) => Some(request),
+        _ => None,
+    })
+    .await;
+    assert_eq!((hold.order.digest(), hold.price.to_string().as_str(), hold.rank), (digest, "1.10", 0));
+    let held = SeatInput::Reserved { order: digest, result: Ok(()) };
+    market.seats[0].commands.send(EngineCommand::Seat(held)).await.unwrap();
+    let choice = home_event(&mut market.home, |e| match e {
+        HomeOutput::Choose(choice) => Some(choice),
+        _ => None,
+    })
+    .await;
+    assert_eq!((choice.seat, choice.order), (0, digest));
+    market.home.commands.send(EngineCommand::Home(HomeInput::Stored { order: digest })).await.unwrap();
+    let to = home_event(&mut market.home, |e| match e {
+        HomeOutput::HandOver { seat, .. } => Some(seat),
+        _ => None,
+    })
+    .await;
+    assert_eq!(to, 0);
+    let taken = seat_event(&mut market.seats[0], |e| match e {
+        SeatOutput::Taken { order, home } => Some((order, home)),
+        _ => None,
+    })
+    .await;
+    assert_eq!(taken, (digest, 0));
+    assert!(market.seats[0].metrics.render().unwrap().contains("vendue_auction_rounds_total{result=\"certified\"} 1"));
+}
