@@ -14,6 +14,12 @@ pub const P2P_NODE_PORT: u16 = 30470;
 /// Bound on the one-way delay in the demo's market; a whole machine of clusters on two cores needs no more.
 pub const DELAY_MS: u32 = 125;
 
+/// Time from one round to the next: wide enough that shares may leave although the gate of the next round opens.
+const PERIOD_MS: u32 = 8 * DELAY_MS;
+/// Time for the hand-over. A third of it is what a winner has to take hold of its devices before the next in line is
+/// asked; five control planes on two cores need seconds where separate clusters need a fraction of one.
+const HANDOVER_MS: u32 = 9_000;
+
 /// Where the deal lies.
 #[derive(Clone, Debug)]
 pub struct Deal {
@@ -40,6 +46,7 @@ pub async fn deal(program: &Path, market: &str, seats: &[(String, String)], home
     }
     std::fs::create_dir_all(dir).io("create", dir)?;
     let mut run_deal = command(program, ["deal", "--market", market, "--delay-ms", &DELAY_MS.to_string()]);
+    run_deal.args(["--period-ms", &PERIOD_MS.to_string(), "--handover-ms", &HANDOVER_MS.to_string()]);
     for (name, address) in seats {
         run_deal.arg("--seat").arg(format!("{name}=/ip4/{address}/udp/{P2P_NODE_PORT}/quic-v1"));
     }
