@@ -12,6 +12,7 @@ use crate::command::{command, run, run_logged};
 use crate::config::PAUSE_IMAGE;
 use crate::error::{Error, IoContext, Result};
 use crate::files;
+use crate::lock::Lock;
 use crate::paths::Paths;
 use crate::progress::Progress;
 
@@ -85,6 +86,10 @@ pub async fn vendue_image(
     partial: bool,
     progress: &Progress,
 ) -> Result<Image> {
+    // The builder knows images by name: two builds at once would write each other's content.
+    let limit = Duration::from_secs(600);
+    let _lock =
+        Lock::take(&paths.cache().join("image.lock"), "another image build is at work", limit).await?;
     let base = base::prepare(paths, progress).await?;
     let recipe = paths.image_recipes().join("vendue/Containerfile");
     let mut parts = vec![

@@ -29,6 +29,7 @@ pub mod faults;
 pub mod files;
 pub mod gpu;
 pub mod images;
+pub mod kernel;
 pub mod kubeconfig;
 pub mod lock;
 pub mod market;

@@ -22,7 +22,7 @@ use crate::progress::Progress;
 use crate::setup::Setup;
 use crate::spec::{MarketSpec, Place, SLOTS};
 use crate::state::MarketState;
-use crate::{files, network, store, volumes};
+use crate::{files, kernel, network, store, volumes};
 
 /// The market's state, shared by all handles and written through to the state file.
 #[derive(Clone, Debug)]
@@ -104,6 +104,7 @@ impl Market {
         let state =
             MarketState { spec: spec.clone(), slot, owner, kept: false, helper: None, clusters: vec![] };
         state.save(&run)?;
+        kernel::raise(&setup.paths)?;
         let shared = Shared::new(state, run.clone());
         let with = Ingredients { template, simulator, shared: shared.clone() };
         let name = format!("start {} clusters", spec.clusters.len());

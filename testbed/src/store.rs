@@ -5,6 +5,7 @@
 //! milliseconds where an import takes many seconds, and clusters share the page cache of the layers.
 //! Invariant: a template is never changed after it has its final name.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1.overlayfs";
 const METADATA: &str = "io.containerd.metadata.v1.bolt";
-/// Templates kept; a kept market may still point to an older one.
+/// Templates kept, beside those in use.
 const KEEP: usize = 8;
 
 /// Makes or finds the template with these images. Images are imported in order, and the template of all but
@@ -207,8 +208,22 @@ fn prune(paths: &Paths) -> Result<()> {
     }
     found.sort();
     found.reverse();
-    for (_, path) in found.into_iter().skip(KEEP) {
+    let used = in_use(paths);
+    for (_, path) in found.into_iter().skip(KEEP).filter(|(_, path)| !used.contains(path)) {
         files::remove_dir(&path)?;
     }
     Ok(())
+}
+
+/// Templates that clusters, running or left, point to.
+fn in_use(paths: &Paths) -> BTreeSet<PathBuf> {
+    let folders =
+        |path: PathBuf| std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let snapshots = folders(paths.runs())
+        .flat_map(folders)
+        .flat_map(|cluster| folders(cluster.join("containerd").join(SNAPSHOTTER).join("snapshots")));
+    // A snapshot is <template>/root/<snapshotter>/snapshots/<id>.
+    snapshots
+        .filter_map(|link| Some(std::fs::read_link(link).ok()?.ancestors().nth(4)?.to_path_buf()))
+        .collect()
 }
