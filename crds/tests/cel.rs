@@ -1,5 +1,6 @@
 //! Each admission rule, once with an object that it accepts and once with one that it refuses, and the sentence that the
 //! user then reads. The last test counts the rules, so that a new one cannot come without its case here.
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use serde_json::{Value, json};
 use vendue_crds::{Award, ComputeJob, Provision};

@@ -1,5 +1,6 @@
 //! Rules that every schema of the group keeps: documented, bounded, with list types, columns and status first things
 //! first. The walk covers every field, so a new field cannot forget one of them.
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use serde_json::{Value, json};
 use vendue_crds::crds;
