@@ -32,7 +32,8 @@ fn load(record: &Path) -> Result<BTreeMap<String, u64>> {
     if !record.exists() {
         return Ok(BTreeMap::new());
     }
-    serde_json::from_str(&files::read(record)?).map_err(|e| Error::Invalid(format!("{}: {e}", record.display())))
+    serde_json::from_str(&files::read(record)?)
+        .map_err(|e| Error::Invalid(format!("{}: {e}", record.display())))
 }
 
 fn raise_in(root: &Path, record: &Path) -> Result<()> {
@@ -42,7 +43,8 @@ fn raise_in(root: &Path, record: &Path) -> Result<()> {
         let now: u64 = files::read(&path)?.trim().parse().unwrap_or(u64::MAX);
         if now < needed {
             found.entry(key.into()).or_insert(now);
-            let text = serde_json::to_string(&found).map_err(|e| Error::Invalid(format!("write limits: {e}")))?;
+            let text =
+                serde_json::to_string(&found).map_err(|e| Error::Invalid(format!("write limits: {e}")))?;
             files::write_atomic(record, text)?;
             files::write(&path, needed.to_string())?;
         }
