@@ -48,6 +48,7 @@ pub async fn market(paths: &Paths, name: &str) -> Result<()> {
     // Removing a mount point takes away what another node has mounted there.
     if known(paths).await?.is_empty() {
         remove_empty_mount_points();
+        remove_cgroups("vendue").await?;
         crate::kernel::restore(paths)?;
     }
     Ok(())

@@ -162,6 +162,11 @@ impl Cluster {
             .ok_or_else(|| Error::Invalid(format!("cluster {} is not in the market's state", self.name)))
     }
 
+    /// Whether the node runs; a cluster that the user already has counts as running.
+    pub fn is_running(&self) -> bool {
+        self.own.is_none() || self.state().is_ok_and(|state| state.node.is_some_and(ProcessId::is_alive))
+    }
+
     /// Imports an image into the running cluster.
     pub async fn import(&self, image: &crate::images::Image) -> Result<()> {
         let own = self.own()?;

@@ -206,11 +206,19 @@ impl Market {
         cleanup::market(&setup.paths, &name).await
     }
 
-    /// Runs the loop that makes released volumes anew until it is cancelled; for a process that looks after
-    /// a kept market.
+    /// Makes released volumes anew until the market ends; for a process that looks after a kept market.
     pub async fn recycle_volumes(&self) {
         let own = self.clusters.iter().filter_map(|c| Some((c.client(), c.own().ok()?.layout.clone())));
-        join_all(own.map(|(client, layout)| volumes::recycle(client, layout))).await;
+        let recycling = join_all(own.map(|(client, layout)| volumes::recycle(client, layout)));
+        let ended = async {
+            while self.clusters.iter().any(Cluster::is_running) {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = recycling => {}
+            () = ended => {}
+        }
     }
 
     fn abort_recyclers(&mut self) {

@@ -126,9 +126,22 @@ pub async fn start(layout: &Layout) -> Result<(ProcessId, Tie)> {
 /// kubelet expects its root group in every hierarchy; the runtime makes it only where a container needs it.
 fn create_cgroups(path: &str) -> Result<()> {
     for hierarchy in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        let mut group = hierarchy.path();
         // Only the first version has a folder per hierarchy, each with its own list of processes.
-        if hierarchy.path().join("cgroup.procs").exists() && hierarchy.path().join("release_agent").exists() {
-            files::create_dir(hierarchy.path().join(path))?;
+        if !group.join("cgroup.procs").exists() || !group.join("release_agent").exists() {
+            continue;
+        }
+        for part in path.split('/') {
+            let parent = group.clone();
+            group.push(part);
+            files::create_dir(&group)?;
+            // A new set of processors is empty, and what is empty cannot be given on.
+            for set in ["cpuset.mems", "cpuset.cpus"] {
+                let (from, to) = (parent.join(set), group.join(set));
+                if to.exists() && files::read(&to)?.trim().is_empty() {
+                    files::write(&to, files::read(&from)?)?;
+                }
+            }
         }
     }
     Ok(())

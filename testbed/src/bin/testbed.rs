@@ -265,7 +265,9 @@ async fn up(paths: &Paths, progress: &Progress, args: Up) -> Result<ExitCode> {
 /// The given folder, or the one that this program was built into.
 fn programs(given: Option<PathBuf>) -> Result<PathBuf> {
     let own = || std::env::current_exe().ok()?.parent().map(Path::to_path_buf);
-    given.or_else(own).ok_or_else(|| Error::Invalid("give --programs: this program's own folder is unknown".into()))
+    given
+        .or_else(own)
+        .ok_or_else(|| Error::Invalid("give --programs: this program's own folder is unknown".into()))
 }
 
 async fn interrupted() {
@@ -282,9 +284,9 @@ async fn interrupted() {
 }
 
 fn hints(setup: &vendue_testbed::Setup, market: &Market) {
-    let Some(kubeconfig) = market.kubeconfig() else { return };
+    let (Some(kubeconfig), Some(first)) = (market.kubeconfig(), market.clusters().first()) else { return };
     eprintln!("\n  export KUBECONFIG={}", kubeconfig.display());
-    eprintln!("  {} --context home get nodes\n", setup.programs.kubectl.display());
+    eprintln!("  {} --context {} get nodes\n", setup.programs.kubectl.display(), first.name());
 }
 
 fn memory(market: &Market) -> serde_json::Value {
