@@ -27,6 +27,8 @@ mod provision;
 mod ray;
 mod runtime;
 mod server;
+#[cfg(test)]
+mod testing;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -76,8 +78,9 @@ async fn main() -> ExitCode {
 }
 
 fn log(args: &Args) -> Result<(), MainError> {
+    // kube's own spans repeat on each line what the lines say already; a filter that names it still gets them.
     let logs = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_new(&args.log)?)
+        .with_env_filter(EnvFilter::try_new(format!("kube_runtime=warn,{}", args.log))?)
         .with_ansi(std::io::stdout().is_terminal());
     match args.log_format {
         LogFormat::Text => logs.init(),

@@ -28,9 +28,28 @@ pub fn tail(text: &str, max: usize) -> String {
     format!("...{}", text.get(cut..).unwrap_or_default())
 }
 
+/// The text without terminal colours and other control characters.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(c) = characters.next() {
+        if c == '\u{1b}' && characters.next_if_eq(&'[').is_some() {
+            // A control sequence ends with its first letter.
+            for c in characters.by_ref() {
+                if c.is_ascii_alphabetic() {
+                    break;
+                }
+            }
+        } else if c == '\n' || c == '\t' || !c.is_control() {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// The last lines of a log, as they go into a status.
 pub fn log_tail(log: &str) -> String {
-    let clean: String = log.chars().filter(|c| *c == '\n' || *c == '\t' || !c.is_control()).collect();
+    let clean = plain(log);
     let lines: Vec<&str> = clean.trim_end().lines().collect();
     let from = lines.len().saturating_sub(LOG_LINES);
     tail(&lines.get(from..).unwrap_or_default().join("\n"), MAX_LOG_TAIL)
@@ -53,6 +72,7 @@ mod tests {
     fn keeps_the_last_lines() {
         let log: String = (0..50).map(|i| format!("line {i}\u{1b}\n")).collect();
         let kept = log_tail(&log);
+        assert_eq!(log_tail("a \u{1b}[1m\u{1b}[32mgreen\u{1b}[39m b\r\n"), "a green b");
         assert!(kept.starts_with("line 30\n") && kept.ends_with("line 49"));
         assert!(log_tail(&"x".repeat(20_000)).len() <= MAX_LOG_TAIL);
     }

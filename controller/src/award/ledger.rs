@@ -39,7 +39,7 @@ pub struct AwardView {
 }
 
 /// States of awards in the metric.
-const STATES: [&str; 9] = [
+const STATES: [&str; 10] = [
     "Pending",
     "Refused",
     "Held",
@@ -48,6 +48,7 @@ const STATES: [&str; 9] = [
     "Running",
     "Succeeded",
     "Failed",
+    "Closed",
     "Released",
 ];
 
@@ -219,5 +220,28 @@ impl Guarded {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
         Api::all(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+impl Ledger {
+    /// A ledger whose caches hold these views.
+    pub fn with(
+        nodes: Vec<(&str, NodeView)>,
+        gpu_nodes: Vec<(&str, GpuNodeView)>,
+        provision: ProvisionView,
+        awards: &[Award],
+    ) -> Self {
+        let bare = |name: &str| format!("/{name}");
+        let key = format!("{}/{}", provision.namespace, provision.name);
+        let views = awards.iter().filter_map(|a| Some((a.spec.id.clone(), award_view(a)?)));
+        Self {
+            nodes: Arc::new(Cache::filled(nodes.into_iter().map(|(n, v)| (bare(n), v)))),
+            gpu_nodes: Arc::new(Cache::filled(gpu_nodes.into_iter().map(|(n, v)| (bare(n), v)))),
+            pods: Arc::new(Cache::filled([])),
+            provisions: Arc::new(Cache::filled([(key, provision)])),
+            awards: Arc::new(Cache::filled(views)),
+            ..Self::default()
+        }
     }
 }

@@ -18,6 +18,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::watcher;
 use kube::{Api, ResourceExt};
+use tracing::Instrument;
 use vendue_controller_core::FinalizerStep;
 use vendue_controller_core::award::objects::Env;
 use vendue_controller_core::award::plan::{Plan, RayAction, plan};
@@ -123,6 +124,11 @@ pub async fn reconcile<R: Runtime>(award: Award, all: Arc<Awards<R>>) -> Result<
     if award.spec.side != AwardSide::Host {
         return Ok(Action::await_change());
     }
+    let span = tracing::info_span!("award", id = %award.spec.id, job = %award.spec.job.uid, round = award.spec.round);
+    steps(award, all).instrument(span).await
+}
+
+async fn steps<R: Runtime>(award: Award, all: Arc<Awards<R>>) -> Result<Action, Error> {
     let now = Timestamp::now();
     let observed = dereference::dereference(&award, &all, now).await?; // client required
     let plan = plan(&award, &observed, &all.env, now); // no client
@@ -193,8 +199,7 @@ async fn submit<R: Runtime>(award: &Award, all: &Awards<R>, id: &str, entrypoint
     };
     all.context.metrics.ray_submit.with_label_values(&[word]).inc();
     let submitted = result?;
-    tracing::info!(award = %award.spec.id, job = %award.spec.job.uid, round = award.spec.round, id, ?submitted,
-        "the entry point was submitted");
+    tracing::info!(submission = id, ?submitted, "the entry point was submitted");
     Ok(())
 }
 
@@ -214,3 +219,6 @@ async fn stop<R: Runtime>(award: &Award, all: &Awards<R>, id: &str) {
 fn provisioned(award: &Award) -> bool {
     award.status.as_ref().is_some_and(|s| conditions::is_true(&s.conditions, cond::PROVISIONED))
 }
+
+#[cfg(test)]
+mod tests;

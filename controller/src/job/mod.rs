@@ -128,3 +128,6 @@ fn measure(job: &ComputeJob, transitions: &[Transition], context: &Context) {
         context.metrics.time_to_running.observe(waited.as_secs_f64());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,6 +62,9 @@ pub(super) fn teardown(draft: &mut Draft<'_>, observed: &Observed) {
 
 fn released(draft: &mut Draft<'_>, handed_over: bool) {
     draft.plan.status.devices.clear();
+    if let Some(runtime) = &mut draft.plan.status.runtime {
+        runtime.workers_ready = 0;
+    }
     let (reason, message) = match (handed_over, closing(draft.award)) {
         (true, _) => (reasons::TORN_DOWN, "nothing of the workload is left; the devices are free"),
         (false, true) => (reasons::CLOSED, "closed before the workload arrived; the devices are free"),
