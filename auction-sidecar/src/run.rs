@@ -211,6 +211,21 @@ async fn route(sides: Sides, mut events: mpsc::Receiver<EngineEvent>) {
     }
 }
 
+/// Failures of single objects are told by their error policy; what is left are broken watches.
+async fn log_failure<T, E, Q>(result: Result<T, kube::runtime::controller::Error<E, Q>>)
+where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    match result {
+        Err(kube::runtime::controller::Error::QueueError(error)) => {
+            tracing::warn!(%error, "watch broken; it starts again");
+        }
+        Err(error) => tracing::debug!(%error, "reconcile"),
+        Ok(_) => {}
+    }
+}
+
 fn watch_config() -> watcher::Config {
     // Less than what load balancers cut.
     watcher::Config::default().timeout(200)
@@ -253,7 +268,7 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
         .with_config(concurrency())
         .reconcile_all_on(changes(parts.net.connected()))
         .run(host::reconcile, host::error_policy, context.clone())
-        .for_each(|_| std::future::ready(()));
+        .for_each(log_failure);
     tokio::spawn(run);
     let (ready, cluster) = (parts.ready.clone(), parts.cluster.clone());
     ready.set("awards", false);
@@ -285,7 +300,7 @@ fn start_home(parts: &Parts, args: &RunArgs, home: u16, store: Arc<Store>) -> Ar
         .with_config(concurrency())
         .reconcile_all_on(changes(parts.net.connected()))
         .run(home::reconcile_award, home::award_error_policy, context.clone())
-        .for_each(|_| std::future::ready(()));
+        .for_each(log_failure);
     tokio::spawn(run);
     let ready = parts.ready.clone();
     ready.set("awards_at_home", false);
@@ -296,7 +311,7 @@ fn start_home(parts: &Parts, args: &RunArgs, home: u16, store: Arc<Store>) -> Ar
         Controller::new(Api::<DeserializeGuard<ComputeJob>>::all(client), watch_config())
             .with_config(concurrency())
             .run(home::reconcile_job, home::job_error_policy, jobs_context)
-            .for_each(|_| std::future::ready(()))
+            .for_each(log_failure)
             .await;
     });
     tokio::spawn(sweep(store.clone(), parts.cluster.metrics.clone(), args.store_retention_seconds));

@@ -56,7 +56,12 @@ where
 
     /// Waits until the first list is here.
     pub async fn ready(&self) -> bool {
-        self.0.wait_until_ready().await.is_ok()
+        // The store wakes only the task that asked last, and the controller asks too: so this one asks again.
+        loop {
+            if let Ok(ready) = tokio::time::timeout(Duration::from_millis(50), self.0.wait_until_ready()).await {
+                return ready.is_ok();
+            }
+        }
     }
 }
 

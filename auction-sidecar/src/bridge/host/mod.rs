@@ -62,6 +62,8 @@ pub struct HostContext {
     /// Tells the seat what it can offer.
     pub seller: Arc<Seller>,
     memory: Mutex<BTreeMap<String, AwardMemory>>,
+    /// The award that the seat asked for last, by order. The same order may have had others in earlier rounds.
+    asked: Mutex<BTreeMap<Digest, String>>,
 }
 
 /// What is known of an Award beside the object; lost at a restart, and then only done again.
@@ -96,7 +98,7 @@ impl HostContext {
         seller: Arc<Seller>,
     ) -> Self {
         let metrics = cluster.metrics.clone();
-        Self { cluster, record, seat, net, engine, awards, courier, metrics, bids, seller, memory: Mutex::default() }
+        Self { cluster, record, seat, net, engine, awards, courier, metrics, bids, seller, memory: Mutex::default(), asked: Mutex::default() }
     }
 
     /// Awards of one namespace.
@@ -131,9 +133,32 @@ impl HostContext {
         }
     }
 
-    /// The Award of an order, as the watch last saw it.
-    pub(super) fn award_of(&self, order: &Digest) -> Option<Award> {
-        self.awards.find(|a| digest_of(a).as_ref() == Some(order) && a.spec.side == vendue_crds::AwardSide::Host)
+    /// The Awards of an order that have no workload, as the watch last saw them.
+    pub(super) fn reservations_of(&self, order: &Digest) -> Vec<Award> {
+        let own = i32::from(self.seat);
+        let mut all = self.awards.items();
+        all.retain(|a| {
+            a.spec.side == vendue_crds::AwardSide::Host
+                && a.spec.seat == own
+                && a.spec.workload_secret.is_none()
+                && digest_of(a).as_ref() == Some(order)
+        });
+        all
+    }
+
+    /// Notes which award the seat waits for.
+    pub(super) fn ask(&self, order: Digest, id: &str) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(order, id.to_owned());
+    }
+
+    /// Whether the seat waits for this award.
+    pub(super) fn is_asked(&self, order: &Digest, id: &str) -> bool {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).get(order).is_some_and(|asked| asked == id)
+    }
+
+    /// Nobody waits for the order any more.
+    pub(super) fn answered(&self, order: &Digest) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(order);
     }
 }
 
@@ -153,6 +178,7 @@ pub fn on_event(context: &Arc<HostContext>, event: SeatOutput) {
             tokio::spawn(async move { reserve::release(&context, order, cause).await });
         }
         SeatOutput::Taken { order, home } => {
+            context.answered(&order);
             tracing::info!(order = %hex::encode(order), home, "the user chose this seat");
         }
         SeatOutput::Decided(decided) => context.bids.decided(&decided),

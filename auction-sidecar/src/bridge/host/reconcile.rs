@@ -142,9 +142,13 @@ pub async fn reconcile(
     })
 }
 
-/// Tells the seat what the controller said; the seat answers the home.
+/// Tells the seat what the controller said, when the seat waits for it; the seat answers the home.
 fn answer(context: &HostContext, award: &Award, held: bool) {
     let (Some(order), Some(reference)) = (digest_of(award), award_ref(award)) else { return };
+    context.memory(&award.spec.id, |m| m.told = Some(held));
+    if !context.is_asked(&order, &award.spec.id) {
+        return;
+    }
     let condition = conditions::find(conditions_of(award), condition::HELD);
     let reason = condition.map(|c| c.reason.as_str()).unwrap_or_default();
     let result = match (held, reason) {
@@ -157,12 +161,22 @@ fn answer(context: &HostContext, award: &Award, held: bool) {
     // Offers without the devices come first: the seat must not bid them again.
     context.seller.offer();
     context.tell_seat(SeatInput::Reserved { order, result });
-    context.memory(&award.spec.id, |m| m.told = Some(held));
+}
+
+/// Answers at once for an Award that the controller has judged before.
+pub(super) fn answer_known(context: &HostContext, award: &Award) {
+    let list = conditions_of(award);
+    let released = conditions::is_true(list, condition::RELEASED) || award.spec.close.is_some();
+    match conditions::find(list, condition::HELD) {
+        Some(held) => answer(context, award, held.status == "True" && !released),
+        None if released => answer(context, award, false),
+        None => {}
+    }
 }
 
 /// When to try again: soon at first, and soon again whenever the home comes back.
 pub fn error_policy(object: Arc<DeserializeGuard<Award>>, error: &ReconcileError, context: Arc<HostContext>) -> Action {
-    let Ok(award) = &object.0 else { return Action::await_change() };
+    let Ok(award) = &object.0 else { return Action::requeue(Duration::from_secs(3600)) };
     let failures = context.memory(&award.spec.id, |m| {
         m.failures = m.failures.saturating_add(1);
         m.failures

@@ -61,7 +61,11 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
     let mut pause = Duration::from_millis(100);
     loop {
         match try_hold(context, &request).await {
-            Ok(id) => {
+            Ok((id, known)) => {
+                // The request came again, after a restart or a lost answer: the controller's word is there already.
+                if let Some(award) = known {
+                    super::reconcile::answer_known(context, &award);
+                }
                 tracing::info!(parent: &span, award = id, rank = request.rank, price = %request.price, "award reserved");
                 context.metrics.awards.with_label_values(&["host", "reserved"]).inc();
                 return;
@@ -84,17 +88,19 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
     }
 }
 
-async fn try_hold(context: &HostContext, request: &HoldRequest) -> Result<String, HoldError> {
+async fn try_hold(context: &HostContext, request: &HoldRequest) -> Result<(String, Option<Award>), HoldError> {
     let facts = facts(context, request)?;
     let provision =
         parse_offer_name(&request.offer).ok_or_else(|| HoldError::NoProvision(request.offer.clone()))?;
     check_home(context, provision, &facts.home).await?;
     let id = facts.id();
+    context.ask(facts.order.digest(), &id);
     let lock = context.memory(&id, |m| m.lock.clone());
     let _guard = lock.lock().await;
     if let Some(old) = context.fetch(&id).await? {
-        // The request came again: the Award may have moved on, so it is not written again.
-        return if super::digest_of(&old) == Some(facts.order.digest()) { Ok(id) } else { Err(HoldError::Taken) };
+        // The Award may have moved on, so it is not written again.
+        let same = super::digest_of(&old) == Some(facts.order.digest()) && old.metadata.deletion_timestamp.is_none();
+        return if same { Ok((id, Some(old))) } else { Err(HoldError::Taken) };
     }
     // First the namespace with its labels, so that no Pod can ever be in it without them.
     let namespaces: Api<Namespace> = Api::all(context.cluster.client.clone());
@@ -108,7 +114,7 @@ async fn try_hold(context: &HostContext, request: &HoldRequest) -> Result<String
         .await?;
     let note = format!("asked to hold {} GPUs for home {}", request.order.requirements.gpus(), facts.home);
     context.cluster.event(&written.object_ref(&()), false, "Reserve", reasons::RESERVING, note).await;
-    Ok(id)
+    Ok((id, None))
 }
 
 async fn check_home(context: &HostContext, provision: (&str, &str), home: &str) -> Result<(), HoldError> {
@@ -122,15 +128,30 @@ async fn check_home(context: &HostContext, provision: (&str, &str), home: &str) 
     Err(HoldError::HomeNotServed(home.to_owned()))
 }
 
-/// Ends a reservation that is not taken up. An Award with a workload is not touched: only its home closes it.
+/// Ends the reservations of an order that are not taken up. An Award with a workload is not touched: only its home
+/// closes it.
 pub(super) async fn release(context: &Arc<HostContext>, order: Digest, cause: ReleaseCause) {
-    let Some(award) = context.award_of(&order) else { return };
-    let id = award.spec.id.clone();
+    context.answered(&order);
+    let now = now_ms();
+    let mut ids: Vec<String> = context
+        .reservations_of(&order)
+        .into_iter()
+        // A later round may have given the order to this seat again.
+        .filter(|a| cause != ReleaseCause::Expired || objects::ms_of(&a.spec.expires_at) <= now + 1000)
+        .map(|a| a.spec.id)
+        .collect();
     for _ in 0..10 {
-        match try_release(context, &id, cause).await {
-            Ok(()) => return,
-            Err(error) => tracing::warn!(award = id, %error, "reservation not closed yet"),
+        let mut left = Vec::new();
+        for id in ids {
+            if let Err(error) = try_release(context, &id, cause).await {
+                tracing::warn!(award = id, %error, "reservation not closed yet");
+                left.push(id);
+            }
         }
+        if left.is_empty() {
+            return;
+        }
+        ids = left;
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
