@@ -115,7 +115,9 @@ pub(super) fn sha256(mut file: File, path: &str) -> Result<(u64, String), Beneat
 
 /// At most `max` bytes from `offset`.
 pub(super) fn read_at(mut file: File, path: &str, offset: u64, max: usize) -> Result<Vec<u8>, BeneathError> {
-    file.seek(SeekFrom::Start(offset)).map_err(fail("seek", path))?;
+    // The system refuses offsets beyond what it can count; beyond the end there is nothing anyway.
+    let size = file.metadata().map_err(fail("inspect", path))?.len();
+    file.seek(SeekFrom::Start(offset.min(size))).map_err(fail("seek", path))?;
     let mut data = Vec::new();
     file.take(max as u64).read_to_end(&mut data).map_err(fail("read", path))?;
     Ok(data)

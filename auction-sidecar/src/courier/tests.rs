@@ -77,6 +77,7 @@ async fn files_by_path_and_offset() {
     let f = fixture();
     assert_eq!(ask(&f, "/v1/file?path=model.pt&offset=2", Some(TOKEN)).await.1, b"ights");
     assert_eq!(ask(&f, "/v1/file?path=model.pt&offset=99", Some(TOKEN)).await.1, b"");
+    assert_eq!(ask(&f, &format!("/v1/file?path=model.pt&offset={}", u64::MAX), Some(TOKEN)).await.1, b"");
     assert_eq!(ask(&f, "/v1/file?path=nothing", Some(TOKEN)).await.0, StatusCode::NOT_FOUND);
 }
 

@@ -264,7 +264,7 @@ impl Store {
         let (mut file, entry) = self.open_file(uid, path)?;
         let object = self.object(&entry.sha256);
         let fail = |source| StoreError::Io { operation: "read", path: object.clone(), source };
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset)).map_err(fail)?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::Start(offset.min(entry.size))).map_err(fail)?;
         let mut data = Vec::new();
         file.take(max as u64).read_to_end(&mut data).map_err(fail)?;
         Ok((data, entry.size))

@@ -28,6 +28,7 @@ fn a_delivery_in_pieces_survives_a_restart_at_every_step() {
     assert_eq!(store.read("job-1", "model.bin", 2, 3).unwrap(), (b"234".to_vec(), 10));
     assert_eq!(store.read("job-1", LOG_PATH, 0, 100).unwrap(), (b"line\n".to_vec(), 5));
     assert_eq!(store.read("job-1", "empty", 0, 100).unwrap(), (vec![], 0));
+    assert_eq!(store.read("job-1", "model.bin", u64::MAX, 100).unwrap(), (vec![], 10));
     assert!(matches!(store.read("job-1", "other", 0, 1), Err(StoreError::UnknownFile(_))));
 }
 
