@@ -29,7 +29,7 @@ pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> 
         let wanted = spec.node_selector.iter().all(|(k, v)| node.labels.get(k) == Some(v));
         let models: BTreeSet<&str> = gpus.devices.iter().map(|(model, _)| model.as_str()).collect();
         let offered = |m: &&str| spec.gpu_models.is_empty() || spec.gpu_models.iter().any(|o| o == m);
-        if !wanted || !models.iter().any(|m| offered(&m)) {
+        if !wanted || !models.iter().any(offered) {
             continue;
         }
         if models.len() > 1 {
