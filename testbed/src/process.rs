@@ -23,7 +23,10 @@ impl ProcessId {
     /// The running process with this id, if there is one.
     pub fn of(pid: i32) -> Option<Self> {
         let (state, start) = stat(pid)?;
-        (state != 'Z').then_some(Self { pid, start })
+        // The first thread of a killed process may be a zombie while others still hold its ports and files.
+        let ended =
+            state == 'Z' && std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1;
+        (!ended).then_some(Self { pid, start })
     }
 
     /// Whether that very process still runs (a zombie does not).
