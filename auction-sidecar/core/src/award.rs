@@ -1,6 +1,6 @@
 //! The result of a round: the table of leaves under the award root, the certificate, and proofs of single leaves.
 
-use crate::merkle::{self, Path};
+use crate::merkle::{Path, Tree};
 use crate::wire::{Listed, Quorum, Signers};
 use serde::{Deserialize, Serialize};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer, from_hex, hex_array, to_hex};
@@ -111,12 +111,12 @@ pub struct AwardTable {
 }
 
 impl AwardTable {
-    fn bytes(&self) -> Vec<Vec<u8>> {
-        self.leaves.iter().map(Leaf::to_bytes).collect()
+    fn tree(&self) -> Tree {
+        Tree::new(&self.leaves.iter().map(Leaf::to_bytes).collect::<Vec<_>>())
     }
     /// The award root.
     pub fn root(&self) -> Digest {
-        merkle::root(&self.bytes())
+        self.tree().root()
     }
     /// Orders' leaves.
     pub fn orders(&self) -> impl Iterator<Item = &OrderLeaf> {
@@ -125,11 +125,20 @@ impl AwardTable {
             _ => None,
         })
     }
-    /// The proof of one order's outcome.
+    /// The proofs of all orders' outcomes, ascending by order. The tree is hashed once for all of them.
+    pub fn proofs(&self) -> Vec<AwardProof> {
+        let tree = self.tree();
+        let proof = |(index, leaf): (usize, &Leaf)| match leaf {
+            Leaf::Order(leaf) => Some(AwardProof { leaf: leaf.clone(), path: tree.path(index)? }),
+            _ => None,
+        };
+        self.leaves.iter().enumerate().filter_map(proof).collect()
+    }
+    /// The proof of one order's outcome; for many, [`AwardTable::proofs`] is cheaper.
     pub fn proof(&self, order: &Digest) -> Option<AwardProof> {
         let index = self.leaves.iter().position(|l| matches!(l, Leaf::Order(o) if &o.order == order))?;
         let Some(Leaf::Order(leaf)) = self.leaves.get(index) else { return None };
-        Some(AwardProof { leaf: leaf.clone(), path: merkle::path(&self.bytes(), index)? })
+        Some(AwardProof { leaf: leaf.clone(), path: self.tree().path(index)? })
     }
 }
 
@@ -209,4 +218,29 @@ pub struct AwardFile {
     pub order_signature: [u8; 65],
     /// The proof of its outcome.
     pub proof: AwardProof,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vendue_market::Histogram;
+
+    #[test]
+    fn all_proofs_of_a_large_round_are_those_of_its_orders() {
+        let leaf = |i: u32| {
+            let mut order = [0; 32];
+            order.iter_mut().zip(i.to_be_bytes()).for_each(|(to, from)| *to = from);
+            let outcome = Outcome::None(Histogram::new(4));
+            Leaf::Order(OrderLeaf { order, outcome, bundle: [0; 32], expires_ms: 1 })
+        };
+        let mut leaves = vec![Leaf::Set([1; 32]), Leaf::Beacon([2; 32])];
+        leaves.extend((0..4096).map(leaf));
+        let table = AwardTable { leaves };
+        let (root, proofs) = (table.root(), table.proofs());
+        assert_eq!(proofs.len(), 4096);
+        for proof in &proofs {
+            assert_eq!(proof.path.root(&Leaf::Order(proof.leaf.clone()).to_bytes()), Some(root));
+        }
+        assert_eq!(table.proof(&proofs[77].leaf.order).as_ref(), Some(&proofs[77]));
+    }
 }

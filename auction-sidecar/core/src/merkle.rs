@@ -32,13 +32,48 @@ fn level_up(level: &[Digest]) -> Vec<Digest> {
         .collect()
 }
 
+/// A whole tree: every node is hashed once, however many paths are taken from it.
+pub struct Tree {
+    /// The leaves' hashes first, the top last; never empty.
+    levels: Vec<Vec<Digest>>,
+}
+
+impl Tree {
+    /// The tree over leaves.
+    pub fn new(leaves: &[Vec<u8>]) -> Self {
+        let mut levels = vec![];
+        let mut level: Vec<Digest> = leaves.iter().map(|l| leaf_hash(l)).collect();
+        while level.len() > 1 {
+            let up = level_up(&level);
+            levels.push(std::mem::replace(&mut level, up));
+        }
+        levels.push(level);
+        Self { levels }
+    }
+
+    fn count(&self) -> u32 {
+        self.levels.first().map_or(0, |leaves| leaves.len() as u32)
+    }
+
+    /// The root.
+    pub fn root(&self) -> Digest {
+        let top = self.levels.last().and_then(|level| level.first());
+        root_hash(self.count(), top.unwrap_or(&[0; 32]))
+    }
+
+    /// The path of the leaf at `index`; `None` beyond the last.
+    pub fn path(&self, index: usize) -> Option<Path> {
+        self.levels.first()?.get(index)?;
+        let sibling = |(height, level): (usize, &Vec<Digest>)| level.get((index >> height) ^ 1).copied();
+        let below_top = self.levels.len().saturating_sub(1);
+        let siblings = self.levels.iter().take(below_top).enumerate().filter_map(sibling).map(HexDigest);
+        Some(Path { index: index as u32, count: self.count(), siblings: siblings.collect() })
+    }
+}
+
 /// The root over leaves.
 pub fn root(leaves: &[Vec<u8>]) -> Digest {
-    let mut level: Vec<Digest> = leaves.iter().map(|l| leaf_hash(l)).collect();
-    while level.len() > 1 {
-        level = level_up(&level);
-    }
-    root_hash(leaves.len() as u32, level.first().unwrap_or(&[0; 32]))
+    Tree::new(leaves).root()
 }
 
 /// The place of one leaf: its index, the number of leaves, and the siblings from the leaf up.
@@ -55,22 +90,6 @@ pub struct Path {
 /// A digest that serialises as hex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HexDigest(#[serde(with = "hex_array")] pub Digest);
-
-/// The path of the leaf at `index`; `None` beyond the last.
-pub fn path(leaves: &[Vec<u8>], index: usize) -> Option<Path> {
-    leaves.get(index)?;
-    let mut siblings = Vec::new();
-    let mut level: Vec<Digest> = leaves.iter().map(|l| leaf_hash(l)).collect();
-    let mut at = index;
-    while level.len() > 1 {
-        if let Some(sibling) = level.get(at ^ 1) {
-            siblings.push(HexDigest(*sibling));
-        }
-        level = level_up(&level);
-        at /= 2;
-    }
-    Some(Path { index: index as u32, count: leaves.len() as u32, siblings })
-}
 
 impl Path {
     /// The root that follows from the leaf; `None` when the path has the wrong shape.
@@ -113,9 +132,10 @@ mod tests {
     fn every_leaf_of_every_size_proves_itself_and_nothing_else() {
         for count in 1..18usize {
             let leaves: Vec<Vec<u8>> = (0..count).map(|i| vec![i as u8; 3]).collect();
-            let want = root(&leaves);
+            let tree = Tree::new(&leaves);
+            let want = tree.root();
             for (i, leaf) in leaves.iter().enumerate() {
-                let path = path(&leaves, i).unwrap();
+                let path = tree.path(i).unwrap();
                 assert_eq!(path.root(leaf), Some(want));
                 assert_ne!(path.root(b"other"), Some(want));
                 let moved = Path { index: (i as u32 + 1) % count as u32, ..path.clone() };
@@ -126,7 +146,7 @@ mod tests {
                 let resized = Path { count: path.count + 1, ..path };
                 assert_ne!(resized.root(leaf), Some(want));
             }
-            assert!(path(&leaves, count).is_none());
+            assert!(tree.path(count).is_none());
         }
     }
 }

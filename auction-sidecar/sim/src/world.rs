@@ -108,7 +108,7 @@ impl World {
         let seats = dealt
             .seats
             .into_iter()
-            .map(|keys| Seat::new(record.clone(), keys.seat, SeatCrypto::new(record.clone(), keys), 0))
+            .map(|keys| Seat::fresh(record.clone(), keys.seat, SeatCrypto::new(record.clone(), keys), 0))
             .collect();
         let home_key = dealt.homes.first().map(|k| k.to_json().to_string()).unwrap_or_default();
         let user = dealt.homes.into_iter().next().ok_or(KeyError::Mismatch("number of homes"))?;

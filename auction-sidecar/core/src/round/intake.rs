@@ -135,6 +135,9 @@ impl<C: Crypto> Round<C> {
         if let Some(known) = self.opens.get(&seat) {
             return Err(if *known == open.share { DropReason::Duplicate } else { DropReason::Conflict });
         }
+        if self.bad_openers.contains(&seat) {
+            return Err(DropReason::BadSignature);
+        }
         self.take_commit(open.set, open.commit, out)?;
         self.opens.insert(seat, open.share);
         Ok(())
@@ -186,9 +189,8 @@ impl<C: Crypto> Round<C> {
                 }
             }
             Fetch::Set(digest) => {
-                let derived = self.list.clone().unwrap_or_else(|| self.derived_list());
-                if self.set_digest(&derived) == *digest {
-                    reply(self, Reply::Set(derived));
+                if let Some(list) = self.find_list(digest) {
+                    reply(self, Reply::Set(list));
                 }
             }
             Fetch::Orders(_) | Fetch::Proof(_) => return Err(DropReason::Unexpected),

@@ -132,8 +132,13 @@ pub struct Round<C: Crypto> {
 
     commit: Option<(Digest, Commit)>,
     opens: BTreeMap<u16, [u8; 96]>,
+    /// Seats that signed a share that is not theirs: one is enough.
+    bad_openers: BTreeSet<u16>,
     open_sent: bool,
     list: Option<Vec<Listed>>,
+    /// Lists behind the digests that this seat voted for, FULL or ADMIT. SETs that come later change what would be
+    /// derived, not what was voted for, and the commit may name any of these.
+    voted_lists: BTreeMap<Digest, Vec<Listed>>,
     opened: Option<C::Opened>,
     orders: BTreeMap<Digest, Order>,
     orders_asked: BTreeSet<Digest>,
@@ -176,8 +181,10 @@ impl<C: Crypto> Round<C> {
             locked: false,
             commit: None,
             opens: BTreeMap::new(),
+            bad_openers: BTreeSet::new(),
             open_sent: false,
             list: None,
+            voted_lists: BTreeMap::new(),
             opened: None,
             orders: BTreeMap::new(),
             orders_asked: BTreeSet::new(),
@@ -234,7 +241,7 @@ impl<C: Crypto> Round<C> {
         let p = &self.record.params;
         let mut times = vec![p.t0(self.round), p.t1(self.round), p.t2(self.round), p.expiry(self.round)];
         times.push(self.patience_ends());
-        if self.certificate.is_none() {
+        if !self.decided {
             times.push(self.resend_at);
         }
         if self.commit.is_some() && !self.decided {

@@ -23,10 +23,8 @@ impl<C: Crypto> Round<C> {
             self.fetch_at = self.now + 2 * self.record.params.delay_ms;
         }
         if self.list.is_none() {
-            let derived = self.derived_list();
-            if self.set_digest(&derived) == set {
-                self.list = Some(derived);
-            } else if may_ask {
+            self.list = self.find_list(&set);
+            if self.list.is_none() && may_ask {
                 let (_, bytes) = self.encode(Body::Fetch(Fetch::Set(set)));
                 out.push(RoundOutput::Broadcast(bytes));
             }
@@ -55,6 +53,13 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// The list with this digest, if this seat voted for it, uses it, or derives it from the SETs that it holds.
+    pub(super) fn find_list(&self, digest: &Digest) -> Option<Vec<Listed>> {
+        let known = self.voted_lists.get(digest).or(self.list.as_ref());
+        let known = known.filter(|list| self.set_digest(list) == *digest).cloned();
+        known.or_else(|| Some(self.derived_list()).filter(|list| self.set_digest(list) == *digest))
+    }
+
     /// Asks each seat for the missing bundles that its SET lists.
     fn fetch_bundles(&self, missing: &[Listed], out: &mut Vec<RoundOutput>) {
         for (seat, set) in self.sets.iter().filter(|(seat, _)| **seat != self.index) {
@@ -78,6 +83,7 @@ impl<C: Crypto> Round<C> {
             Err(CryptoError::BadShares(seats)) => {
                 for seat in seats {
                     self.opens.remove(&seat);
+                    self.bad_openers.insert(seat);
                     out.push(RoundOutput::Dropped(DropReason::BadSignature));
                 }
             }

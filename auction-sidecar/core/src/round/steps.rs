@@ -71,7 +71,9 @@ impl<C: Crypto> Round<C> {
         let held: Vec<Digest> =
             (0..self.record.n()).map(|s| self.in_time.get(&s).copied().unwrap_or_default()).collect();
         let full = (self.in_time.len() == self.n()).then(|| {
-            let set = self.set_digest(&listed_of(&held));
+            let list = listed_of(&held);
+            let set = self.set_digest(&list);
+            self.voted_lists.insert(set, list);
             let vote = self.crypto.vote(&self.vote_message(VoteWord::Full, 0, &set));
             self.fulls.entry(set).or_default().insert(self.index, vote);
             vote
@@ -129,7 +131,9 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.admitted = true;
-        let set = self.set_digest(&self.derived_list());
+        let list = self.derived_list();
+        let set = self.set_digest(&list);
+        self.voted_lists.insert(set, list);
         let vote = self.crypto.vote(&self.vote_message(VoteWord::Admit, 0, &set));
         self.admits.insert(self.index, (set, vote));
         self.broadcast(Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }), out);
@@ -137,16 +141,17 @@ impl<C: Crypto> Round<C> {
 
     /// LOCKs once, on q ADMITs for one set.
     pub(super) fn send_lock(&mut self, out: &mut Vec<RoundOutput>) {
-        if let Some((set, quorum)) = self.quorum_of(&self.admits) {
-            self.admit_quorums.entry(set).or_insert(quorum);
-        }
+        // Aggregating is costly, so it is not done where nothing can follow from it.
         let open = self.now < self.record.params.x(self.round) && self.certificate.is_none();
-        let Some((set, quorum)) = self.admit_quorums.iter().next().map(|(s, q)| (*s, q.clone())) else {
-            return;
-        };
         if self.locked || !open {
             return;
         }
+        if self.admit_quorums.is_empty() {
+            self.admit_quorums.extend(self.quorum_of(&self.admits));
+        }
+        let Some((set, quorum)) = self.admit_quorums.iter().next().map(|(s, q)| (*s, q.clone())) else {
+            return;
+        };
         self.locked = true;
         let vote = self.crypto.vote(&self.vote_message(VoteWord::Lock, 0, &set));
         self.locks.insert(self.index, (set, vote));
@@ -222,10 +227,11 @@ impl<C: Crypto> Round<C> {
         self.broadcast(Body::Open(OpenShare { set, commit, share }), out);
     }
 
-    /// Sends own messages again while there is no certificate; a bundle is never sent late.
+    /// Sends own messages again until the awards are known: a certificate alone does not say what was awarded, and
+    /// others help only who repeats itself. A bundle is never sent late.
     pub(super) fn resend(&mut self, out: &mut Vec<RoundOutput>) {
         let p = self.record.params;
-        if self.now < self.resend_at || self.certificate.is_some() {
+        if self.now < self.resend_at || self.decided {
             return;
         }
         self.resend_at = self.now + 2 * p.delay_ms;

@@ -390,3 +390,68 @@ fn who_is_woken_late_sends_no_bundle_and_no_set_but_votes_and_opens() {
     assert!(!kinds.contains(&Kind::Bundle) && !kinds.contains(&Kind::Set), "{kinds:?}");
     assert!(kinds.contains(&Kind::Open) && kinds.contains(&Kind::Lock), "{kinds:?}");
 }
+
+#[test]
+fn a_set_that_comes_after_the_vote_does_not_hide_what_was_voted_for() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    // Seat 3's bundle is in time at seat 0 only, and its SET, which lists itself, comes after the ADMITs.
+    rig.flow(now + 10, |from, kind, to| kind == Kind::Bundle && (from != 3 || to == 0));
+    rig.tick(now + 100);
+    let (_, late) = rig.rounds[3].sent.iter().find(|(h, _)| h.kind == Kind::Set).unwrap().clone();
+    rig.flow(now + 110, |from, _, _| from != 3);
+    (0..3).for_each(|seat| rig.give(now + 401, seat, RoundInput::Tick));
+    (0..3).for_each(|to| rig.deliver(now + 401, to, &late));
+    rig.flow(now + 410, |from, _, _| from != 3);
+    for after in [610, 801, 1010] {
+        rig.tick(now + after);
+        rig.flow(now + after, |from, _, _| from != 3);
+    }
+    assert!(
+        (0..3).all(|s| rig.rounds[s].has_opened() && rig.winner(s as u16) == Some(0)),
+        "{:?}",
+        rig.dropped
+    );
+    // A seat that derives another list is given the one that was voted for.
+    let mut served = vec![];
+    let fetch = rig.forge(3, Body::Fetch(Fetch::Set(rig.rounds[1].commit.clone().unwrap().0)));
+    rig.deliver(now + 1010, 1, &fetch);
+    served.append(&mut rig.sent);
+    assert!(served.iter().any(|(from, bytes)| *from == 1 && peek_kind(bytes) == Some(Kind::Reply)));
+}
+
+#[test]
+fn a_certificate_does_not_end_the_search_for_the_awards() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.flow(now + 10, |_, kind, to| kind != Kind::Open || to != 3);
+    assert!(rig.rounds[3].certificate.is_some() && !rig.rounds[3].is_decided());
+    for after in [201, 402] {
+        rig.tick(now + after);
+        rig.flow(now + after, |_, _, _| true);
+    }
+    assert_eq!(rig.winner(3), Some(0), "who repeats itself is helped");
+}
+
+#[test]
+fn a_bad_share_is_judged_once() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.flow(now + 10, |_, kind, _| kind != Kind::Open);
+    let (set, commit) = rig.rounds[0].commit.clone().unwrap();
+    let open = |rig: &Rig, seat: u16, round| {
+        let share = rig.keys[usize::from(seat)].share(round);
+        rig.forge(seat, Body::Open(OpenShare { set, commit: commit.clone(), share }))
+    };
+    for message in [open(&rig, 1, ROUND + 1), open(&rig, 2, ROUND)] {
+        rig.deliver(now + 10, 0, &message);
+    }
+    assert!(!rig.rounds[0].opens.contains_key(&1));
+    let another = open(&rig, 1, ROUND + 2);
+    rig.deliver(now + 10, 0, &another);
+    assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+    assert!(!rig.rounds[0].opens.contains_key(&1), "it does not cost another check");
+}

@@ -97,7 +97,9 @@ impl<C: Crypto> Seat<C> {
             // Only what a seat signed may wake this seat up for a round.
             return Err(DropReason::WrongRound);
         }
-        self.open_round(now_ms, round);
+        if !self.open_round(now_ms, round) {
+            return Err(DropReason::WrongRound);
+        }
         self.drive(now_ms, round, RoundInput::Message { message: Box::new(message), bytes }, out);
         Ok(())
     }

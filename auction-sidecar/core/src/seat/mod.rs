@@ -8,6 +8,7 @@
 mod handover;
 mod intake;
 mod io;
+mod opened;
 mod rounds;
 
 pub use io::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, SeatInput, SeatOutput};
@@ -19,8 +20,9 @@ use crate::evidence::message_hash;
 use crate::limits::Limits;
 use crate::pool::Pool;
 use crate::record::{MarketRecord, Peer};
-use crate::round::Round;
+use crate::round::{Round, RoundInput};
 use crate::wire::{Body, Header, Message};
+use opened::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_market::{Digest, GpuModel, Offer};
@@ -88,22 +90,26 @@ pub struct Seat<C: Crypto> {
     proven: BTreeMap<Digest, Proven>,
     drops: Drops,
     limits: Limits,
-    last_started: Option<u64>,
+    opened: Opened,
 }
 
 impl<C: Crypto> Seat<C> {
-    /// A seat that starts at `now_ms`. Where rounds were already going on, it observes until those that began
-    /// before its start have expired: it may have spoken in them before a restart.
+    /// A seat that starts at `now_ms`. It observes until the rounds that began before its start have expired: it may
+    /// have spoken in them before a restart.
     pub fn new(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
-        let started_before_genesis = now_ms < record.params.genesis_ms;
-        let observes_until =
-            if started_before_genesis { 0 } else { now_ms.saturating_add(record.params.lifetime()) };
+        let observes_until = now_ms.saturating_add(record.params.lifetime());
+        Self { observes_until, ..Self::fresh(record, index, crypto, now_ms) }
+    }
+
+    /// A seat that takes part at once. Only for keys that have never signed anything: nothing else shows that no round
+    /// was spoken in before, least of all a clock.
+    pub fn fresh(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
         Self {
             record,
             crypto: Arc::new(crypto),
             index,
             now: now_ms,
-            observes_until,
+            observes_until: 0,
             offers: vec![],
             models: BTreeSet::new(),
             pool: Pool::default(),
@@ -114,7 +120,7 @@ impl<C: Crypto> Seat<C> {
             proven: BTreeMap::new(),
             drops: Drops::default(),
             limits: Limits::default(),
-            last_started: None,
+            opened: Opened::default(),
         }
     }
 
@@ -138,6 +144,17 @@ impl<C: Crypto> Seat<C> {
         self.expire(now_ms, &mut out);
         self.start_round(now_ms, &mut out);
         self.tick_rounds(now_ms, &mut out);
+        out
+    }
+
+    /// The clock was set: by how far it was wrong before, and in which rounds a process before this one spoke, is not
+    /// known, so the seat observes again. Rounds that are open go on; they sign nothing twice.
+    pub fn clock_was_set(&mut self, now_ms: u64) -> Vec<SeatOutput> {
+        self.observes_until = now_ms.saturating_add(self.record.params.lifetime());
+        let mut out = self.handle(now_ms, SeatInput::Tick);
+        // Rounds wait for times of the old clock.
+        let rounds: Vec<u64> = self.rounds.keys().copied().collect();
+        rounds.into_iter().for_each(|round| self.drive(now_ms, round, RoundInput::Tick, &mut out));
         out
     }
 

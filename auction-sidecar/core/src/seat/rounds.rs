@@ -18,14 +18,24 @@ impl<C: Crypto> Seat<C> {
         self.record.params.t0(round) >= self.observes_until
     }
 
-    /// Opens a round at this seat.
-    pub(super) fn open_round(&mut self, now_ms: u64, round: u64) {
+    /// Opens a round at this seat, or finds it open. A round is opened once: what it was forgotten with includes what
+    /// this seat has signed in it, and a clock that goes back must not let it sign twice.
+    pub(super) fn open_round(&mut self, now_ms: u64, round: u64) -> bool {
+        if self.rounds.contains_key(&round) {
+            return true;
+        }
+        if self.opened.has(round) {
+            return false;
+        }
+        self.opened.add(round);
         let (record, crypto) = (self.record.clone(), self.crypto.clone());
-        self.rounds.entry(round).or_insert_with(|| Active {
+        let active = Active {
             round: Round::new(record, crypto, self.index, round, now_ms),
             bids: LocalBids::default(),
             wanted: BTreeSet::new(),
-        });
+        };
+        self.rounds.insert(round, active);
+        true
     }
 
     /// Opens the round that starts now if this seat has an order to list in it; without one nobody says anything.
@@ -35,20 +45,18 @@ impl<C: Crypto> Seat<C> {
             return;
         }
         let round = params.round_at(now_ms);
-        let seen = self.last_started.is_some_and(|last| last >= round) || self.rounds.contains_key(&round);
-        if seen || now_ms >= params.t1(round) || !self.takes_part(round) {
+        if self.opened.has(round) || now_ms >= params.t1(round) || !self.takes_part(round) {
             return;
         }
-        if !self.pool.listable(round, &params).is_empty() {
-            self.last_started = Some(round);
-            self.open_round(now_ms, round);
+        if !self.pool.listable(round, &params).is_empty() && self.open_round(now_ms, round) {
             self.drive(now_ms, round, RoundInput::Tick, out);
         }
     }
 
-    /// Gives every open round the time.
+    /// Gives the time to the rounds that wait for it; about E / PI rounds are open at once, and most have nothing to do.
     pub(super) fn tick_rounds(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
-        let rounds: Vec<u64> = self.rounds.keys().copied().collect();
+        let due = self.rounds.iter().filter(|(_, a)| a.round.next_wake() <= now_ms);
+        let rounds: Vec<u64> = due.map(|(round, _)| *round).collect();
         for round in rounds {
             self.drive(now_ms, round, RoundInput::Tick, out);
         }
@@ -119,12 +127,15 @@ impl<C: Crypto> Seat<C> {
         let until_ms = self.record.params.expiry(round);
         for c in &cleared {
             self.promise(round, c, &orders, until_ms);
-            let (Some(order), Some(proof)) = (orders.get(&c.order), table.proof(&c.order)) else { continue };
+        }
+        for proof in table.proofs() {
+            let digest = proof.leaf.order;
+            let Some(order) = orders.get(&digest) else { continue };
             let Some(home) = self.record.home_of_key(&order.user_key) else { continue };
             let proof = Proof { certificate: certificate.clone(), proof };
             let bytes = self.encode(Body::Proof(Box::new(proof)));
             out.push(SeatOutput::Send { to: Peer::Home(home), bytes: bytes.clone() });
-            self.proven.insert(c.order, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
+            self.proven.insert(digest, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
         }
         let own = cleared
             .iter()

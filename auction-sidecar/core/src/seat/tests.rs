@@ -33,7 +33,7 @@ fn mk_rig() -> Rig {
     let mut dealt = deal(&spec, &mut ChaCha20Rng::seed_from_u64(4)).unwrap();
     let record = Arc::new(dealt.record.record);
     let keys = SeatKeys::from_json(&dealt.seats[0].to_json()).unwrap();
-    let mut seat = Seat::new(record.clone(), 0, SeatCrypto::new(record.clone(), keys), 0);
+    let mut seat = Seat::fresh(record.clone(), 0, SeatCrypto::new(record.clone(), keys), 0);
     let capacity = NodeCapacity {
         model: "H100".parse().unwrap(),
         gpu_memory_mib: 81_920,
@@ -328,4 +328,50 @@ fn a_home_believes_only_what_verifies() {
     let out = home.handle(1_600, HomeInput::Stored { order: order.digest() });
     assert!(out.contains(&HomeOutput::HandOver { order: order.digest(), seat: 2 }));
     assert_eq!(home.dropped().count(DropReason::BadSignature), 2);
+}
+
+#[test]
+fn a_clock_that_goes_back_does_not_open_a_round_again() {
+    let mut rig = mk_rig();
+    let order = rig.order(0);
+    rig.bid_in_round_0(&order);
+    let (t0, expiry) = (rig.record.params.t0(0), rig.record.params.expiry(0));
+    rig.seat.handle(expiry, SeatInput::Tick);
+    assert!(rig.seat.round(0).is_none());
+    let header = Header { kind: Kind::Bundle, market: rig.record.short_id(), epoch: 0, round: 0, seat: 1 };
+    let body =
+        Body::Bundle(Bundle { order_view: vec![order.digest()], u: [1; 48], v: [2; 32], payload: vec![] });
+    let hash = message_hash(&rig.record.market, &header, &body);
+    let bytes = Message { header, body, signature: Some(rig.seats[1].evidence.sign(&hash)) }.encode();
+    let out = rig.seat.handle(t0 + 10, SeatInput::Message { from: Peer::Seat(1), bytes });
+    assert!(out.is_empty() && rig.seat.round(0).is_none(), "{out:?}");
+    assert_eq!(rig.count(DropReason::WrongRound), 1);
+    // The rounds after it are this seat's as before.
+    let out = rig.seat.handle(rig.record.params.t0(order_step(&rig)), SeatInput::Tick);
+    assert_eq!(kinds(&out), [Kind::Bundle]);
+}
+
+fn order_step(rig: &Rig) -> u64 {
+    rig.record.params.order_step()
+}
+
+#[test]
+fn a_clock_that_is_set_makes_the_seat_observe_and_a_slow_one_at_start_does_not_excuse_it() {
+    let mut rig = mk_rig();
+    let keys = SeatKeys::from_json(&rig.seats[0].to_json()).unwrap();
+    let lifetime = rig.record.params.lifetime();
+    // A clock before the market's first round says nothing about what was signed before a restart.
+    let mut seat = Seat::new(rig.record.clone(), 0, SeatCrypto::new(rig.record.clone(), keys), 0);
+    assert_eq!(seat.observes_until(), lifetime);
+    seat.clock_was_set(50_000);
+    assert_eq!(seat.observes_until(), 50_000 + lifetime);
+    // A clock that was ahead: what it set back to counts.
+    seat.clock_was_set(2_000);
+    assert_eq!(seat.observes_until(), 2_000 + lifetime);
+    let order = rig.order(0);
+    rig.bid_in_round_0(&order);
+    rig.seat.clock_was_set(1_010);
+    assert!(rig.seat.round(0).is_some(), "what is open goes on");
+    let next = rig.seat.handle(rig.record.params.t0(order_step(&rig)), SeatInput::Tick);
+    assert_eq!(kinds(&next), [Kind::Bundle]);
 }
