@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures::{Stream, StreamExt};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Config as ControllerConfig, Controller};
-use kube::runtime::{reflector, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use vendue_auction_core::{Home, KeyOrigin, MarketRecord, RecordError, Seat, SeatCrypto, SignedMarketRecord};
@@ -244,10 +244,10 @@ fn changes(connected: watch::Receiver<std::collections::BTreeSet<net::MemberId>>
 
 fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContext>, RunError> {
     let client = parts.cluster.client.clone();
-    let controller = Controller::new(Api::<DeserializeGuard<Award>>::all(client.clone()), watch_config());
-    let awards = Guarded::new(controller.store());
-    let (provisions, writer) = reflector::store::<DeserializeGuard<Provision>>();
-    let provisions = Guarded::new(provisions);
+    let award_api = Api::<DeserializeGuard<Award>>::all(client.clone());
+    let controller = Controller::new(award_api.clone(), watch_config());
+    let (awards, award_writer) = Guarded::empty();
+    let (provisions, writer) = Guarded::empty();
     let seller = Arc::new(Seller::new(provisions.clone(), awards.clone(), parts.engine.clone()));
     let bids = BidWriter::start(parts.cluster.clone(), args.namespace.clone(), parts.record.clone(), seller.clone());
     let context = Arc::new(HostContext::new(
@@ -264,6 +264,8 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
     let on_change = seller.clone();
     let provision_api = Api::<DeserializeGuard<Provision>>::all(client);
     tokio::spawn(follow(provision_api, writer, move || on_change.offer()));
+    let on_change = seller.clone();
+    tokio::spawn(follow(award_api, award_writer, move || on_change.offer()));
     let run = controller
         .with_config(concurrency())
         .reconcile_all_on(changes(parts.net.connected()))
@@ -285,8 +287,10 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
 
 fn start_home(parts: &Parts, args: &RunArgs, home: u16, store: Arc<Store>) -> Arc<HomeContext> {
     let client = parts.cluster.client.clone();
-    let controller = Controller::new(Api::<DeserializeGuard<Award>>::all(client.clone()), watch_config());
-    let awards = Guarded::new(controller.store());
+    let award_api = Api::<DeserializeGuard<Award>>::all(client.clone());
+    let controller = Controller::new(award_api.clone(), watch_config());
+    let (awards, award_writer) = Guarded::empty();
+    tokio::spawn(follow(award_api, award_writer, || {}));
     let context = Arc::new(HomeContext::new(
         parts.cluster.clone(),
         parts.record.clone(),

@@ -23,3 +23,5 @@ pub mod host;
 pub mod objects;
 pub mod offers;
 pub mod stores;
+#[cfg(test)]
+mod tests;

@@ -38,9 +38,18 @@ where
     K: Resource + Clone + Debug + 'static,
     K::DynamicType: Eq + Hash + Clone + Default,
 {
-    /// Wraps a store.
+    /// Wraps a store that nobody else waits for.
     pub fn new(store: Store<DeserializeGuard<K>>) -> Self {
         Self(store)
+    }
+
+    /// An empty store and the writer that [`follow`] fills it with.
+    ///
+    /// A controller's own store cannot be wrapped: only the last task that waits for a store's first list is woken
+    /// (kube-runtime 5.0), and a controller waits for its own.
+    pub fn empty() -> (Self, reflector::store::Writer<DeserializeGuard<K>>) {
+        let (store, writer) = reflector::store();
+        (Self(store), writer)
     }
 
     /// The objects that parse.
@@ -56,12 +65,7 @@ where
 
     /// Waits until the first list is here.
     pub async fn ready(&self) -> bool {
-        // The store wakes only the task that asked last, and the controller asks too: so this one asks again.
-        loop {
-            if let Ok(ready) = tokio::time::timeout(Duration::from_millis(50), self.0.wait_until_ready()).await {
-                return ready.is_ok();
-            }
-        }
+        self.0.wait_until_ready().await.is_ok()
     }
 }
 

@@ -173,7 +173,7 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
     })
     .await;
     assert_eq!((hold.order.digest(), hold.price.to_string().as_str(), hold.rank), (digest, "1.10", 0));
-    let held = SeatInput::Reserved { order: digest, result: Ok(()) };
+    let held = SeatInput::Reserved { order: digest, round: hold.certificate.round, result: Ok(()) };
     market.seats[0].commands.send(EngineCommand::Seat(held)).await.unwrap();
     let choice = home_event(&mut market.home, |e| match e {
         HomeOutput::Choose(choice) => Some(choice),

@@ -100,7 +100,7 @@ pub async fn reconcile_job(
             let reference = job.object_ref(&());
             let entry = JobKey { namespace, name, uid: uid.clone(), reference, owner, secret };
             tracing::info!(job = uid, attempt, namespace = entry.namespace, name = entry.name, "order submitted");
-            context.book(|book| book.jobs.insert(key, entry));
+            super::submitted(&context, entry, attempt);
             context.tell(HomeInput::Submit(new));
         }
     }

@@ -184,6 +184,11 @@ impl HomeContext {
     }
 }
 
+/// Notes that a Job was submitted.
+pub(crate) fn submitted(context: &HomeContext, job: JobKey, attempt: u32) {
+    context.book(|book| book.jobs.insert((job.uid.clone(), attempt), job));
+}
+
 /// Passes what the state machine says to the task of the order.
 pub fn on_event(context: &Arc<HomeContext>, event: HomeOutput) {
     if let HomeOutput::Ordered { digest, order, signature, starts_ms } = event {

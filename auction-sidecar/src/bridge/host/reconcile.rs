@@ -160,7 +160,8 @@ fn answer(context: &HostContext, award: &Award, held: bool) {
     context.metrics.awards.with_label_values(&["host", if held { "held" } else { "refused" }]).inc();
     // Offers without the devices come first: the seat must not bid them again.
     context.seller.offer();
-    context.tell_seat(SeatInput::Reserved { order, result });
+    let round = u64::try_from(award.spec.round).unwrap_or_default();
+    context.tell_seat(SeatInput::Reserved { order, round, result });
 }
 
 /// Answers at once for an Award that the controller has judged before.

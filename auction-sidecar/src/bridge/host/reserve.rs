@@ -79,7 +79,8 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
                     HoldError::HomeNotServed(_) => Reason::Excluded,
                     _ => Reason::NoOffer,
                 };
-                context.tell_seat(SeatInput::Reserved { order, result: Err(reason) });
+                let round = request.certificate.round;
+                context.tell_seat(SeatInput::Reserved { order, round, result: Err(reason) });
                 return;
             }
         }
