@@ -30,12 +30,17 @@ pub async fn market(paths: &Paths, name: &str) -> Result<()> {
     for node in &nodes {
         node.signal(Signal::SIGKILL)?;
     }
+    // Before the wait: a node ends when all its processes are reaped, and the programs that wait for them may
+    // themselves stand still; they are in the namespaces.
+    let namespaces = network::namespaces(name).await?;
+    for namespace in &namespaces {
+        end_processes(&namespace_file(namespace)).await?;
+    }
     for node in nodes {
         node.gone(ENDED).await?;
     }
-    for namespace in network::namespaces(name).await? {
-        end_processes(&namespace_file(&namespace)).await?;
-        network::delete_namespace(&namespace).await?;
+    for namespace in &namespaces {
+        network::delete_namespace(namespace).await?;
     }
     if let Some(state) = &state {
         network::delete_management_links(state.slot).await?;

@@ -139,7 +139,13 @@ impl Cluster {
 
     /// Undoes [`Cluster::freeze_component`].
     pub fn thaw_component(&self, name: &str) -> Result<()> {
-        self.component(name)?.signal(Signal::SIGCONT)
+        let process = self.component(name)?;
+        process.signal(Signal::SIGCONT)?;
+        // nsenter, which started it and waits for it, stops itself together with its child.
+        match process::parent(process).filter(|p| process::command_line(p.pid).starts_with("nsenter")) {
+            Some(parent) => parent.signal(Signal::SIGCONT),
+            None => Ok(()),
+        }
     }
 
     /// Processes of a Pod's containers as the host sees them, without the sandbox.

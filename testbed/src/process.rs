@@ -97,6 +97,13 @@ pub fn children(pid: i32) -> Vec<i32> {
     found
 }
 
+/// Parent of a process.
+pub fn parent(process: ProcessId) -> Option<ProcessId> {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).ok()?;
+    let id = text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+    ProcessId::of(id)
+}
+
 /// All process ids of the host.
 pub fn all() -> Vec<i32> {
     std::fs::read_dir("/proc")
