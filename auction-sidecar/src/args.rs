@@ -11,7 +11,12 @@ use libp2p::Multiaddr;
 #[command(name = "vendue-auction", version, max_term_width = 110)]
 pub struct Cli {
     /// What to log: a level, or a filter such as "info,vendue_auction=debug".
-    #[arg(long, env = "VENDUE_LOG", default_value = "info,libp2p=warn,quinn=warn,kube_runtime=warn", global = true)]
+    #[arg(
+        long,
+        env = "VENDUE_LOG",
+        default_value = "info,libp2p=warn,quinn=warn,kube_runtime=warn",
+        global = true
+    )]
     pub log: String,
     /// How to log.
     #[arg(long, env = "VENDUE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text, global = true)]

@@ -84,8 +84,9 @@ pub async fn run(config: CourierConfig) -> Result<(), CourierError> {
     if token.len() < 16 {
         return Err(CourierError::ShortToken(config.token_file));
     }
-    let listener =
-        tokio::net::TcpListener::bind(config.listen).await.map_err(|e| CourierError::Bind(config.listen, e))?;
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .map_err(|e| CourierError::Bind(config.listen, e))?;
     tracing::info!(listen = %config.listen, "courier serves");
     axum::serve(listener, router(token, config.volume.join("outputs"), config.ray_logs))
         .with_graceful_shutdown(crate::signals::terminated())
@@ -205,9 +206,15 @@ fn entries(shared: &Shared) -> Result<Vec<FileEntry>, BeneathError> {
     Ok(files)
 }
 
-async fn file_chunk(State(shared): State<Arc<Shared>>, Query(at): Query<FileAt>) -> Result<Response, Refusal> {
+async fn file_chunk(
+    State(shared): State<Arc<Shared>>,
+    Query(at): Query<FileAt>,
+) -> Result<Response, Refusal> {
     if !sound_path(&at.path) {
-        return Err(Refusal(StatusCode::BAD_REQUEST, "path must be relative, with plain components".to_owned()));
+        return Err(Refusal(
+            StatusCode::BAD_REQUEST,
+            "path must be relative, with plain components".to_owned(),
+        ));
     }
     let data = blocking(move || {
         let file = beneath::open(&shared.outputs, &at.path)?;

@@ -117,7 +117,9 @@ fn check_names(options: &DealOptions) -> Result<(), DealError> {
     let seats: Vec<_> = options.seats.iter().map(|(name, _)| name).collect();
     for list in [seats, options.homes.iter().collect()] {
         if let Some(bad) = list.iter().find(|n| !sound(n)) {
-            return Err(DealError::Names(format!("{bad:?} is no name; accepted: 1 to 63 of a-z, 0-9 and '-'")));
+            return Err(DealError::Names(format!(
+                "{bad:?} is no name; accepted: 1 to 63 of a-z, 0-9 and '-'"
+            )));
         }
         let unique: std::collections::BTreeSet<_> = list.iter().collect();
         if unique.len() != list.len() {
@@ -127,7 +129,10 @@ fn check_names(options: &DealOptions) -> Result<(), DealError> {
     Ok(())
 }
 
-fn spec(options: &DealOptions, secrets: &BTreeMap<String, Zeroizing<[u8; 32]>>) -> Result<DealSpec, DealError> {
+fn spec(
+    options: &DealOptions,
+    secrets: &BTreeMap<String, Zeroizing<[u8; 32]>>,
+) -> Result<DealSpec, DealError> {
     let member = |name: &str, addresses: Vec<String>| -> Result<MemberSpec, DealError> {
         let secret = secrets.get(name).ok_or_else(|| DealError::Names(format!("{name} has no key")))?;
         let peer_id = transport(secret)?.public().to_peer_id().to_string();
@@ -217,7 +222,8 @@ mod tests {
             handover_ms: 5000,
             out: dir.path().join("deal"),
         };
-        let record = SignedMarketRecord::from_json(&fs::read_to_string(run(&options).unwrap()).unwrap()).unwrap();
+        let record =
+            SignedMarketRecord::from_json(&fs::read_to_string(run(&options).unwrap()).unwrap()).unwrap();
         assert_eq!(record.record.key_origin, KeyOrigin::InsecureDealer);
         for (name, own) in [
             ("alpha", vec![Peer::Seat(0), Peer::Home(1)]),

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use vendue_auction_core::wire::peek_kind;
 use vendue_auction_core::{
-    BidResult, DropReason, Drops, Home, HomeInput, HomeOutput, MarketRecord, Peer, Seat, SeatCrypto, SeatInput,
-    SeatOutput,
+    BidResult, DropReason, Drops, Home, HomeInput, HomeOutput, MarketRecord, Peer, Seat, SeatCrypto,
+    SeatInput, SeatOutput,
 };
 use vendue_market::Reason;
 
@@ -30,7 +30,7 @@ pub enum EngineCommand {
     /// For the seat.
     Seat(SeatInput),
     /// For the home.
-    Home(HomeInput),
+    Home(Box<HomeInput>),
 }
 
 /// What the state machines tell the bridge.
@@ -39,7 +39,7 @@ pub enum EngineEvent {
     /// Of the seat; never a message to send.
     Seat(SeatOutput),
     /// Of the home; never a message to send.
-    Home(HomeOutput),
+    Home(Box<HomeOutput>),
 }
 
 /// What the engine is made of.
@@ -60,7 +60,9 @@ pub struct EngineConfig {
 
 /// Milliseconds since 1970.
 pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The engine.
@@ -86,7 +88,11 @@ impl Engine {
     }
 
     /// Runs until the network or the bridge is gone.
-    pub async fn run(mut self, mut rounds: mpsc::Receiver<RoundEvent>, mut commands: mpsc::Receiver<EngineCommand>) {
+    pub async fn run(
+        mut self,
+        mut rounds: mpsc::Receiver<RoundEvent>,
+        mut commands: mpsc::Receiver<EngineCommand>,
+    ) {
         loop {
             let sleep = self.sleep();
             tokio::select! {
@@ -98,7 +104,7 @@ impl Engine {
                 },
                 command = commands.recv() => match command {
                     Some(EngineCommand::Seat(input)) => self.seat_input(input),
-                    Some(EngineCommand::Home(input)) => self.home_input(input),
+                    Some(EngineCommand::Home(input)) => self.home_input(*input),
                     None => return,
                 },
                 () = tokio::time::sleep(sleep) => {}
@@ -160,7 +166,7 @@ impl Engine {
         };
         for output in seat.handle(now_ms(), input) {
             match output {
-                SeatOutput::Broadcast(bytes) => self.to_seats(&Bytes::from(bytes), false),
+                SeatOutput::Broadcast(bytes) => self.broadcast(&Bytes::from(bytes), false),
                 SeatOutput::Send { to, bytes } => self.send(to, Bytes::from(bytes)),
                 other => {
                     self.count_seat(&other);
@@ -179,9 +185,9 @@ impl Engine {
         };
         for output in home.handle(now_ms(), input) {
             match output {
-                HomeOutput::Broadcast(bytes) => self.to_seats(&Bytes::from(bytes), true),
+                HomeOutput::Broadcast(bytes) => self.broadcast(&Bytes::from(bytes), true),
                 HomeOutput::Send { seat, bytes } => self.send_from_home(seat, Bytes::from(bytes)),
-                other => self.tell(EngineEvent::Home(other)),
+                other => self.tell(EngineEvent::Home(Box::new(other))),
             }
         }
     }
@@ -191,7 +197,7 @@ impl Engine {
     }
 
     /// Sends to all seats; a home's broadcast goes to its own cluster's seat too.
-    fn to_seats(&mut self, bytes: &Bytes, from_home: bool) {
+    fn broadcast(&mut self, bytes: &Bytes, from_home: bool) {
         for seat in 0..self.record.n() {
             if Some(seat) != self.own_seat() {
                 self.net.send(MemberId::Seat(seat), bytes.clone());

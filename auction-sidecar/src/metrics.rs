@@ -47,7 +47,12 @@ pub struct Metrics {
     pub write_duration: HistogramVec,
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
     let vec = IntCounterVec::new(Opts::new(format!("vendue_auction_{name}"), help), labels)?;
     registry.register(Box::new(vec.clone()))?;
     Ok(vec)
@@ -59,7 +64,12 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, promet
     Ok(gauge)
 }
 
-fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+fn histogram(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
     let options = HistogramOpts::new(format!("vendue_auction_{name}"), help).buckets(buckets.to_vec());
     let histogram = Histogram::with_opts(options)?;
     registry.register(Box::new(histogram.clone()))?;
@@ -84,25 +94,49 @@ impl Metrics {
         let seconds = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0];
         let metrics = Self {
             rounds: counters(&r, "rounds_total", "Rounds that ended, by result.", &["result"])?,
-            round_duration: histogram(&r, "round_duration_seconds", "From a round's start to its certificate.", &seconds)?,
+            round_duration: histogram(
+                &r,
+                "round_duration_seconds",
+                "From a round's start to its certificate.",
+                &seconds,
+            )?,
             dropped: counters(&r, "messages_dropped_total", "Messages dropped, by reason.", &["reason"])?,
             orders: counters(&r, "orders_total", "Orders of this cluster, by event.", &["event"])?,
             orders_open: gauge(&r, "orders_open", "Orders of this cluster that look for a provider.")?,
             bids: counters(&r, "bids_total", "Bids of this cluster's seat, by outcome.", &["outcome"])?,
             peers_connected,
-            time_to_award: histogram(&r, "time_to_award_seconds", "From the order to its certificate.", &seconds)?,
-            bytes: counters(&r, "network_bytes_total", "Bytes of messages, by protocol and direction.", &[
-                "protocol",
-                "direction",
-            ])?,
+            time_to_award: histogram(
+                &r,
+                "time_to_award_seconds",
+                "From the order to its certificate.",
+                &seconds,
+            )?,
+            bytes: counters(
+                &r,
+                "network_bytes_total",
+                "Bytes of messages, by protocol and direction.",
+                &["protocol", "direction"],
+            )?,
             market_insecure: gauge(&r, "market_insecure", "1 when one dealer made the keys of all seats.")?,
-            seat_active: gauge(&r, "seat_active", "1 when the seat takes part in rounds, 0 while it observes.")?,
-            writes: counters(&r, "writes_total", "Writes to the API server, by kind and result.", &["kind", "result"])?,
+            seat_active: gauge(
+                &r,
+                "seat_active",
+                "1 when the seat takes part in rounds, 0 while it observes.",
+            )?,
+            writes: counters(
+                &r,
+                "writes_total",
+                "Writes to the API server, by kind and result.",
+                &["kind", "result"],
+            )?,
             awards: counters(&r, "awards_total", "Awards by side and event.", &["side", "event"])?,
             store_bytes: gauge(&r, "store_bytes", "Bytes in the store of outputs and logs.")?,
-            stream_requests: counters(&r, "stream_requests_total", "Requests for logs and outputs.", &[
-                "resource", "code",
-            ])?,
+            stream_requests: counters(
+                &r,
+                "stream_requests_total",
+                "Requests for logs and outputs.",
+                &["resource", "code"],
+            )?,
             relays: counters(&r, "relays_total", "Status updates to homes, by result.", &["result"])?,
             write_duration,
             registry: r,

@@ -95,7 +95,10 @@ fn read(path: &PathBuf) -> Result<String, RunError> {
 
 /// The members of the market as the network needs them; seats come first.
 pub(crate) fn members(record: &MarketRecord, own: libp2p::PeerId) -> Result<Members, RunError> {
-    let seats = record.seats.iter().map(|s| (net::MemberId::Seat(s.index), &s.provider, &s.peer_id, s.addresses.first()));
+    let seats = record
+        .seats
+        .iter()
+        .map(|s| (net::MemberId::Seat(s.index), &s.provider, &s.peer_id, s.addresses.first()));
     let homes = (0u16..).zip(&record.homes).map(|(i, h)| (net::MemberId::Home(i), &h.name, &h.peer_id, None));
     let mut all = Vec::new();
     for (id, name, peer, address) in seats.chain(homes) {
@@ -128,7 +131,10 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let insecure = record.key_origin == KeyOrigin::InsecureDealer;
     metrics.market_insecure.set(i64::from(insecure));
     if insecure {
-        tracing::warn!(market = record.name, "the keys of this market come from one dealer: for development only");
+        tracing::warn!(
+            market = record.name,
+            "the keys of this market come from one dealer: for development only"
+        );
     }
     let ready = Readiness::default();
     ready.set("engine", false);
@@ -152,7 +158,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         ready: ready.clone(),
     };
     let parts = Parts { cluster, record, net: net.handle.clone(), engine, ready: ready.clone() };
-    let store = home_index.map(|_| Store::open(&args.store, args.store_max_mib << 20)).transpose()?.map(Arc::new);
+    let store =
+        home_index.map(|_| Store::open(&args.store, args.store_max_mib << 20)).transpose()?.map(Arc::new);
     let sides = Sides {
         host: seat_index.map(|seat| start_host(&parts, &args, seat)).transpose()?,
         home: home_index.zip(store).map(|(home, store)| start_home(&parts, &args, home, store)),
@@ -205,7 +212,7 @@ async fn route(sides: Sides, mut events: mpsc::Receiver<EngineEvent>) {
     while let Some(event) = events.recv().await {
         match (event, &sides.host, &sides.home) {
             (EngineEvent::Seat(event), Some(host), _) => host::on_event(host, event),
-            (EngineEvent::Home(event), _, Some(home)) => home::on_event(home, event),
+            (EngineEvent::Home(event), _, Some(home)) => home::on_event(home, *event),
             _ => {}
         }
     }
@@ -236,7 +243,9 @@ fn concurrency() -> ControllerConfig {
 }
 
 /// One item whenever somebody connects or goes.
-fn changes(connected: watch::Receiver<std::collections::BTreeSet<net::MemberId>>) -> impl Stream<Item = ()> + Send {
+fn changes(
+    connected: watch::Receiver<std::collections::BTreeSet<net::MemberId>>,
+) -> impl Stream<Item = ()> + Send {
     futures::stream::unfold(connected, |mut connected| async move {
         connected.changed().await.ok().map(|()| ((), connected))
     })
@@ -249,7 +258,8 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
     let (awards, award_writer) = Guarded::empty();
     let (provisions, writer) = Guarded::empty();
     let seller = Arc::new(Seller::new(provisions.clone(), awards.clone(), parts.engine.clone()));
-    let bids = BidWriter::start(parts.cluster.clone(), args.namespace.clone(), parts.record.clone(), seller.clone());
+    let bids =
+        BidWriter::start(parts.cluster.clone(), args.namespace.clone(), parts.record.clone(), seller.clone());
     let context = Arc::new(HostContext::new(
         parts.cluster.clone(),
         parts.record.clone(),
@@ -321,13 +331,25 @@ fn start_home(parts: &Parts, args: &RunArgs, home: u16, store: Arc<Store>) -> Ar
     tokio::spawn(sweep(store.clone(), parts.cluster.metrics.clone(), args.store_retention_seconds));
     if let Some(listen) = args.stream_listen {
         let config = StreamConfig { listen, tls: args.stream_tls.clone() };
-        tokio::spawn(serve_stream(parts.cluster.clone(), parts.net.clone(), store, config, parts.ready.clone()));
+        tokio::spawn(serve_stream(
+            parts.cluster.clone(),
+            parts.net.clone(),
+            store,
+            config,
+            parts.ready.clone(),
+        ));
     }
     context
 }
 
 /// Serves the aggregated API; tried again while the cluster or the certificates are not there.
-async fn serve_stream(cluster: Cluster, net: Handle, store: Arc<Store>, config: StreamConfig, ready: Readiness) {
+async fn serve_stream(
+    cluster: Cluster,
+    net: Handle,
+    store: Arc<Store>,
+    config: StreamConfig,
+    ready: Readiness,
+) {
     ready.set("stream", false);
     let (client, metrics) = (cluster.client.clone(), cluster.metrics.clone());
     let shared = Arc::new(stream::Shared { backend: KubeBackend { cluster, net }, store, metrics });

@@ -54,7 +54,9 @@ pub struct AwardRef {
 impl AwardRef {
     /// Whether each part has the form that names of objects and files are made of.
     pub fn is_sound(&self) -> bool {
-        let hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+        let hex = |s: &str, n: usize| {
+            s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
         hex(&self.id, 16) && hex(&self.order, 64) && sound_uid(&self.job)
     }
 }
@@ -254,7 +256,9 @@ pub fn check_manifest(files: &[FileEntry]) -> Result<(), WireError> {
         if file.path != LOG_PATH && !sound_path(&file.path) {
             return Err(malformed(format!("{:?} is not a plain relative path", file.path)));
         }
-        if file.sha256.len() != 64 || !file.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if file.sha256.len() != 64
+            || !file.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        {
             return Err(malformed("a digest is not 64 hex digits".to_owned()));
         }
     }
@@ -294,7 +298,8 @@ mod tests {
         for bad in ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/./b", "a/", "x\0y", &"a".repeat(1025)] {
             assert!(!sound_path(bad), "{bad}");
         }
-        let entry = |path: &str, sha256: &str| FileEntry { path: path.into(), size: 1, sha256: sha256.into() };
+        let entry =
+            |path: &str, sha256: &str| FileEntry { path: path.into(), size: 1, sha256: sha256.into() };
         assert!(check_manifest(&[entry("a", &"0".repeat(64)), entry(LOG_PATH, &"f".repeat(64))]).is_ok());
         assert!(check_manifest(&[entry("a", &"G".repeat(64))]).is_err());
         assert!(check_manifest(&[entry("//other", &"0".repeat(64))]).is_err());

@@ -41,7 +41,12 @@ pub struct BidWriter {
 
 impl BidWriter {
     /// Starts the task that writes.
-    pub fn start(cluster: Cluster, namespace: String, record: Arc<MarketRecord>, seller: Arc<Seller>) -> Self {
+    pub fn start(
+        cluster: Cluster,
+        namespace: String,
+        record: Arc<MarketRecord>,
+        seller: Arc<Seller>,
+    ) -> Self {
         let (records, receiver) = mpsc::channel(KEEP);
         tokio::spawn(write_all(cluster, namespace, receiver));
         Self { records, record, seller }
@@ -56,10 +61,9 @@ impl BidWriter {
             }
             let outcome = decided.outcomes.iter().find(|(order, _)| order == &own.order).map(|(_, o)| o);
             let winner = match outcome {
-                Some(Outcome::Award(award)) => self
-                    .record
-                    .seat(award.seat)
-                    .map(|seat| (seat.provider.clone(), award.price.to_string())),
+                Some(Outcome::Award(award)) => {
+                    self.record.seat(award.seat).map(|seat| (seat.provider.clone(), award.price.to_string()))
+                }
                 _ => None,
             };
             let record = Record { round: decided.certificate.round, own: own.clone(), gpus: 0, winner };
@@ -92,7 +96,9 @@ fn objects(record: &Record) -> (Value, Value) {
     });
     let (outcome, won, reason, message) = match record.own.result {
         BidResult::Won => (BidOutcome::Won, true, "Won", "the bid won its order".to_owned()),
-        BidResult::StandBy { rank } => (BidOutcome::StandBy, false, "StandBy", format!("stand-by number {rank}")),
+        BidResult::StandBy { rank } => {
+            (BidOutcome::StandBy, false, "StandBy", format!("stand-by number {rank}"))
+        }
         _ => (BidOutcome::Lost, false, "Outbid", "another bid was lower".to_owned()),
     };
     let mut status = json!({ "outcome": outcome });

@@ -95,7 +95,12 @@ impl Cluster {
     }
 
     /// Reads an object, if it exists.
-    pub async fn get<K>(&self, operation: &'static str, api: &Api<K>, name: &str) -> Result<Option<K>, ClusterError>
+    pub async fn get<K>(
+        &self,
+        operation: &'static str,
+        api: &Api<K>,
+        name: &str,
+    ) -> Result<Option<K>, ClusterError>
     where
         K: Clone + Debug + DeserializeOwned,
     {
@@ -135,7 +140,12 @@ impl Cluster {
     }
 
     /// Deletes an object; one that does not exist is fine.
-    pub async fn delete<K>(&self, operation: &'static str, api: &Api<K>, name: &str) -> Result<(), ClusterError>
+    pub async fn delete<K>(
+        &self,
+        operation: &'static str,
+        api: &Api<K>,
+        name: &str,
+    ) -> Result<(), ClusterError>
     where
         K: Clone + Debug + DeserializeOwned,
     {
@@ -160,7 +170,12 @@ impl Cluster {
     }
 
     /// Creates an object that only the answer matters of (a review).
-    pub async fn create<K>(&self, operation: &'static str, api: &Api<K>, object: &K) -> Result<K, ClusterError>
+    pub async fn create<K>(
+        &self,
+        operation: &'static str,
+        api: &Api<K>,
+        object: &K,
+    ) -> Result<K, ClusterError>
     where
         K: Clone + Debug + DeserializeOwned + Serialize,
     {
@@ -168,7 +183,14 @@ impl Cluster {
     }
 
     /// Publishes an Event; a failure is logged and counted, never passed on.
-    pub async fn event(&self, about: &ObjectReference, warning: bool, action: &str, reason: &str, note: String) {
+    pub async fn event(
+        &self,
+        about: &ObjectReference,
+        warning: bool,
+        action: &str,
+        reason: &str,
+        note: String,
+    ) {
         let type_ = if warning { EventType::Warning } else { EventType::Normal };
         let event = Event {
             type_,

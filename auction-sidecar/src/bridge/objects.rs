@@ -9,7 +9,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use vendue_crds::conditions::{self, award as condition};
 use vendue_crds::{
-    Award, AwardRequirements, AwardSide, AwardSpec, AwardStatus, Decimal, JobReference, StandBy, WorkerSpec, names,
+    Award, AwardRequirements, AwardSide, AwardSpec, AwardStatus, Decimal, JobReference, StandBy, WorkerSpec,
+    names,
 };
 use vendue_market::encode::to_hex;
 use vendue_market::{Digest, GpuModel, Requirements};
@@ -122,7 +123,12 @@ pub struct AwardFacts {
 impl AwardFacts {
     /// Id of the award.
     pub fn id(&self) -> String {
-        names::award_id(&to_hex(&self.market), self.round, &to_hex(&self.order.digest()), u32::from(self.winner))
+        names::award_id(
+            &to_hex(&self.market),
+            self.round,
+            &to_hex(&self.order.digest()),
+            u32::from(self.winner),
+        )
     }
 
     /// A spec with everything but what only one side has.

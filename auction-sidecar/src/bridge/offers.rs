@@ -34,7 +34,10 @@ pub fn parse_offer_name(offer: &str) -> Option<(&str, &str)> {
 }
 
 fn key(provision: &Provision) -> (String, String) {
-    (provision.metadata.namespace.clone().unwrap_or_default(), provision.metadata.name.clone().unwrap_or_default())
+    (
+        provision.metadata.namespace.clone().unwrap_or_default(),
+        provision.metadata.name.clone().unwrap_or_default(),
+    )
 }
 
 /// Everything that can be offered now.

@@ -70,8 +70,11 @@ where
 }
 
 /// Follows a kind into a store, for ever. `changed` is called after each change.
-pub async fn follow<K>(api: Api<DeserializeGuard<K>>, writer: reflector::store::Writer<DeserializeGuard<K>>, changed: impl Fn())
-where
+pub async fn follow<K>(
+    api: Api<DeserializeGuard<K>>,
+    writer: reflector::store::Writer<DeserializeGuard<K>>,
+    changed: impl Fn(),
+) where
     K: Resource + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash + Clone + Default + Unpin,
 {
@@ -100,8 +103,19 @@ pub struct Seller {
 
 impl Seller {
     /// A seller over two stores.
-    pub fn new(provisions: Guarded<Provision>, awards: Guarded<Award>, engine: mpsc::Sender<EngineCommand>) -> Self {
-        Self { provisions, awards, engine, opened: AtomicBool::new(false), last: Mutex::default(), exclusions: Mutex::default() }
+    pub fn new(
+        provisions: Guarded<Provision>,
+        awards: Guarded<Award>,
+        engine: mpsc::Sender<EngineCommand>,
+    ) -> Self {
+        Self {
+            provisions,
+            awards,
+            engine,
+            opened: AtomicBool::new(false),
+            last: Mutex::default(),
+            exclusions: Mutex::default(),
+        }
     }
 
     /// Lets offers out: Awards and Provisions are known.
@@ -147,14 +161,23 @@ impl Seller {
             let key = (found.namespace().unwrap_or_default(), found.name_any());
             let (status, reason, message) = match (sale.not_offered.get(&key), active) {
                 (Some(why), _) => (false, reasons::SEAT_NOT_ACTIVE, why.clone()),
-                (None, false) => (false, reasons::SEAT_NOT_ACTIVE, "the seat does not take part in rounds yet".into()),
+                (None, false) => {
+                    (false, reasons::SEAT_NOT_ACTIVE, "the seat does not take part in rounds yet".into())
+                }
                 (None, true) => (true, reasons::OFFERED, "the seat offers it in every round".into()),
             };
             let observed = found.metadata.generation;
             let old = found.status.clone().unwrap_or_default();
-            let new =
-                conditions::condition(provision::ADVERTISED, status, reason, message, observed, Timestamp::now());
-            let mut list = conditions::find(&old.conditions, provision::ADVERTISED).cloned().into_iter().collect();
+            let new = conditions::condition(
+                provision::ADVERTISED,
+                status,
+                reason,
+                message,
+                observed,
+                Timestamp::now(),
+            );
+            let mut list =
+                conditions::find(&old.conditions, provision::ADVERTISED).cloned().into_iter().collect();
             let before: Vec<_> = Clone::clone(&list);
             conditions::set(&mut list, new);
             if conditions::same(&before, &list) && old.exclusions == exclusions {

@@ -14,7 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower_test::mock::{self, Handle};
 use vendue_auction_core::{
-    Certificate, Choice, HomeInput, HomeOutput, HoldRequest, MarketRecord, SeatInput, SeatOutput, SignedMarketRecord,
+    Certificate, Choice, HoldRequest, HomeInput, HomeOutput, MarketRecord, SeatInput, SeatOutput,
+    SignedMarketRecord,
 };
 use vendue_crds::{Award, Provision, workload};
 use vendue_market::{Outcome, StandBy};
@@ -54,13 +55,30 @@ enum Answer {
 fn get(path: &str, answer: Option<Value>) -> Call {
     let (status, answer) = match answer {
         Some(value) => (200, value),
-        None => (404, json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "" })),
+        None => (
+            404,
+            json!({ "kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404, "message": "" }),
+        ),
     };
-    Call { method: "GET", path: path.into(), manager: None, body: vec![], status, answer: Answer::Json(answer) }
+    Call {
+        method: "GET",
+        path: path.into(),
+        manager: None,
+        body: vec![],
+        status,
+        answer: Answer::Json(answer),
+    }
 }
 
 fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, Value)>) -> Call {
-    Call { method: "PATCH", path: path.into(), manager: Some(manager), body, status: 200, answer: Answer::Echo }
+    Call {
+        method: "PATCH",
+        path: path.into(),
+        manager: Some(manager),
+        body,
+        status: 200,
+        answer: Answer::Echo,
+    }
 }
 
 fn event() -> Call {
@@ -78,11 +96,18 @@ fn event() -> Call {
 async fn play(mut handle: Handle<Request<Body>, Response<Body>>, script: Vec<Call>) {
     for (number, call) in script.into_iter().enumerate() {
         let next = tokio::time::timeout(DEADLINE, handle.next_request());
-        let (request, send) = next.await.unwrap_or_else(|_| panic!("call {number} to {} did not come", call.path)).unwrap();
+        let (request, send) =
+            next.await.unwrap_or_else(|_| panic!("call {number} to {} did not come", call.path)).unwrap();
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let fits = if call.method == "POST" { path.starts_with(&call.path) } else { path == call.path };
-        assert!(fits && parts.method == call.method, "call {number}: {} {path}, wanted {} {}", parts.method, call.method, call.path);
+        assert!(
+            fits && parts.method == call.method,
+            "call {number}: {} {path}, wanted {} {}",
+            parts.method,
+            call.method,
+            call.path
+        );
         let query = parts.uri.query().unwrap_or_default();
         if let Some(manager) = call.manager {
             let wanted = format!("fieldManager={}", manager.replace('/', "%2F"));
@@ -276,20 +301,28 @@ async fn a_reservation_is_a_namespace_and_then_an_award() {
     let script = vec![
         get("/apis/vendue.dev/v1alpha1/namespaces/gpus/provisions/a100", Some(provision(&["home"]))),
         get(&awards, None),
-        apply(&format!("/api/v1/namespaces/{namespace}"), BRIDGE, vec![
-            ("/metadata/labels/pod-security.kubernetes.io~1enforce", json!("restricted")),
-            ("/metadata/labels/vendue.dev~1award-id", json!(id)),
-        ]),
-        apply(&awards, BRIDGE, vec![
-            ("/spec/side", json!("Host")),
-            ("/spec/id", json!(id)),
-            ("/spec/seat", json!(1)),
-            ("/spec/price", json!("1.80")),
-            ("/spec/provision", json!("a100")),
-            ("/spec/provisionNamespace", json!("gpus")),
-            ("/spec/job", json!({ "home": "home", "uid": "u-1", "attempt": 1 })),
-            ("/metadata/annotations/vendue.dev~1commitment", json!("07".repeat(32))),
-        ]),
+        apply(
+            &format!("/api/v1/namespaces/{namespace}"),
+            BRIDGE,
+            vec![
+                ("/metadata/labels/pod-security.kubernetes.io~1enforce", json!("restricted")),
+                ("/metadata/labels/vendue.dev~1award-id", json!(id)),
+            ],
+        ),
+        apply(
+            &awards,
+            BRIDGE,
+            vec![
+                ("/spec/side", json!("Host")),
+                ("/spec/id", json!(id)),
+                ("/spec/seat", json!(1)),
+                ("/spec/price", json!("1.80")),
+                ("/spec/provision", json!("a100")),
+                ("/spec/provisionNamespace", json!("gpus")),
+                ("/spec/job", json!({ "home": "home", "uid": "u-1", "attempt": 1 })),
+                ("/metadata/annotations/vendue.dev~1commitment", json!("07".repeat(32))),
+            ],
+        ),
         event(),
     ];
     host::on_event(&context, SeatOutput::Hold(Box::new(request)));
@@ -344,19 +377,31 @@ async fn a_workload_that_matches_becomes_a_secret_then_the_awards_word_then_the_
     let base = "/apis/vendue.dev/v1alpha1/namespaces/vendue-a-0011223344556677/awards/award";
     let script = vec![
         get(base, Some(held_award("0011223344556677", &"ab".repeat(32), &commitment))),
-        apply("/api/v1/namespaces/vendue-a-0011223344556677/secrets/vendue-workload", BRIDGE, vec![
-            ("/stringData/workload.json", json!(workload)),
-            ("/metadata/ownerReferences/0/uid", json!("award-uid")),
-        ]),
-        apply(base, BRIDGE, vec![
-            ("/spec/workloadSecret", json!("vendue-workload")),
-            ("/spec/seat", json!(1)),
-            ("/metadata/annotations/vendue.dev~1commitment", json!(commitment)),
-        ]),
-        apply(&format!("{base}/status"), RELAY, vec![
-            ("/status/conditions/0/type", json!("HandedOver")),
-            ("/status/conditions/0/status", json!("True")),
-        ]),
+        apply(
+            "/api/v1/namespaces/vendue-a-0011223344556677/secrets/vendue-workload",
+            BRIDGE,
+            vec![
+                ("/stringData/workload.json", json!(workload)),
+                ("/metadata/ownerReferences/0/uid", json!("award-uid")),
+            ],
+        ),
+        apply(
+            base,
+            BRIDGE,
+            vec![
+                ("/spec/workloadSecret", json!("vendue-workload")),
+                ("/spec/seat", json!(1)),
+                ("/metadata/annotations/vendue.dev~1commitment", json!(commitment)),
+            ],
+        ),
+        apply(
+            &format!("{base}/status"),
+            RELAY,
+            vec![
+                ("/status/conditions/0/type", json!("HandedOver")),
+                ("/status/conditions/0/status", json!("True")),
+            ],
+        ),
         event(),
     ];
     let request = Handover::Workload { award: reference(), workload, salt: "05".repeat(32) };
@@ -414,9 +459,13 @@ fn job_key() -> JobKey {
         namespace: "team".into(),
         name: "digits".into(),
         uid: "u-1".into(),
-        reference: serde_json::from_value(json!({ "kind": "Job", "namespace": "team", "name": "digits" })).unwrap(),
-        owner: serde_json::from_value(json!({ "apiVersion": "vendue.dev/v1alpha1", "kind": "Job", "name": "digits",
-            "uid": "u-1", "controller": true })).unwrap(),
+        reference: serde_json::from_value(json!({ "kind": "Job", "namespace": "team", "name": "digits" }))
+            .unwrap(),
+        owner: serde_json::from_value(
+            json!({ "apiVersion": "vendue.dev/v1alpha1", "kind": "Job", "name": "digits",
+            "uid": "u-1", "controller": true }),
+        )
+        .unwrap(),
         secret: "digits-order-1".into(),
     }
 }
@@ -432,13 +481,16 @@ async fn the_choice_of_seat_is_stored_before_it_is_confirmed() {
         "/apis/vendue.dev/v1alpha1/namespaces/team/jobs/digits/status",
         "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1",
     );
-    let auction = |outcome: &str| vec![("/status/auction/outcome", json!(outcome)), ("/metadata/uid", json!("u-1"))];
-    let seat = |seat: i32, price: &str| vec![
-        ("/spec/id", json!(id)),
-        ("/spec/seat", json!(seat)),
-        ("/spec/price", json!(price)),
-        ("/metadata/ownerReferences/0/uid", json!("u-1")),
-    ];
+    let auction =
+        |outcome: &str| vec![("/status/auction/outcome", json!(outcome)), ("/metadata/uid", json!("u-1"))];
+    let seat = |seat: i32, price: &str| {
+        vec![
+            ("/spec/id", json!(id)),
+            ("/spec/seat", json!(seat)),
+            ("/spec/price", json!(price)),
+            ("/metadata/ownerReferences/0/uid", json!("u-1")),
+        ]
+    };
     let script = vec![
         apply(job, BRIDGE, auction("Pending")),
         apply(award, BRIDGE, seat(0, "1.10")),
@@ -446,23 +498,30 @@ async fn the_choice_of_seat_is_stored_before_it_is_confirmed() {
         event(),
         // The stand-by holds the devices: the Award names it before the choice is confirmed.
         apply(award, BRIDGE, seat(1, "1.80")),
-        apply(&format!("{award}/status"), RELAY, vec![
-            ("/status/conditions/0/type", json!("Held")),
-            ("/status/conditions/0/status", json!("True")),
-        ]),
+        apply(
+            &format!("{award}/status"),
+            RELAY,
+            vec![
+                ("/status/conditions/0/type", json!("Held")),
+                ("/status/conditions/0/status", json!("True")),
+            ],
+        ),
         event(),
     ];
     home::submitted(&context, job_key(), 1);
     let ordered =
         HomeOutput::Ordered { digest, order: Box::new(order), signature: [1; 65], starts_ms: now_ms() };
     home::on_event(&context, ordered);
-    let awarded = HomeOutput::Awarded { order: digest, certificate: certificate.clone(), proof: proof.clone() };
+    let awarded =
+        HomeOutput::Awarded { order: digest, certificate: certificate.clone(), proof: proof.clone() };
     home::on_event(&context, awarded);
-    let choice = Choice { order: digest, seat: 1, rank: 1, price: "1.80".parse().unwrap(), certificate, proof };
+    let choice =
+        Choice { order: digest, seat: 1, rank: 1, price: "1.80".parse().unwrap(), certificate, proof };
     home::on_event(&context, HomeOutput::Choose(Box::new(choice)));
     play(f.server, script).await;
     let told = tokio::time::timeout(DEADLINE, f.commands.recv()).await.unwrap();
-    assert!(matches!(told, Some(EngineCommand::Home(HomeInput::Stored { order })) if order == digest));
+    let Some(EngineCommand::Home(told)) = told else { panic!("{told:?}") };
+    assert!(matches!(*told, HomeInput::Stored { order } if order == digest));
 }
 
 #[tokio::test]
@@ -471,9 +530,14 @@ async fn status_of_another_seat_is_not_taken() {
     let context = home_context(&f);
     let mut award = held_award("0011223344556677", &"ab".repeat(32), "");
     award["spec"]["side"] = json!("Home");
-    let list = json!({ "kind": "AwardList", "apiVersion": "vendue.dev/v1alpha1", "metadata": {}, "items": [award] });
-    let empty = json!({ "kind": "AwardList", "apiVersion": "vendue.dev/v1alpha1", "metadata": {}, "items": [] });
-    let script = vec![get("/apis/vendue.dev/v1alpha1/awards", Some(list)), get("/apis/vendue.dev/v1alpha1/awards", Some(empty))];
+    let list =
+        json!({ "kind": "AwardList", "apiVersion": "vendue.dev/v1alpha1", "metadata": {}, "items": [award] });
+    let empty =
+        json!({ "kind": "AwardList", "apiVersion": "vendue.dev/v1alpha1", "metadata": {}, "items": [] });
+    let script = vec![
+        get("/apis/vendue.dev/v1alpha1/awards", Some(list)),
+        get("/apis/vendue.dev/v1alpha1/awards", Some(empty)),
+    ];
     let status = || Handover::Status { award: reference(), version: 1, status: Box::default() };
     let requests = async {
         let seats = BTreeSet::from([2, 3]);

@@ -47,7 +47,9 @@ pub enum BeneathError {
 fn refuse(operation: &'static str, path: &str, errno: Errno) -> BeneathError {
     match errno {
         Errno::ENOENT => BeneathError::NotFound(path.to_owned()),
-        Errno::ELOOP | Errno::ENOTDIR | Errno::EMLINK | Errno::ENXIO => BeneathError::NotPlain(path.to_owned()),
+        Errno::ELOOP | Errno::ENOTDIR | Errno::EMLINK | Errno::ENXIO => {
+            BeneathError::NotPlain(path.to_owned())
+        }
         other => BeneathError::Io { operation, path: path.to_owned(), source: other.into() },
     }
 }
@@ -57,7 +59,8 @@ fn fail(operation: &'static str, path: &str) -> impl FnOnce(std::io::Error) -> B
     move |source| BeneathError::Io { operation, path, source }
 }
 
-const FOLDER: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+const FOLDER: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 // Non-blocking: a FIFO must not hold the thread.
 const FILE: OFlag = OFlag::O_RDONLY.union(OFlag::O_NOFOLLOW).union(OFlag::O_NONBLOCK).union(OFlag::O_CLOEXEC);
 
@@ -68,7 +71,11 @@ fn root(folder: &Path) -> Result<OwnedFd, BeneathError> {
 }
 
 /// Opens the folder `path` below `folder`.
-fn descend<'a>(folder: &Path, parts: impl Iterator<Item = &'a str>, path: &str) -> Result<OwnedFd, BeneathError> {
+fn descend<'a>(
+    folder: &Path,
+    parts: impl Iterator<Item = &'a str>,
+    path: &str,
+) -> Result<OwnedFd, BeneathError> {
     let mut fd = root(folder)?;
     for part in parts {
         fd = openat(fd.as_fd(), part, FOLDER, Mode::empty()).map_err(|e| refuse("open folder", path, e))?;

@@ -16,7 +16,8 @@ fn parts(ray_logs: &Path) -> Result<Vec<String>, BeneathError> {
         other => other?,
     };
     let mut found = Vec::new();
-    for (session, _) in sessions.into_iter().filter(|(name, folder)| *folder && name.starts_with("session_")) {
+    for (session, _) in sessions.into_iter().filter(|(name, folder)| *folder && name.starts_with("session_"))
+    {
         let logs = format!("{session}/logs");
         let names = match beneath::list(ray_logs, &logs) {
             Err(BeneathError::NotFound(_) | BeneathError::NotPlain(_)) => continue,

@@ -54,7 +54,9 @@ async fn ask(fixture: &Fixture, uri: &str, token: Option<&str>) -> (StatusCode, 
 async fn nobody_without_the_token() {
     let f = fixture();
     for uri in ["/v1/log", "/v1/manifest", "/v1/file?path=model.pt"] {
-        for token in [None, Some(""), Some("0123456789abcdeX"), Some("0123456789abcde"), Some("0123456789abcdef0")] {
+        for token in
+            [None, Some(""), Some("0123456789abcdeX"), Some("0123456789abcde"), Some("0123456789abcdef0")]
+        {
             assert_eq!(ask(&f, uri, token).await.0, StatusCode::UNAUTHORIZED, "{uri} {token:?}");
         }
     }
@@ -69,7 +71,11 @@ async fn the_manifest_has_regular_files_only() {
     let manifest: Manifest = serde_json::from_slice(&body).unwrap();
     let paths: Vec<_> = manifest.files.iter().map(|f| (f.path.as_str(), f.size)).collect();
     assert_eq!(paths, [("deep/er/metrics.json", 2), ("model.pt", 7)]);
-    assert_eq!(ask(&f, "/v1/manifest", Some(TOKEN)).await.1, body, "the second answer uses remembered digests");
+    assert_eq!(
+        ask(&f, "/v1/manifest", Some(TOKEN)).await.1,
+        body,
+        "the second answer uses remembered digests"
+    );
 }
 
 #[tokio::test]
@@ -85,8 +91,16 @@ async fn files_by_path_and_offset() {
 async fn no_way_out_of_the_folder() {
     let f = fixture();
     for path in [
-        "../checkpoints/c1", "..%2Fcheckpoints%2Fc1", "/etc/passwd", "link", "dirlink/secret", "deep/../model.pt",
-        "deep/er", "", "deep//er", "model.pt%00",
+        "../checkpoints/c1",
+        "..%2Fcheckpoints%2Fc1",
+        "/etc/passwd",
+        "link",
+        "dirlink/secret",
+        "deep/../model.pt",
+        "deep/er",
+        "",
+        "deep//er",
+        "model.pt%00",
     ] {
         let (status, body, _) = ask(&f, &format!("/v1/file?path={path}"), Some(TOKEN)).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{path}: {}", String::from_utf8_lossy(&body));

@@ -37,7 +37,8 @@ fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::M
         metrics: metrics.clone(),
     })
     .unwrap();
-    let seat = keys.seat.map(|k| (k.seat, Seat::new(record.clone(), k.seat, SeatCrypto::new(record.clone(), k), 0)));
+    let seat =
+        keys.seat.map(|k| (k.seat, Seat::new(record.clone(), k.seat, SeatCrypto::new(record.clone(), k), 0)));
     let home = keys.home.map(|(index, k)| (index, Home::new(record.clone(), index, k)));
     let config = EngineConfig {
         record: record.clone(),
@@ -86,14 +87,20 @@ fn order() -> NewOrder {
         include_providers: vec![],
         exclude_providers: vec![],
     };
-    NewOrder { job: "u-1".into(), attempt: 1, requirements, commitment: [7; 32], expires_ms: now_ms() + 600_000 }
+    NewOrder {
+        job: "u-1".into(),
+        attempt: 1,
+        requirements,
+        commitment: [7; 32],
+        expires_ms: now_ms() + 600_000,
+    }
 }
 
 async fn home_event<T>(process: &mut Process, pick: impl Fn(HomeOutput) -> Option<T>) -> T {
     let wait = async {
         loop {
             if let EngineEvent::Home(event) = process.events.recv().await.unwrap()
-                && let Some(found) = pick(event)
+                && let Some(found) = pick(*event)
             {
                 return found;
             }
@@ -140,7 +147,8 @@ async fn market() -> Market {
     .unwrap();
     let record = SignedMarketRecord::from_json(&std::fs::read_to_string(record).unwrap()).unwrap().record;
     let record = Arc::new(record);
-    let seats = names.iter().zip(&addresses).map(|(name, address)| start(&out, &record, name, address)).collect();
+    let seats =
+        names.iter().zip(&addresses).map(|(name, address)| start(&out, &record, name, address)).collect();
     let home = start(&out, &record, "home", &free_address());
     Market { _dir: dir, seats, home }
 }
@@ -154,7 +162,7 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
         assert_ne!(seat.address, market.home.address);
     }
     let submit = HomeInput::Submit(Box::new(order()));
-    market.home.commands.send(EngineCommand::Home(submit)).await.unwrap();
+    market.home.commands.send(EngineCommand::Home(Box::new(submit))).await.unwrap();
     let digest = home_event(&mut market.home, |e| match e {
         HomeOutput::Ordered { digest, .. } => Some(digest),
         _ => None,
@@ -181,7 +189,12 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
     })
     .await;
     assert_eq!((choice.seat, choice.order), (0, digest));
-    market.home.commands.send(EngineCommand::Home(HomeInput::Stored { order: digest })).await.unwrap();
+    market
+        .home
+        .commands
+        .send(EngineCommand::Home(Box::new(HomeInput::Stored { order: digest })))
+        .await
+        .unwrap();
     let to = home_event(&mut market.home, |e| match e {
         HomeOutput::HandOver { seat, .. } => Some(seat),
         _ => None,
@@ -194,5 +207,11 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
     })
     .await;
     assert_eq!(taken, (digest, 0));
-    assert!(market.seats[0].metrics.render().unwrap().contains("vendue_auction_rounds_total{result=\"certified\"} 1"));
+    assert!(
+        market.seats[0]
+            .metrics
+            .render()
+            .unwrap()
+            .contains("vendue_auction_rounds_total{result=\"certified\"} 1")
+    );
 }

@@ -44,7 +44,8 @@ impl BoundedCodec {
 
     async fn write<T: AsyncWrite + Unpin + Send>(&self, io: &mut T, body: &[u8]) -> io::Result<()> {
         let len = u32::try_from(body.len()).ok().filter(|len| *len as usize <= self.max);
-        let len = len.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "own message above the size limit"))?;
+        let len = len
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "own message above the size limit"))?;
         io.write_all(&len.to_be_bytes()).await?;
         io.write_all(body).await?;
         io.flush().await

@@ -215,7 +215,11 @@ pub fn start(config: NetConfig) -> Result<Net, StartError> {
     let (requests_tx, requests) = mpsc::channel(256);
     let (connected_tx, connected) = watch::channel(BTreeSet::new());
     let metrics = config.metrics.clone();
-    let task = swarm::Task::new(config, commands.downgrade(), swarm::Outlets { rounds_tx, requests_tx, connected_tx })?;
+    let task = swarm::Task::new(
+        config,
+        commands.downgrade(),
+        swarm::Outlets { rounds_tx, requests_tx, connected_tx },
+    )?;
     let task = tokio::spawn(task.run(commands_rx));
     Ok(Net { handle: Handle { commands, connected, metrics }, rounds, requests, task })
 }

@@ -20,8 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::codec::BoundedCodec;
 use super::limits::Bucket;
 use super::{
-    Command, Inbound, MAX_BULK, MAX_HANDOVER, MAX_ROUND, MemberId, Members, NetConfig, NetError, Protocol, Reply,
-    RoundEvent, StartError,
+    Command, Inbound, MAX_BULK, MAX_HANDOVER, MAX_ROUND, MemberId, Members, NetConfig, NetError, Protocol,
+    Reply, RoundEvent, StartError,
 };
 use crate::metrics::Metrics;
 
@@ -121,7 +121,9 @@ fn behaviour(members: &Members, metrics: &Metrics) -> Behaviour {
     for member in members.iter() {
         allowed.allow_peer(member.peer);
     }
-    let limits = ConnectionLimits::default().with_max_established_per_peer(Some(4)).with_max_pending_incoming(Some(256));
+    let limits = ConnectionLimits::default()
+        .with_max_established_per_peer(Some(4))
+        .with_max_pending_incoming(Some(256));
     let protocol = |name: &'static str, max: usize, timeout: u64, streams: usize| {
         rr::Behaviour::with_codec(
             BoundedCodec::new(max, metrics.oversize()),
@@ -195,7 +197,9 @@ impl Task {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::Send { to, body } => self.send_round(Waiting { to, body, since: Instant::now(), tries: 0 }),
+            Command::Send { to, body } => {
+                self.send_round(Waiting { to, body, since: Instant::now(), tries: 0 })
+            }
             Command::Request { to, protocol, body, reply } => {
                 let to = self.members.canonical(to);
                 let Some(peer) = self.peer(to).filter(|_| self.is_up(to)) else {
@@ -250,9 +254,13 @@ impl Task {
     fn on_event(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(BehaviourEvent::Round(event)) => self.on_round(event),
-            SwarmEvent::Behaviour(BehaviourEvent::Handover(event)) => self.on_request(Protocol::Handover, event),
+            SwarmEvent::Behaviour(BehaviourEvent::Handover(event)) => {
+                self.on_request(Protocol::Handover, event)
+            }
             SwarmEvent::Behaviour(BehaviourEvent::Bulk(event)) => self.on_request(Protocol::Bulk, event),
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => self.on_up(&peer_id, connection_id),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, .. } => {
+                self.on_up(&peer_id, connection_id)
+            }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 tracing::debug!(peer = %peer_id, cause = ?cause, "connection closed");
                 self.on_down(&peer_id, connection_id);
@@ -324,10 +332,14 @@ impl Task {
     }
 
     fn publish_connected(&mut self) {
-        let up: BTreeSet<_> = self.links.iter().filter(|(_, l)| !l.connections.is_empty()).map(|(id, _)| *id).collect();
+        let up: BTreeSet<_> =
+            self.links.iter().filter(|(_, l)| !l.connections.is_empty()).map(|(id, _)| *id).collect();
         let seats = up.iter().filter(|id| matches!(id, MemberId::Seat(_))).count();
         self.metrics.peers_connected.with_label_values(&["seat"]).set(i64::try_from(seats).unwrap_or(0));
-        self.metrics.peers_connected.with_label_values(&["home"]).set(i64::try_from(up.len() - seats).unwrap_or(0));
+        self.metrics
+            .peers_connected
+            .with_label_values(&["home"])
+            .set(i64::try_from(up.len() - seats).unwrap_or(0));
         self.outlets.connected_tx.send_replace(up);
     }
 
@@ -349,14 +361,17 @@ impl Task {
             if !link.connections.is_empty() || link.dialing || link.next_dial > now {
                 continue;
             }
-            if let Some(address) = self.members.get(*id).and_then(|m| m.address.clone().map(|a| (m.peer, a))) {
+            if let Some(address) = self.members.get(*id).and_then(|m| m.address.clone().map(|a| (m.peer, a)))
+            {
                 link.dialing = true;
                 dial.push(address);
             }
         }
         for (peer, address) in dial {
-            let options =
-                DialOpts::peer_id(peer).condition(PeerCondition::Disconnected).addresses(vec![address]).build();
+            let options = DialOpts::peer_id(peer)
+                .condition(PeerCondition::Disconnected)
+                .addresses(vec![address])
+                .build();
             if let Err(error) = self.swarm.dial(options) {
                 self.on_dial_error(Some(peer), &error);
             }
@@ -367,7 +382,9 @@ impl Task {
         match event {
             rr::Event::Message { peer, message: rr::Message::Request { request, channel, .. }, .. } => {
                 let now = Instant::now();
-                let Some(from) = self.members.of_peer(&peer) else { return self.metrics.dropped("foreign_peer") };
+                let Some(from) = self.members.of_peer(&peer) else {
+                    return self.metrics.dropped("foreign_peer");
+                };
                 let taken = self.links.get_mut(&from).is_some_and(|l| l.round.take(1, now));
                 // Acknowledged in any case: sending it again would not help.
                 let _ = self.swarm.behaviour_mut().round.send_response(channel, Bytes::new());
@@ -395,25 +412,36 @@ impl Task {
         match event {
             rr::Event::Message { peer, message: rr::Message::Request { request, channel, .. }, .. } => {
                 let now = Instant::now();
-                let Some(from) = self.members.of_peer(&peer) else { return self.metrics.dropped("foreign_peer") };
+                let Some(from) = self.members.of_peer(&peer) else {
+                    return self.metrics.dropped("foreign_peer");
+                };
                 if !self.links.get_mut(&from).is_some_and(|l| l.requests.take(1, now)) {
                     return self.metrics.dropped("rate");
                 }
                 let Some(commands) = self.commands.upgrade() else { return };
                 self.metrics.bytes("received", protocol, request.len());
                 let reply = Reply { channel, protocol, commands };
-                if self.outlets.requests_tx.try_send(Inbound { from, protocol, body: request, reply }).is_err() {
+                if self
+                    .outlets
+                    .requests_tx
+                    .try_send(Inbound { from, protocol, body: request, reply })
+                    .is_err()
+                {
                     self.metrics.dropped("inbox_full");
                 }
             }
             rr::Event::Message { message: rr::Message::Response { request_id, response }, .. } => {
-                if let Some(Pending::Request { reply, .. }) = self.pending.remove(&(protocol.into(), request_id)) {
+                if let Some(Pending::Request { reply, .. }) =
+                    self.pending.remove(&(protocol.into(), request_id))
+                {
                     self.metrics.bytes("received", protocol, response.len());
                     let _ = reply.send(Ok(response));
                 }
             }
             rr::Event::OutboundFailure { request_id, error, .. } => {
-                if let Some(Pending::Request { to, reply }) = self.pending.remove(&(protocol.into(), request_id)) {
+                if let Some(Pending::Request { to, reply }) =
+                    self.pending.remove(&(protocol.into(), request_id))
+                {
                     let _ = reply.send(Err(NetError::Failed { to, reason: error.to_string() }));
                 }
             }

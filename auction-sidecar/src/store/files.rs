@@ -102,7 +102,8 @@ pub(super) fn publish(from: &Path, to: &Path) -> Result<(), StoreError> {
 /// Writes JSON aside, syncs it and gives it its final name.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError> {
     let aside = path.with_extension("json.tmp");
-    let bytes = serde_json::to_vec(value).map_err(|source| StoreError::Index { path: path.to_owned(), source })?;
+    let bytes =
+        serde_json::to_vec(value).map_err(|source| StoreError::Index { path: path.to_owned(), source })?;
     fs::write(&aside, bytes).map_err(fail("write", &aside))?;
     publish(&aside, path)
 }

@@ -151,7 +151,9 @@ impl Store {
     /// A new manifest of the same Job replaces the old one.
     pub fn begin(&self, uid: &str, manifest: Vec<FileEntry>) -> Result<Vec<u64>, StoreError> {
         if !sound_uid(uid) {
-            return Err(StoreError::Protocol("the job's uid has characters that are not accepted".to_owned()));
+            return Err(StoreError::Protocol(
+                "the job's uid has characters that are not accepted".to_owned(),
+            ));
         }
         check_manifest(&manifest).map_err(|e| StoreError::Protocol(e.to_string()))?;
         let mut state = self.lock();
@@ -284,7 +286,8 @@ impl Store {
                 forgotten += 1;
             }
         }
-        let wanted: BTreeSet<&str> = state.jobs.values().flat_map(|j| &j.files).map(|f| f.sha256.as_str()).collect();
+        let wanted: BTreeSet<&str> =
+            state.jobs.values().flat_map(|j| &j.files).map(|f| f.sha256.as_str()).collect();
         let mut folders = files::list(&self.root.join("objects"))?;
         folders.push(self.root.join("partial"));
         for folder in folders {

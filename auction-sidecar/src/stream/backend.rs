@@ -70,7 +70,11 @@ pub trait Backend: Send + Sync + 'static {
     ) -> impl Future<Output = Result<bool, AccessError>> + Send;
 
     /// Finds a Job.
-    fn locate(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Located, AccessError>> + Send;
+    fn locate(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<Located, AccessError>> + Send;
 
     /// Reads the log of a running Job from its provider, waiting up to `wait` for bytes at `offset`.
     fn live_log(

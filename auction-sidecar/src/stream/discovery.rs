@@ -22,9 +22,7 @@ pub(super) async fn one_group() -> Json<Value> {
 
 /// `/apis/stream.vendue.dev/v1alpha1`
 pub(super) async fn resources() -> Json<Value> {
-    let resource = |name: &str, kind: &str| {
-        json!({ "name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["get"] })
-    };
+    let resource = |name: &str, kind: &str| json!({ "name": name, "singularName": "", "namespaced": true, "kind": kind, "verbs": ["get"] });
     Json(json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",

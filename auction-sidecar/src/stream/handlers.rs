@@ -70,13 +70,20 @@ async fn admit<B: Backend>(
     (namespace, name): (&str, &str),
     subresource: &'static str,
 ) -> Result<(), ApiStatus> {
-    let user = Some(trusted).filter(|t| t.0).and_then(|_| proxy.user(headers)).ok_or_else(ApiStatus::unauthorized)?;
+    let user = Some(trusted)
+        .filter(|t| t.0)
+        .and_then(|_| proxy.user(headers))
+        .ok_or_else(ApiStatus::unauthorized)?;
     match shared.backend.authorize(&user, namespace, name, subresource).await? {
         true => Ok(()),
         false => Err(ApiStatus::new(
             StatusCode::FORBIDDEN,
             "Forbidden",
-            format!("user {:?} cannot get jobs/{subresource} of {namespace}/{name} in group {}", user.name, super::GROUP),
+            format!(
+                "user {:?} cannot get jobs/{subresource} of {namespace}/{name} in group {}",
+                user.name,
+                super::GROUP
+            ),
         )),
     }
 }
@@ -120,8 +127,12 @@ async fn outputs<B: Backend>(
     let located = shared.backend.locate(&namespace, &name).await?;
     let index = match shared.store.job(&located.uid) {
         Ok(index) if index.complete => index,
-        Ok(_) => return Err(ApiStatus::unavailable("the outputs are being delivered; ask again in a moment")),
-        Err(StoreError::UnknownJob(_)) => return Err(ApiStatus::not_found(why_nothing(&located.place, located.ended))),
+        Ok(_) => {
+            return Err(ApiStatus::unavailable("the outputs are being delivered; ask again in a moment"));
+        }
+        Err(StoreError::UnknownJob(_)) => {
+            return Err(ApiStatus::not_found(why_nothing(&located.place, located.ended)));
+        }
         Err(error) => return Err(error.into()),
     };
     let Some(path) = query.path else {
@@ -155,6 +166,8 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, ApiStatus> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
-        Err(error) => Err(ApiStatus::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string())),
+        Err(error) => {
+            Err(ApiStatus::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string()))
+        }
     }
 }

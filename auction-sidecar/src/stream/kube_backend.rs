@@ -69,7 +69,8 @@ impl Backend for KubeBackend {
     async fn locate(&self, namespace: &str, name: &str) -> Result<Located, AccessError> {
         let missing = || AccessError::NoJob(name.to_owned());
         let jobs: Api<ComputeJob> = Api::namespaced(self.cluster.client.clone(), namespace);
-        let found = self.cluster.get("job", &jobs, name).await.map_err(|e| unavailable(&e))?.ok_or_else(missing)?;
+        let found =
+            self.cluster.get("job", &jobs, name).await.map_err(|e| unavailable(&e))?.ok_or_else(missing)?;
         let uid = found.metadata.uid.clone().ok_or_else(missing)?;
         let status = found.status.unwrap_or_default();
         let ended = conditions::is_true(&status.conditions, job::FINISHED);
@@ -111,8 +112,8 @@ impl Backend for KubeBackend {
             .request(MemberId::Seat(seat), Protocol::Bulk, request, wait + ROUND_TRIP)
             .await
             .map_err(|e: NetError| AccessError::Unavailable(e.to_string()))?;
-        let (reply, data) = decode_bulk::<BulkReply>("log", &answer)
-            .map_err(|e| AccessError::Unavailable(e.to_string()))?;
+        let (reply, data) =
+            decode_bulk::<BulkReply>("log", &answer).map_err(|e| AccessError::Unavailable(e.to_string()))?;
         match reply {
             BulkReply::Log { size, ended } => Ok(LogChunk { data, size, ended }),
             BulkReply::Unknown => Err(AccessError::Gone),

@@ -85,7 +85,9 @@ impl<B: Backend> Reader<B> {
             }
             match store.read(&uid, LOG_PATH, offset, max) {
                 Ok((data, size)) => Ok(Some(LogChunk { data: data.into(), size, ended: true })),
-                Err(StoreError::UnknownFile(_)) => Ok(Some(LogChunk { data: Bytes::new(), size: 0, ended: true })),
+                Err(StoreError::UnknownFile(_)) => {
+                    Ok(Some(LogChunk { data: Bytes::new(), size: 0, ended: true }))
+                }
                 Err(error) => Err(error),
             }
         })
@@ -94,8 +96,10 @@ impl<B: Backend> Reader<B> {
 
     /// A piece of the log from wherever it is; `None` while it is nowhere.
     async fn chunk(&self, offset: u64, max: usize, wait: Duration) -> Result<Option<LogChunk>, AccessError> {
-        if let Some(chunk) =
-            self.stored(offset, max).await.map_err(|_| AccessError::Unavailable("the store failed".to_owned()))?
+        if let Some(chunk) = self
+            .stored(offset, max)
+            .await
+            .map_err(|_| AccessError::Unavailable("the store failed".to_owned()))?
         {
             return Ok(Some(chunk));
         }
@@ -104,8 +108,12 @@ impl<B: Backend> Reader<B> {
             return Err(AccessError::NoJob(self.name.clone()));
         }
         match located.place {
-            Place::Provider { award, seat } => self.shared.backend.live_log(&award, seat, offset, wait).await.map(Some),
-            Place::Nowhere(_) if located.ended => Ok(Some(LogChunk { data: Bytes::new(), size: offset, ended: true })),
+            Place::Provider { award, seat } => {
+                self.shared.backend.live_log(&award, seat, offset, wait).await.map(Some)
+            }
+            Place::Nowhere(_) if located.ended => {
+                Ok(Some(LogChunk { data: Bytes::new(), size: offset, ended: true }))
+            }
             Place::Nowhere(_) => Ok(None),
         }
     }
@@ -166,7 +174,8 @@ fn last_lines(text: &[u8], lines: u64) -> Vec<u8> {
     }
     let body = text.strip_suffix(b"\n").unwrap_or(text);
     let ends = body.iter().enumerate().rev().filter(|(_, b)| **b == b'\n').map(|(i, _)| i);
-    let start = ends.skip(usize::try_from(lines - 1).unwrap_or(usize::MAX)).map(|i| i + 1).next().unwrap_or(0);
+    let start =
+        ends.skip(usize::try_from(lines - 1).unwrap_or(usize::MAX)).map(|i| i + 1).next().unwrap_or(0);
     text.get(start..).unwrap_or_default().to_vec()
 }
 
@@ -176,9 +185,13 @@ mod unit {
 
     #[test]
     fn tails() {
-        for (text, n, want) in
-            [("a\nb\nc\n", 2, "b\nc\n"), ("a\nb\nc", 2, "b\nc"), ("a\n", 5, "a\n"), ("", 1, ""), ("a\nb\n", 0, "")]
-        {
+        for (text, n, want) in [
+            ("a\nb\nc\n", 2, "b\nc\n"),
+            ("a\nb\nc", 2, "b\nc"),
+            ("a\n", 5, "a\n"),
+            ("", 1, ""),
+            ("a\nb\n", 0, ""),
+        ] {
             assert_eq!(last_lines(text.as_bytes(), n), want.as_bytes(), "{text:?} {n}");
         }
     }

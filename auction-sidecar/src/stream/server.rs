@@ -91,7 +91,9 @@ pub async fn serve(
                 Ok(front) => {
                     sender.send_replace(front);
                 }
-                Err(error) => tracing::warn!(%error, "front proxy not refreshed; the old configuration stays"),
+                Err(error) => {
+                    tracing::warn!(%error, "front proxy not refreshed; the old configuration stays")
+                }
             }
         }
     };

@@ -28,15 +28,28 @@ struct Stage {
 }
 
 impl Backend for Stage {
-    async fn authorize(&self, user: &User, namespace: &str, _: &str, sub: &'static str) -> Result<bool, AccessError> {
-        Ok(namespace == "team" && (user.groups.contains(&"ops".to_owned()) || (user.name == "ann" && sub == "log")))
+    async fn authorize(
+        &self,
+        user: &User,
+        namespace: &str,
+        _: &str,
+        sub: &'static str,
+    ) -> Result<bool, AccessError> {
+        Ok(namespace == "team"
+            && (user.groups.contains(&"ops".to_owned()) || (user.name == "ann" && sub == "log")))
     }
 
     async fn locate(&self, _: &str, name: &str) -> Result<Located, AccessError> {
         if name == "digits" { Ok(self.located.clone()) } else { Err(AccessError::NoJob(name.to_owned())) }
     }
 
-    async fn live_log(&self, _: &AwardRef, _: u16, offset: u64, _: Duration) -> Result<LogChunk, AccessError> {
+    async fn live_log(
+        &self,
+        _: &AwardRef,
+        _: u16,
+        offset: u64,
+        _: Duration,
+    ) -> Result<LogChunk, AccessError> {
         self.asked.lock().unwrap().push(offset);
         let mut pieces = self.pieces.lock().unwrap();
         if pieces.is_empty() { Err(AccessError::Gone) } else { pieces.remove(0) }
@@ -106,7 +119,8 @@ async fn ask(fixture: &Fixture, trusted: bool, uri: &str, headers: &[(&str, &str
 }
 
 const ANN: &[(&str, &str)] = &[("X-Remote-User", "ann")];
-const OPS: &[(&str, &str)] = &[("X-Remote-User", "root"), ("X-Remote-Group", "dev"), ("X-Remote-Group", "ops")];
+const OPS: &[(&str, &str)] =
+    &[("X-Remote-User", "root"), ("X-Remote-Group", "dev"), ("X-Remote-Group", "ops")];
 
 fn award() -> AwardRef {
     AwardRef { id: "0".repeat(16), order: "0".repeat(64), job: "u-1".into(), attempt: 1 }
@@ -169,18 +183,25 @@ async fn outputs_are_listed_and_read() {
     assert!(body.contains("model.pt") && !body.contains(LOG_PATH), "{body}");
     assert_eq!(ask(&f, true, &format!("{uri}?path=model.pt"), OPS).await, (StatusCode::OK, "weights".into()));
     for path in ["..%2Fjobs%2Fu-1.json", "%2F%2Flog", "nothing"] {
-        assert_eq!(ask(&f, true, &format!("{uri}?path={path}"), OPS).await.0, StatusCode::NOT_FOUND, "{path}");
+        assert_eq!(
+            ask(&f, true, &format!("{uri}?path={path}"), OPS).await.0,
+            StatusCode::NOT_FOUND,
+            "{path}"
+        );
     }
     assert_eq!(ask(&f, true, &uri.replace("digits", "other"), OPS).await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn a_follower_goes_on_in_the_store() {
-    let f = fixture(Place::Provider { award: award(), seat: 0 }, vec![
-        chunk("one\n", 4, false),
-        Err(AccessError::Unavailable("cut off".into())),
-        chunk("two\n", 8, false),
-    ]);
+    let f = fixture(
+        Place::Provider { award: award(), seat: 0 },
+        vec![
+            chunk("one\n", 4, false),
+            Err(AccessError::Unavailable("cut off".into())),
+            chunk("two\n", 8, false),
+        ],
+    );
     let wait = async {
         let shared = f.shared.clone();
         // When the provider has nothing more to say, the delivery is there.
@@ -197,7 +218,10 @@ async fn a_follower_goes_on_in_the_store() {
 
 #[tokio::test]
 async fn without_follow_the_log_so_far() {
-    let f = fixture(Place::Provider { award: award(), seat: 0 }, vec![chunk("one\n", 4, false), chunk("", 4, false)]);
+    let f = fixture(
+        Place::Provider { award: award(), seat: 0 },
+        vec![chunk("one\n", 4, false), chunk("", 4, false)],
+    );
     assert_eq!(ask(&f, true, &format!("{JOB}/log"), OPS).await, (StatusCode::OK, "one\n".into()));
     let waiting = fixture(Place::Nowhere("its state is Bidding".into()), vec![]);
     let (code, body) = ask(&waiting, true, &format!("{JOB}/log"), OPS).await;

@@ -50,7 +50,8 @@ pub(super) fn config(folder: &Path, ca_pem: &str) -> Result<Arc<ServerConfig>, T
         .allow_unauthenticated()
         .build()
         .map_err(|e| TlsError::Authority(e.to_string()))?;
-    let mut config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
+    let mut config =
+        ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

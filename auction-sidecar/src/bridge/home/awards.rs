@@ -100,18 +100,26 @@ pub async fn reconcile_award(
 
 /// Tells the provider that the award ends.
 async fn close(context: &Arc<HomeContext>, award: &Award, not_taken: bool) -> Result<(), AwardError> {
-    let reference = award_ref(award).ok_or_else(|| AwardError::Damaged("its names are malformed".to_owned()))?;
+    let reference =
+        award_ref(award).ok_or_else(|| AwardError::Damaged("its names are malformed".to_owned()))?;
     let seat = u16::try_from(award.spec.seat).map_err(|_| AwardError::Damaged("spec.seat".to_owned()))?;
     let request = encode(&Handover::Close { award: reference.clone(), not_taken });
     let answer = context.net.request(MemberId::Seat(seat), Protocol::Handover, request, TIMEOUT).await;
     let bytes = answer.map_err(|e| AwardError::Provider(e.to_string()))?;
     match decode::<HandoverReply>("reply", &bytes).map_err(|e| AwardError::Provider(e.to_string()))? {
         HandoverReply::Ok => {
-            tracing::info!(job = reference.job, award = reference.id, "close sent to {}", award.spec.provider);
+            tracing::info!(
+                job = reference.job,
+                award = reference.id,
+                "close sent to {}",
+                award.spec.provider
+            );
             Ok(())
         }
         HandoverReply::Unknown => Ok(nothing_left(context, award, &reference).await?),
-        HandoverReply::Later { reason } | HandoverReply::Refused { reason } => Err(AwardError::Provider(reason)),
+        HandoverReply::Later { reason } | HandoverReply::Refused { reason } => {
+            Err(AwardError::Provider(reason))
+        }
         HandoverReply::Have { .. } => Err(AwardError::Provider("an answer of another kind".to_owned())),
     }
 }
@@ -139,7 +147,10 @@ async fn nothing_left(
     let body = objects::status_patch(&status);
     let manager = names::MANAGER_RELAY;
     let _: Award = context.cluster.apply_status("award_status", &api, manager, &name, &body).await?;
-    context.cluster.event(&award.object_ref(&()), false, "Close", reasons::TORN_DOWN, message.to_owned()).await;
+    context
+        .cluster
+        .event(&award.object_ref(&()), false, "Close", reasons::TORN_DOWN, message.to_owned())
+        .await;
     Ok(())
 }
 
@@ -150,7 +161,8 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
     let file: AwardFile = serde_json::from_str(&data.award).map_err(|e| damaged(&e))?;
     let certificate: CertificateFile = serde_json::from_str(&data.certificate).map_err(|e| damaged(&e))?;
     let certificate = certificate.certificate(context.record.n()).map_err(|e| damaged(&e))?;
-    let mut facts = facts(context, &file.order, &certificate, &file.proof).ok_or_else(|| damaged(&"no winner"))?;
+    let mut facts =
+        facts(context, &file.order, &certificate, &file.proof).ok_or_else(|| damaged(&"no winner"))?;
     let seat = u16::try_from(award.spec.seat).map_err(|e| damaged(&e))?;
     let price = award.spec.price.price().map_err(|e| damaged(&e))?;
     let rank = match facts.stand_bys.iter().position(|(s, _, _)| *s == seat) {
@@ -160,9 +172,17 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
     facts.seat = (seat, award.spec.provider.clone(), price);
     let held = conditions::is_true(conditions_of(award), condition::HELD);
     let Some(job) = job_key(context, award).await? else { return Ok(()) };
-    tracing::info!(job = job.uid, award = award.spec.id, round = award.spec.round, held, "award taken up after a restart");
+    tracing::info!(
+        job = job.uid,
+        award = award.spec.id,
+        round = award.spec.round,
+        held,
+        "award taken up after a restart"
+    );
     let choice = held.then_some(Choice { order: digest, seat, rank, price, certificate, proof: file.proof });
-    OrderTask::new(context, job, digest, file.order.clone(), file.order_signature).resumed(facts, data).spawn(false);
+    OrderTask::new(context, job, digest, file.order.clone(), file.order_signature)
+        .resumed(facts, data)
+        .spawn(false);
     context.tell(HomeInput::Resume { order: Box::new(file.order), choice });
     Ok(())
 }
@@ -186,7 +206,11 @@ async fn job_key(context: &HomeContext, award: &Award) -> Result<Option<JobKey>,
 }
 
 /// Soon at first, then less often: a provider may be cut off for long.
-pub fn award_error_policy(object: Arc<DeserializeGuard<Award>>, error: &AwardError, context: Arc<HomeContext>) -> Action {
+pub fn award_error_policy(
+    object: Arc<DeserializeGuard<Award>>,
+    error: &AwardError,
+    context: Arc<HomeContext>,
+) -> Action {
     let Ok(award) = &object.0 else { return Action::await_change() };
     let failures = context.failed(&award.spec.id, true);
     tracing::warn!(job = award.spec.job.uid, award = award.spec.id, failures, %error, "tried again later");
@@ -201,8 +225,10 @@ mod tests {
     fn mk_award(close: bool, conditions: &[&str]) -> Award {
         let conditions: Vec<_> = conditions
             .iter()
-            .map(|type_| json!({ "type": type_, "status": "True", "reason": "R", "message": "",
-                                 "lastTransitionTime": "1970-01-01T00:00:10Z" }))
+            .map(|type_| {
+                json!({ "type": type_, "status": "True", "reason": "R", "message": "",
+                                 "lastTransitionTime": "1970-01-01T00:00:10Z" })
+            })
             .collect();
         let mut award: Award = serde_json::from_value(json!({
             "apiVersion": "vendue.dev/v1alpha1", "kind": "Award",
@@ -219,7 +245,8 @@ mod tests {
         .unwrap();
         if close {
             let at = objects::time_of(1);
-            award.spec.close = Some(vendue_crds::AwardClose { reason: vendue_crds::CloseReason::UserClosed, at });
+            award.spec.close =
+                Some(vendue_crds::AwardClose { reason: vendue_crds::CloseReason::UserClosed, at });
         }
         award
     }

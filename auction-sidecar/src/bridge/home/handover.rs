@@ -40,8 +40,12 @@ enum HandoverError {
 /// Sends the workload to the chosen seat.
 pub(super) async fn hand_over(task: &OrderTask, seat: u16) {
     let Some(facts) = task.facts() else { return };
-    let reference =
-        AwardRef { id: facts.id(), order: hex::encode(task.digest), job: task.order.job.clone(), attempt: task.order.attempt };
+    let reference = AwardRef {
+        id: facts.id(),
+        order: hex::encode(task.digest),
+        job: task.order.job.clone(),
+        attempt: task.order.attempt,
+    };
     let (expires, provider, context) = (facts.expires_ms, facts.seat.1.clone(), &task.context);
     let mut pause = Duration::from_millis(100);
     loop {
@@ -58,7 +62,9 @@ pub(super) async fn hand_over(task: &OrderTask, seat: u16) {
             Ok(HandoverReply::Unknown) => {
                 return fail(task, &reference, End::NotTaken, "the provider does not know the award").await;
             }
-            Ok(HandoverReply::Refused { reason }) => return fail(task, &reference, End::NotTaken, &reason).await,
+            Ok(HandoverReply::Refused { reason }) => {
+                return fail(task, &reference, End::NotTaken, &reason).await;
+            }
             Ok(other) => tracing::info!(job = task.job.uid, ?other, "workload not taken yet"),
             Err(error) => tracing::warn!(job = task.job.uid, %error, "workload not handed over yet"),
         }
@@ -90,7 +96,8 @@ async fn attempt(task: &OrderTask, seat: u16, reference: &AwardRef) -> Result<Ha
         workload: workload.as_str().to_owned(),
         salt: salt.as_str().to_owned(),
     };
-    let answer = task.context.net.request(MemberId::Seat(seat), Protocol::Handover, encode(&request), TIMEOUT).await;
+    let answer =
+        task.context.net.request(MemberId::Seat(seat), Protocol::Handover, encode(&request), TIMEOUT).await;
     let bytes = answer.map_err(|e| HandoverError::Seat(e.to_string()))?;
     decode::<HandoverReply>("reply", &bytes).map_err(|e| HandoverError::Seat(e.to_string()))
 }
@@ -131,7 +138,12 @@ async fn fail(task: &OrderTask, reference: &AwardRef, end: End, why: &str) {
 }
 
 /// Writes how the hand-over ended into the Award's status, until that works.
-async fn record(context: &HomeContext, task: &OrderTask, reference: &AwardRef, result: Result<&str, (End, &str)>) {
+async fn record(
+    context: &HomeContext,
+    task: &OrderTask,
+    reference: &AwardRef,
+    result: Result<&str, (End, &str)>,
+) {
     let mut pause = Duration::from_millis(100);
     while let Err(error) = try_record(context, task, reference, result).await {
         tracing::warn!(job = reference.job, %error, "hand-over not recorded yet");

@@ -99,7 +99,13 @@ pub async fn reconcile_job(
             let secret = order.map(|o| o.secret_name).unwrap_or_else(|| names::order_secret(&name, 1));
             let reference = job.object_ref(&());
             let entry = JobKey { namespace, name, uid: uid.clone(), reference, owner, secret };
-            tracing::info!(job = uid, attempt, namespace = entry.namespace, name = entry.name, "order submitted");
+            tracing::info!(
+                job = uid,
+                attempt,
+                namespace = entry.namespace,
+                name = entry.name,
+                "order submitted"
+            );
             super::submitted(&context, entry, attempt);
             context.tell(HomeInput::Submit(new));
         }
@@ -126,7 +132,11 @@ fn withdraw(context: &HomeContext, key: &(String, u32)) {
 }
 
 /// An order that cannot be made will not be better in a moment; the controller's next write brings it back.
-pub fn job_error_policy(object: Arc<DeserializeGuard<ComputeJob>>, error: &JobError, context: Arc<HomeContext>) -> Action {
+pub fn job_error_policy(
+    object: Arc<DeserializeGuard<ComputeJob>>,
+    error: &JobError,
+    context: Arc<HomeContext>,
+) -> Action {
     tracing::error!(%error, "Job not put to the market");
     let uid = object.0.as_ref().ok().and_then(|j| j.metadata.uid.clone()).unwrap_or_default();
     Action::requeue(Duration::from_secs(u64::from(context.failed(&uid, true).min(10)) * 30))

@@ -137,7 +137,7 @@ impl HomeContext {
     }
 
     fn tell(&self, input: HomeInput) {
-        if self.engine.try_send(EngineCommand::Home(input)).is_err() {
+        if self.engine.try_send(EngineCommand::Home(Box::new(input))).is_err() {
             self.metrics.dropped("engine_full");
         }
     }
@@ -197,7 +197,7 @@ pub fn on_event(context: &Arc<HomeContext>, event: HomeOutput) {
     }
     let Some(digest) = digest_of(&event) else { return };
     let sender = context.book(|book| book.orders.get(&digest).map(|entry| entry.events.clone()));
-    match sender.map(|sender| sender.try_send(event)) {
+    match sender.map(|sender| sender.try_send(event).map_err(drop)) {
         Some(Ok(())) => {}
         Some(Err(_)) => context.metrics.dropped("order_full"),
         None => tracing::debug!(order = %hex::encode(digest), "event of an order that is not in work"),

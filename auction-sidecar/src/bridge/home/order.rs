@@ -14,7 +14,7 @@ use vendue_auction_core::{
 };
 use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::{
-    Award, AuctionOutcome, AuctionStatus, AwardStatus, CertificateData, ComputeJob, ExclusionCount, names,
+    AuctionOutcome, AuctionStatus, Award, AwardStatus, CertificateData, ComputeJob, ExclusionCount, names,
 };
 use vendue_market::encode::to_hex;
 use vendue_market::{Digest, GpuModel, Order, Outcome, Price};
@@ -80,7 +80,16 @@ impl OrderTask {
             exclusions: Vec::new(),
             known_models: Vec::new(),
         };
-        Self { context: context.clone(), job, digest, order, signature, auction, made_ms: now_ms(), award: None }
+        Self {
+            context: context.clone(),
+            job,
+            digest,
+            order,
+            signature,
+            auction,
+            made_ms: now_ms(),
+            award: None,
+        }
     }
 
     /// Takes up an order whose Award was found after a restart.
@@ -133,7 +142,10 @@ impl OrderTask {
                 self.auction.exclusions = histogram
                     .counts
                     .iter()
-                    .map(|(reason, n)| ExclusionCount { reason: reason.name().to_owned(), providers: i32::from(*n) })
+                    .map(|(reason, n)| ExclusionCount {
+                        reason: reason.name().to_owned(),
+                        providers: i32::from(*n),
+                    })
                     .collect();
                 self.set_models(models);
                 self.lost_round(round, AuctionOutcome::NoFeasibleBid, histogram.to_string()).await;
@@ -149,7 +161,8 @@ impl OrderTask {
             }
             HomeOutput::Reserving { seat, rank, .. } => self.on_reserving(seat, rank).await,
             HomeOutput::PassedOver { seat, reason, .. } => {
-                let why = reason.map_or_else(|| "it did not answer in time".to_owned(), |r| format!("it refused: {r}"));
+                let why = reason
+                    .map_or_else(|| "it did not answer in time".to_owned(), |r| format!("it refused: {r}"));
                 let note = format!("provider {} is passed over: {why}", self.provider(seat));
                 tracing::warn!(job = self.job.uid, order = %to_hex(&self.digest), note);
                 self.persist_award(Some(held_status(false, reasons::CAPACITY_GONE, &why))).await;
@@ -205,7 +218,13 @@ impl OrderTask {
         self.context.metrics.time_to_award.observe(took.as_secs_f64());
         self.context.metrics.orders.with_label_values(&["awarded"]).inc();
         let message = format!("{} won round {} at {} per GPU-hour", facts.seat.1, facts.round, facts.seat.2);
-        tracing::info!(job = self.job.uid, round = facts.round, award = facts.id(), took_ms = took.as_millis(), message);
+        tracing::info!(
+            job = self.job.uid,
+            round = facts.round,
+            award = facts.id(),
+            took_ms = took.as_millis(),
+            message
+        );
         self.auction.outcome = AuctionOutcome::Awarded;
         self.auction.round = i64::try_from(facts.round).ok();
         self.auction.rounds_tried = self.auction.rounds_tried.saturating_add(1);
@@ -237,7 +256,8 @@ impl OrderTask {
         let name = self.provider(choice.seat);
         if self.award.is_none()
             && let Some(facts) = facts(&self.context, &self.order, &choice.certificate, &choice.proof)
-            && let Ok(data) = certificate_data(&self.order, &self.signature, &choice.certificate, &choice.proof)
+            && let Ok(data) =
+                certificate_data(&self.order, &self.signature, &choice.certificate, &choice.proof)
         {
             self.award = Some((facts, data));
         }
@@ -255,7 +275,8 @@ impl OrderTask {
     async fn on_unserved(&mut self) {
         if let Some((facts, _)) = self.award.take() {
             let name = names::home_award(&self.job.name, self.auction.attempt);
-            let deleted = self.context.cluster.delete("award", &self.context.api(&self.job.namespace), &name).await;
+            let deleted =
+                self.context.cluster.delete("award", &self.context.api(&self.job.namespace), &name).await;
             if let Err(error) = deleted {
                 tracing::warn!(job = self.job.uid, %error, "Award of an unserved order not deleted");
             }
@@ -300,7 +321,8 @@ impl OrderTask {
         let _: Award = cluster.apply("award", &api, names::MANAGER_AUCTION, &name, &award).await?;
         if let Some(status) = status {
             let body = objects::status_patch(status);
-            let _: Award = cluster.apply_status("award_status", &api, names::MANAGER_RELAY, &name, &body).await?;
+            let _: Award =
+                cluster.apply_status("award_status", &api, names::MANAGER_RELAY, &name, &body).await?;
         }
         Ok(())
     }

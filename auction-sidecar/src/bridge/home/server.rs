@@ -15,12 +15,16 @@ use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{self, award_ref, conditions_of};
 use crate::net::MemberId;
 use crate::store::{Store, StoreError};
-use crate::wire::{AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, check_manifest, encode_bulk};
+use crate::wire::{
+    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, check_manifest, encode_bulk,
+};
 
 /// Answers a request of the hand-over protocol; `None` when it is not for a home.
 pub async fn serve(context: &Arc<HomeContext>, from: MemberId, request: Handover) -> Option<HandoverReply> {
     let result = match request {
-        Handover::Status { award, version, status } => take_status(context, from, &award, version, *status).await,
+        Handover::Status { award, version, status } => {
+            take_status(context, from, &award, version, *status).await
+        }
         Handover::Manifest { award, files } => take_manifest(context, from, &award, files).await,
         Handover::Delivered { award } => take_delivered(context, from, &award).await,
         Handover::Workload { .. } | Handover::Close { .. } => return None,
@@ -32,7 +36,11 @@ pub async fn serve(context: &Arc<HomeContext>, from: MemberId, request: Handover
 }
 
 /// The Award, when it is there and the seat that asks serves it. The API server is asked only when the watch knows none.
-async fn own_award(context: &HomeContext, from: MemberId, reference: &AwardRef) -> Result<Option<Award>, ClusterError> {
+async fn own_award(
+    context: &HomeContext,
+    from: MemberId,
+    reference: &AwardRef,
+) -> Result<Option<Award>, ClusterError> {
     if !reference.is_sound() {
         return Ok(None);
     }
@@ -71,7 +79,9 @@ async fn take_status(
     let api: Api<Award> = context.api(&award.namespace().unwrap_or_default());
     let name = award.name_any();
     // The watch may be behind this process's own last write.
-    let Some(now) = context.cluster.get("award", &api, &name).await? else { return Ok(HandoverReply::Unknown) };
+    let Some(now) = context.cluster.get("award", &api, &name).await? else {
+        return Ok(HandoverReply::Unknown);
+    };
     let old = now.status.clone().unwrap_or_default();
     let mut merged = objects::merged_status(&old, status);
     if merged.state.is_none() {
@@ -97,8 +107,13 @@ async fn announce(context: &HomeContext, before: &Award, after: &AwardStatus) {
         let warning = new.status == "False" && new.type_ != condition::RUNNING;
         let note = format!("{}={}: {}", new.type_, new.status, new.message);
         tracing::info!(
-            job = before.spec.job.uid, award = before.spec.id, round = before.spec.round,
-            condition = new.type_, status = new.status, reason = new.reason, "award"
+            job = before.spec.job.uid,
+            award = before.spec.id,
+            round = before.spec.round,
+            condition = new.type_,
+            status = new.status,
+            reason = new.reason,
+            "award"
         );
         context.cluster.event(&before.object_ref(&()), warning, &new.type_, &new.reason, note).await;
     }
@@ -166,7 +181,12 @@ async fn take_delivered(
 }
 
 /// Answers a piece of a file; `None` when the request is not for a home.
-pub async fn serve_bulk(context: &Arc<HomeContext>, from: MemberId, request: Bulk, data: Bytes) -> Option<Bytes> {
+pub async fn serve_bulk(
+    context: &Arc<HomeContext>,
+    from: MemberId,
+    request: Bulk,
+    data: Bytes,
+) -> Option<Bytes> {
     let Bulk::Put { award, file, offset } = request else { return None };
     let failed = |reason: String, retry: bool| encode_bulk(&BulkReply::Failed { reason, retry }, &[]);
     match own_award(context, from, &award).await {

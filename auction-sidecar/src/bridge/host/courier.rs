@@ -83,7 +83,8 @@ impl CourierClient {
     pub(super) async fn of(&self, award_id: &str) -> Result<Courier, CourierError> {
         let namespace = names::award_namespace(award_id);
         let secrets: Api<Secret> = Api::namespaced(self.cluster.client.clone(), &namespace);
-        let secret = self.cluster.get("tokens", &secrets, names::TOKENS_SECRET).await?.ok_or(CourierError::NoToken)?;
+        let secret =
+            self.cluster.get("tokens", &secrets, names::TOKENS_SECRET).await?.ok_or(CourierError::NoToken)?;
         let token = secret
             .data
             .and_then(|mut data| data.remove(names::COURIER_TOKEN_KEY))
@@ -95,7 +96,12 @@ impl CourierClient {
 }
 
 impl Courier {
-    async fn get(&self, what: &'static str, path: &str, query: &[(&str, String)]) -> Result<Response, CourierError> {
+    async fn get(
+        &self,
+        what: &'static str,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<Response, CourierError> {
         let request = self.http.get(format!("{}{path}", self.base)).query(query).bearer_auth(&self.token);
         let response = request.send().await.map_err(|source| CourierError::Http { what, source })?;
         if !response.status().is_success() {
@@ -107,7 +113,9 @@ impl Courier {
     /// At most `max` bytes of a response.
     async fn body(what: &'static str, mut response: Response, max: usize) -> Result<Bytes, CourierError> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|source| CourierError::Http { what, source })? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|source| CourierError::Http { what, source })?
+        {
             if body.len() + chunk.len() > max {
                 return Err(CourierError::Answer(format!("{what} is longer than {max} bytes")));
             }
@@ -119,7 +127,8 @@ impl Courier {
     /// A piece of the log, and its size so far.
     pub(super) async fn log(&self, offset: u64) -> Result<(Bytes, u64), CourierError> {
         let response = self.get("log", "/v1/log", &[("offset", offset.to_string())]).await?;
-        let size = response.headers().get(LOG_SIZE).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
+        let size =
+            response.headers().get(LOG_SIZE).and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
         let size = size.ok_or_else(|| CourierError::Answer("no size of the log".to_owned()))?;
         Ok((Self::body("log", response, CHUNK).await?, size))
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sha2::{Digest, Sha256};
-use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::Award;
+use vendue_crds::conditions::{self, award as condition, reasons};
 
 use super::courier::{Courier, CourierError};
 use super::reconcile::DELIVERY_TIME;
@@ -19,8 +19,8 @@ use crate::bridge::objects::{award_ref, conditions_of, ms_of};
 use crate::engine::now_ms;
 use crate::net::{CHUNK, MemberId, NetError, Protocol};
 use crate::wire::{
-    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, WireError, decode, decode_bulk, encode,
-    encode_bulk,
+    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, WireError, decode, decode_bulk,
+    encode, encode_bulk,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,7 +97,11 @@ async fn deliver(context: &Arc<HostContext>, award: &Award) {
         Err(why) => (false, reasons::DELIVERY_TIMEOUT, why.clone()),
     };
     tracing::info!(job, award = reference.id, delivered = status, message, "delivery ends");
-    context.metrics.awards.with_label_values(&["host", if status { "delivered" } else { "undelivered" }]).inc();
+    context
+        .metrics
+        .awards
+        .with_label_values(&["host", if status { "delivered" } else { "undelivered" }])
+        .inc();
     while let Err(error) = report(context, &reference.id, status, reason, &message).await {
         tracing::warn!(award = reference.id, %error, "Delivered not written yet");
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -138,7 +142,8 @@ async fn attempt(context: &HostContext, home: MemberId, award: &AwardRef) -> Res
     };
     for (number, (file, have)) in files.iter().zip(offsets).enumerate() {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
-        let source = if file.path == LOG_PATH { Source::Log(&log) } else { Source::File(&courier, &file.path) };
+        let source =
+            if file.path == LOG_PATH { Source::Log(&log) } else { Source::File(&courier, &file.path) };
         send_file(context, home, award, (number, file), have, source).await?;
     }
     match ask(context, home, &Handover::Delivered { award: award.clone() }).await? {
@@ -200,7 +205,11 @@ async fn whole_log(courier: &Courier) -> Result<Bytes, DeliverError> {
     }
 }
 
-async fn ask(context: &HostContext, home: MemberId, request: &Handover) -> Result<HandoverReply, DeliverError> {
+async fn ask(
+    context: &HostContext,
+    home: MemberId,
+    request: &Handover,
+) -> Result<HandoverReply, DeliverError> {
     let answer = context.net.request(home, Protocol::Handover, encode(request), TIMEOUT).await?;
     Ok(decode::<HandoverReply>("reply", &answer)?)
 }
@@ -210,6 +219,8 @@ fn unexpected(reply: HandoverReply) -> DeliverError {
         HandoverReply::Later { reason } => DeliverError::Later(reason),
         HandoverReply::Refused { reason } => DeliverError::Refused(reason),
         HandoverReply::Unknown => DeliverError::Refused("the job is not known any more".to_owned()),
-        HandoverReply::Ok | HandoverReply::Have { .. } => DeliverError::Later("an answer of another kind".to_owned()),
+        HandoverReply::Ok | HandoverReply::Have { .. } => {
+            DeliverError::Later("an answer of another kind".to_owned())
+        }
     }
 }

@@ -98,7 +98,20 @@ impl HostContext {
         seller: Arc<Seller>,
     ) -> Self {
         let metrics = cluster.metrics.clone();
-        Self { cluster, record, seat, net, engine, awards, courier, metrics, bids, seller, memory: Mutex::default(), asked: Mutex::default() }
+        Self {
+            cluster,
+            record,
+            seat,
+            net,
+            engine,
+            awards,
+            courier,
+            metrics,
+            bids,
+            seller,
+            memory: Mutex::default(),
+            asked: Mutex::default(),
+        }
     }
 
     /// Awards of one namespace.

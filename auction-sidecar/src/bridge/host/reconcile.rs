@@ -6,8 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::runtime::controller::Action;
 use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
 use vendue_auction_core::SeatInput;
 use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::{Award, AwardSide};
@@ -102,7 +102,9 @@ pub async fn reconcile(
 ) -> Result<Action, ReconcileError> {
     let award = match &object.0 {
         // Another seat's Award can only be here when several share a cluster.
-        Ok(award) if award.spec.side == AwardSide::Host && award.spec.seat == i32::from(context.seat) => award,
+        Ok(award) if award.spec.side == AwardSide::Host && award.spec.seat == i32::from(context.seat) => {
+            award
+        }
         Ok(_) => return Ok(Action::await_change()),
         Err(error) => {
             tracing::error!(name = ?error.metadata.name, %error, "Award skipped: it does not parse");
@@ -111,7 +113,8 @@ pub async fn reconcile(
     };
     let id = award.spec.id.as_str();
     context.seller.offer();
-    if award.metadata.deletion_timestamp.is_some() && !conditions::is_true(conditions_of(award), condition::HANDED_OVER)
+    if award.metadata.deletion_timestamp.is_some()
+        && !conditions::is_true(conditions_of(award), condition::HANDED_OVER)
     {
         context.forget(id);
         return Ok(Action::await_change());
@@ -156,7 +159,14 @@ fn answer(context: &HostContext, award: &Award, held: bool) {
         (false, reasons::CAPACITY_GONE) => Err(Reason::FreeGpus),
         (false, _) => Err(Reason::NoOffer),
     };
-    tracing::info!(job = reference.job, award = reference.id, round = award.spec.round, held, reason, "controller answered");
+    tracing::info!(
+        job = reference.job,
+        award = reference.id,
+        round = award.spec.round,
+        held,
+        reason,
+        "controller answered"
+    );
     context.metrics.awards.with_label_values(&["host", if held { "held" } else { "refused" }]).inc();
     // Offers without the devices come first: the seat must not bid them again.
     context.seller.offer();
@@ -176,7 +186,11 @@ pub(super) fn answer_known(context: &HostContext, award: &Award) {
 }
 
 /// When to try again: soon at first, and soon again whenever the home comes back.
-pub fn error_policy(object: Arc<DeserializeGuard<Award>>, error: &ReconcileError, context: Arc<HostContext>) -> Action {
+pub fn error_policy(
+    object: Arc<DeserializeGuard<Award>>,
+    error: &ReconcileError,
+    context: Arc<HostContext>,
+) -> Action {
     let Ok(award) = &object.0 else { return Action::requeue(Duration::from_secs(3600)) };
     let failures = context.memory(&award.spec.id, |m| {
         m.failures = m.failures.saturating_add(1);

@@ -22,9 +22,9 @@ pub(super) async fn send(context: &HostContext, award: &Award, hash: u64) -> Res
     let request = Handover::Status { award: reference, version, status: Box::new(relayed_status(award)) };
     let answer = context.net.request(home, Protocol::Handover, encode(&request), TIMEOUT).await;
     let count = |result: &str| context.metrics.relays.with_label_values(&[result]).inc();
-    let reply = answer.map_err(|e| e.to_string()).and_then(|bytes| {
-        decode::<HandoverReply>("reply", &bytes).map_err(|e| e.to_string())
-    });
+    let reply = answer
+        .map_err(|e| e.to_string())
+        .and_then(|bytes| decode::<HandoverReply>("reply", &bytes).map_err(|e| e.to_string()));
     match reply {
         Ok(HandoverReply::Ok) => {
             count("acked");

@@ -89,7 +89,10 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
     }
 }
 
-async fn try_hold(context: &HostContext, request: &HoldRequest) -> Result<(String, Option<Award>), HoldError> {
+async fn try_hold(
+    context: &HostContext,
+    request: &HoldRequest,
+) -> Result<(String, Option<Award>), HoldError> {
     let facts = facts(context, request)?;
     let provision =
         parse_offer_name(&request.offer).ok_or_else(|| HoldError::NoProvision(request.offer.clone()))?;
@@ -100,7 +103,8 @@ async fn try_hold(context: &HostContext, request: &HoldRequest) -> Result<(Strin
     let _guard = lock.lock().await;
     if let Some(old) = context.fetch(&id).await? {
         // The Award may have moved on, so it is not written again.
-        let same = super::digest_of(&old) == Some(facts.order.digest()) && old.metadata.deletion_timestamp.is_none();
+        let same =
+            super::digest_of(&old) == Some(facts.order.digest()) && old.metadata.deletion_timestamp.is_none();
         return if same { Ok((id, Some(old))) } else { Err(HoldError::Taken) };
     }
     // First the namespace with its labels, so that no Pod can ever be in it without them.
@@ -173,7 +177,11 @@ async fn try_release(context: &HostContext, id: &str, cause: ReleaseCause) -> Re
 }
 
 /// Sets `spec.close`. The caller holds the Award's lock and has read it from the API server.
-pub(super) async fn close(context: &HostContext, award: &Award, reason: CloseReason) -> Result<(), ClusterError> {
+pub(super) async fn close(
+    context: &HostContext,
+    award: &Award,
+    reason: CloseReason,
+) -> Result<(), ClusterError> {
     if award.spec.close.is_some() || award.metadata.deletion_timestamp.is_some() {
         return Ok(());
     }
@@ -213,7 +221,10 @@ pub(super) async fn set_condition(
         .cloned()
         .collect();
     let generation = award.metadata.generation;
-    conditions::set(&mut own, conditions::condition(type_, status, reason, message, generation, Timestamp::now()));
+    conditions::set(
+        &mut own,
+        conditions::condition(type_, status, reason, message, generation, Timestamp::now()),
+    );
     let written = context
         .cluster
         .apply_status(

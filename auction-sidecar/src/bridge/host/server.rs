@@ -27,7 +27,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(25);
 /// Answers a request of the hand-over protocol; `None` when it is not for a host.
 pub async fn serve(context: &Arc<HostContext>, from: MemberId, request: Handover) -> Option<HandoverReply> {
     let result = match request {
-        Handover::Workload { award, workload, salt } => take_workload(context, from, &award, &workload, &salt).await,
+        Handover::Workload { award, workload, salt } => {
+            take_workload(context, from, &award, &workload, &salt).await
+        }
         Handover::Close { award, not_taken } => take_close(context, from, &award, not_taken).await,
         Handover::Status { .. } | Handover::Manifest { .. } | Handover::Delivered { .. } => return None,
     };
@@ -38,7 +40,11 @@ pub async fn serve(context: &Arc<HostContext>, from: MemberId, request: Handover
 }
 
 /// The Award, when it is there and belongs to the home that asks.
-async fn own_award(context: &HostContext, from: MemberId, reference: &AwardRef) -> Result<Option<Award>, ClusterError> {
+async fn own_award(
+    context: &HostContext,
+    from: MemberId,
+    reference: &AwardRef,
+) -> Result<Option<Award>, ClusterError> {
     if !reference.is_sound() {
         return Ok(None);
     }
@@ -112,7 +118,8 @@ async fn take_workload(
 }
 
 fn matches_commitment(award: &Award, workload: &str, salt: &str) -> bool {
-    let expected = award.metadata.annotations.as_ref().and_then(|a| a.get(COMMITMENT)).and_then(|c| from_hex(c));
+    let expected =
+        award.metadata.annotations.as_ref().and_then(|a| a.get(COMMITMENT)).and_then(|c| from_hex(c));
     let salt: Option<[u8; 32]> = from_hex(salt).and_then(|s| s.try_into().ok());
     let (Some(expected), Some(salt)) = (expected, salt) else { return false };
     workload::commitment(&salt, workload.as_bytes()).as_slice() == expected.as_slice()
@@ -136,7 +143,10 @@ async fn store_workload(context: &HostContext, award: &Award, workload: &str) ->
         "stringData": { names::WORKLOAD_KEY: workload },
     });
     let manager = names::MANAGER_AUCTION;
-    context.cluster.apply::<Secret>("secret", &secrets, manager, names::WORKLOAD_SECRET, &Hidden(secret)).await?;
+    context
+        .cluster
+        .apply::<Secret>("secret", &secrets, manager, names::WORKLOAD_SECRET, &Hidden(secret))
+        .await?;
     let mut taken = objects::reapply(award);
     taken.spec.workload_secret = Some(names::WORKLOAD_SECRET.to_owned());
     taken.spec.handed_over_at = Some(objects::time_of(now_ms()));
@@ -164,7 +174,13 @@ async fn take_close(
     let _guard = lock.lock().await;
     let Some(award) = own_award(context, from, reference).await? else { return Ok(HandoverReply::Unknown) };
     let reason = if not_taken { CloseReason::NotTaken } else { CloseReason::UserClosed };
-    tracing::info!(job = reference.job, award = reference.id, round = award.spec.round, ?reason, "close of its home");
+    tracing::info!(
+        job = reference.job,
+        award = reference.id,
+        round = award.spec.round,
+        ?reason,
+        "close of its home"
+    );
     reserve::close(context, &award, reason).await?;
     Ok(HandoverReply::Ok)
 }
@@ -187,7 +203,8 @@ pub async fn serve_bulk(context: &Arc<HostContext>, from: MemberId, request: Bul
         return Some(encode_bulk(&BulkReply::Log { size: 0, ended: false }, &[]));
     }
     let ended = conditions::is_true(list, condition::FINISHED);
-    let wait = if ended { Duration::ZERO } else { Duration::from_millis(u64::from(wait_ms)).min(LONGEST_WAIT) };
+    let wait =
+        if ended { Duration::ZERO } else { Duration::from_millis(u64::from(wait_ms)).min(LONGEST_WAIT) };
     let read = async {
         let courier = context.courier.of(&reference.id).await?;
         poll_log(&courier, offset, wait).await
