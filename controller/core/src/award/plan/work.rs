@@ -199,7 +199,9 @@ fn follow(draft: &mut Draft<'_>, observed: &Observed, train: &TrainWorkload) {
     }
     started(draft, &observed.ray);
     let of = format!("attempt {attempt} of {}", train.retries + 1);
-    draft.plan.requeue = Some(Duration::from_secs(2));
+    // Until the first answer every moment is waiting time that the user sees.
+    let silent_start = next.track.session.is_none();
+    draft.plan.requeue = Some(Duration::from_millis(if silent_start { 300 } else { 2000 }));
     if let Some(outcome) = next.outcome {
         return finished(draft, observed, outcome, &of);
     }
