@@ -1,4 +1,5 @@
 //! The program as a user starts it: exit codes, and where answers and errors go.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
 use std::path::Path;

@@ -167,9 +167,12 @@ fn trouble() -> Vec<Panel> {
     vec![
         lines(
             "Seats connected",
-            "Seats that each cluster's auction process reaches. A round decides with n - f of n.",
+            "Seats that each cluster's auction process reaches, and seats that take part. A round decides with n - f of n.",
             "none",
-            vec![query("sum by (cluster) (vendue_auction_peers_connected{role=\"seat\"})", "{{cluster}}")],
+            vec![
+                query("sum by (cluster) (vendue_auction_peers_connected{role=\"seat\"})", "{{cluster}}"),
+                query("sum(vendue_auction_seat_active)", "take part in rounds"),
+            ],
         ),
         lines(
             "Messages dropped",

@@ -29,6 +29,16 @@ fn metrics(expr: &str) -> BTreeSet<String> {
     expr.split(|c| !word(c)).filter(|w| w.starts_with("vendue_")).map(str::to_owned).collect()
 }
 
+/// Strings in the sources that are names of metrics by their ending.
+fn quoted_metrics(sources: &str) -> BTreeSet<String> {
+    let endings =
+        ["_total", "_seconds", "_bytes", "_open", "_active", "_insecure", "_connected", "_free", "_held"];
+    let name = |s: &&str| {
+        s.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && endings.iter().any(|e| s.ends_with(e))
+    };
+    sources.split('"').filter(name).map(str::to_owned).collect()
+}
+
 #[test]
 fn committed_files_are_the_generated_ones() {
     for folder in ["manifests/dashboards", "charts/vendue/dashboards"] {
@@ -102,6 +112,9 @@ fn every_metric_is_in_the_reference_and_every_one_in_the_reference_exists() {
         ["auction-sidecar/src/metrics.rs", "controller/src/metrics.rs", "gpu-agent/src/metrics.rs"]
             .map(|file| fs::read_to_string(root().join(file)).unwrap())
             .concat();
+    for name in quoted_metrics(&sources) {
+        assert!(reference.contains(&name), "{name} is in no table of docs/metrics.md");
+    }
     for metric in metrics(&reference) {
         let short = ["vendue_auction_", "vendue_controller_"]
             .iter()

@@ -51,7 +51,7 @@ pub async fn all(
             "one dealer made all keys and could read every bid: for development only",
         ));
     }
-    checks.push(peers(cluster, &record, profile).await?);
+    checks.extend(peers(cluster, &record, profile).await?);
     Ok(checks)
 }
 
@@ -64,29 +64,34 @@ fn config_map_name(auction: &Seen<Deployment>) -> String {
     name.map_or_else(|| "vendue-market".to_owned(), |c| c.name.clone())
 }
 
-async fn peers(cluster: &Cluster, record: &MarketRecord, profile: Profile) -> Result<Check, CliError> {
+async fn peers(cluster: &Cluster, record: &MarketRecord, profile: Profile) -> Result<Vec<Check>, CliError> {
     let name = "peers";
     let pod = match cluster.pods("vendue-auction").await? {
         Seen::There(pods) => pods.into_iter().find_map(|p| {
             let running = p.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Running"));
             p.metadata.name.filter(|_| running)
         }),
-        _ => return Ok(forbidden(name)),
+        _ => return Ok(vec![forbidden(name)]),
     };
     let Some(pod) = pod else {
-        return Ok(Check::fail(
+        return Ok(vec![Check::fail(
             name,
             "the auction process does not run",
             format!("kubectl get pods -n {}", cluster.system),
-        ));
+        )]);
     };
     let text = match cluster.metrics(&pod, METRICS).await {
         Ok(Seen::There(text)) => text,
-        Ok(_) => return Ok(forbidden(name)),
-        Err(error) => return Ok(Check::warn(name, format!("metrics of {pod} not read: {error}"))),
+        Ok(_) => return Ok(vec![forbidden(name)]),
+        Err(error) => return Ok(vec![Check::warn(name, format!("metrics of {pod} not read: {error}"))]),
     };
     let connected = metrics_text::value(&text, "vendue_auction_peers_connected", &[("role", "seat")]);
-    Ok(judge(connected, record, profile))
+    let mut checks = vec![judge(connected, record, profile)];
+    if profile.provider && metrics_text::value(&text, "vendue_auction_seat_active", &[]) == Some(0.0) {
+        checks
+            .push(Check::warn("seat", "only observes, until the rounds begun before its start have expired"));
+    }
+    Ok(checks)
 }
 
 /// Enough seats for a quorum, this cluster's own included when it has one.
