@@ -76,11 +76,15 @@ impl Pool {
         self.open.insert(digest, known);
     }
 
-    /// Closes an order on its home's word; false when too much is remembered for that home.
-    pub(crate) fn close(&mut self, digest: Digest, home: u16, how: Closed, now_ms: u64) -> bool {
-        let remembered = self.closed.keys().filter(|(_, h)| *h == home).count();
-        if remembered >= MAX_CLOSED_PER_HOME {
-            return false;
+    /// Closes an order on its home's word. When too much is remembered for that home, what would be forgotten first
+    /// is forgotten now.
+    pub(crate) fn close(&mut self, digest: Digest, home: u16, how: Closed, now_ms: u64) {
+        let of_home = || self.closed.iter().filter(|((_, h), _)| *h == home);
+        if of_home().count() >= MAX_CLOSED_PER_HOME
+            && let Some((oldest, _)) = of_home().min_by_key(|(_, c)| c.until_ms)
+        {
+            let oldest = *oldest;
+            self.closed.remove(&oldest);
         }
         let known = if self.open.get(&digest).is_some_and(|k| k.home == home) {
             self.open.remove(&digest)
@@ -92,7 +96,6 @@ impl Pool {
             None => now_ms.saturating_add(CLOSED_FOR_MS),
         };
         self.closed.insert((digest, home), ClosedEntry { how, until_ms, known });
-        true
     }
 
     /// Orders that this seat may list in a round: its rounds, known one delay before it starts, not expired.
@@ -124,4 +127,27 @@ impl Pool {
 /// Whether a round may award the order; every seat decides this alike from the order's body.
 pub(crate) fn may_list(order: &Order, round: u64, t0: u64, step: u64) -> bool {
     order.may_be_listed_in(round, step) && order.expires_ms > t0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::tests::mk_order;
+
+    #[test]
+    fn an_order_can_always_be_closed() {
+        let mut pool = Pool::default();
+        for i in 0..MAX_CLOSED_PER_HOME as u64 {
+            let mut digest = [0; 32];
+            digest.iter_mut().zip(i.to_be_bytes()).for_each(|(to, from)| *to = from);
+            pool.close(digest, 1, Closed::Cancelled, 1_000 + i);
+        }
+        let order = mk_order();
+        let digest = order.digest();
+        pool.insert(digest, Known { order, signature: [0; 65], home: 1, received_ms: 0 });
+        pool.close(digest, 1, Closed::Taken(2), 2_000);
+        assert_eq!((pool.open_orders(), pool.closed(&digest, 1)), (0, Some(Closed::Taken(2))));
+        assert_eq!(pool.closed(&[0; 32], 1), None, "the one that ends first is forgotten");
+        assert_eq!(pool.closed.len(), MAX_CLOSED_PER_HOME);
+    }
 }

@@ -61,7 +61,8 @@ pub enum Event {
 enum Due {
     ToSeat { seat: u16, from: Peer, bytes: Vec<u8> },
     ToHome { from: u16, bytes: Vec<u8> },
-    Held { seat: u16, order: Digest, result: Result<(), Reason> },
+    Held { seat: u16, order: Digest, round: u64, result: Result<(), Reason> },
+    Freed { seat: u16 },
     Stored { order: Digest },
 }
 
@@ -234,10 +235,11 @@ impl World {
                 self.note(b"home", u64::from(from), &bytes);
                 self.tell_home(HomeInput::Message { from, bytes });
             }
-            Due::Held { seat, order, result } => {
+            Due::Held { seat, order, round, result } => {
                 self.advertise(seat);
-                self.tell_seat(seat, SeatInput::Reserved { order, result });
+                self.tell_seat(seat, SeatInput::Reserved { order, round, result });
             }
+            Due::Freed { seat } => self.advertise(seat),
             Due::Stored { order } => self.tell_home(HomeInput::Stored { order }),
         }
     }
@@ -278,13 +280,13 @@ impl World {
                     Answer::Refuse(reason) => (1, Err(reason)),
                     Answer::Never => return,
                 };
-                self.queue_at(self.now + after, Due::Held { seat, order, result });
+                let round = request.certificate.round;
+                self.queue_at(self.now + after, Due::Held { seat, order, round, result });
             }
             SeatOutput::Released { order, .. } => {
                 controller.release(order);
-                let order = *order;
                 // The seat hears of the freed devices like of any other change.
-                self.queue_at(self.now + 1, Due::Held { seat, order, result: Err(Reason::NoOffer) });
+                self.queue_at(self.now + 1, Due::Freed { seat });
             }
             _ => {}
         }

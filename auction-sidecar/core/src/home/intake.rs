@@ -34,8 +34,8 @@ impl Home {
         match body {
             Body::Receipt(receipt) => self.take_receipt(from, receipt, out),
             Body::Proof(proof) => self.take_proof(now_ms, from, *proof, out),
-            Body::Accept(accept) => self.take_accept(from, accept.order, out),
-            Body::Refuse(refuse) => self.take_refuse(now_ms, from, &refuse, out),
+            Body::Accept(accept) => self.take_accept(now_ms, from, header.round, accept.order, out),
+            Body::Refuse(refuse) => self.take_refuse(now_ms, from, header.round, &refuse, out),
             _ => Err(DropReason::Unexpected),
         }
     }
@@ -100,7 +100,14 @@ impl Home {
                     refused: false,
                 });
                 let candidates = std::iter::once(winner).chain(others).collect();
-                let next = Reserving { certificate, proof, candidates, asked: 0, next_ms: now_ms };
+                let next = Reserving {
+                    certificate,
+                    proof,
+                    candidates,
+                    asked: 0,
+                    next_ms: now_ms,
+                    resend_ms: u64::MAX,
+                };
                 if let Some(entry) = self.orders.get_mut(&digest) {
                     entry.state = State::Reserving(Box::new(next));
                 }

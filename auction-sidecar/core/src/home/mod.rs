@@ -43,6 +43,8 @@ struct Reserving {
     asked: usize,
     /// When the next candidate is asked.
     next_ms: u64,
+    /// When those that have not answered are asked again.
+    resend_ms: u64,
 }
 
 /// How far an order has come.
@@ -53,7 +55,13 @@ enum State {
     /// It was awarded; seats are asked.
     Reserving(Box<Reserving>),
     /// A seat holds the devices; the choice is being stored.
-    Choosing(Box<Choice>),
+    Choosing {
+        choice: Box<Choice>,
+        /// When the choice is given out again, in case it was lost on its way to the store.
+        again_ms: u64,
+        /// The user has withdrawn the order meanwhile.
+        withdrawn: bool,
+    },
     /// The choice is stored.
     Taken(u16),
     /// Withdrawn or given up.
@@ -149,18 +157,24 @@ impl Home {
                     wakes.push(e.resend_ms);
                 }
             }
-            State::Reserving(r) => wakes.extend([r.next_ms, p.expiry(e.round)]),
-            State::Choosing(_) | State::Taken(_) | State::Closed => {}
+            State::Reserving(r) => wakes.extend([r.next_ms, r.resend_ms, p.expiry(e.round)]),
+            State::Choosing { again_ms, .. } => wakes.push(*again_ms),
+            State::Taken(_) | State::Closed => {}
         }
         wakes
     }
 
     fn encode(&self, body: Body) -> Vec<u8> {
+        self.encode_in(0, body)
+    }
+
+    /// Signs and encodes a message that is about an award of a round.
+    fn encode_in(&self, round: u64, body: Body) -> Vec<u8> {
         let header = Header {
             kind: body.kind(),
             market: self.record.short_id(),
             epoch: self.record.epoch,
-            round: 0,
+            round,
             seat: self.index,
         };
         let hash = message_hash(&self.record.market, &header, &body);
@@ -257,9 +271,15 @@ impl Home {
 
     fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
         let Some(entry) = self.orders.get_mut(&digest) else { return };
-        // What was handed over is closed by its own message, not by withdrawing the order.
-        if matches!(entry.state, State::Taken(_) | State::Closed) {
-            return;
+        match &mut entry.state {
+            State::Waiting | State::Reserving(_) => {}
+            // The choice may be stored already, and what is stored is what a restart goes on with.
+            State::Choosing { withdrawn, .. } => {
+                *withdrawn = true;
+                return;
+            }
+            // What was handed over is closed by its own message, not by withdrawing the order.
+            State::Taken(_) | State::Closed => return,
         }
         entry.state = State::Closed;
         self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
@@ -272,7 +292,8 @@ impl Home {
         match entry.state {
             State::Waiting => self.wait(now_ms, digest, out),
             State::Reserving(_) => self.press_on(now_ms, digest, out),
-            State::Choosing(_) | State::Taken(_) | State::Closed => {}
+            State::Choosing { .. } => self.choose_again(now_ms, digest, out),
+            State::Taken(_) | State::Closed => {}
         }
     }
 

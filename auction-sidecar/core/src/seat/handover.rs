@@ -4,6 +4,7 @@ use super::{HandOver, HoldRequest, ReleaseCause, Seat, SeatOutput, Stage};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::pool::Closed;
+use crate::record::Peer;
 use crate::verify;
 use crate::wire::{Accept, Body, Refuse, Reserve};
 use vendue_market::{Digest, Outcome, Price, Reason};
@@ -16,17 +17,28 @@ impl<C: Crypto> Seat<C> {
         &mut self,
         now_ms: u64,
         home: u16,
+        said_round: u64,
         reserve: Reserve,
         out: &mut Vec<SeatOutput>,
     ) -> Intake {
         let order = reserve.order.digest();
-        if let Some(known) = self.handovers.get(&order) {
-            let stage = known.stage;
-            self.answer(home, order, stage, out);
-            return Err(DropReason::Duplicate);
-        }
         let certificate = &reserve.proof.certificate;
         let (round, proof) = (certificate.round, &reserve.proof.proof);
+        if said_round != round {
+            return Err(DropReason::WrongRound);
+        }
+        if let Some(known) = self.handovers.get(&order).filter(|h| h.home == home) {
+            let (stage, known_round) = (known.stage, known.round);
+            if known_round == round {
+                self.answer(home, order, round, stage, out);
+                return Err(DropReason::Duplicate);
+            }
+            // What was said about another award is no answer for this one.
+            if known_round > round || stage == Stage::Taken || now_ms < self.record.params.expiry(known_round)
+            {
+                return Err(DropReason::Unexpected);
+            }
+        }
         match verify::order(&self.record, &reserve.order, &reserve.order_signature) {
             Ok(signer) if signer == home => {}
             _ => return Err(DropReason::BadSignature),
@@ -46,10 +58,15 @@ impl<C: Crypto> Seat<C> {
         let offer = self.offer_names.get(&round).and_then(|names| names.get(usize::from(spec))).cloned();
         // The user's last word may take a moment longer than the award lives.
         let stage = if offer.is_some() { Stage::Asked } else { Stage::Refused(Reason::NoOffer) };
-        self.handovers.insert(
-            order,
-            HandOver { home, round, until_ms: until_ms + 4 * self.record.params.delay_ms, stage },
-        );
+        let entry = HandOver { home, round, until_ms: until_ms + 4 * self.record.params.delay_ms, stage };
+        // The controller may take devices as long as it is asked.
+        if let Some(promise) = self.promises.get_mut(&order).filter(|p| p.round == round) {
+            promise.until_ms = entry.until_ms;
+        }
+        if let Some(HandOver { stage: Stage::Asked | Stage::Held, .. }) = self.handovers.insert(order, entry)
+        {
+            out.push(SeatOutput::Released { order, cause: ReleaseCause::Expired });
+        }
         match offer {
             Some(offer) => out.push(SeatOutput::Hold(Box::new(HoldRequest {
                 order: reserve.order,
@@ -62,18 +79,19 @@ impl<C: Crypto> Seat<C> {
                 offer,
                 expires_ms: until_ms,
             }))),
-            None => self.answer(home, order, stage, out),
+            None => self.answer(home, order, round, stage, out),
         }
         Ok(())
     }
 
     /// Says (again) what the controller said.
-    fn answer(&self, home: u16, order: Digest, stage: Stage, out: &mut Vec<SeatOutput>) {
-        match stage {
-            Stage::Asked => {}
-            Stage::Held | Stage::Taken => self.send_home(home, Body::Accept(Accept { order }), out),
-            Stage::Refused(reason) => self.send_home(home, Body::Refuse(Refuse { order, reason }), out),
-        }
+    fn answer(&self, home: u16, order: Digest, round: u64, stage: Stage, out: &mut Vec<SeatOutput>) {
+        let body = match stage {
+            Stage::Asked => return,
+            Stage::Held | Stage::Taken => Body::Accept(Accept { order }),
+            Stage::Refused(reason) => Body::Refuse(Refuse { order, reason }),
+        };
+        out.push(SeatOutput::Send { to: Peer::Home(home), bytes: self.encode_in(round, body) });
     }
 
     /// The controller's answer. From here on the devices are missing from the offers, so the promise ends.
@@ -81,6 +99,7 @@ impl<C: Crypto> Seat<C> {
         &mut self,
         now_ms: u64,
         order: Digest,
+        round: u64,
         result: Result<(), Reason>,
         out: &mut Vec<SeatOutput>,
     ) {
@@ -88,18 +107,18 @@ impl<C: Crypto> Seat<C> {
             // Too late: the order was closed or expired meanwhile, and whoever asked has been told to let go.
             return;
         };
-        if handover.stage != Stage::Asked || now_ms >= handover.until_ms {
+        if handover.round != round || handover.stage != Stage::Asked || now_ms >= handover.until_ms {
             return;
         }
         handover.stage = match result {
             Ok(()) => Stage::Held,
             Err(reason) => Stage::Refused(reason),
         };
-        let (home, round, stage) = (handover.home, handover.round, handover.stage);
+        let (home, stage) = (handover.home, handover.stage);
         if self.promises.get(&order).is_some_and(|p| p.round == round) {
             self.promises.remove(&order);
         }
-        self.answer(home, order, stage, out);
+        self.answer(home, order, round, stage, out);
     }
 
     /// The user's word that an order is taken or withdrawn.
@@ -122,9 +141,7 @@ impl<C: Crypto> Seat<C> {
         if owners.into_iter().flatten().any(|owner| owner != home) {
             return Err(DropReason::WrongSender);
         }
-        if !self.pool.close(order, home, how, now_ms) {
-            return Err(DropReason::Quota);
-        }
+        self.pool.close(order, home, how, now_ms);
         let mine = how == Closed::Taken(self.index);
         match self.handovers.get_mut(&order) {
             Some(h) if mine && h.stage == Stage::Held => {

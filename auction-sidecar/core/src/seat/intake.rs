@@ -14,6 +14,9 @@ use vendue_market::{Digest, Order};
 /// How many rounds ahead of the clock a message may be.
 const MAX_ROUNDS_AHEAD: u64 = 2;
 
+/// Longest time that an order may ask to be looked after.
+const MAX_ORDER_LIFE_MS: u64 = 7 * 24 * 3600 * 1000;
+
 type Intake = Result<(), DropReason>;
 
 impl<C: Crypto> Seat<C> {
@@ -41,8 +44,10 @@ impl<C: Crypto> Seat<C> {
         } else {
             Peer::Seat(message.header.seat)
         };
-        let home_asks =
-            from == Peer::Home(message.header.seat) && matches!(message.body, Body::Fetch(Fetch::Proof(_)));
+        // Homes ask for proofs only, under their own number, also where the cluster's seat is what the transport knows.
+        let home = Peer::Home(message.header.seat);
+        let home_asks = matches!(message.body, Body::Fetch(Fetch::Proof(_)))
+            && (from == home || self.is_own_home(from, home));
         if sender != from && !home_asks && !self.is_own_home(from, sender) {
             return Err(DropReason::WrongSender);
         }
@@ -120,7 +125,7 @@ impl<C: Crypto> Seat<C> {
         match body {
             Body::Taken(taken) => self.close(now_ms, home, taken.order, Closed::Taken(taken.seat), out),
             Body::Cancel(cancel) => self.close(now_ms, home, cancel.order, Closed::Cancelled, out),
-            Body::Reserve(reserve) => self.reserve(now_ms, home, *reserve, out),
+            Body::Reserve(reserve) => self.reserve(now_ms, home, header.round, *reserve, out),
             _ => Err(DropReason::Unexpected),
         }
     }
@@ -154,6 +159,10 @@ impl<C: Crypto> Seat<C> {
     fn check_order(&self, now_ms: u64, home: u16, order: &Order, signature: &[u8; 65]) -> Intake {
         if order.expires_ms <= now_ms {
             return Err(DropReason::Late);
+        }
+        // What is remembered of an order is kept until then.
+        if order.expires_ms > now_ms.saturating_add(MAX_ORDER_LIFE_MS) {
+            return Err(DropReason::Quota);
         }
         match verify::order(&self.record, order, signature) {
             Ok(signer) if signer == home => Ok(()),

@@ -27,6 +27,8 @@ pub enum SeatInput {
     Reserved {
         /// The order.
         order: Digest,
+        /// The round of the award that was asked for, from [`HoldRequest::certificate`].
+        round: u64,
         /// Ok when the devices are held; from then on they must be absent from the offers.
         result: Result<(), Reason>,
     },

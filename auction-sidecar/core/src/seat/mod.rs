@@ -139,7 +139,9 @@ impl<C: Crypto> Seat<C> {
                     self.drops.add(reason);
                 }
             }
-            SeatInput::Reserved { order, result } => self.reserved(now_ms, order, result, &mut out),
+            SeatInput::Reserved { order, round, result } => {
+                self.reserved(now_ms, order, round, result, &mut out)
+            }
         }
         self.expire(now_ms, &mut out);
         self.start_round(now_ms, &mut out);
@@ -199,11 +201,16 @@ impl<C: Crypto> Seat<C> {
 
     /// Signs and encodes a message that belongs to no round.
     fn encode(&self, body: Body) -> Vec<u8> {
+        self.encode_in(0, body)
+    }
+
+    /// Signs and encodes a message outside of the agreement that is about an award of a round.
+    fn encode_in(&self, round: u64, body: Body) -> Vec<u8> {
         let header = Header {
             kind: body.kind(),
             market: self.record.short_id(),
             epoch: self.record.epoch,
-            round: 0,
+            round,
             seat: self.index,
         };
         let hash = message_hash(&self.record.market, &header, &body);
@@ -241,5 +248,7 @@ impl<C: Crypto> Seat<C> {
     }
 }
 
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 mod tests;

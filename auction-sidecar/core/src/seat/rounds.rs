@@ -1,6 +1,6 @@
 //! Starting rounds, carrying out what they ask for, and what a decided round means for this seat.
 
-use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput};
+use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput, Stage};
 use crate::bid::{LocalBids, bids};
 use crate::crypto::Crypto;
 use crate::record::Peer;
@@ -151,7 +151,7 @@ impl<C: Crypto> Seat<C> {
     }
 
     /// Keeps the capacity of an order that this seat won or stands by for.
-    fn promise(
+    pub(super) fn promise(
         &mut self,
         round: u64,
         cleared: &Cleared,
@@ -165,6 +165,13 @@ impl<C: Crypto> Seat<C> {
         if self.pool.closed(&cleared.order, home).is_some() {
             return;
         }
+        // Home may have been here with the certificate before this seat had decided.
+        let handover = self.handovers.get(&cleared.order).filter(|h| h.round == round);
+        let until_ms = match handover {
+            Some(h) if h.stage != Stage::Asked => return,
+            Some(h) => h.until_ms,
+            None => until_ms,
+        };
         let listed = ListedOrder { digest: cleared.order, requirements: order.requirements.clone() };
         let usage = active.bids.usage_of(holding.spec, &listed, &holding.placement);
         self.promises.insert(cleared.order, Promise { home, round, until_ms, usage });

@@ -14,15 +14,15 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use vendue_market::{AcceptRules, Award, NodeCapacity, OfferNode, Order, Outcome, Price, Reason};
 
-struct Rig {
-    record: Arc<MarketRecord>,
-    seats: Vec<SeatKeys>,
-    homes: Vec<HomeKeys>,
-    seat: Seat<SeatCrypto>,
-    now: u64,
+pub(super) struct Rig {
+    pub record: Arc<MarketRecord>,
+    pub seats: Vec<SeatKeys>,
+    pub homes: Vec<HomeKeys>,
+    pub seat: Seat<SeatCrypto>,
+    pub now: u64,
 }
 
-fn mk_rig() -> Rig {
+pub(super) fn mk_rig() -> Rig {
     let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
     let spec = DealSpec {
         name: "m".into(),
@@ -53,7 +53,7 @@ fn mk_rig() -> Rig {
 }
 
 impl Rig {
-    fn order(&self, home: usize) -> Order {
+    pub fn order(&self, home: usize) -> Order {
         let mut order = mk_order();
         order.market = self.record.market;
         order.user_key = self.homes[home].user.public_key();
@@ -67,39 +67,47 @@ impl Rig {
     }
 
     /// A home's message, signed by its key.
-    fn say(&self, home: u16, body: Body) -> Vec<u8> {
+    pub fn say(&self, home: u16, body: Body) -> Vec<u8> {
+        self.say_in(0, home, body)
+    }
+
+    pub fn say_in(&self, round: u64, home: u16, body: Body) -> Vec<u8> {
         let header =
-            Header { kind: body.kind(), market: self.record.short_id(), epoch: 0, round: 0, seat: home };
+            Header { kind: body.kind(), market: self.record.short_id(), epoch: 0, round, seat: home };
         let hash = message_hash(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.homes[usize::from(home)].user.sign(&hash));
         Message { header, body, signature }.encode()
     }
 
-    fn give(&mut self, home: u16, bytes: Vec<u8>) -> Vec<SeatOutput> {
+    pub fn give(&mut self, home: u16, bytes: Vec<u8>) -> Vec<SeatOutput> {
         self.seat.handle(self.now, SeatInput::Message { from: Peer::Home(home), bytes })
     }
 
-    fn count(&self, reason: DropReason) -> u64 {
+    pub fn count(&self, reason: DropReason) -> u64 {
         self.seat.dropped().count(reason)
     }
 
     /// A certified award of the order to seat 0, as if round 0 had happened, and the RESERVE that goes with it.
-    fn reserve(&self, order: &Order, winner: u16) -> Reserve {
+    pub fn reserve(&self, order: &Order, winner: u16) -> Reserve {
+        self.reserve_in(0, order, winner)
+    }
+
+    pub fn reserve_in(&self, round: u64, order: &Order, winner: u16) -> Reserve {
         let outcome = Outcome::Award(Award {
             seat: winner,
             price: Price::from_micros(2_000_000).unwrap(),
             spec: 0,
             stand_bys: vec![],
         });
-        let expires_ms = self.record.params.expiry(0);
+        let expires_ms = self.record.params.expiry(round);
         let leaf = OrderLeaf { order: order.digest(), outcome, bundle: [7; 32], expires_ms };
         let table = AwardTable { leaves: vec![Leaf::Set([1; 32]), Leaf::Order(leaf)] };
         let root = table.root();
-        let message = vote_bytes(VoteWord::Award, &self.record.market, 0, 0, 0, &root);
+        let message = vote_bytes(VoteWord::Award, &self.record.market, 0, round, 0, &root);
         let votes: Vec<_> = self.seats.iter().map(|s| s.vote.sign(&message)).collect();
         let aggregate = vendue_sealed_bid::aggregate_votes(&votes).unwrap();
         let quorum = Quorum { signers: Signers::all(4), aggregate };
-        let certificate = Certificate { market: self.record.market, epoch: 0, round: 0, root, quorum };
+        let certificate = Certificate { market: self.record.market, epoch: 0, round, root, quorum };
         Reserve {
             proof: Proof { certificate, proof: table.proof(&order.digest()).unwrap() },
             order: order.clone(),
@@ -108,7 +116,7 @@ impl Rig {
     }
 
     /// Lets the seat bid in round 0, so that it knows what it offered.
-    fn bid_in_round_0(&mut self, order: &Order) {
+    pub fn bid_in_round_0(&mut self, order: &Order) {
         self.give(0, self.say(0, Body::Order(OrderMsg { order: order.clone() })));
         self.now = 1_000;
         let out = self.seat.handle(self.now, SeatInput::Tick);
@@ -116,7 +124,7 @@ impl Rig {
     }
 }
 
-fn kinds(out: &[SeatOutput]) -> Vec<Kind> {
+pub(super) fn kinds(out: &[SeatOutput]) -> Vec<Kind> {
     out.iter()
         .filter_map(|o| match o {
             SeatOutput::Send { bytes, .. } | SeatOutput::Broadcast(bytes) => peek_kind(bytes),
@@ -198,7 +206,7 @@ fn reserve_hold_accept_taken() {
     assert_eq!(held.len(), 1, "{out:?}");
     assert!(kinds(&rig.give(0, reserve.clone())).is_empty(), "asked once, answered when the controller has");
     let digest = order.digest();
-    let out = rig.seat.handle(rig.now, SeatInput::Reserved { order: digest, result: Ok(()) });
+    let out = rig.seat.handle(rig.now, SeatInput::Reserved { order: digest, round: 0, result: Ok(()) });
     assert_eq!(kinds(&out), [Kind::Accept]);
     assert_eq!(kinds(&rig.give(0, reserve)), [Kind::Accept], "the answer may have been lost");
     let out = rig.give(0, rig.say(0, Body::Taken(Taken { order: digest, seat: 0 })));
@@ -215,13 +223,13 @@ fn refusal_expiry_and_other_winners() {
     let digest = order.digest();
     rig.bid_in_round_0(&order);
     rig.give(0, rig.say(0, Body::Reserve(Box::new(rig.reserve(&order, 0)))));
-    let refused = SeatInput::Reserved { order: digest, result: Err(Reason::FreeGpus) };
+    let refused = SeatInput::Reserved { order: digest, round: 0, result: Err(Reason::FreeGpus) };
     assert_eq!(kinds(&rig.seat.handle(rig.now, refused)), [Kind::Refuse]);
 
     let mut rig = mk_rig();
     rig.bid_in_round_0(&order);
     rig.give(0, rig.say(0, Body::Reserve(Box::new(rig.reserve(&order, 0)))));
-    rig.seat.handle(rig.now, SeatInput::Reserved { order: digest, result: Ok(()) });
+    rig.seat.handle(rig.now, SeatInput::Reserved { order: digest, round: 0, result: Ok(()) });
     let out = rig.seat.handle(rig.record.params.expiry(0) + 500, SeatInput::Tick);
     assert!(out.contains(&SeatOutput::Released { order: digest, cause: ReleaseCause::Expired }));
 
@@ -230,7 +238,7 @@ fn refusal_expiry_and_other_winners() {
     rig.give(0, rig.say(0, Body::Reserve(Box::new(rig.reserve(&order, 0)))));
     let out = rig.give(0, rig.say(0, Body::Taken(Taken { order: digest, seat: 2 })));
     assert_eq!(out, [SeatOutput::Released { order: digest, cause: ReleaseCause::TakenElsewhere }]);
-    let late = SeatInput::Reserved { order: digest, result: Ok(()) };
+    let late = SeatInput::Reserved { order: digest, round: 0, result: Ok(()) };
     assert!(kinds(&rig.seat.handle(rig.now, late)).is_empty(), "no ACCEPT after the order is gone");
 }
 
