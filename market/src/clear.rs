@@ -122,7 +122,16 @@ pub struct Holding {
 /// A bundle's remaining capacity while orders are served.
 struct Open<'a> {
     bundle: &'a OpenedBundle,
+    records: BTreeMap<Digest, RecordKind>,
     left: Vec<OfferCapacity>,
+}
+
+impl<'a> Open<'a> {
+    fn new(bundle: &'a OpenedBundle) -> Self {
+        // Of several records for one order the first counts.
+        let records = bundle.records.iter().rev().map(|r| (r.order, r.kind)).collect();
+        Self { bundle, records, left: bundle.capacity.clone() }
+    }
 }
 
 /// Clears a round of a market with `seats` seats. `garbage` names seats whose admitted bundle could not be read.
@@ -138,7 +147,7 @@ pub fn clear(
     let mut open: BTreeMap<u16, Open<'_>> = bundles
         .iter()
         .filter(|b| b.seat < seats && !garbage.contains(&b.seat))
-        .map(|b| (b.seat, Open { bundle: b, left: b.capacity.clone() }))
+        .map(|b| (b.seat, Open::new(b)))
         .collect();
     let mut queue: BTreeMap<(Digest, Digest), &ListedOrder> = BTreeMap::new();
     for order in orders {
@@ -215,10 +224,9 @@ fn candidate(
     open: &Open<'_>,
 ) -> Result<(Candidate, Placement), Reason> {
     let req = &order.requirements;
-    let record = open.bundle.records.iter().find(|r| r.order == order.digest).ok_or(Reason::NotListed)?;
-    let (price, spec) = match record.kind {
-        RecordKind::Bid { price, spec } => (price, spec),
-        RecordKind::NoBid(reason) => return Err(reason),
+    let (price, spec) = match open.records.get(&order.digest).ok_or(Reason::NotListed)? {
+        RecordKind::Bid { price, spec } => (*price, *spec),
+        RecordKind::NoBid(reason) => return Err(*reason),
     };
     screen(req, &open.bundle.provider)?;
     let (Some(left), Some(whole)) =

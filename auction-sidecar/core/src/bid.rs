@@ -1,11 +1,15 @@
 //! The bid engine: a provider's offers and a round's orders in, records and offered capacity out.
 //!
 //! For each order the cheapest offer that serves it is bid. When all orders that are bid for fit together, only what
-//! they need is offered, so that rounds that overlap do not starve each other; else everything is.
+//! they need is offered, so that rounds that overlap do not starve each other; else everything is. A host with GPUs
+//! of several models is one entry per model, and its CPU, memory and disk are divided among them. What is offered
+//! always fits into a bundle.
 
+use crate::plaintext::Plaintext;
+use std::collections::BTreeMap;
 use vendue_market::{
-    Digest, ListedOrder, NodeCapacity, Offer, OfferCapacity, Placement, Reason, RecordKind, fit, fit_offer,
-    take,
+    Digest, ListedOrder, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, Placement, Reason,
+    RecordKind, fit, fit_offer, take,
 };
 
 /// A seat's own record for one order.
@@ -39,24 +43,56 @@ pub struct LocalBids {
 
 /// Bids for a round.
 pub fn bids(provider: &str, offers: &[Offer], orders: &[ListedOrder]) -> LocalBids {
-    let records: Vec<OwnBid> = orders
+    let offers = divided(offers);
+    let mut records: Vec<OwnBid> = orders
         .iter()
-        .map(|order| OwnBid { order: order.digest, kind: best(provider, offers, order) })
+        .map(|order| OwnBid { order: order.digest, kind: best(provider, &offers, order) })
         .collect();
-    let parts = offers
-        .iter()
-        .enumerate()
-        .map(|(spec, offer)| {
-            let wanted: Vec<&ListedOrder> = orders
-                .iter()
-                .zip(&records)
-                .filter(|(_, r)| matches!(r.kind, RecordKind::Bid { spec: s, .. } if usize::from(s) == spec))
-                .map(|(order, _)| order)
-                .collect();
-            part(offer, &wanted)
-        })
-        .collect();
-    LocalBids { parts, records }
+    let mut wanted: BTreeMap<u16, Vec<&ListedOrder>> = BTreeMap::new();
+    for (order, record) in orders.iter().zip(&records) {
+        if let RecordKind::Bid { spec, .. } = record.kind {
+            wanted.entry(spec).or_default().push(order);
+        }
+    }
+    // Only what is bid is put in, so a record's `spec` counts those parts.
+    let position: BTreeMap<u16, u16> = wanted.keys().copied().zip(0..).take(MAX_OFFERS).collect();
+    for record in &mut records {
+        if let RecordKind::Bid { spec, .. } = &mut record.kind {
+            match position.get(spec) {
+                Some(at) => *spec = *at,
+                None => record.kind = RecordKind::NoBid(Reason::NoOffer),
+            }
+        }
+    }
+    let bid = wanted.iter().take(MAX_OFFERS);
+    let parts =
+        bid.filter_map(|(spec, orders)| Some(part(offers.get(usize::from(*spec))?, orders))).collect();
+    let mut local = LocalBids { parts, records };
+    while !local.plaintext().fits() && local.cut() {}
+    local
+}
+
+/// Offers in which the entries of one host share its CPU, memory and disk, by their free GPUs.
+fn divided(offers: &[Offer]) -> Vec<Offer> {
+    let mut gpus: BTreeMap<&str, (u64, u32)> = BTreeMap::new();
+    for node in offers.iter().flat_map(|o| &o.nodes) {
+        let (sum, entries) = gpus.entry(&node.name).or_default();
+        *sum += u64::from(node.capacity.free_gpus);
+        *entries += 1;
+    }
+    let mut out = offers.to_vec();
+    for node in out.iter_mut().flat_map(|o| &mut o.nodes) {
+        let Some((sum, 2..)) = gpus.get(node.name.as_str()).copied() else { continue };
+        let free = u64::from(node.capacity.free_gpus);
+        let share = |whole: u64| {
+            let part = u128::from(whole) * u128::from(free) / u128::from(sum.max(1));
+            u64::try_from(part).unwrap_or(whole)
+        };
+        let c = &mut node.capacity;
+        (c.cpu_millis, c.memory_mib, c.disk_mib) =
+            (share(c.cpu_millis), share(c.memory_mib), share(c.disk_mib));
+    }
+    out
 }
 
 /// The cheapest offer that serves the order, or the reason of the offer that came closest.
@@ -89,7 +125,7 @@ fn part(offer: &Offer, wanted: &[&ListedOrder]) -> OfferedPart {
         OfferedPart { offer: offer.name.clone(), nodes: vec![], capacity: OfferCapacity::default() };
     for ((node, whole), left) in offer.nodes.iter().zip(whole).zip(left) {
         let offered = if together { difference(&whole, &left) } else { whole };
-        if offered.free_gpus > 0 && !wanted.is_empty() {
+        if offered.free_gpus > 0 && out.nodes.len() < MAX_NODES {
             out.nodes.push(node.name.clone());
             out.capacity.nodes.push(offered);
         }
@@ -112,6 +148,24 @@ fn difference(whole: &NodeCapacity, left: &NodeCapacity) -> NodeCapacity {
 pub(crate) type Usage = Vec<(String, NodeCapacity)>;
 
 impl LocalBids {
+    /// What is sealed.
+    pub(crate) fn plaintext(&self) -> Plaintext {
+        Plaintext {
+            capacity: self.parts.iter().map(|p| p.capacity.clone()).collect(),
+            records: self.records.iter().map(|r| r.kind).collect(),
+        }
+    }
+
+    /// Takes a quarter of the nodes out of the largest part; false when there is nothing left to take.
+    fn cut(&mut self) -> bool {
+        let Some(part) = self.parts.iter_mut().max_by_key(|p| p.nodes.len()) else { return false };
+        let kept = part.nodes.len() * 3 / 4;
+        let less = kept < part.nodes.len();
+        part.nodes.truncate(kept);
+        part.capacity.nodes.truncate(kept);
+        less
+    }
+
     /// All that is offered, by node.
     pub(crate) fn usage(&self) -> Usage {
         self.parts
@@ -138,7 +192,12 @@ pub(crate) fn without<'u>(
     let mut offers = offers.to_vec();
     for (name, used) in used {
         for node in offers.iter_mut().flat_map(|o| &mut o.nodes).filter(|n| &n.name == name) {
+            // Entries of one host under other models share everything but the GPUs.
+            let gpus = node.capacity.free_gpus;
             node.capacity = difference(&node.capacity, used);
+            if node.capacity.model != used.model {
+                node.capacity.free_gpus = gpus;
+            }
         }
     }
     offers
@@ -147,7 +206,7 @@ pub(crate) fn without<'u>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vendue_market::{AcceptRules, OfferNode, Price, Requirements};
+    use vendue_market::{AcceptRules, GpuModel, OfferNode, Price, Requirements};
 
     fn mk_offer(name: &str, price: i64, model: &str, gpus: u32) -> Offer {
         Offer {
@@ -190,12 +249,12 @@ mod tests {
     fn cheapest_fitting_offer_is_bid_and_only_what_is_needed_is_offered() {
         let offers = [mk_offer("a", 9, "H100", 8), mk_offer("b", 5, "H100", 8), mk_offer("c", 1, "L40S", 8)];
         let local = bids("alpha", &offers, &[mk_order(1, 2), mk_order(2, 1), mk_order(3, 9)]);
-        let bid = RecordKind::Bid { price: Price::from_micros(5).unwrap(), spec: 1 };
+        let bid = RecordKind::Bid { price: Price::from_micros(5).unwrap(), spec: 0 };
         let kinds: Vec<_> = local.records.iter().map(|r| r.kind).collect();
         assert_eq!(kinds, [bid, bid, RecordKind::NoBid(Reason::FreeGpus)]);
         let gpus: Vec<u32> =
             local.parts.iter().map(|p| p.capacity.nodes.iter().map(|n| n.free_gpus).sum()).collect();
-        assert_eq!(gpus, [0, 3, 0]);
+        assert_eq!((local.parts[0].offer.as_str(), gpus), ("b", vec![3]), "only what is bid is shown");
         let rest = without(&offers, local.usage().iter());
         assert_eq!(rest[1].nodes[0].capacity.free_gpus, 5);
         assert_eq!(rest[1].nodes[0].capacity.cpu_millis, 61_000);
@@ -205,6 +264,59 @@ mod tests {
     fn everything_is_offered_when_not_all_fit_together() {
         let local = bids("alpha", &[mk_offer("a", 5, "H100", 3)], &[mk_order(1, 2), mk_order(2, 2)]);
         assert_eq!(local.parts[0].capacity.nodes[0].free_gpus, 3);
+    }
+
+    #[test]
+    fn a_bundle_never_grows_beyond_what_others_accept() {
+        let mut big = mk_offer("a", 5, "H100", 8);
+        let node = big.nodes[0].clone();
+        big.nodes = (0..MAX_NODES).map(|i| OfferNode { name: format!("n{i}"), ..node.clone() }).collect();
+        let offers: Vec<Offer> = (0..100u8)
+            .map(|i| {
+                let mut offer = big.clone();
+                let model: GpuModel = format!("M{i:02}").parse().unwrap();
+                offer.nodes.iter_mut().for_each(|n| {
+                    n.name = format!("{i}-{}", n.name);
+                    n.capacity.model = model.clone();
+                });
+                offer
+            })
+            .collect();
+        // One order for each offer, and each takes all of it.
+        let orders: Vec<ListedOrder> = (0..100u8)
+            .map(|i| {
+                let mut order = mk_order(i, 8 * MAX_NODES as u32);
+                order.requirements.gpu_models = vec![format!("M{i:02}").parse().unwrap()];
+                order
+            })
+            .collect();
+        let local = bids("alpha", &offers, &orders);
+        assert_eq!(local.parts.len(), MAX_OFFERS);
+        let bytes = local.plaintext().to_padded();
+        assert!(bytes.len() + crate::plaintext::SEALING <= crate::wire::MAX_PAYLOAD, "{}", bytes.len());
+        assert_eq!(Plaintext::from_padded(&bytes, 100).unwrap(), local.plaintext());
+        assert!(local.parts.iter().all(|p| p.nodes.len() == p.capacity.nodes.len()));
+    }
+
+    #[test]
+    fn a_host_with_two_models_offers_its_cpu_once() {
+        let mut a = mk_offer("a", 5, "H100", 6);
+        let mut b = mk_offer("b", 5, "L40S", 2);
+        (a.nodes[0].name, b.nodes[0].name) = ("host".into(), "host".into());
+        let order = |id, model: &str, workers, cpu| {
+            let mut order = mk_order(id, workers);
+            order.requirements.gpu_models = vec![model.parse().unwrap()];
+            order.requirements.cpu_millis_per_worker = cpu;
+            order
+        };
+        let offers = [a, b];
+        let local = bids("alpha", &offers, &[order(1, "H100", 1, 48_000), order(2, "L40S", 1, 16_001)]);
+        let kinds: Vec<bool> =
+            local.records.iter().map(|r| matches!(r.kind, RecordKind::Bid { .. })).collect();
+        assert_eq!(kinds, [true, false], "64 cores: 48 with the six, 16 with the two");
+        let rest = without(&offers, local.usage().iter());
+        let left = |i: usize| (rest[i].nodes[0].capacity.free_gpus, rest[i].nodes[0].capacity.cpu_millis);
+        assert_eq!((left(0), left(1)), ((5, 16_000), (2, 16_000)));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use vendue_market::{Digest, MAX_OFFERS, OfferCapacity, Price, Reason, Record, Re
 
 const VERSION: u8 = 1;
 const SMALLEST: usize = 256;
+/// What sealing adds to a plaintext.
+pub(crate) const SEALING: usize = 16;
 
 /// An opened bundle's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,11 @@ pub(crate) struct Plaintext {
 }
 
 impl Plaintext {
+    /// Whether a bundle with this plaintext is one that others accept.
+    pub(crate) fn fits(&self) -> bool {
+        self.to_padded().len() + SEALING <= crate::wire::MAX_PAYLOAD
+    }
+
     /// Encodes and pads.
     pub(crate) fn to_padded(&self) -> Vec<u8> {
         let mut w = Writer::new();

@@ -6,6 +6,7 @@
 use crate::evidence::{EvidenceError, recover};
 use crate::params::Params;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use vendue_market::encode::hex_array;
 use vendue_market::{Digest, tagged_hash};
 
@@ -199,6 +200,21 @@ impl MarketRecord {
             return Err(RecordError::Inconsistent(
                 "period must be at least 6 delays, delay and hand-over above 0",
             ));
+        }
+        let unique = |keys: Vec<&[u8]>| keys.iter().collect::<BTreeSet<_>>().len() == keys.len();
+        let seats = || self.seats.iter();
+        let distinct = [
+            (seats().map(|s| s.evidence_key.as_slice()).collect(), "two seats have one evidence key"),
+            (seats().map(|s| s.vote_key.as_slice()).collect(), "two seats have one vote key"),
+            (seats().map(|s| s.seal_share_key.as_slice()).collect(), "two seats have one seal share key"),
+            (seats().map(|s| s.peer_id.as_bytes()).collect(), "two seats have one peer id"),
+            (self.homes.iter().map(|h| h.user_key.as_slice()).collect(), "two homes have one user key"),
+            (self.homes.iter().map(|h| h.peer_id.as_bytes()).collect(), "two homes have one peer id"),
+        ];
+        if let Some((_, what)) =
+            distinct.into_iter().find(|(keys, _): &(Vec<&[u8]>, _)| !unique(keys.clone()))
+        {
+            return Err(RecordError::Inconsistent(what));
         }
         crate::keys::check_public_keys(self)
     }

@@ -65,6 +65,12 @@ pub enum VerifyError {
     /// The winner or a stand-by does not exist.
     #[error("award names seat {0}, which is not in the record")]
     UnknownSeat(u16),
+    /// The order's time was over when the round began.
+    #[error("order expired before the round began")]
+    OrderExpired,
+    /// A seat is named twice.
+    #[error("award names seat {0} twice")]
+    RepeatedSeat(u16),
     /// The price is above the order's ceiling.
     #[error("price is above the order's ceiling")]
     Price,
@@ -115,6 +121,9 @@ pub fn outcome(
     if !order.may_be_listed_in(certificate.round, record.params.order_step()) {
         return Err(VerifyError::OrderRound(certificate.round));
     }
+    if order.expires_ms <= record.params.t0(certificate.round) {
+        return Err(VerifyError::OrderExpired);
+    }
     let leaf = crate::award::Leaf::Order(proof.leaf.clone()).to_bytes();
     if proof.path.root(&leaf) != Some(certificate.root) {
         return Err(VerifyError::Leaf);
@@ -124,11 +133,17 @@ pub fn outcome(
         return Err(VerifyError::Expiry { found: proof.leaf.expires_ms, expected });
     }
     if let Outcome::Award(award) = &proof.leaf.outcome {
-        for seat in std::iter::once(award.seat).chain(award.stand_bys.iter().map(|s| s.seat)) {
+        let winner = (award.seat, award.price);
+        let mut named = std::collections::BTreeSet::new();
+        for (seat, price) in std::iter::once(winner).chain(award.stand_bys.iter().map(|s| (s.seat, s.price)))
+        {
             record.seat(seat).ok_or(VerifyError::UnknownSeat(seat))?;
-        }
-        if award.price > order.requirements.max_price {
-            return Err(VerifyError::Price);
+            if !named.insert(seat) {
+                return Err(VerifyError::RepeatedSeat(seat));
+            }
+            if price > order.requirements.max_price {
+                return Err(VerifyError::Price);
+            }
         }
     }
     Ok(())

@@ -4,7 +4,6 @@ use super::{Bidding, Held, Round, RoundOutput};
 use crate::bid::LocalBids;
 use crate::crypto::Crypto;
 use crate::merkle;
-use crate::plaintext::Plaintext;
 use crate::wire::{
     Admit, Body, Bundle, Commit, CommitMsg, Header, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, Signers,
     VoteWord, view_digest,
@@ -41,10 +40,11 @@ impl<C: Crypto> Round<C> {
         }
         self.bidding = Bidding::Sent;
         let order_view: Vec<Digest> = bids.records.iter().map(|r| r.order).collect();
-        let plaintext = Plaintext {
-            capacity: bids.parts.iter().map(|p| p.capacity.clone()).collect(),
-            records: bids.records.iter().map(|r| r.kind).collect(),
-        };
+        let plaintext = bids.plaintext();
+        // What others would not decode is better not sent: the seat still votes.
+        if !plaintext.fits() {
+            return;
+        }
         let mut bundle = Bundle { order_view, u: [0; 48], v: [0; 32], payload: vec![] };
         let header = self.header(&Body::Bundle(bundle.clone()));
         let seal_header = self.seal_header(&header, &bundle.order_view);

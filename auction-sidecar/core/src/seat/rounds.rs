@@ -7,7 +7,7 @@ use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
 use crate::wire::{Body, Fetch, Proof};
 use std::collections::BTreeSet;
-use vendue_market::{Cleared, Digest, ListedOrder, Outcome, RecordKind};
+use vendue_market::{Cleared, Digest, ListedOrder, Outcome, RecordKind, tagged_hash};
 
 /// How long a home may ask for a proof after the round has expired.
 const PROOF_FOR_MS: u64 = 60_000;
@@ -84,11 +84,16 @@ impl<C: Crypto> Seat<C> {
 
     /// This seat's bids for a round, on capacity that is promised nowhere else.
     fn bid(&mut self, round: u64) -> LocalBids {
-        let listed: Vec<ListedOrder> = self
-            .pool
-            .listable(round, &self.record.params)
+        let mut listable = self.pool.listable(round, &self.record.params);
+        if listable.len() > crate::wire::MAX_ORDERS {
+            // Every seat leaves out the same ones, and others in each round.
+            let rank = |digest: &Digest| tagged_hash("VENDUE-V1-LISTED", &[&round.to_be_bytes(), digest]);
+            listable.sort_by_cached_key(|(digest, _)| rank(digest));
+            listable.truncate(crate::wire::MAX_ORDERS);
+            listable.sort_by_key(|(digest, _)| *digest);
+        }
+        let listed: Vec<ListedOrder> = listable
             .into_iter()
-            .take(crate::wire::MAX_ORDERS)
             .map(|(digest, known)| ListedOrder { digest, requirements: known.order.requirements.clone() })
             .collect();
         let provider = self.record.seat(self.index).map(|s| s.provider.as_str()).unwrap_or_default();
