@@ -56,7 +56,11 @@ pub async fn run_job(deployment: &Deployment, progress: &Progress) -> Result<Rep
 }
 
 /// Reads logs, downloads the outputs and verifies the award, as the user would; fills the rest of the report.
-pub async fn look_at_results(deployment: &Deployment, report: &mut Report, progress: &Progress) -> Result<()> {
+pub async fn look_at_results(
+    deployment: &Deployment,
+    report: &mut Report,
+    progress: &Progress,
+) -> Result<()> {
     let logs = vendue(deployment, progress, &["logs", "job/digits", "--tail", "5"]).await?;
     for line in logs.lines() {
         progress.say(format!("  | {line}"));
@@ -77,14 +81,24 @@ pub async fn look_at_results(deployment: &Deployment, report: &mut Report, progr
 
 async fn remove_earlier(deployment: &Deployment) -> Result<()> {
     let tools = &deployment.home().tools;
-    let args = ["delete", "jobs.vendue.dev", JOB, "--namespace", NAMESPACE, "--ignore-not-found", "--timeout", "90s"];
+    let args = [
+        "delete",
+        "jobs.vendue.dev",
+        JOB,
+        "--namespace",
+        NAMESPACE,
+        "--ignore-not-found",
+        "--timeout",
+        "90s",
+    ];
     tools.kubectl(&args).await.map(|_| ())
 }
 
 /// Each provider's own view of the round: what it bid, what became of it.
 async fn say_bids(deployment: &Deployment, progress: &Progress) -> Result<()> {
     for site in deployment.providers() {
-        let table = site.tools.kubectl(&["get", "bids.vendue.dev", "--all-namespaces", "--no-headers"]).await?;
+        let table =
+            site.tools.kubectl(&["get", "bids.vendue.dev", "--all-namespaces", "--no-headers"]).await?;
         match table.lines().last() {
             Some(line) => progress.say(format!("  bid of {:<8} {line}", site.name)),
             None => progress.say(format!("  bid of {:<8} none: nothing of it fits", site.name)),

@@ -240,7 +240,8 @@ fn taken_ranges(table: &str) -> Vec<(String, Ipv4Addr)> {
 
 /// Markets with a state file but nobody who stands for them.
 fn leftovers(paths: &Paths) -> Vec<String> {
-    let folders = std::fs::read_dir(paths.runs()).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    let folders =
+        std::fs::read_dir(paths.runs()).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
     folders
         .filter(|e| !crate::state::MarketState::load(&e.path()).ok().flatten().is_some_and(|s| s.is_live()))
         .map(|e| e.file_name().to_string_lossy().into_owned())
@@ -318,7 +319,8 @@ mod tests {
 
     #[test]
     fn only_routes_of_others_take_a_range() {
-        let table = "Iface\tDestination\tGateway\neth0\t00000000\t0\ntun0\t00004D0A\t0\nvdm0-1\t0001570A\t0\n";
+        let table =
+            "Iface\tDestination\tGateway\neth0\t00000000\t0\ntun0\t00004D0A\t0\nvdm0-1\t0001570A\t0\n";
         assert_eq!(taken_ranges(table), [("tun0".to_string(), Ipv4Addr::new(10, 77, 0, 0))]);
     }
 

@@ -40,7 +40,8 @@ impl Prometheus {
             jobs.extend(scrape_jobs(site, folder.path()).await?);
         }
         // JSON is YAML.
-        let config = json!({ "global": { "scrape_interval": "2s", "scrape_timeout": "2s" }, "scrape_configs": jobs });
+        let config =
+            json!({ "global": { "scrape_interval": "2s", "scrape_timeout": "2s" }, "scrape_configs": jobs });
         let file = folder.path().join("prometheus.yml");
         files::write(&file, config.to_string())?;
         let port = free_port()?;
@@ -153,7 +154,9 @@ impl Access {
             ("cert_file", "/users/0/user/client-certificate-data"),
             ("key_file", "/users/0/user/client-key-data"),
         ] {
-            let pem = base64::engine::general_purpose::STANDARD.decode(text(pointer)?).map_err(|e| bad(&e.to_string()))?;
+            let pem = base64::engine::general_purpose::STANDARD
+                .decode(text(pointer)?)
+                .map_err(|e| bad(&e.to_string()))?;
             let path = folder.join(format!("{}-{name}.pem", site.name));
             files::write(&path, pem)?;
             tls[name] = json!(path);
@@ -164,7 +167,9 @@ impl Access {
     fn job(&self, site: &Site, pod: &Pod) -> Option<Value> {
         let annotations = pod.metadata.annotations.as_ref()?;
         let name = pod.metadata.name.as_ref()?;
-        let port = annotations.get("prometheus.io/port").filter(|_| annotations.get("prometheus.io/scrape").is_some_and(|v| v == "true"))?;
+        let port = annotations
+            .get("prometheus.io/port")
+            .filter(|_| annotations.get("prometheus.io/scrape").is_some_and(|v| v == "true"))?;
         Some(json!({
             "job_name": format!("{}/{name}", site.name),
             "scheme": "https",

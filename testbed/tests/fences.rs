@@ -28,8 +28,13 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that decide and therefore may do no IO.
-const PURE: &[&str] =
-    &["vendue-market", "vendue-receipts", "vendue-sealed-bid", "vendue-auction-core", "vendue-controller-core"];
+const PURE: &[&str] = &[
+    "vendue-market",
+    "vendue-receipts",
+    "vendue-sealed-bid",
+    "vendue-auction-core",
+    "vendue-controller-core",
+];
 
 /// What a pure crate may not reach, however far away.
 const IO: &[&str] = &["tokio", "libp2p", "kube-client", "kube-runtime", "hyper", "reqwest", "axum"];
@@ -52,7 +57,11 @@ fn crates_depend_only_along_the_arrows() {
         ARROWS.iter().map(|(name, to)| (*name, to.iter().copied().collect())).collect();
     let packages = meta["packages"].as_array().expect("packages");
     let names: BTreeSet<&str> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
-    assert_eq!(names, allowed.keys().copied().collect(), "every crate of the workspace has its arrows listed");
+    assert_eq!(
+        names,
+        allowed.keys().copied().collect(),
+        "every crate of the workspace has its arrows listed"
+    );
     for package in packages {
         let from = package["name"].as_str().expect("name");
         for dep in package["dependencies"].as_array().expect("dependencies") {
@@ -70,7 +79,17 @@ fn crates_depend_only_along_the_arrows() {
 fn pure_crates_reach_no_io() {
     for name in PURE {
         let out = Command::new(env!("CARGO"))
-            .args(["tree", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none", "--package", name])
+            .args([
+                "tree",
+                "--locked",
+                "--offline",
+                "--edges",
+                "normal,build",
+                "--prefix",
+                "none",
+                "--package",
+                name,
+            ])
             .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
             .output()
             .expect("run cargo tree");

@@ -4,16 +4,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vendue_testbed::{cleanup, demo, signals};
 use vendue_testbed::deploy::{Deployment, Source};
 use vendue_testbed::error::Result;
 use vendue_testbed::paths::Paths;
 use vendue_testbed::progress::Progress;
 use vendue_testbed::spec::MarketSpec;
+use vendue_testbed::{cleanup, demo, signals};
 
 /// Runs one training Job on a market of five Kubernetes clusters, from set-up to verified result.
 #[derive(Parser)]
-#[command(name = "demo", version, after_help = "Without options the clusters are stopped at the end, also on failure and on Ctrl-C.")]
+#[command(
+    name = "demo",
+    version,
+    after_help = "Without options the clusters are stopped at the end, also on failure and on Ctrl-C."
+)]
 struct Args {
     /// Leave the market running and say how to look around; a later run uses it again.
     #[arg(long)]
@@ -68,7 +72,9 @@ async fn show(deployment: &Deployment, args: &Args, progress: &Progress) -> Resu
 async fn main() -> ExitCode {
     let args = Args::parse();
     let progress = Progress::stderr();
-    let Err(error) = signals::until_interrupted(work(&args, &progress)).await else { return ExitCode::SUCCESS };
+    let Err(error) = signals::until_interrupted(work(&args, &progress)).await else {
+        return ExitCode::SUCCESS;
+    };
     eprintln!("demo failed: {error}");
     if let (Source::Own(spec), false) = (source(&args), args.keep) {
         // The market's handle went with the work: what it left is found by its name.

@@ -98,7 +98,9 @@ async fn time_awards(home: &Site, names: &[String]) -> Result<Vec<f64>> {
 }
 
 async fn delete_jobs(home: &Site) -> Result<()> {
-    home.tools.kubectl(&["delete", "jobs.vendue.dev", "--all", "--namespace", "default", "--timeout", "180s"]).await?;
+    home.tools
+        .kubectl(&["delete", "jobs.vendue.dev", "--all", "--namespace", "default", "--timeout", "180s"])
+        .await?;
     Ok(())
 }
 
@@ -106,11 +108,18 @@ async fn delete_jobs(home: &Site) -> Result<()> {
 async fn all_free(deployment: &Deployment) -> Result<()> {
     for site in deployment.providers() {
         let api: Api<Provision> = Api::all(site.client.clone());
-        wait::until(&format!("all GPUs of {} are free", site.name), LIMIT, Duration::from_millis(100), || async {
-            let list = api.list(&ListParams::default()).await.map_err(|e| Error::kube("list Provisions", e))?;
-            let held: i32 = list.items.into_iter().filter_map(|p| p.status).map(|s| s.total_gpus - s.free_gpus).sum();
-            Ok(if held == 0 { Poll::Ready(()) } else { Poll::Pending(format!("{held} GPUs are held")) })
-        })
+        wait::until(
+            &format!("all GPUs of {} are free", site.name),
+            LIMIT,
+            Duration::from_millis(100),
+            || async {
+                let list =
+                    api.list(&ListParams::default()).await.map_err(|e| Error::kube("list Provisions", e))?;
+                let held: i32 =
+                    list.items.into_iter().filter_map(|p| p.status).map(|s| s.total_gpus - s.free_gpus).sum();
+                Ok(if held == 0 { Poll::Ready(()) } else { Poll::Pending(format!("{held} GPUs are held")) })
+            },
+        )
         .await?;
     }
     Ok(())
@@ -120,7 +129,8 @@ async fn all_free(deployment: &Deployment) -> Result<()> {
 async fn time_run(deployment: &Deployment, progress: &Progress, name: &str) -> Result<f64> {
     let home = deployment.home();
     let mut follower = Follower::new(home.client.clone(), "default", name);
-    home.apply("default", &job(name, RAY_IMAGE, "python -c 'import time; time.sleep(600)'").to_string()).await?;
+    home.apply("default", &job(name, RAY_IMAGE, "python -c 'import time; time.sleep(600)'").to_string())
+        .await?;
     follower.until_true(types::RUNNING, LIMIT, progress).await?;
     let at = |step: &str| follower.reached().get(step).copied().unwrap_or_default();
     Ok(at(types::RUNNING) - at(types::AWARDED))
@@ -205,7 +215,8 @@ async fn work(args: &Args, progress: &Progress) -> Result<()> {
     let deployment = Deployment::up(&paths, &Source::Own(spec()), progress).await?;
     let result = measure(&deployment, args, progress).await;
     progress.step("stop the clusters", deployment.stop()).await?;
-    let text = serde_json::to_string_pretty(&result?).map_err(|e| Error::Invalid(format!("encode figures: {e}")))?;
+    let text =
+        serde_json::to_string_pretty(&result?).map_err(|e| Error::Invalid(format!("encode figures: {e}")))?;
     match &args.json {
         Some(path) => std::fs::write(path, text + "\n").io("write", path),
         None => {
@@ -219,7 +230,9 @@ async fn work(args: &Args, progress: &Progress) -> Result<()> {
 async fn main() -> ExitCode {
     let args = Args::parse();
     let progress = Progress::stderr();
-    let Err(error) = signals::until_interrupted(work(&args, &progress)).await else { return ExitCode::SUCCESS };
+    let Err(error) = signals::until_interrupted(work(&args, &progress)).await else {
+        return ExitCode::SUCCESS;
+    };
     eprintln!("market-bench failed: {error}");
     let cleaned = async { cleanup::market(&Paths::from_env()?, MARKET).await };
     if let Err(error) = cleaned.await {

@@ -93,7 +93,9 @@ pub struct Release<'a> {
 /// Installs or upgrades both charts and waits until their Pods are ready.
 pub async fn install(tools: &Tools, release: &Release<'_>) -> Result<()> {
     let crds = path(&release.charts.join("vendue-crds"));
-    tools.helm(&["upgrade", "--install", "vendue-crds", &crds, "--namespace", NAMESPACE, "--create-namespace"]).await?;
+    tools
+        .helm(&["upgrade", "--install", "vendue-crds", &crds, "--namespace", NAMESPACE, "--create-namespace"])
+        .await?;
     tools.kubectl(&["apply", "--namespace", NAMESPACE, "-f", &path(release.keys)]).await?;
     let chart = path(&release.charts.join("vendue"));
     let record = format!("market.record={}", release.record.display());
@@ -109,8 +111,19 @@ pub async fn install(tools: &Tools, release: &Release<'_>) -> Result<()> {
     let set = set.join(",");
     tools
         .helm(&[
-            "upgrade", "--install", "vendue", &chart, "--namespace", NAMESPACE, "--wait", "--timeout", "180s",
-            "--set-file", &record, "--set", &set,
+            "upgrade",
+            "--install",
+            "vendue",
+            &chart,
+            "--namespace",
+            NAMESPACE,
+            "--wait",
+            "--timeout",
+            "180s",
+            "--set-file",
+            &record,
+            "--set",
+            &set,
         ])
         .await?;
     Ok(())

@@ -39,7 +39,13 @@ impl Deal {
 }
 
 /// Deals keys for seats (name, address) and homes into `dir`.
-pub async fn deal(program: &Path, market: &str, seats: &[(String, String)], homes: &[String], dir: &Path) -> Result<Deal> {
+pub async fn deal(
+    program: &Path,
+    market: &str,
+    seats: &[(String, String)],
+    homes: &[String],
+    dir: &Path,
+) -> Result<Deal> {
     let deal = Deal { dir: dir.to_path_buf() };
     if deal.record().exists() {
         return Ok(deal);

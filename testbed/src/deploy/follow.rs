@@ -51,7 +51,12 @@ impl Follower {
     }
 
     /// Waits until the condition is True, saying each step on the way.
-    pub async fn until_true(&mut self, condition: &str, limit: Duration, progress: &Progress) -> Result<ComputeJob> {
+    pub async fn until_true(
+        &mut self,
+        condition: &str,
+        limit: Duration,
+        progress: &Progress,
+    ) -> Result<ComputeJob> {
         let what = format!("wait for {condition} of job {}/{}", self.namespace, self.name);
         self.until(&what, limit, progress, |job| is_true(job, condition)).await
     }

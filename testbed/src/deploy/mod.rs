@@ -118,7 +118,11 @@ impl Deployment {
                     market
                 }
                 None => {
-                    let options = Options { images: vec![image], programs: Some(programs.clone()), progress: progress.clone() };
+                    let options = Options {
+                        images: vec![image],
+                        programs: Some(programs.clone()),
+                        progress: progress.clone(),
+                    };
                     Market::start(&setup, spec, &options).await?
                 }
             },
@@ -139,7 +143,12 @@ impl Deployment {
         Ok(Self { setup, market, sites, deal, programs, clusters_ready, charts_ready })
     }
 
-    async fn install_all(setup: &Setup, market: &Market, programs: &Path, progress: &Progress) -> Result<(Vec<Site>, Deal)> {
+    async fn install_all(
+        setup: &Setup,
+        market: &Market,
+        programs: &Path,
+        progress: &Progress,
+    ) -> Result<(Vec<Site>, Deal)> {
         let sites: Vec<Site> = market.clusters().iter().map(|c| Site::new(c, setup)).collect();
         let dir = match market.folder() {
             Some(folder) => folder.join("deal"),
@@ -147,10 +156,20 @@ impl Deployment {
         };
         let deal = deal_keys(programs, &sites, &dir).await?;
         let charts = setup.paths.checkout().join("charts");
-        progress.step("install the charts", try_join_all(sites.iter().map(|site| install_one(site, &charts, &deal)))).await?;
+        progress
+            .step(
+                "install the charts",
+                try_join_all(sites.iter().map(|site| install_one(site, &charts, &deal))),
+            )
+            .await?;
         let examples = setup.paths.checkout().join("manifests/examples/provisions");
         progress
-            .step("offer GPUs", try_join_all(sites.iter().filter(|s| s.profile == Profile::Provider).map(|s| offer(s, &examples))))
+            .step(
+                "offer GPUs",
+                try_join_all(
+                    sites.iter().filter(|s| s.profile == Profile::Provider).map(|s| offer(s, &examples)),
+                ),
+            )
             .await?;
         Ok((sites, deal))
     }
@@ -209,7 +228,10 @@ async fn node_address(site: &Site) -> Result<String> {
         return Ok(address);
     }
     let what = format!("list nodes of {}", site.name);
-    let nodes = Api::<Node>::all(site.client.clone()).list(&ListParams::default()).await.map_err(|e| Error::kube(what, e))?;
+    let nodes = Api::<Node>::all(site.client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(|e| Error::kube(what, e))?;
     nodes
         .items
         .into_iter()
@@ -227,7 +249,8 @@ async fn install_one(site: &Site, charts: &Path, deal: &Deal) -> Result<()> {
         record: &deal.record(),
         keys: &deal.keys(&site.name),
         profile: site.profile,
-        nvml: (site.profile == Profile::Provider && site.cluster.address().is_some()).then_some(nvml.as_path()),
+        nvml: (site.profile == Profile::Provider && site.cluster.address().is_some())
+            .then_some(nvml.as_path()),
         storage_class: STORAGE_CLASS,
     };
     install(&site.tools, &release).await
@@ -241,7 +264,11 @@ async fn offer(site: &Site, examples: &Path) -> Result<()> {
     wait::until(&format!("{} offers its GPUs", site.name), Duration::from_secs(90), LOOK, || async {
         let list = api.list(&ListParams::default()).await.map_err(|e| Error::kube("list provisions", e))?;
         let pending: Vec<String> = list.items.iter().filter_map(not_offered).collect();
-        Ok(if !list.items.is_empty() && pending.is_empty() { Poll::Ready(()) } else { Poll::Pending(pending.join("; ")) })
+        Ok(if !list.items.is_empty() && pending.is_empty() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending(pending.join("; "))
+        })
     })
     .await
 }

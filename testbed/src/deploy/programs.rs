@@ -25,7 +25,10 @@ pub async fn build(paths: &Paths, progress: &Progress) -> Result<PathBuf> {
 async fn cargo_build(paths: &Paths) -> Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.arg("build").args(PACKAGES.iter().flat_map(|name| ["--package", name])).current_dir(paths.checkout());
+    command
+        .arg("build")
+        .args(PACKAGES.iter().flat_map(|name| ["--package", name]))
+        .current_dir(paths.checkout());
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }

@@ -36,17 +36,15 @@ pub struct Report {
 impl Report {
     /// Writes the report as JSON.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|e| Error::Invalid(format!("encode report: {e}")))?;
+        let text =
+            serde_json::to_string_pretty(self).map_err(|e| Error::Invalid(format!("encode report: {e}")))?;
         std::fs::write(path, text + "\n").io("write", path)
     }
 
     /// The time-line that the demo prints at its end: one bar per phase.
     pub fn timeline(&self) -> String {
-        let phases = [
-            ("clusters", 0.0, self.clusters_ready),
-            ("charts", self.clusters_ready, self.charts_ready),
-        ];
+        let phases =
+            [("clusters", 0.0, self.clusters_ready), ("charts", self.clusters_ready, self.charts_ready)];
         let applied = self.total - self.finished;
         let job = [
             ("auction", 0.0, self.award),
@@ -65,9 +63,16 @@ impl Report {
 
 fn bar(name: &str, from: f64, to: f64, total: f64) -> String {
     const WIDTH: f64 = 60.0;
-    let scale = |at: f64| if total > 0.0 { (at / total * WIDTH).round().clamp(0.0, WIDTH) as usize } else { 0 };
+    let scale =
+        |at: f64| if total > 0.0 { (at / total * WIDTH).round().clamp(0.0, WIDTH) as usize } else { 0 };
     let (begin, end) = (scale(from), scale(to).max(scale(from) + 1));
-    format!("  {name:<10} {:>7.1} {}{} {:.1} s\n", from, " ".repeat(begin), "#".repeat(end - begin), to - from)
+    format!(
+        "  {name:<10} {:>7.1} {}{} {:.1} s\n",
+        from,
+        " ".repeat(begin),
+        "#".repeat(end - begin),
+        to - from
+    )
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ pub async fn strangers_are_refused(env: &Env) -> Scenario {
     for command in ["logs", "outputs"] {
         let ran = env.vendue_as(&kubeconfig, &["-n", "default", command, "job/digits"]).await?;
         check(ran.code != 0, || format!("{command} of another's Job was allowed: {ran:?}"))?;
-        check(ran.stderr.contains("forbidden"), || format!("{command}: the refusal does not say why: {ran:?}"))?;
+        check(ran.stderr.contains("forbidden"), || {
+            format!("{command}: the refusal does not say why: {ran:?}")
+        })?;
     }
     let binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": { "name": "mallory-views" },
@@ -60,7 +62,8 @@ struct Proof {
 impl Proof {
     async fn of(env: &Env) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
-        let args = ["get", "awards.vendue.dev", "-n", "default", "-l", "vendue.dev/job-name=digits", "-o", "json"];
+        let args =
+            ["get", "awards.vendue.dev", "-n", "default", "-l", "vendue.dev/job-name=digits", "-o", "json"];
         let list: Value = serde_json::from_str(&env.home().tools.kubectl(&args).await?)?;
         let data = &list["items"][0]["spec"]["certificate"];
         for (name, key) in [("certificate.json", "certificate"), ("award.json", "award")] {
@@ -75,7 +78,11 @@ impl Proof {
         let (market, certificate, award) = (at("market.json"), at("certificate.json"), at("award.json"));
         // No cluster: an empty kubeconfig must do.
         let none = self.dir.path().join("no-kubeconfig");
-        env.vendue_as(&none, &["verify", "--market", &market, "--certificate", &certificate, "--award", &award]).await
+        env.vendue_as(
+            &none,
+            &["verify", "--market", &market, "--certificate", &certificate, "--award", &award],
+        )
+        .await
     }
 
     /// Changes one character of the first long hex string in a file.

@@ -12,16 +12,42 @@ pub async fn bad_jobs_are_refused(env: &Env) -> Scenario {
     let cases = [
         ("negative price", fine().with("/maxPrice", json!("-1")), vec!["spec.maxPrice", "-1", "accepted"]),
         ("zero price", fine().with("/maxPrice", json!("0")), vec!["spec.maxPrice", "\"0\"", "accepted"]),
-        ("zero price with decimals", fine().with("/maxPrice", json!("0.000")), vec!["spec.maxPrice", "accepted"]),
-        ("seven decimals", fine().with("/maxPrice", json!("1.1234567")), vec!["spec.maxPrice", "1.1234567", "accepted"]),
+        (
+            "zero price with decimals",
+            fine().with("/maxPrice", json!("0.000")),
+            vec!["spec.maxPrice", "accepted"],
+        ),
+        (
+            "seven decimals",
+            fine().with("/maxPrice", json!("1.1234567")),
+            vec!["spec.maxPrice", "1.1234567", "accepted"],
+        ),
         ("no GPUs", fine().with("/train/workers/gpus", json!(0)), vec!["spec.train.workers.gpus", "0", "1"]),
-        ("too many GPUs", fine().with("/train/workers/gpus", json!(65)), vec!["spec.train.workers.gpus", "65", "64"]),
+        (
+            "too many GPUs",
+            fine().with("/train/workers/gpus", json!(65)),
+            vec!["spec.train.workers.gpus", "65", "64"],
+        ),
         ("two workload kinds", fine().with("/serve", json!({})), vec!["spec.serve"]),
         ("no workload", fine().without("/train"), vec!["spec", "accepted: train"]),
-        ("no run deadline", fine().without("/runDeadlineSeconds"), vec!["spec.runDeadlineSeconds", "Required"]),
-        ("shared memory above memory", fine().with("/train/workers/sharedMemoryMib", json!(4096)), vec!["sharedMemoryMib", "less than memoryMib"]),
-        ("value and reference", fine().with("/train/env", json!([{ "name": "A", "value": "1", "secretKeyRef": { "name": "s", "key": "k" } }])),
-            vec!["spec.train.env", "exactly one"]),
+        (
+            "no run deadline",
+            fine().without("/runDeadlineSeconds"),
+            vec!["spec.runDeadlineSeconds", "Required"],
+        ),
+        (
+            "shared memory above memory",
+            fine().with("/train/workers/sharedMemoryMib", json!(4096)),
+            vec!["sharedMemoryMib", "less than memoryMib"],
+        ),
+        (
+            "value and reference",
+            fine().with(
+                "/train/env",
+                json!([{ "name": "A", "value": "1", "secretKeyRef": { "name": "s", "key": "k" } }]),
+            ),
+            vec!["spec.train.env", "exactly one"],
+        ),
     ];
     for (what, bad, words) in cases {
         let error = match env.home().apply(&ns, &bad.manifest()).await {
@@ -61,8 +87,10 @@ pub async fn immutable_fields_stay(env: &Env) -> Scenario {
 /// What a schema cannot say is said at once by a condition: files over the limit, a missing Secret.
 pub async fn what_a_schema_cannot_say(env: &Env) -> Scenario {
     let ns = env.namespace("accepted").await?;
-    let missing = job("nosecret", "print(1)")
-        .with("/train/env", json!([{ "name": "TOKEN", "secretKeyRef": { "name": "absent", "key": "token" } }]));
+    let missing = job("nosecret", "print(1)").with(
+        "/train/env",
+        json!([{ "name": "TOKEN", "secretKeyRef": { "name": "absent", "key": "token" } }]),
+    );
     env.home().apply(&ns, &missing.manifest()).await?;
     let condition = env.condition_false(&ns, "nosecret", "Accepted", 5).await?;
     for word in ["absent", "token"] {

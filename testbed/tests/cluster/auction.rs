@@ -13,7 +13,9 @@ pub async fn unknown_model_is_explained(env: &Env) -> Scenario {
     env.home().apply(&ns, &wants.manifest()).await?;
     let job = no_feasible_bid(env, &ns, "quantum").await?;
     let message = condition(&job, types::AWARDED)?.message;
-    check(message.contains("0 of 4 providers") && message.contains("4 model"), || format!("no histogram: {message}"))?;
+    check(message.contains("0 of 4 providers") && message.contains("4 model"), || {
+        format!("no histogram: {message}")
+    })?;
     check(message.contains("H100"), || format!("the known models are not named: {message}"))?;
     env.delete_job(&ns, "quantum", 30).await
 }
@@ -40,7 +42,11 @@ pub async fn infeasible_job_is_explained(env: &Env) -> Scenario {
     env.delete_job(&ns, "huge", 30).await
 }
 
-async fn no_feasible_bid(env: &Env, ns: &str, name: &str) -> Result<vendue_crds::ComputeJob, crate::env::Failure> {
+async fn no_feasible_bid(
+    env: &Env,
+    ns: &str,
+    name: &str,
+) -> Result<vendue_crds::ComputeJob, crate::env::Failure> {
     env.job_until(ns, name, "says why nobody bid", 5, |job| {
         job.status
             .as_ref()

@@ -92,7 +92,13 @@ impl Env {
     }
 
     /// Waits until a condition of the Job is True.
-    pub async fn condition_true(&self, ns: &str, job: &str, type_: &str, seconds: u64) -> Result<ComputeJob, Failure> {
+    pub async fn condition_true(
+        &self,
+        ns: &str,
+        job: &str,
+        type_: &str,
+        seconds: u64,
+    ) -> Result<ComputeJob, Failure> {
         self.job_until(ns, job, &format!("{type_} is True"), seconds, |job| {
             job.status.as_ref().is_some_and(|s| conditions::is_true(&s.conditions, type_))
         })
@@ -100,7 +106,13 @@ impl Env {
     }
 
     /// Waits until a condition of the Job is False and returns it.
-    pub async fn condition_false(&self, ns: &str, job: &str, type_: &str, seconds: u64) -> Result<Condition, Failure> {
+    pub async fn condition_false(
+        &self,
+        ns: &str,
+        job: &str,
+        type_: &str,
+        seconds: u64,
+    ) -> Result<Condition, Failure> {
         let job = self
             .job_until(ns, job, &format!("{type_} is False"), seconds, |job| {
                 job.status.as_ref().is_some_and(|s| conditions::is_false(&s.conditions, type_))
@@ -150,16 +162,17 @@ impl Env {
 
     /// The award that runs on a provider, once there is one.
     pub async fn host_award(&self, seconds: u64) -> Result<(String, Award), Failure> {
-        let found = wait::until("an award on a provider", Duration::from_secs(seconds), LOOK, || async move {
-            for site in self.deployment.providers() {
-                let list = Api::<Award>::all(site.client.clone()).list(&ListParams::default()).await;
-                if let Some(award) = list.ok().and_then(|l| l.items.into_iter().next()) {
-                    return Ok(Poll::Ready((site.name.clone(), award)));
+        let found =
+            wait::until("an award on a provider", Duration::from_secs(seconds), LOOK, || async move {
+                for site in self.deployment.providers() {
+                    let list = Api::<Award>::all(site.client.clone()).list(&ListParams::default()).await;
+                    if let Some(award) = list.ok().and_then(|l| l.items.into_iter().next()) {
+                        return Ok(Poll::Ready((site.name.clone(), award)));
+                    }
                 }
-            }
-            Ok(Poll::Pending("no Award on any provider".into()))
-        })
-        .await?;
+                Ok(Poll::Pending("no Award on any provider".into()))
+            })
+            .await?;
         Ok(found)
     }
 
@@ -203,7 +216,8 @@ pub fn check(holds: bool, text: impl FnOnce() -> String) -> Scenario {
 
 async fn leftovers(site: &Site) -> Result<Option<String>, Error> {
     let listing = |e| Error::kube(format!("list on {}", site.name), e);
-    let namespaces = Api::<Namespace>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
+    let namespaces =
+        Api::<Namespace>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
     let awards: Vec<String> = namespaces
         .items
         .into_iter()
@@ -213,7 +227,8 @@ async fn leftovers(site: &Site) -> Result<Option<String>, Error> {
     if !awards.is_empty() {
         return Ok(Some(format!("namespaces {}", awards.join(", "))));
     }
-    let provisions = Api::<Provision>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
+    let provisions =
+        Api::<Provision>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
     for provision in provisions {
         let status = provision.status.unwrap_or_default();
         if status.free_gpus != status.total_gpus || !status.held.is_empty() {
@@ -231,7 +246,10 @@ impl Env {
             // Healing what is not cut is no change; a failure shows in the next scenario.
             let _ = site.cluster.heal().await;
             for name in ["vendue-controller", "vendue-auction"] {
-                let pods = self.pods(&site.name, vendue_testbed::deploy::NAMESPACE).list(&ListParams::default()).await;
+                let pods = self
+                    .pods(&site.name, vendue_testbed::deploy::NAMESPACE)
+                    .list(&ListParams::default())
+                    .await;
                 for pod in pods.map(|l| l.items).unwrap_or_default() {
                     let pod = pod.metadata.name.unwrap_or_default();
                     if pod.starts_with(name) {
@@ -239,7 +257,16 @@ impl Env {
                     }
                 }
             }
-            let args = ["delete", "pod", "local-work", "-n", "default", "--ignore-not-found", "--grace-period=0", "--force"];
+            let args = [
+                "delete",
+                "pod",
+                "local-work",
+                "-n",
+                "default",
+                "--ignore-not-found",
+                "--grace-period=0",
+                "--force",
+            ];
             let _ = site.tools.kubectl(&args).await;
         }
         let args = ["delete", "jobs.vendue.dev", "--all", "--all-namespaces", "--timeout", "60s"];

@@ -15,20 +15,26 @@ use crate::env::{Env, Failure, Scenario, check, condition};
 use crate::jobs::{IMAGE, job};
 
 /// Counts to ninety, one line a second, so that a gap or a restart shows in the log.
-const COUNTER: &str = "import time\nfor i in range(60):\n    print('tick', i, flush=True)\n    time.sleep(1)\n";
+const COUNTER: &str =
+    "import time\nfor i in range(60):\n    print('tick', i, flush=True)\n    time.sleep(1)\n";
 
 /// Waits until the Job's log contains `text`.
 pub async fn log_until(env: &Env, ns: &str, job: &str, text: &str, seconds: u64) -> Scenario {
     let target = format!("job/{job}");
     let args = ["logs", "-n", ns, target.as_str()];
     let args = &args;
-    wait::until(&format!("{text:?} in the log of {ns}/{job}"), Duration::from_secs(seconds), Duration::from_secs(1), || async move {
-        match env.vendue(args).await {
-            Ok(ran) if ran.stdout.contains(text) => Ok(Poll::Ready(())),
-            Ok(ran) => Ok(Poll::Pending(format!("{} {}", ran.stdout, ran.stderr))),
-            Err(error) => Ok(Poll::Pending(error.to_string())),
-        }
-    })
+    wait::until(
+        &format!("{text:?} in the log of {ns}/{job}"),
+        Duration::from_secs(seconds),
+        Duration::from_secs(1),
+        || async move {
+            match env.vendue(args).await {
+                Ok(ran) if ran.stdout.contains(text) => Ok(Poll::Ready(())),
+                Ok(ran) => Ok(Poll::Pending(format!("{} {}", ran.stdout, ran.stderr))),
+                Err(error) => Ok(Poll::Pending(error.to_string())),
+            }
+        },
+    )
     .await?;
     Ok(())
 }
@@ -86,16 +92,27 @@ pub async fn home_is_cut_off(env: &Env) -> Scenario {
 /// Waits until the host says that the workload ended; home cannot know yet.
 async fn host_finished(env: &Env, site: &str, ns: &str) -> Scenario {
     let awards: Api<Award> = Api::namespaced(env.site(site).client.clone(), ns);
-    wait::until("the workload ends on its host", Duration::from_secs(150), Duration::from_millis(500), || {
-        let awards = awards.clone();
-        async move {
-            Ok(match awards.get("award").await {
-                Ok(a) if a.status.as_ref().is_some_and(|s| conditions::is_true(&s.conditions, award_types::FINISHED)) => Poll::Ready(()),
-                Ok(_) => Poll::Pending("it still runs".into()),
-                Err(error) => Poll::Pending(error.to_string()),
-            })
-        }
-    })
+    wait::until(
+        "the workload ends on its host",
+        Duration::from_secs(150),
+        Duration::from_millis(500),
+        || {
+            let awards = awards.clone();
+            async move {
+                Ok(match awards.get("award").await {
+                    Ok(a)
+                        if a.status
+                            .as_ref()
+                            .is_some_and(|s| conditions::is_true(&s.conditions, award_types::FINISHED)) =>
+                    {
+                        Poll::Ready(())
+                    }
+                    Ok(_) => Poll::Pending("it still runs".into()),
+                    Err(error) => Poll::Pending(error.to_string()),
+                })
+            }
+        },
+    )
     .await?;
     Ok(())
 }
@@ -123,7 +140,9 @@ pub async fn refusal_promotes_the_stand_by(env: &Env) -> Scenario {
     let award = job.status.and_then(|s| s.award).unwrap_or_default();
     check(award.provider == "alpha", || format!("{} served the Job; the stand-by is alpha", award.provider))?;
     let logs = env.vendue(&["logs", "-n", &ns, "job/second"]).await?;
-    check(logs.stdout.matches("ran once").count() == 1, || format!("the workload ran more or less than once: {logs:?}"))?;
+    check(logs.stdout.matches("ran once").count() == 1, || {
+        format!("the workload ran more or less than once: {logs:?}")
+    })?;
     env.delete_job(&ns, "second", 30).await?;
     env.nothing_left(60).await
 }
@@ -166,13 +185,22 @@ async fn release_gpus(env: &Env, site: &str) -> Scenario {
 /// Waits until the seat of the cluster was asked to hold capacity.
 async fn reserved(env: &Env, site: &str) -> Scenario {
     let awards: Api<Award> = Api::all(env.site(site).client.clone());
-    wait::until("the winner is asked to hold capacity", Duration::from_secs(30), Duration::from_millis(100), || {
-        let awards = awards.clone();
-        async move {
-            let found = awards.list(&ListParams::default()).await.map(|l| !l.items.is_empty()).unwrap_or_default();
-            Ok(if found { Poll::Ready(()) } else { Poll::Pending("no Award yet".into()) })
-        }
-    })
+    wait::until(
+        "the winner is asked to hold capacity",
+        Duration::from_secs(30),
+        Duration::from_millis(100),
+        || {
+            let awards = awards.clone();
+            async move {
+                let found = awards
+                    .list(&ListParams::default())
+                    .await
+                    .map(|l| !l.items.is_empty())
+                    .unwrap_or_default();
+                Ok(if found { Poll::Ready(()) } else { Poll::Pending("no Award yet".into()) })
+            }
+        },
+    )
     .await?;
     Ok(())
 }

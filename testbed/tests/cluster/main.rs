@@ -50,7 +50,10 @@ impl Shared {
             let deployment = Deployment::up(&paths, &source, &progress).await?;
             Ok(Env { deployment, progress })
         };
-        self.env.get_or_try_init(|| start).await.map_err(|e: vendue_testbed::error::Error| Failed::from(format!("start the market: {e}")))
+        self.env
+            .get_or_try_init(|| start)
+            .await
+            .map_err(|e: vendue_testbed::error::Error| Failed::from(format!("start the market: {e}")))
     }
 
     fn run(&self, name: &str, scenario: impl AsyncFnOnce(&Env) -> Scenario) -> Result<(), Failed> {

@@ -22,15 +22,21 @@ async fn every_panel(env: &Env, prometheus: &Prometheus) -> Scenario {
     let queries = queries(&dashboard);
     check(queries.len() >= 6, || format!("only {} queries in the dashboard", queries.len()))?;
     for (panel, query) in queries {
-        let query = query.replace("$__rate_interval", "1m").replace("$__range", "10m").replace("$__interval", "30s");
+        let query =
+            query.replace("$__rate_interval", "1m").replace("$__range", "10m").replace("$__interval", "30s");
         let (panel, query) = (&panel, &query);
-        wait::until(&format!("panel {panel:?} has data: {query}"), Duration::from_secs(60), Duration::from_secs(2), || async move {
-            Ok(match prometheus.query(query).await {
-                Ok(0) => Poll::Pending("no series".into()),
-                Ok(_) => Poll::Ready(()),
-                Err(error) => Poll::Pending(error.to_string()),
-            })
-        })
+        wait::until(
+            &format!("panel {panel:?} has data: {query}"),
+            Duration::from_secs(60),
+            Duration::from_secs(2),
+            || async move {
+                Ok(match prometheus.query(query).await {
+                    Ok(0) => Poll::Pending("no series".into()),
+                    Ok(_) => Poll::Ready(()),
+                    Err(error) => Poll::Pending(error.to_string()),
+                })
+            },
+        )
         .await?;
     }
     Ok(())

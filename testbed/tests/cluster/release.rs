@@ -9,7 +9,8 @@ use crate::jobs::job;
 /// An upgrade does not disturb a running award; an uninstall is refused with an explanation.
 pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
     let ns = env.namespace("release").await?;
-    let script = "import time\nprint('begins', flush=True)\ntime.sleep(60)\nprint('undisturbed', flush=True)\n";
+    let script =
+        "import time\nprint('begins', flush=True)\ntime.sleep(60)\nprint('undisturbed', flush=True)\n";
     env.home().apply(&ns, &job("steady", script).manifest()).await?;
     env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
     let (site, _) = env.host_award(10).await?;
@@ -22,8 +23,19 @@ pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
     check(!error.is_empty(), || "the refusal is silent".into())?;
     let chart = env.deployment.setup.paths.checkout().join("charts/vendue").display().to_string();
     tools
-        .helm(&["upgrade", "vendue", &chart, "--namespace", NAMESPACE, "--reuse-values", "--wait", "--timeout", "120s",
-                "--set", "controller.podAnnotations.upgraded=yes,auction.podAnnotations.upgraded=yes"])
+        .helm(&[
+            "upgrade",
+            "vendue",
+            &chart,
+            "--namespace",
+            NAMESPACE,
+            "--reuse-values",
+            "--wait",
+            "--timeout",
+            "120s",
+            "--set",
+            "controller.podAnnotations.upgraded=yes,auction.podAnnotations.upgraded=yes",
+        ])
         .await?;
     let job = env.finished(&ns, "steady", 180).await?;
     let finished = crate::env::condition(&job, types::FINISHED)?;

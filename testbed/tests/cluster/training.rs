@@ -15,13 +15,19 @@ pub async fn raising_script_fails(env: &Env) -> Scenario {
     let job = env.finished(&ns, "raiser", 180).await?;
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::FAILED, || format!("Finished says {}", finished.reason))?;
-    check(finished.message.contains("the loss is not a number"), || format!("no log line: {}", finished.message))?;
+    check(finished.message.contains("the loss is not a number"), || {
+        format!("no log line: {}", finished.message)
+    })?;
     let status = job.status.unwrap_or_default();
-    check(status.failure.is_some_and(|f| f.log_tail.contains("ValueError")), || "no log tail in status".into())?;
+    check(status.failure.is_some_and(|f| f.log_tail.contains("ValueError")), || {
+        "no log tail in status".into()
+    })?;
     check(status.usage.is_some_and(|u| u.restarts == 1), || "the retry is not counted".into())?;
     env.nothing_left(60).await?;
     let logs = env.vendue(&["logs", "-n", &ns, "job/raiser"]).await?;
-    check(logs.code == 0 && logs.stdout.contains("the loss is not a number"), || format!("logs after the end: {logs:?}"))?;
+    check(logs.code == 0 && logs.stdout.contains("the loss is not a number"), || {
+        format!("logs after the end: {logs:?}")
+    })?;
     env.delete_job(&ns, "raiser", 30).await
 }
 
@@ -33,7 +39,9 @@ pub async fn missing_interpreter_fails(env: &Env) -> Scenario {
     let job = env.finished(&ns, "nointerp", 180).await?;
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::FAILED, || format!("Finished says {}", finished.reason))?;
-    check(finished.message.contains("python9"), || format!("the message does not name it: {}", finished.message))?;
+    check(finished.message.contains("python9"), || {
+        format!("the message does not name it: {}", finished.message)
+    })?;
     env.nothing_left(60).await?;
     env.delete_job(&ns, "nointerp", 30).await
 }
@@ -67,7 +75,9 @@ pub async fn killed_worker_resumes(env: &Env) -> Scenario {
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
     let logs = env.vendue(&["logs", "-n", &ns, "job/digits"]).await?;
-    check(logs.stdout.contains("resum"), || format!("the log does not say that it resumed: {}", logs.stdout))?;
+    check(logs.stdout.contains("resum"), || {
+        format!("the log does not say that it resumed: {}", logs.stdout)
+    })?;
     env.nothing_left(60).await?;
     env.delete_job(&ns, "digits", 30).await
 }
