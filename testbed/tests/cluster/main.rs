@@ -4,6 +4,9 @@
 //! A failed scenario dumps events, Pod states and the last log lines of every component. `VENDUE_KEEP=1` leaves the
 //! market running.
 
+// A manifest that a scenario builds wrongly is a mistake in the scenario.
+#![allow(clippy::expect_used)]
+
 mod access;
 mod admission;
 mod auction;
