@@ -408,3 +408,22 @@ fn a_home_that_restarts_after_its_choice_keeps_to_it() {
     assert_eq!(handed_over(&world), [(order, 0)]);
     assert_eq!(world.controllers.iter().map(|c| c.held()).sum::<usize>(), 1);
 }
+
+#[test]
+fn the_only_provider_may_be_slow_and_its_answers_may_be_lost() {
+    let mut world = world_of(Config::four(21), 0);
+    world.controllers[3].sell(vec![offer("p3", 4_000_000, 8).unwrap()]);
+    world.advertise(3);
+    // Longer than home waits for one candidate, and the answer does not arrive for a while either.
+    world.controllers[3].answer = Answer::After(3_000);
+    world.faults.entry(3).or_default().insert(Fault::Mute(Kind::Accept));
+    world.run_until(500);
+    let order = submit(&mut world, "job", 2);
+    world.run_until(7_000);
+    assert_eq!((world.controllers[3].held(), handed_over(&world).len()), (1, 0));
+    world.faults.clear();
+    world.run_until(8_000);
+    assert_eq!(handed_over(&world), [(order, 3)]);
+    let certified = home_events(&world).iter().filter(|o| matches!(o, HomeOutput::Awarded { .. })).count();
+    assert_eq!(certified, 1, "in the same round");
+}

@@ -52,7 +52,7 @@ impl<C: Crypto> Seat<C> {
             return Err(DropReason::WrongSender);
         }
         match message.body {
-            Body::Fetch(Fetch::Orders(wanted)) => self.serve_orders(from, &wanted, out),
+            Body::Fetch(Fetch::Orders(wanted)) => self.serve_orders(now_ms, from, &wanted, out),
             Body::Fetch(Fetch::Proof(order)) => self.serve_proof(from, &order, out),
             Body::Reply(Reply::Order(bytes)) => self.take_fetched_order(now_ms, &bytes, out),
             Body::Receipt(_) | Body::Accept(_) | Body::Refuse(_) | Body::Proof(_) => {
@@ -177,7 +177,23 @@ impl<C: Crypto> Seat<C> {
         self.send_home(home, Body::Receipt(Receipt { order, models }), out);
     }
 
-    fn serve_orders(&self, from: Peer, wanted: &[Digest], out: &mut Vec<SeatOutput>) -> Intake {
+    /// Sends what a member asked for, or drops it when the member has had its share of this second.
+    pub(super) fn reply(&mut self, now_ms: u64, to: Peer, bytes: Vec<u8>, out: &mut Vec<SeatOutput>) {
+        if peek_kind(&bytes) == Some(Kind::Reply) && !self.limits.reply(now_ms, to, bytes.len()) {
+            self.drops.add(DropReason::Quota);
+            return;
+        }
+        out.push(SeatOutput::Send { to, bytes });
+    }
+
+    fn serve_orders(
+        &mut self,
+        now_ms: u64,
+        from: Peer,
+        wanted: &[Digest],
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        let mut found = vec![];
         for known in wanted.iter().filter_map(|digest| self.pool.body(digest)) {
             let header = Header {
                 kind: Kind::Order,
@@ -188,7 +204,10 @@ impl<C: Crypto> Seat<C> {
             };
             let body = Body::Order(crate::wire::OrderMsg { order: known.order.clone() });
             let inner = Message { header, body, signature: Some(known.signature) }.encode();
-            out.push(SeatOutput::Send { to: from, bytes: self.encode(Body::Reply(Reply::Order(inner))) });
+            found.push(self.encode(Body::Reply(Reply::Order(inner))));
+        }
+        for bytes in found {
+            self.reply(now_ms, from, bytes, out);
         }
         Ok(())
     }

@@ -70,9 +70,7 @@ impl<C: Crypto> Seat<C> {
             for output in active.round.handle(now_ms, input) {
                 match output {
                     RoundOutput::Broadcast(bytes) => out.push(SeatOutput::Broadcast(bytes)),
-                    RoundOutput::Send { to, bytes } => {
-                        out.push(SeatOutput::Send { to: Peer::Seat(to), bytes })
-                    }
+                    RoundOutput::Send { to, bytes } => self.reply(now_ms, Peer::Seat(to), bytes, out),
                     RoundOutput::NeedBids { .. } => inputs.push(RoundInput::Bids(self.bid(round))),
                     RoundOutput::NeedOrders(wanted) => inputs.extend(self.find_orders(round, wanted, out)),
                     RoundOutput::Decided(decided) => self.decided(now_ms, round, *decided, out),
