@@ -17,12 +17,17 @@ use vendue_auction_core::{
 };
 use vendue_market::Reason;
 
+use crate::clock::{Clock, Reading};
 use crate::health::Readiness;
 use crate::metrics::Metrics;
 use crate::net::{Handle, MemberId, RoundEvent};
 
 /// Longest sleep: drops are counted and readiness is told at least this often.
 const LONGEST: Duration = Duration::from_millis(500);
+/// Most events that wait for the bridge: several for each order that homes may have open.
+const MAX_WAITING: usize = 1 << 16;
+/// Sleep while the bridge has no room.
+const SOON: Duration = Duration::from_millis(20);
 
 /// What the bridge tells the state machines.
 #[derive(Debug)]
@@ -74,6 +79,9 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     ready: Readiness,
     events: mpsc::Sender<EngineEvent>,
+    /// Events that the bridge has no room for yet, in order: a lost one would leave an order or devices stuck.
+    waiting: VecDeque<EngineEvent>,
+    clock: Clock,
     /// Messages from this cluster's home to its own seat and back.
     local: VecDeque<(Peer, Bytes)>,
     seen_drops: Vec<u64>,
@@ -84,7 +92,19 @@ impl Engine {
     pub fn new(config: EngineConfig, events: mpsc::Sender<EngineEvent>) -> Self {
         let EngineConfig { record, seat, home, net, metrics, ready } = config;
         let seen_drops = vec![0; DropReason::ALL.len()];
-        Self { record, seat, home, net, metrics, ready, events, local: VecDeque::new(), seen_drops }
+        Self {
+            record,
+            seat,
+            home,
+            net,
+            metrics,
+            ready,
+            events,
+            waiting: VecDeque::new(),
+            clock: Clock::new(Reading::now()),
+            local: VecDeque::new(),
+            seen_drops,
+        }
     }
 
     /// Runs until the network or the bridge is gone.
@@ -94,6 +114,8 @@ impl Engine {
         mut commands: mpsc::Receiver<EngineCommand>,
     ) {
         loop {
+            self.watch_clock();
+            self.pass_on();
             let sleep = self.sleep();
             tokio::select! {
                 biased;
@@ -127,6 +149,9 @@ impl Engine {
     }
 
     fn sleep(&self) -> Duration {
+        if !self.waiting.is_empty() {
+            return SOON;
+        }
         let wait = self.next_wake().map_or(LONGEST, |at| Duration::from_millis(at.saturating_sub(now_ms())));
         wait.min(LONGEST)
     }
@@ -164,7 +189,12 @@ impl Engine {
             }
             return;
         };
-        for output in seat.handle(now_ms(), input) {
+        let outputs = seat.handle(now_ms(), input);
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<SeatOutput>) {
+        for output in outputs {
             match output {
                 SeatOutput::Broadcast(bytes) => self.broadcast(&Bytes::from(bytes), false),
                 SeatOutput::Send { to, bytes } => self.send(to, Bytes::from(bytes)),
@@ -224,11 +254,40 @@ impl Engine {
         }
     }
 
-    fn tell(&self, event: EngineEvent) {
-        if self.events.try_send(event).is_err() {
-            self.metrics.dropped("bridge_full");
-            tracing::error!("the bridge does not keep up; an event was dropped");
+    fn tell(&mut self, event: EngineEvent) {
+        // Receipts come once per order and seat, and the next one says the same and more.
+        let told_again =
+            matches!(&event, EngineEvent::Home(home) if matches!(**home, HomeOutput::Received { .. }));
+        if told_again && !self.waiting.is_empty() || self.waiting.len() >= MAX_WAITING {
+            return self.metrics.dropped("bridge_full");
         }
+        self.waiting.push_back(event);
+        self.pass_on();
+    }
+
+    /// Gives the bridge what it has room for.
+    fn pass_on(&mut self) {
+        while let Some(event) = self.waiting.pop_front() {
+            match self.events.try_send(event) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(event)) => {
+                    self.waiting.push_front(event);
+                    return;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+
+    /// Lets the seat observe again when the system's clock was set: nobody knows which rounds it spoke in by the other
+    /// clock, in a process before this one.
+    fn watch_clock(&mut self) {
+        let tolerated_ms = self.record.params.delay_ms;
+        let Some(by_ms) = self.clock.step(Reading::now(), tolerated_ms) else { return };
+        let Some((_, seat)) = &mut self.seat else { return };
+        tracing::warn!(by_ms, "the system's clock was set; the seat observes until open rounds are over");
+        let outputs = seat.clock_was_set(now_ms());
+        self.carry_out(outputs);
     }
 
     fn count_seat(&self, output: &SeatOutput) {

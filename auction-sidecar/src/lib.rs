@@ -13,6 +13,7 @@
 
 pub mod args;
 pub mod bridge;
+pub mod clock;
 pub mod courier;
 pub mod deal;
 pub mod engine;

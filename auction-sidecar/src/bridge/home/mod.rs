@@ -209,6 +209,7 @@ fn digest_of(event: &HomeOutput) -> Option<Digest> {
         HomeOutput::Received { order, .. }
         | HomeOutput::Awarded { order, .. }
         | HomeOutput::NotAwarded { order, .. }
+        | HomeOutput::Delayed { order, .. }
         | HomeOutput::RoundMissed { order, .. }
         | HomeOutput::Reserving { order, .. }
         | HomeOutput::PassedOver { order, .. }
