@@ -141,6 +141,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     let net = net::start(NetConfig {
         members: members(&record, keys.transport.public().to_peer_id())?,
         keypair: keys.transport.clone(),
+        own: keys.own().into_iter().map(net::MemberId::from).collect(),
         listen: args.p2p_listen.clone(),
         metrics: metrics.clone(),
     })?;

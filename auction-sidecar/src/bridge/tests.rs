@@ -177,6 +177,7 @@ fn fixture() -> Fixture {
     let net = net::start(NetConfig {
         keypair: libp2p::identity::Keypair::generate_ed25519(),
         members: Members::default(),
+        own: vec![],
         listen: "/ip4/127.0.0.1/udp/0/quic-v1".parse().unwrap(),
         metrics,
     });

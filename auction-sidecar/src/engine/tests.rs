@@ -33,6 +33,7 @@ fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::M
     let net = net::start(NetConfig {
         keypair: keys.transport.clone(),
         members: crate::run::members(record, own).unwrap(),
+        own: vec![],
         listen: address.clone(),
         metrics: metrics.clone(),
     })

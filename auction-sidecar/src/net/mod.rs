@@ -89,7 +89,9 @@ pub struct NetConfig {
     pub keypair: Keypair,
     /// Everybody else.
     pub members: Members,
-    /// Own role: homes dial seats only, seats dial seats.
+    /// What this process is itself; a cluster with both sides answers its own requests.
+    pub own: Vec<MemberId>,
+    /// Where peers connect.
     pub listen: Multiaddr,
     /// Counters.
     pub metrics: Arc<Metrics>,
@@ -126,18 +128,31 @@ pub struct Inbound {
 
 /// Where a response goes.
 #[derive(Debug)]
-pub struct Reply {
-    channel: ResponseChannel<Bytes>,
-    protocol: Protocol,
-    commands: mpsc::Sender<Command>,
+pub struct Reply(ReplyTo);
+
+#[derive(Debug)]
+enum ReplyTo {
+    Peer {
+        channel: ResponseChannel<Bytes>,
+        protocol: Protocol,
+        commands: mpsc::Sender<Command>,
+    },
+    /// This cluster's other side asked.
+    Local(oneshot::Sender<Bytes>),
 }
 
 impl Reply {
     /// Sends the response; a full queue drops it, and the peer asks again.
     pub fn send(self, body: Bytes) {
-        let command = Command::Respond { channel: self.channel, protocol: self.protocol, body };
-        if self.commands.try_send(command).is_err() {
-            tracing::debug!("response dropped: the queue to the network is full");
+        match self.0 {
+            ReplyTo::Peer { channel, protocol, commands } => {
+                if commands.try_send(Command::Respond { channel, protocol, body }).is_err() {
+                    tracing::debug!("response dropped: the queue to the network is full");
+                }
+            }
+            ReplyTo::Local(reply) => {
+                let _ = reply.send(body);
+            }
         }
     }
 }
@@ -153,6 +168,8 @@ pub(crate) enum Command {
 #[derive(Clone)]
 pub struct Handle {
     commands: mpsc::Sender<Command>,
+    requests: mpsc::Sender<Inbound>,
+    own: Arc<[MemberId]>,
     connected: watch::Receiver<BTreeSet<MemberId>>,
     metrics: Arc<Metrics>,
 }
@@ -173,6 +190,9 @@ impl Handle {
         body: Bytes,
         timeout: Duration,
     ) -> Result<Bytes, NetError> {
+        if self.own.contains(&to) {
+            return self.request_local(to, protocol, body, timeout).await;
+        }
         let (reply, answer) = oneshot::channel();
         self.commands.try_send(Command::Request { to, protocol, body, reply }).map_err(|e| match e {
             mpsc::error::TrySendError::Full(_) => NetError::Busy,
@@ -182,6 +202,24 @@ impl Handle {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(NetError::Stopped),
             Err(_) => Err(NetError::Failed { to, reason: "no response in time".to_owned() }),
+        }
+    }
+
+    /// Asks this cluster's other side.
+    async fn request_local(
+        &self,
+        to: MemberId,
+        protocol: Protocol,
+        body: Bytes,
+        timeout: Duration,
+    ) -> Result<Bytes, NetError> {
+        let from = self.own.iter().copied().find(|own| *own != to).unwrap_or(to);
+        let (reply, answer) = oneshot::channel();
+        let inbound = Inbound { from, protocol, body, reply: Reply(ReplyTo::Local(reply)) };
+        self.requests.try_send(inbound).map_err(|_| NetError::Busy)?;
+        match tokio::time::timeout(timeout, answer).await {
+            Ok(Ok(body)) => Ok(body),
+            _ => Err(NetError::Failed { to, reason: "no response".to_owned() }),
         }
     }
 
@@ -215,11 +253,13 @@ pub fn start(config: NetConfig) -> Result<Net, StartError> {
     let (requests_tx, requests) = mpsc::channel(256);
     let (connected_tx, connected) = watch::channel(BTreeSet::new());
     let metrics = config.metrics.clone();
+    let own = config.own.clone().into();
+    let local = requests_tx.clone();
     let task = swarm::Task::new(
         config,
         commands.downgrade(),
         swarm::Outlets { rounds_tx, requests_tx, connected_tx },
     )?;
     let task = tokio::spawn(task.run(commands_rx));
-    Ok(Net { handle: Handle { commands, connected, metrics }, rounds, requests, task })
+    Ok(Net { handle: Handle { commands, requests: local, own, connected, metrics }, rounds, requests, task })
 }

@@ -21,7 +21,7 @@ use super::codec::BoundedCodec;
 use super::limits::Bucket;
 use super::{
     Command, Inbound, MAX_BULK, MAX_HANDOVER, MAX_ROUND, MemberId, Members, NetConfig, NetError, Protocol,
-    Reply, RoundEvent, StartError,
+    Reply, ReplyTo, RoundEvent, StartError,
 };
 use crate::metrics::Metrics;
 
@@ -148,7 +148,7 @@ impl Task {
         commands: mpsc::WeakSender<Command>,
         outlets: Outlets,
     ) -> Result<Self, StartError> {
-        let NetConfig { keypair, members, listen, metrics } = config;
+        let NetConfig { keypair, members, own: _, listen, metrics } = config;
         let built = behaviour(&members, &metrics);
         let mut swarm = SwarmBuilder::with_existing_identity(keypair)
             .with_tokio()
@@ -420,7 +420,7 @@ impl Task {
                 }
                 let Some(commands) = self.commands.upgrade() else { return };
                 self.metrics.bytes("received", protocol, request.len());
-                let reply = Reply { channel, protocol, commands };
+                let reply = Reply(ReplyTo::Peer { channel, protocol, commands });
                 if self
                     .outlets
                     .requests_tx

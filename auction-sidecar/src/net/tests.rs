@@ -33,6 +33,7 @@ fn try_peer(own: &Spec, members: &[(MemberId, &Spec)]) -> Result<(Net, Arc<Metri
     let net = start(NetConfig {
         keypair: own.keypair.clone(),
         members: Members::new(members, PeerId::from(own.keypair.public())),
+        own: vec![],
         listen: own.address.clone(),
         metrics: metrics.clone(),
     })?;
@@ -183,4 +184,25 @@ async fn a_peer_that_comes_back_is_found_again() {
     up(&net_a, B).await;
     net_a.handle.send(B, Bytes::from_static(b"welcome back"));
     assert_eq!(message(&mut again).await, (A, Bytes::from_static(b"welcome back")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_with_both_sides_answers_its_own_requests() {
+    let both = spec();
+    let net = start(NetConfig {
+        keypair: both.keypair.clone(),
+        members: Members::new([member(A, &both), member(H, &both)], PeerId::from(both.keypair.public())),
+        own: vec![A, H],
+        listen: both.address.clone(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+    });
+    let mut net = net.unwrap();
+    let server = async {
+        let inbound = within(net.requests.recv()).await.unwrap();
+        assert_eq!(inbound.from, A);
+        inbound.reply.send(Bytes::from_static(b"yes"));
+    };
+    let question = net.handle.request(H, Protocol::Bulk, Bytes::new(), DEADLINE);
+    let (answer, ()) = tokio::join!(question, server);
+    assert_eq!(answer.unwrap(), Bytes::from_static(b"yes"));
 }

@@ -11,7 +11,7 @@ use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use vendue_auction_core::{AwardFile, CertificateFile, Choice, HomeInput};
 use vendue_crds::conditions::{self, award as condition, reasons};
-use vendue_crds::{Award, AwardSide, ComputeJob, names};
+use vendue_crds::{AuctionStatus, Award, AwardSide, ComputeJob, names};
 use vendue_market::Digest;
 use vendue_market::encode::from_hex;
 
@@ -87,7 +87,7 @@ pub async fn reconcile_award(
                 context.tell(HomeInput::Cancel { order: digest });
             }
             close(&context, award, not_taken).await?;
-            Action::requeue(Duration::from_secs(5))
+            Action::requeue(Duration::from_secs(2))
         }
         Plan::Resume => {
             resume(&context, award, digest).await?;
@@ -171,7 +171,7 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
     };
     facts.seat = (seat, award.spec.provider.clone(), price);
     let held = conditions::is_true(conditions_of(award), condition::HELD);
-    let Some(job) = job_key(context, award).await? else { return Ok(()) };
+    let Some((job, auction)) = job_key(context, award).await? else { return Ok(()) };
     tracing::info!(
         job = job.uid,
         award = award.spec.id,
@@ -181,13 +181,16 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
     );
     let choice = held.then_some(Choice { order: digest, seat, rank, price, certificate, proof: file.proof });
     OrderTask::new(context, job, digest, file.order.clone(), file.order_signature)
-        .resumed(facts, data)
+        .resumed(facts, data, auction)
         .spawn(false);
     context.tell(HomeInput::Resume { order: Box::new(file.order), choice });
     Ok(())
 }
 
-async fn job_key(context: &HomeContext, award: &Award) -> Result<Option<JobKey>, ClusterError> {
+async fn job_key(
+    context: &HomeContext,
+    award: &Award,
+) -> Result<Option<(JobKey, Option<AuctionStatus>)>, ClusterError> {
     let namespace = award.namespace().unwrap_or_default();
     let Some(name) = award.spec.job.name.clone() else { return Ok(None) };
     let jobs: Api<ComputeJob> = Api::namespaced(context.cluster.client.clone(), &namespace);
@@ -202,7 +205,8 @@ async fn job_key(context: &HomeContext, award: &Award) -> Result<Option<JobKey>,
         .and_then(|s| s.order.as_ref())
         .map_or_else(|| names::order_secret(&name, award.spec.job.attempt), |o| o.secret_name.clone());
     let (uid, reference) = (award.spec.job.uid.clone(), job.object_ref(&()));
-    Ok(Some(JobKey { namespace, name, uid, reference, owner, secret }))
+    let auction = job.status.and_then(|s| s.auction).filter(|a| a.attempt == award.spec.job.attempt);
+    Ok(Some((JobKey { namespace, name, uid, reference, owner, secret }, auction)))
 }
 
 /// Soon at first, then less often: a provider may be cut off for long.

@@ -36,6 +36,8 @@ pub(super) struct OrderTask {
     auction: AuctionStatus,
     made_ms: u64,
     award: Option<(AwardFacts, CertificateData)>,
+    /// The seat of the choice that is stored.
+    chosen: Option<u16>,
 }
 
 /// An order was made: its task starts.
@@ -89,11 +91,20 @@ impl OrderTask {
             auction,
             made_ms: now_ms(),
             award: None,
+            chosen: None,
         }
     }
 
     /// Takes up an order whose Award was found after a restart.
-    pub(super) fn resumed(mut self, facts: AwardFacts, certificate: CertificateData) -> Self {
+    pub(super) fn resumed(
+        mut self,
+        facts: AwardFacts,
+        certificate: CertificateData,
+        auction: Option<AuctionStatus>,
+    ) -> Self {
+        if let Some(auction) = auction {
+            self.auction = auction;
+        }
         self.auction.outcome = AuctionOutcome::Awarded;
         self.auction.round = i64::try_from(facts.round).ok();
         self.award = Some((facts, certificate));
@@ -149,6 +160,15 @@ impl OrderTask {
                     .collect();
                 self.set_models(models);
                 self.lost_round(round, AuctionOutcome::NoFeasibleBid, histogram.to_string()).await;
+            }
+            HomeOutput::Delayed { round, receipts, .. } => {
+                self.auction.receipts = i32::from(receipts);
+                self.auction.message = Some(format!(
+                    "round {round} gives no result yet: {receipts} of {} providers have the order, {} must take part",
+                    self.context.record.n(),
+                    self.context.record.q()
+                ));
+                self.write_auction().await;
             }
             HomeOutput::RoundMissed { round, receipts, .. } => {
                 self.auction.receipts = i32::from(receipts);
@@ -214,6 +234,10 @@ impl OrderTask {
             tracing::error!(job = self.job.uid, "the certificate cannot be written as JSON");
             return;
         };
+        if self.award.as_ref().is_some_and(|(known, _)| known.id() == facts.id()) {
+            // Known from before a restart.
+            return;
+        }
         let took = Duration::from_millis(now_ms().saturating_sub(self.made_ms));
         self.context.metrics.time_to_award.observe(took.as_secs_f64());
         self.context.metrics.orders.with_label_values(&["awarded"]).inc();
@@ -253,6 +277,11 @@ impl OrderTask {
 
     /// Stores the choice of seat, and only then says that it is stored.
     async fn on_choose(&mut self, choice: Choice) {
+        // It is given out until it is stored, and the Award may have moved on since.
+        if self.chosen == Some(choice.seat) {
+            self.context.tell(HomeInput::Stored { order: self.digest });
+            return;
+        }
         let name = self.provider(choice.seat);
         if self.award.is_none()
             && let Some(facts) = facts(&self.context, &self.order, &choice.certificate, &choice.proof)
@@ -267,6 +296,7 @@ impl OrderTask {
         let message = format!("provider {name} holds the devices");
         let status = held_status(true, reasons::DEVICES_HELD, &message);
         if self.persist_award(Some(status)).await {
+            self.chosen = Some(choice.seat);
             self.context.tell(HomeInput::Stored { order: self.digest });
             self.event(false, reasons::DEVICES_HELD, message).await;
         }

@@ -202,12 +202,16 @@ pub async fn serve_bulk(context: &Arc<HostContext>, from: MemberId, request: Bul
         tokio::time::sleep(POLL.min(Duration::from_millis(u64::from(wait_ms)))).await;
         return Some(encode_bulk(&BulkReply::Log { size: 0, ended: false }, &[]));
     }
-    let ended = conditions::is_true(list, condition::FINISHED);
+    let ended = has_ended(&award);
     let wait =
         if ended { Duration::ZERO } else { Duration::from_millis(u64::from(wait_ms)).min(LONGEST_WAIT) };
     let read = async {
         let courier = context.courier.of(&reference.id).await?;
-        poll_log(&courier, offset, wait).await
+        let over = || {
+            let is_over = |a: &Award| a.spec.id == reference.id && has_ended(a);
+            context.awards.find(is_over).is_some()
+        };
+        poll_log(&courier, offset, wait, over).await
     };
     Some(match read.await {
         Ok((data, size)) => encode_bulk(&BulkReply::Log { size, ended }, &data),
@@ -216,12 +220,21 @@ pub async fn serve_bulk(context: &Arc<HostContext>, from: MemberId, request: Bul
     })
 }
 
-/// Reads the log, waiting for bytes at `offset`.
-async fn poll_log(courier: &Courier, offset: u64, wait: Duration) -> Result<(Bytes, u64), CourierError> {
+fn has_ended(award: &Award) -> bool {
+    conditions::is_true(conditions_of(award), condition::FINISHED)
+}
+
+/// Reads the log, waiting for bytes at `offset` while the job is not over.
+async fn poll_log(
+    courier: &Courier,
+    offset: u64,
+    wait: Duration,
+    over: impl Fn() -> bool,
+) -> Result<(Bytes, u64), CourierError> {
     let started = Instant::now();
     loop {
         let (data, size) = courier.log(offset).await?;
-        if !data.is_empty() || started.elapsed() >= wait {
+        if !data.is_empty() || started.elapsed() >= wait || over() {
             return Ok((data, size));
         }
         tokio::time::sleep(POLL).await;
