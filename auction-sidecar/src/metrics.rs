@@ -33,7 +33,7 @@ pub struct Metrics {
     pub market_insecure: IntGauge,
     /// 1 when this cluster's seat takes part in rounds, 0 while it only observes after a start.
     pub seat_active: IntGauge,
-    /// Writes to the API server, by kind and result.
+    /// Requests to the API server, by kind and result.
     pub writes: IntCounterVec,
     /// Awards by side and event.
     pub awards: IntCounterVec,
@@ -86,8 +86,11 @@ impl Metrics {
         )?;
         r.register(Box::new(peers_connected.clone()))?;
         let write_duration = HistogramVec::new(
-            HistogramOpts::new("vendue_auction_write_duration_seconds", "Time of writes to the API server.")
-                .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
+            HistogramOpts::new(
+                "vendue_auction_write_duration_seconds",
+                "Time of requests to the API server.",
+            )
+            .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0]),
             &["kind"],
         )?;
         r.register(Box::new(write_duration.clone()))?;
@@ -126,7 +129,7 @@ impl Metrics {
             writes: counters(
                 &r,
                 "writes_total",
-                "Writes to the API server, by kind and result.",
+                "Requests to the API server, by kind and result.",
                 &["kind", "result"],
             )?,
             awards: counters(&r, "awards_total", "Awards by side and event.", &["side", "event"])?,

@@ -27,6 +27,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest log that is brought home; the end of a longer one is cut off.
 const MAX_LOG: u64 = 64 << 20;
 
+/// How often a courier that does not answer is asked: about three quarters of a minute.
+const COURIER_TRIES: u32 = 12;
+
 /// Why a delivery did not work.
 #[derive(Debug, thiserror::Error)]
 enum DeliverError {
@@ -77,7 +80,9 @@ async fn deliver(context: &Arc<HostContext>, award: &Award) {
             Err(error @ DeliverError::Refused(_)) => break Err(error.to_string()),
             Err(error) if now_ms() >= deadline => break Err(error.to_string()),
             // Without its courier the outputs are lost, and waiting longer only holds the devices.
-            Err(error @ DeliverError::Courier(_)) if courier_failures >= 30 => break Err(error.to_string()),
+            Err(error @ DeliverError::Courier(_)) if courier_failures >= COURIER_TRIES => {
+                break Err(error.to_string());
+            }
             Err(error) => {
                 courier_failures += u32::from(matches!(error, DeliverError::Courier(_)));
                 tracing::warn!(job, award = reference.id, %error, "outputs not delivered yet");

@@ -69,8 +69,10 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
     let over = |type_: &str| since(type_).is_some_and(|age| age > deadline);
     // A reservation's status is the seat's business until the workload is here.
     plan.relay = handed_over && memory.relayed != Some(status_hash) && !memory.unknown_at_home;
+    // Nobody waits for the outputs of an award that its user has closed.
     plan.deliver = finished
         && handed_over
+        && award.spec.close.is_none()
         && !released
         && !memory.delivering
         && conditions::find(list, condition::DELIVERED).is_none();
