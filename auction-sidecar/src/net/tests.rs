@@ -171,7 +171,10 @@ async fn a_peer_that_comes_back_is_found_again() {
     within(connected.wait_for(|up| !up.contains(&B))).await.unwrap();
     let refused = net_a.handle.request(B, Protocol::Handover, Bytes::new(), DEADLINE).await;
     // A handshake that was under way may still look like a connection for a moment.
-    assert!(matches!(refused, Err(NetError::NotConnected(B) | NetError::Failed { to: B, .. })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(NetError::NotConnected(B) | NetError::Failed { to: B, .. })),
+        "{refused:?}"
+    );
     // The port is free when the old endpoint has said goodbye.
     let (mut again, _) = within(async {
         loop {

@@ -70,7 +70,7 @@ pub struct Awards<R> {
     pub http: reqwest::Client,
     /// What the controller brings along.
     pub env: Env,
-    /// End of the name of every Service: "svc", or "svc.<cluster domain>".
+    /// End of the name of every Service: "svc", or "svc." and the domain of the cluster.
     pub service_suffix: String,
     /// Workloads of awards that run, without their files: read once, small to keep.
     workloads: Mutex<HashMap<String, Workload>>,
