@@ -82,7 +82,7 @@ pub struct Award {
     pub price: Price,
     /// Which of the winner's offers.
     pub spec: u16,
-    /// Ranked stand-bys, at most [`STAND_BYS`].
+    /// Ranked stand-bys, at most `STAND_BYS`.
     pub stand_bys: Vec<StandBy>,
 }
 

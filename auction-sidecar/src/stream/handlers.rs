@@ -34,7 +34,7 @@ pub struct Shared<B> {
     pub metrics: Arc<Metrics>,
 }
 
-/// The routes. Requests must carry the extensions [`Trusted`] and `Arc<FrontProxy>`.
+/// The routes. Requests must carry the extensions `Trusted` and `Arc<FrontProxy>`.
 pub fn router<B: Backend>(shared: Arc<Shared<B>>) -> Router {
     let job = "/apis/stream.vendue.dev/v1alpha1/namespaces/{namespace}/jobs/{name}";
     Router::new()
