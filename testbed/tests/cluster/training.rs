@@ -58,6 +58,11 @@ pub async fn deadline_ends_the_run(env: &Env) -> Scenario {
     env.delete_job(&ns, "long", 30).await
 }
 
+/// Whether a worker began at an epoch other than the first.
+fn resumed(log: &str) -> bool {
+    log.lines().filter_map(|line| line.split_once("from epoch ")).any(|(_, rest)| !rest.starts_with('0'))
+}
+
 /// A worker Pod is killed in the middle: it comes back, the program goes on from its checkpoint, status shows it.
 pub async fn killed_worker_resumes(env: &Env) -> Scenario {
     let ns = env.namespace("worker").await?;
@@ -75,8 +80,12 @@ pub async fn killed_worker_resumes(env: &Env) -> Scenario {
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
     let logs = env.vendue(&["logs", "-n", &ns, "job/digits"]).await?;
-    check(logs.stdout.contains("resum"), || {
-        format!("the log does not say that it resumed: {}", logs.stdout)
+    check(resumed(&logs.stdout), || format!("the log does not say that it resumed: {}", logs.stdout))?;
+    let selector = ["get", "awards.vendue.dev", "-n", &ns, "-l", "vendue.dev/job-name=digits"];
+    let output = ["-o", "jsonpath={.items[0].status.runtime.workerRestarts}"];
+    let restarts = env.home().tools.kubectl(&[selector.as_slice(), output.as_slice()].concat()).await?;
+    check(restarts.parse::<u32>().is_ok_and(|n| n > 0), || {
+        format!("status counts {restarts:?} restarts of workers")
     })?;
     env.nothing_left(60).await?;
     env.delete_job(&ns, "digits", 30).await
