@@ -27,7 +27,6 @@ const MANAGED: &str = "app.kubernetes.io/managed-by=vendue";
 struct Record {
     round: u64,
     own: OwnResult,
-    gpus: i32,
     winner: Option<(String, String)>,
 }
 
@@ -66,7 +65,7 @@ impl BidWriter {
                 }
                 _ => None,
             };
-            let record = Record { round: decided.certificate.round, own: own.clone(), gpus: 0, winner };
+            let record = Record { round: decided.certificate.round, own: own.clone(), winner };
             if self.records.try_send(record).is_err() {
                 tracing::debug!("Bid not written: too many at once");
             }
@@ -91,7 +90,7 @@ fn objects(record: &Record) -> (Value, Value) {
         "metadata": { "name": name(record), "labels": { names::MANAGED_BY: names::VENDUE } },
         "spec": {
             "round": record.round, "orderDigest": to_hex(&record.own.order), "provision": provision,
-            "price": price, "gpus": record.gpus,
+            "price": price, "gpus": record.own.gpus,
         },
     });
     let (outcome, won, reason, message) = match record.own.result {

@@ -55,9 +55,15 @@ pub fn sale<'a>(
         models.extend(status.free.iter().filter_map(|f| f.model.parse::<GpuModel>().ok()));
         models.extend(holding.iter().flat_map(|a| held_models(a, &key)));
         match offer(provision, &key, &holding, &mut used) {
-            Ok(offer) if sale.offers.len() < MAX_OFFERS => sale.offers.push(offer),
-            Ok(_) => {
-                sale.not_offered.insert(key, format!("a seat makes at most {MAX_OFFERS} offers"));
+            Ok(offer) => {
+                for offer in by_node(offer) {
+                    if sale.offers.len() < MAX_OFFERS {
+                        sale.offers.push(offer);
+                    } else {
+                        sale.not_offered
+                            .insert(key.clone(), format!("a seat makes at most {MAX_OFFERS} offers"));
+                    }
+                }
             }
             Err(reason) => {
                 sale.not_offered.insert(key, reason);
@@ -66,6 +72,18 @@ pub fn sale<'a>(
     }
     sale.models = models.into_iter().collect();
     sale
+}
+
+/// An offer for each node: the Pods of an award share a volume that only one node can mount, so a bid over several nodes
+/// could not be honoured.
+fn by_node(offer: Offer) -> impl Iterator<Item = Offer> {
+    let Offer { name, price, nodes, rules } = offer;
+    nodes.into_iter().map(move |node| Offer {
+        name: name.clone(),
+        price,
+        nodes: vec![node],
+        rules: rules.clone(),
+    })
 }
 
 /// Whether an Award holds devices now.
@@ -206,13 +224,23 @@ mod tests {
     }
 
     #[test]
+    fn each_node_is_an_offer_of_its_own() {
+        let mut provision = mk_provision("p", 4, &[]);
+        let free = &mut provision.status.as_mut().unwrap().free;
+        free.push(FreeNode { node: "n2".into(), ..free[0].clone() });
+        let sale = sale([&provision], []);
+        let nodes: Vec<_> = sale.offers.iter().map(|o| (o.name.as_str(), o.nodes[0].name.as_str())).collect();
+        assert_eq!(nodes, [("default/p", "n1"), ("default/p", "n2")]);
+    }
+
+    #[test]
     fn no_node_in_two_offers_and_suspended_ones_in_none() {
         let (first, second) = (mk_provision("p", 4, &[]), mk_provision("q", 4, &[]));
         let mut third = mk_provision("r", 4, &[]);
         third.spec.suspend = Some(true);
         let sale = sale([&second, &third, &first], []);
         let nodes: Vec<_> = sale.offers.iter().map(|o| (o.name.as_str(), o.nodes.len())).collect();
-        assert_eq!(nodes, [("default/p", 1), ("default/q", 0)]);
+        assert_eq!(nodes, [("default/p", 1)]);
         assert_eq!(sale.not_offered.keys().map(|k| k.1.as_str()).collect::<Vec<_>>(), ["r"]);
         assert_eq!(sale.models, ["A100".parse().unwrap()]);
     }

@@ -111,6 +111,8 @@ pub struct OwnResult {
     pub offer: Option<String>,
     /// This seat's own price.
     pub price: Option<Price>,
+    /// GPUs that the order asks for.
+    pub gpus: u32,
     /// The result.
     pub result: BidResult,
 }

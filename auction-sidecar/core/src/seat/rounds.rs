@@ -7,7 +7,7 @@ use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
 use crate::wire::{Body, Fetch, Proof};
 use std::collections::BTreeSet;
-use vendue_market::{Cleared, Digest, ListedOrder, Outcome, RecordKind, tagged_hash};
+use vendue_market::{Cleared, Digest, ListedOrder, Order, Outcome, RecordKind, tagged_hash};
 
 /// How long a home may ask for a proof after the round has expired.
 const PROOF_FOR_MS: u64 = 60_000;
@@ -140,10 +140,7 @@ impl<C: Crypto> Seat<C> {
             out.push(SeatOutput::Send { to: Peer::Home(home), bytes: bytes.clone() });
             self.proven.insert(digest, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
         }
-        let own = cleared
-            .iter()
-            .filter_map(|c| self.own_result(round, c, orders.get(&c.order).map(|o| o.job.clone())?))
-            .collect();
+        let own = cleared.iter().filter_map(|c| self.own_result(round, c, orders.get(&c.order)?)).collect();
         out.push(SeatOutput::Decided(Box::new(Decided {
             took_ms: now_ms.saturating_sub(self.record.params.t0(round)),
             outcomes: cleared.into_iter().map(|c| (c.order, c.outcome)).collect(),
@@ -181,7 +178,7 @@ impl<C: Crypto> Seat<C> {
     }
 
     /// What became of this seat's record for one order; none if it had none.
-    fn own_result(&self, round: u64, cleared: &Cleared, job: String) -> Option<OwnResult> {
+    fn own_result(&self, round: u64, cleared: &Cleared, order: &Order) -> Option<OwnResult> {
         let local = &self.rounds.get(&round)?.bids;
         let record = local.records.iter().find(|r| r.order == cleared.order)?;
         let lost = cleared.no_bids.iter().find(|(seat, _)| *seat == self.index);
@@ -200,6 +197,7 @@ impl<C: Crypto> Seat<C> {
             },
             (Outcome::None(_), None) => BidResult::Lost,
         };
-        Some(OwnResult { order: cleared.order, job, offer, price, result })
+        let (job, gpus) = (order.job.clone(), order.requirements.gpus());
+        Some(OwnResult { order: cleared.order, job, offer, price, gpus, result })
     }
 }
