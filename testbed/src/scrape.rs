@@ -109,7 +109,8 @@ async fn program(paths: &Paths) -> Result<PathBuf> {
     files::remove_dir(&partial)?;
     files::create_dir(&partial)?;
     let limit = Duration::from_secs(300);
-    let mut download = command("apt-get", ["download", "prometheus"]);
+    // A new machine may have no package lists yet.
+    let mut download = command("sh", ["-c", "apt-get update --quiet && apt-get download prometheus"]);
     download.current_dir(&partial);
     run("fetch prometheus", limit, download).await?;
     let mut unpack = command("sh", ["-c", "dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb"]);
