@@ -33,7 +33,7 @@ pub async fn bad_jobs_are_refused(env: &Env) -> Scenario {
         (
             "no run deadline",
             fine().without("/runDeadlineSeconds"),
-            vec!["spec.runDeadlineSeconds", "Required"],
+            vec!["Job.spec", "missing required field", "runDeadlineSeconds"],
         ),
         (
             "shared memory above memory",
