@@ -188,7 +188,9 @@ impl Home {
 
     /// Makes and signs an order and sends it.
     fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
-        let known = self.orders.values().any(|e| e.order.job == new.job && e.order.attempt == new.attempt);
+        // One that was withdrawn is no obstacle: a Job that was suspended comes back.
+        let same = |e: &&Entry| e.order.job == new.job && e.order.attempt == new.attempt;
+        let known = self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed));
         if known {
             return;
         }

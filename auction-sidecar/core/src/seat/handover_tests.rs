@@ -99,14 +99,34 @@ fn an_order_that_wants_to_live_for_ever_is_refused() {
     assert_eq!((rig.seat.open_orders(), rig.count(DropReason::Quota)), (0, 1));
 }
 
+fn mk_new() -> NewOrder {
+    let mut requirements = mk_order().requirements;
+    requirements.include_providers.clear();
+    NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 90_000 }
+}
+
+#[test]
+fn a_job_that_was_withdrawn_may_be_submitted_again() {
+    let rig = mk_rig();
+    let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    let ordered = |out: &[HomeOutput]| {
+        out.iter().find_map(|o| match o {
+            HomeOutput::Ordered { digest, .. } => Some(*digest),
+            _ => None,
+        })
+    };
+    let first = ordered(&home.handle(500, HomeInput::Submit(Box::new(mk_new())))).unwrap();
+    assert_eq!(ordered(&home.handle(600, HomeInput::Submit(Box::new(mk_new())))), None, "it is known");
+    home.handle(700, HomeInput::Cancel { order: first });
+    let again = ordered(&home.handle(40_000, HomeInput::Submit(Box::new(mk_new()))));
+    assert!(again.is_some_and(|order| order != first));
+}
+
 /// A home whose order was awarded to seat 2 alone in round 0, and that has just asked it.
 fn reserving(rig: &Rig) -> (Home, Digest) {
     let keys = HomeKeys::from_json(&rig.homes[0].to_json()).unwrap();
     let mut home = Home::new(rig.record.clone(), 0, keys);
-    let mut requirements = mk_order().requirements;
-    requirements.include_providers.clear();
-    let new = NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 90_000 };
-    let out = home.handle(500, HomeInput::Submit(Box::new(new)));
+    let out = home.handle(500, HomeInput::Submit(Box::new(mk_new())));
     let order = out.iter().find_map(|o| match o {
         HomeOutput::Ordered { order, .. } => Some((**order).clone()),
         _ => None,

@@ -67,10 +67,12 @@ pub(super) struct Courier {
 }
 
 impl CourierClient {
-    /// A client; no proxy is ever used.
+    /// A client; no proxy is ever used, and no redirection followed: the address belongs to a stranger's Pod, which could
+    /// send this process to places that the Pod itself may not reach.
     pub fn new(cluster: Cluster) -> Result<Self, CourierError> {
         let http = reqwest::Client::builder()
             .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(3))
             .timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(1)

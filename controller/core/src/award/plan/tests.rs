@@ -302,6 +302,22 @@ fn trouble_that_does_not_pass_ends_the_run() {
 }
 
 #[test]
+fn what_runs_outlives_pod_trouble_and_the_provision() {
+    let award = running();
+    let mut stuck = pods(true);
+    stuck[2].ready = false;
+    stuck[2].trouble = Some(("Unschedulable".into(), "the node restarts".into()));
+    let waits = plan(&award, &observed(stuck, None, job(RayState::Running)), &mk_env(), at(300));
+    assert_eq!(reason(&waits, cond::FINISHED), None);
+    let mut orphan = observed(pods(true), None, job(RayState::Running));
+    orphan.terms = None;
+    let goes_on = plan(&award, &orphan, &mk_env(), at(300));
+    assert_eq!(reason(&goes_on, cond::FINISHED), None);
+    assert_eq!(reason(&goes_on, cond::RUNNING), says("True", reasons::RUNNING));
+    assert!(goes_on.requeue.is_some());
+}
+
+#[test]
 fn a_workload_other_than_ordered_does_not_run() {
     let award = handed_over();
     let mut seen = observed(vec![], Some(BTreeSet::new()), Seen::Silent);

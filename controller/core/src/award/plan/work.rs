@@ -61,7 +61,13 @@ pub(super) fn work(draft: &mut Draft<'_>, observed: &Observed, env: &Env) {
         },
     };
     let Some(terms) = &observed.terms else {
-        return draft.finish(reasons::RUNTIME_ERROR, "the Provision that was bid is gone", "", None);
+        if !draft.is(cond::PROVISIONED) {
+            return draft.finish(reasons::RUNTIME_ERROR, "the Provision that was bid is gone", "", None);
+        }
+        // What runs and is paid for goes on without it; only new Pods would need its terms.
+        follow(draft, observed, train);
+        let left = until(draft.now, deadline);
+        return draft.plan.requeue = draft.plan.requeue.map(|wait| wait.min(left));
     };
     if let Some(text) = trouble(draft, &observed.pods, after(handed_over, PROVISION_SECONDS)) {
         return draft.finish(reasons::RUNTIME_ERROR, &text, "", None);
@@ -101,9 +107,13 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Why the run is to be given up, if it is.
+/// Why the run is to be given up, if it is. A run that was provisioned once is not given up for the trouble of a Pod: a
+/// node that restarts comes back, and the run deadline bounds the wait.
 fn trouble(draft: &mut Draft<'_>, pods: &[PodSeen], provision_until: Timestamp) -> Option<String> {
     let now = draft.now;
+    if draft.is(cond::PROVISIONED) {
+        return worn_out(draft);
+    }
     for pod in pods.iter().filter(|p| !p.deleting) {
         if let Some((reason, message)) = &pod.trouble
             && LASTING.contains(&reason.as_str())
@@ -112,17 +122,20 @@ fn trouble(draft: &mut Draft<'_>, pods: &[PodSeen], provision_until: Timestamp) 
             return Some(format!("Pod {}: {reason}: {message}", pod.name));
         }
     }
-    let provisioned = draft.is(cond::PROVISIONED);
     let failing_head = pods.iter().find(|p| p.head && !p.ready && p.restarts >= MAX_HEAD_STARTS);
-    if let Some(head) = failing_head.filter(|_| !provisioned) {
+    if let Some(head) = failing_head {
         return Some(format!(
             "the Ray head started {} times and was never ready; the image needs Ray 2.52 or later and /bin/bash",
             head.restarts
         ));
     }
-    if !provisioned && now >= provision_until {
+    if now >= provision_until {
         return Some(format!("Pods were not ready {PROVISION_SECONDS} s after the hand-over"));
     }
+    worn_out(draft)
+}
+
+fn worn_out(draft: &mut Draft<'_>) -> Option<String> {
     let restarts = draft.runtime().worker_restarts;
     (restarts > MAX_WORKER_RESTARTS).then(|| format!("workers were replaced {restarts} times"))
 }
