@@ -148,7 +148,8 @@ impl Store {
 
     /// Announces the files of a Job. The answer says how many bytes of each are there already.
     ///
-    /// A new manifest of the same Job replaces the old one.
+    /// A new manifest of the same Job replaces the old one. When there is no room, the Jobs that are complete longest are
+    /// forgotten first.
     pub fn begin(&self, uid: &str, manifest: Vec<FileEntry>) -> Result<Vec<u64>, StoreError> {
         if !sound_uid(uid) {
             return Err(StoreError::Protocol(
@@ -158,20 +159,50 @@ impl Store {
         check_manifest(&manifest).map_err(|e| StoreError::Protocol(e.to_string()))?;
         let mut state = self.lock();
         let index = JobIndex { uid: uid.to_owned(), files: manifest, complete: false };
-        let others = used(&state.jobs, Some(uid));
-        let with = {
-            let mut jobs = state.jobs.clone();
-            jobs.insert(uid.to_owned(), index.clone());
-            used(&jobs, None)
-        };
-        if with > self.max {
-            let free = self.max.saturating_sub(others);
-            return Err(StoreError::Full { needed: with.saturating_sub(others), free, max: self.max });
-        }
+        self.make_room(&mut state, &index)?;
         files::write_json(&self.index_path(uid), &index)?;
         let offsets = index.files.iter().map(|f| self.present(f)).collect::<Result<_, _>>()?;
         state.jobs.insert(uid.to_owned(), index);
         Ok(offsets)
+    }
+
+    fn make_room(&self, state: &mut State, index: &JobIndex) -> Result<(), StoreError> {
+        let needed = used(&BTreeMap::from([(index.uid.clone(), index.clone())]), None);
+        let mut evicted = false;
+        loop {
+            let mut jobs = state.jobs.clone();
+            jobs.insert(index.uid.clone(), index.clone());
+            if used(&jobs, None) <= self.max {
+                break;
+            }
+            let oldest =
+                if needed <= self.max { self.oldest_complete(&state.jobs, &index.uid)? } else { None };
+            let Some(oldest) = oldest else {
+                let free = self.max.saturating_sub(used(&state.jobs, Some(&index.uid)));
+                return Err(StoreError::Full { needed, free, max: self.max });
+            };
+            tracing::warn!(job = oldest, "outputs forgotten: the store has no room for newer ones");
+            files::remove(&self.index_path(&oldest))?;
+            state.jobs.remove(&oldest);
+            evicted = true;
+        }
+        if evicted { self.remove_unwanted(&state.jobs) } else { Ok(()) }
+    }
+
+    fn oldest_complete(
+        &self,
+        jobs: &BTreeMap<String, JobIndex>,
+        except: &str,
+    ) -> Result<Option<String>, StoreError> {
+        let now = SystemTime::now();
+        let mut oldest: Option<(u64, &String)> = None;
+        for (uid, _) in jobs.iter().filter(|(uid, job)| job.complete && uid.as_str() != except) {
+            let age = files::age(&self.index_path(uid), now)?.unwrap_or(u64::MAX);
+            if oldest.is_none_or(|(most, _)| age > most) {
+                oldest = Some((age, uid));
+            }
+        }
+        Ok(oldest.map(|(_, uid)| uid.clone()))
     }
 
     /// How many bytes of a file are there.
@@ -181,10 +212,17 @@ impl Store {
         }
         if file.size == 0 {
             files::append(&self.partial(&file.sha256), 0, &[])?;
-            self.finish(file)?;
-            return Ok(0);
         }
-        Ok(files::size(&self.partial(&file.sha256))?.unwrap_or(0).min(file.size))
+        let there = files::size(&self.partial(&file.sha256))?.unwrap_or(0);
+        if there < file.size {
+            return Ok(there);
+        }
+        // Whole but without its name: the process ended between the last piece and the renaming.
+        match self.finish(file) {
+            Ok(()) => Ok(file.size),
+            Err(StoreError::Digest(_)) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds a piece of the `file`-th file of the manifest. Returns how many bytes are there now.
@@ -286,8 +324,14 @@ impl Store {
                 forgotten += 1;
             }
         }
+        self.remove_unwanted(&state.jobs)?;
+        Ok(forgotten)
+    }
+
+    /// Removes files that no Job refers to.
+    fn remove_unwanted(&self, jobs: &BTreeMap<String, JobIndex>) -> Result<(), StoreError> {
         let wanted: BTreeSet<&str> =
-            state.jobs.values().flat_map(|j| &j.files).map(|f| f.sha256.as_str()).collect();
+            jobs.values().flat_map(|j| &j.files).map(|f| f.sha256.as_str()).collect();
         let mut folders = files::list(&self.root.join("objects"))?;
         folders.push(self.root.join("partial"));
         for folder in folders {
@@ -298,7 +342,7 @@ impl Store {
                 }
             }
         }
-        Ok(forgotten)
+        Ok(())
     }
 }
 

@@ -59,6 +59,39 @@ fn the_cap_holds_and_counts_every_content_once() {
 }
 
 #[test]
+fn the_oldest_complete_job_makes_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), 12).unwrap();
+    for (uid, data, age) in [("older", b"older", 200), ("newer", b"newer", 100)] {
+        store.begin(uid, vec![entry("x", data)]).unwrap();
+        store.put(uid, 0, 0, data).unwrap();
+        store.complete(uid).unwrap();
+        let index =
+            std::fs::File::options().write(true).open(dir.path().join(format!("jobs/{uid}.json"))).unwrap();
+        index.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+    }
+    assert!(matches!(store.begin("huge", vec![entry("x", &[0; 13])]), Err(StoreError::Full { .. })));
+    assert_eq!(store.used(), 10, "what can never fit costs nobody anything");
+    store.begin("fresh", vec![entry("x", b"fresh")]).unwrap();
+    assert!(store.job("older").is_err() && store.job("newer").is_ok());
+    assert!(!store.object(&entry("x", b"older").sha256).exists());
+}
+
+#[test]
+fn a_whole_file_without_its_name_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), 100).unwrap();
+    let file = entry("x", b"whole");
+    store.begin("j", vec![file.clone()]).unwrap();
+    std::fs::write(store.partial(&file.sha256), b"whole").unwrap();
+    assert_eq!(store.begin("j", vec![file.clone()]).unwrap(), [5]);
+    store.complete("j").unwrap();
+    let wrong = entry("y", b"right");
+    std::fs::write(store.partial(&wrong.sha256), b"wrong").unwrap();
+    assert_eq!(store.begin("k", vec![wrong]).unwrap(), [0], "it is sent again");
+}
+
+#[test]
 fn the_sweep_forgets_old_jobs_and_keeps_what_others_use() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), 100).unwrap();
