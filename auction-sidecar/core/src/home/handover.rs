@@ -152,6 +152,18 @@ impl Home {
         }
     }
 
+    /// The choice came to nothing: the seat frees the devices when its award expires, and the order goes on.
+    pub(super) fn not_stored(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        let Some(entry) = self.orders.get_mut(&digest) else { return };
+        let State::Choosing { withdrawn, .. } = &entry.state else { return };
+        if *withdrawn {
+            entry.state = State::Closed;
+            self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+        } else if let Some(retry_ms) = self.next_round(now_ms, digest, out) {
+            out.push(HomeOutput::Unserved { order: digest, retry_ms });
+        }
+    }
+
     /// Gives a choice out again that is not stored yet. A withdrawn one that nobody stored ends with its award.
     pub(super) fn choose_again(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
         let p = self.record.params;

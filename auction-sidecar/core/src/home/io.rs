@@ -35,7 +35,17 @@ pub enum HomeInput {
     Tick,
     /// Make, sign and send an order. The same job and attempt again changes nothing.
     Submit(Box<NewOrder>),
-    /// After a restart: go on with an order that was made before, and with its choice if one was stored.
+    /// After a restart: go on with an order that was not awarded yet. If it would be another now, it is withdrawn and
+    /// made anew.
+    Recall {
+        /// What the order is to say.
+        new: Box<NewOrder>,
+        /// Digest of the order that was made.
+        digest: Digest,
+        /// First round of the order that was made.
+        first_round: u64,
+    },
+    /// After a restart: go on with an order that was awarded, and with its choice if one was stored.
     Resume {
         /// The order as it was signed.
         order: Box<Order>,
@@ -47,7 +57,12 @@ pub enum HomeInput {
         /// The order.
         order: Digest,
     },
-    /// Withdraw an order.
+    /// The choice of an order is not stored and never will be.
+    NotStored {
+        /// The order.
+        order: Digest,
+    },
+    /// Withdraw an order, also one that was made before a restart.
     Cancel {
         /// The order.
         order: Digest,
@@ -175,14 +190,15 @@ pub enum HomeOutput {
         /// Its reason; none when it did not answer.
         reason: Option<Reason>,
     },
-    /// Winner and stand-bys all failed.
+    /// Winner and stand-bys all failed, or the choice could not be stored.
     Unserved {
         /// The order.
         order: Digest,
         /// When it is tried again.
         retry_ms: u64,
     },
-    /// A seat holds the devices: store this durably, then give [`HomeInput::Stored`].
+    /// A seat holds the devices: store this durably, then give [`HomeInput::Stored`]; once it is sure that it is not
+    /// stored and never will be, give [`HomeInput::NotStored`]. Repeated until either comes.
     Choose(Box<Choice>),
     /// The choice is stored and announced: send the workload to this seat and no other.
     HandOver {

@@ -84,8 +84,6 @@ struct Entry {
     ask_ms: u64,
     /// Whether the delay of this round's result was reported.
     delayed: bool,
-    /// Last words to be repeated.
-    repeats: Vec<(u64, Vec<u8>)>,
 }
 
 /// A home of a market and its orders.
@@ -96,13 +94,16 @@ pub struct Home {
     /// When the home was last given an input.
     now: u64,
     orders: BTreeMap<Digest, Entry>,
+    /// Last words on orders, to be repeated, with their times; an order need not be known any more.
+    repeats: BTreeMap<Digest, Vec<(u64, Vec<u8>)>>,
     drops: Drops,
 }
 
 impl Home {
     /// The home at position `index` of the record ([`HomeKeys::check`] gives it).
     pub fn new(record: Arc<MarketRecord>, index: u16, keys: HomeKeys) -> Self {
-        Self { record, index, keys, now: 0, orders: BTreeMap::new(), drops: Drops::default() }
+        let (orders, repeats) = (BTreeMap::new(), BTreeMap::new());
+        Self { record, index, keys, now: 0, orders, repeats, drops: Drops::default() }
     }
 
     /// Takes one input and says what to do.
@@ -112,6 +113,9 @@ impl Home {
         match input {
             HomeInput::Tick => {}
             HomeInput::Submit(new) => self.submit(now_ms, *new, &mut out),
+            HomeInput::Recall { new, digest, first_round } => {
+                self.recall(now_ms, *new, digest, first_round, &mut out);
+            }
             HomeInput::Resume { order, choice } => self.resume(now_ms, *order, choice, &mut out),
             HomeInput::Message { from, bytes } => {
                 if let Err(reason) = self.intake(now_ms, from, &bytes, &mut out) {
@@ -119,11 +123,17 @@ impl Home {
                 }
             }
             HomeInput::Stored { order } => self.stored(now_ms, order, &mut out),
+            HomeInput::NotStored { order } => self.not_stored(now_ms, order, &mut out),
             HomeInput::Cancel { order } => self.cancel(now_ms, order, &mut out),
             HomeInput::Forget { order } => {
                 self.orders.remove(&order);
             }
         }
+        self.repeat(now_ms, &mut out);
+        let kept_ms = self.record.params.lifetime();
+        self.orders.retain(|_, e| {
+            !matches!(e.state, State::Closed) || now_ms < e.order.expires_ms.saturating_add(kept_ms)
+        });
         let all: Vec<Digest> = self.orders.keys().copied().collect();
         for digest in all {
             self.advance(now_ms, digest, &mut out);
@@ -134,7 +144,9 @@ impl Home {
     /// When [`Home::handle`] must be called next, at the latest; a time that has passed means at once, `None` that only
     /// an input can change anything.
     pub fn next_wake(&self) -> Option<u64> {
-        self.orders.values().flat_map(|e| self.wakes(e)).min().map(|at| at.max(self.now + 1))
+        let repeats = self.repeats.values().flatten().map(|(at, _)| *at);
+        let orders = self.orders.values().flat_map(|e| self.wakes(e));
+        orders.chain(repeats).min().map(|at| at.max(self.now + 1))
     }
 
     /// Messages that were dropped, by reason.
@@ -149,7 +161,7 @@ impl Home {
 
     fn wakes(&self, e: &Entry) -> Vec<u64> {
         let p = &self.record.params;
-        let mut wakes: Vec<u64> = e.repeats.iter().map(|(at, _)| *at).collect();
+        let mut wakes = Vec::new();
         match &e.state {
             State::Waiting => {
                 wakes.extend([e.ask_ms, p.expiry(e.round)]);
@@ -186,34 +198,76 @@ impl Home {
         self.encode(Body::Order(OrderMsg { order: order.clone() }))
     }
 
-    /// Makes and signs an order and sends it.
-    fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
-        // One that was withdrawn is no obstacle: a Job that was suspended comes back.
+    /// Whether an order of that job and attempt is in work. One that was withdrawn is no obstacle: a Job that was
+    /// suspended comes back.
+    fn is_in_work(&self, new: &NewOrder) -> bool {
         let same = |e: &&Entry| e.order.job == new.job && e.order.attempt == new.attempt;
-        let known = self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed));
-        if known {
-            return;
-        }
-        let order = Order {
+        self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed))
+    }
+
+    fn make(&self, new: NewOrder, first_round: u64) -> Order {
+        Order {
             market: self.record.market,
             job: new.job,
             attempt: new.attempt,
             requirements: new.requirements,
             commitment: new.commitment,
-            first_round: self.record.params.first_round(now_ms),
+            first_round,
             expires_ms: new.expires_ms,
             user_key: self.keys.user.public_key(),
-        };
+        }
+    }
+
+    /// Makes and signs an order and sends it.
+    fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
+        if self.is_in_work(&new) {
+            return;
+        }
+        let order = self.make(new, self.record.params.first_round(now_ms));
+        let round = order.first_round;
+        self.place(now_ms, order, round, out);
+    }
+
+    /// Goes on with an order made before a restart. One that would be another now is withdrawn first: seats still
+    /// hold it and would award it, while nobody waits for it.
+    fn recall(
+        &mut self,
+        now_ms: u64,
+        new: NewOrder,
+        digest: Digest,
+        first_round: u64,
+        out: &mut Vec<HomeOutput>,
+    ) {
+        if self.is_in_work(&new) {
+            return;
+        }
+        let order = self.make(new.clone(), first_round);
+        if order.digest() == digest {
+            let round = self.round_to_follow(now_ms, &order);
+            return self.place(now_ms, order, round, out);
+        }
+        self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+        self.submit(now_ms, new, out);
+    }
+
+    fn place(&mut self, now_ms: u64, order: Order, round: u64, out: &mut Vec<HomeOutput>) {
         let digest = order.digest();
-        let signature = self.keys.user.sign(&order_hash(&self.record.market, &order));
         out.push(HomeOutput::Ordered {
             digest,
             order: Box::new(order.clone()),
-            signature,
-            starts_ms: self.record.params.t0(order.first_round),
+            signature: self.keys.user.sign(&order_hash(&self.record.market, &order)),
+            starts_ms: self.record.params.t0(round),
         });
-        let round = order.first_round;
         self.adopt(now_ms, digest, order, round, State::Waiting);
+    }
+
+    /// After a restart: the order's last round while that may still have awarded it, else its next.
+    fn round_to_follow(&self, now_ms: u64, order: &Order) -> u64 {
+        let p = self.record.params;
+        let step = p.order_step();
+        let next = order.next_round(p.round_from(now_ms), step);
+        let before = next.checked_sub(step).filter(|r| *r >= order.first_round && now_ms < p.expiry(*r));
+        before.unwrap_or(next)
     }
 
     /// Goes on with an order after a restart; a round that may have awarded it is asked for first.
@@ -222,10 +276,6 @@ impl Home {
         if self.orders.contains_key(&digest) {
             return;
         }
-        let p = self.record.params;
-        let step = p.order_step();
-        let next = order.next_round(p.round_from(now_ms), step);
-        let before = next.checked_sub(step).filter(|r| *r >= order.first_round && now_ms < p.expiry(*r));
         match choice {
             Some(choice) => {
                 let seat = choice.seat;
@@ -233,7 +283,10 @@ impl Home {
                 self.announce(now_ms, digest, Body::Taken(Taken { order: digest, seat }), out);
                 out.push(HomeOutput::HandOver { order: digest, seat });
             }
-            None => self.adopt(now_ms, digest, order, before.unwrap_or(next), State::Waiting),
+            None => {
+                let round = self.round_to_follow(now_ms, &order);
+                self.adopt(now_ms, digest, order, round, State::Waiting);
+            }
         }
     }
 
@@ -250,7 +303,6 @@ impl Home {
             backoff_ms: 2 * self.record.params.delay_ms,
             ask_ms: self.first_ask(round),
             delayed: false,
-            repeats: vec![],
         };
         self.orders.insert(digest, entry);
     }
@@ -265,14 +317,15 @@ impl Home {
     fn announce(&mut self, now_ms: u64, digest: Digest, body: Body, out: &mut Vec<HomeOutput>) {
         let bytes = self.encode(body);
         let delay = self.record.params.delay_ms;
-        if let Some(entry) = self.orders.get_mut(&digest) {
-            entry.repeats = REPEATS.map(|after| (now_ms + after * delay, bytes.clone())).to_vec();
-        }
+        self.repeats.insert(digest, REPEATS.map(|after| (now_ms + after * delay, bytes.clone())).to_vec());
         out.push(HomeOutput::Broadcast(bytes));
     }
 
     fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
-        let Some(entry) = self.orders.get_mut(&digest) else { return };
+        let Some(entry) = self.orders.get_mut(&digest) else {
+            // Made before a restart: seats hold it all the same.
+            return self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+        };
         match &mut entry.state {
             State::Waiting | State::Reserving(_) => {}
             // The choice may be stored already, and what is stored is what a restart goes on with.
@@ -289,7 +342,6 @@ impl Home {
 
     /// Does what is due for one order.
     fn advance(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
-        self.repeat(now_ms, digest, out);
         let Some(entry) = self.orders.get(&digest) else { return };
         match entry.state {
             State::Waiting => self.wait(now_ms, digest, out),
@@ -299,11 +351,14 @@ impl Home {
         }
     }
 
-    fn repeat(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
-        let Some(entry) = self.orders.get_mut(&digest) else { return };
-        let (due, later): (Vec<_>, Vec<_>) = entry.repeats.drain(..).partition(|(at, _)| *at <= now_ms);
-        entry.repeats = later;
-        out.extend(due.into_iter().map(|(_, bytes)| HomeOutput::Broadcast(bytes)));
+    /// Says last words again that are due.
+    fn repeat(&mut self, now_ms: u64, out: &mut Vec<HomeOutput>) {
+        for words in self.repeats.values_mut() {
+            let (due, later): (Vec<_>, Vec<_>) = words.drain(..).partition(|(at, _)| *at <= now_ms);
+            *words = later;
+            out.extend(due.into_iter().map(|(_, bytes)| HomeOutput::Broadcast(bytes)));
+        }
+        self.repeats.retain(|_, words| !words.is_empty());
     }
 
     /// An order that waits: send it where it is missing, ask for a late result, move on when the round is over.

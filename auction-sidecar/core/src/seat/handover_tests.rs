@@ -217,3 +217,64 @@ fn an_order_withdrawn_while_its_choice_is_stored_follows_what_was_stored() {
     let out = home.handle(rig.record.params.expiry(0) + 2_000, HomeInput::Tick);
     assert_eq!(count(&out, Kind::Cancel), 1, "never stored");
 }
+
+#[test]
+fn an_order_whose_choice_is_never_stored_goes_on_in_its_next_round() {
+    let rig = mk_rig();
+    let (mut home, order) = reserving(&rig);
+    home.handle(2_000, from_seat(&rig, 2, 0, Body::Accept(Accept { order })));
+    let expiry = rig.record.params.expiry(0);
+    assert!(chosen(&home.handle(expiry + 1, HomeInput::Tick)), "only the store knows what became of it");
+    let out = home.handle(expiry + 2, HomeInput::NotStored { order });
+    let retry = out.iter().find_map(|o| match o {
+        HomeOutput::Unserved { retry_ms, .. } => Some(*retry_ms),
+        _ => None,
+    });
+    assert!(retry.is_some_and(|at| at > expiry), "{out:?}");
+    let out = home.handle(expiry + 3, HomeInput::Stored { order });
+    assert!(out.iter().all(|o| !matches!(o, HomeOutput::HandOver { .. })), "{out:?}");
+
+    let (mut home, order) = reserving(&rig);
+    home.handle(2_000, from_seat(&rig, 2, 0, Body::Accept(Accept { order })));
+    home.handle(2_100, HomeInput::Cancel { order });
+    assert_eq!(count(&home.handle(2_200, HomeInput::NotStored { order }), Kind::Cancel), 1);
+}
+
+fn placed(out: &[HomeOutput]) -> Option<(Digest, u64)> {
+    out.iter().find_map(|o| match o {
+        HomeOutput::Ordered { digest, order, .. } => Some((*digest, order.first_round)),
+        _ => None,
+    })
+}
+
+fn mk_home(rig: &Rig) -> Home {
+    Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap())
+}
+
+#[test]
+fn a_home_that_restarts_recalls_the_same_order() {
+    let rig = mk_rig();
+    let (digest, first_round) =
+        placed(&mk_home(&rig).handle(500, HomeInput::Submit(Box::new(mk_new())))).unwrap();
+    let recall = |new: NewOrder| HomeInput::Recall { new: Box::new(new), digest, first_round };
+    let mut home = mk_home(&rig);
+    let out = home.handle(30_000, recall(mk_new()));
+    assert_eq!(placed(&out), Some((digest, first_round)));
+    assert_eq!((count(&out, Kind::Order), count(&out, Kind::Cancel)), (1, 0));
+    assert!(home.handle(30_001, recall(mk_new())).is_empty(), "it is in work");
+
+    // The Job was suspended and has another search time: seats must not award what nobody waits for.
+    let mut home = mk_home(&rig);
+    let out = home.handle(30_000, recall(NewOrder { expires_ms: 95_000, ..mk_new() }));
+    assert!(placed(&out).is_some_and(|(other, _)| other != digest));
+    assert_eq!((count(&out, Kind::Order), count(&out, Kind::Cancel)), (1, 1));
+}
+
+#[test]
+fn an_order_from_before_a_restart_can_be_withdrawn_and_the_word_is_repeated() {
+    let rig = mk_rig();
+    let mut home = mk_home(&rig);
+    assert_eq!(count(&home.handle(1_000, HomeInput::Cancel { order: [7; 32] }), Kind::Cancel), 1);
+    let again = home.next_wake().unwrap();
+    assert_eq!(count(&home.handle(again, HomeInput::Tick), Kind::Cancel), 1, "seats may not be connected yet");
+}
