@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde::Serialize;
@@ -49,6 +50,11 @@ impl ClusterError {
     /// Whether the object does not exist.
     pub fn is_not_found(&self) -> bool {
         self.status().is_some_and(|s| s.is_not_found())
+    }
+
+    /// Whether the API server refused the object as such, for example for a field that never changes.
+    pub fn is_invalid(&self) -> bool {
+        self.status().is_some_and(|s| s.is_invalid())
     }
 
     /// Whether trying again can not help: the API server understood and refused.
@@ -153,6 +159,26 @@ impl Cluster {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Deletes an object as it was read: one that has changed since stays, one that is gone is fine.
+    pub async fn delete_as_read<K>(
+        &self,
+        operation: &'static str,
+        api: &Api<K>,
+        read: &ObjectMeta,
+    ) -> Result<(), ClusterError>
+    where
+        K: Clone + Debug + DeserializeOwned,
+    {
+        let preconditions =
+            Preconditions { uid: read.uid.clone(), resource_version: read.resource_version.clone() };
+        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::background() };
+        let name = read.name.as_deref().unwrap_or_default();
+        match self.timed(operation, api.delete(name, &params)).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
         }
     }
 

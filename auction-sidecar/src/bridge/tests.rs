@@ -32,6 +32,8 @@ use crate::net::{self, MemberId, Members, NetConfig};
 use crate::store::Store;
 use crate::wire::{AwardRef, Handover, HandoverReply};
 
+mod unstored;
+
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// One expected call and its answer.
@@ -468,6 +470,7 @@ fn job_key() -> JobKey {
         )
         .unwrap(),
         secret: "digits-order-1".into(),
+        auction: None,
     }
 }
 

@@ -276,5 +276,9 @@ fn an_order_from_before_a_restart_can_be_withdrawn_and_the_word_is_repeated() {
     let mut home = mk_home(&rig);
     assert_eq!(count(&home.handle(1_000, HomeInput::Cancel { order: [7; 32] }), Kind::Cancel), 1);
     let again = home.next_wake().unwrap();
-    assert_eq!(count(&home.handle(again, HomeInput::Tick), Kind::Cancel), 1, "seats may not be connected yet");
+    assert_eq!(
+        count(&home.handle(again, HomeInput::Tick), Kind::Cancel),
+        1,
+        "seats may not be connected yet"
+    );
 }

@@ -11,7 +11,7 @@ use kube::runtime::controller::Action;
 use kube::{Api, Resource, ResourceExt};
 use vendue_auction_core::{AwardFile, CertificateFile, Choice, HomeInput};
 use vendue_crds::conditions::{self, award as condition, reasons};
-use vendue_crds::{AuctionStatus, Award, AwardSide, ComputeJob, names};
+use vendue_crds::{Award, AwardSide, ComputeJob, names};
 use vendue_market::Digest;
 use vendue_market::encode::from_hex;
 
@@ -33,6 +33,9 @@ pub enum AwardError {
     /// The provider was not reached.
     #[error("provider not reached: {0}")]
     Provider(String),
+    /// The state machine takes nothing.
+    #[error("the state machine is busy")]
+    Busy,
     /// The Award's own data cannot be used.
     #[error("Award cannot be taken up: {0}")]
     Damaged(String),
@@ -79,12 +82,12 @@ pub async fn reconcile_award(
     let action = match plan(award, in_work) {
         Plan::Nothing => Action::await_change(),
         Plan::Forget => {
-            context.forget(&digest);
+            context.forget(&digest).await;
             Action::await_change()
         }
         Plan::Close { not_taken } => {
-            if not_taken {
-                context.tell(HomeInput::Cancel { order: digest });
+            if not_taken && !context.tell(HomeInput::Cancel { order: digest }).await {
+                return Err(AwardError::Busy);
             }
             close(&context, award, not_taken).await?;
             Action::requeue(Duration::from_secs(2))
@@ -171,7 +174,7 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
     };
     facts.seat = (seat, award.spec.provider.clone(), price);
     let held = conditions::is_true(conditions_of(award), condition::HELD);
-    let Some((job, auction)) = job_key(context, award).await? else { return Ok(()) };
+    let Some(job) = job_key(context, award).await? else { return Ok(()) };
     tracing::info!(
         job = job.uid,
         award = award.spec.id,
@@ -181,16 +184,16 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
     );
     let choice = held.then_some(Choice { order: digest, seat, rank, price, certificate, proof: file.proof });
     OrderTask::new(context, job, digest, file.order.clone(), file.order_signature)
-        .resumed(facts, data, auction)
+        .resumed(facts, data)
         .spawn(false);
-    context.tell(HomeInput::Resume { order: Box::new(file.order), choice });
+    if !context.tell(HomeInput::Resume { order: Box::new(file.order), choice }).await {
+        context.drop_order(&digest);
+        return Err(AwardError::Busy);
+    }
     Ok(())
 }
 
-async fn job_key(
-    context: &HomeContext,
-    award: &Award,
-) -> Result<Option<(JobKey, Option<AuctionStatus>)>, ClusterError> {
+async fn job_key(context: &HomeContext, award: &Award) -> Result<Option<JobKey>, ClusterError> {
     let namespace = award.namespace().unwrap_or_default();
     let Some(name) = award.spec.job.name.clone() else { return Ok(None) };
     let jobs: Api<ComputeJob> = Api::namespaced(context.cluster.client.clone(), &namespace);
@@ -206,7 +209,7 @@ async fn job_key(
         .map_or_else(|| names::order_secret(&name, award.spec.job.attempt), |o| o.secret_name.clone());
     let (uid, reference) = (award.spec.job.uid.clone(), job.object_ref(&()));
     let auction = job.status.and_then(|s| s.auction).filter(|a| a.attempt == award.spec.job.attempt);
-    Ok(Some((JobKey { namespace, name, uid, reference, owner, secret }, auction)))
+    Ok(Some(JobKey { namespace, name, uid, reference, owner, secret, auction }))
 }
 
 /// Soon at first, then less often: a provider may be cut off for long.

@@ -165,7 +165,8 @@ async fn try_record(
     let _guard = version.lock().await;
     let name = names::home_award(&task.job.name, i32::try_from(reference.attempt).unwrap_or(i32::MAX));
     let api: Api<Award> = context.api(&task.job.namespace);
-    let Some(award) = context.cluster.get("award", &api, &name).await? else { return Ok(()) };
+    let found = context.cluster.get("award", &api, &name).await?;
+    let Some(award) = found.filter(|a| a.spec.id == reference.id) else { return Ok(()) };
     let mut status = award.status.unwrap_or_default();
     let mut set = |type_: &str, value: bool, reason: &str, message: &str| {
         let new = conditions::condition(type_, value, reason, message, None, Timestamp::now());

@@ -1,6 +1,7 @@
 //! From Jobs to orders.
 //!
-//! Invariant: a Job is submitted once per attempt and only while it has no Award.
+//! Invariant: a Job is submitted once per attempt and only while it has no Award; an order that nobody wants any more
+//! is withdrawn, also one that was made before a restart, and the Job's status says so afterwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,13 @@ use kube::runtime::controller::Action;
 use kube::{Resource, ResourceExt};
 use vendue_auction_core::{HomeInput, NewOrder};
 use vendue_crds::conditions::{self, job as condition};
-use vendue_crds::{ComputeJob, names};
+use vendue_crds::{AuctionOutcome, AuctionStatus, ComputeJob, names};
+use vendue_market::Digest;
 use vendue_market::encode::from_hex;
 
+use super::persist::write_auction_status;
 use super::{HomeContext, JobKey};
+use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{ms_of, requirements};
 use crate::engine::now_ms;
 
@@ -28,28 +32,50 @@ pub enum JobError {
         /// Why.
         reason: String,
     },
+    /// The state machine takes nothing.
+    #[error("order of job {0}: the state machine is busy")]
+    Busy(String),
+    /// The API server.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
 }
 
 /// What to do for a Job.
 #[derive(Debug, PartialEq)]
 enum Plan {
     Nothing,
-    Withdraw,
+    /// Take the order back that is in work, or that was made before a restart.
+    Withdraw(Option<Digest>),
     Submit(Box<NewOrder>),
+    /// Go on with the order of that digest and first round.
+    Recall(Box<NewOrder>, Digest, u64),
+}
+
+/// The order that stands with the seats as far as the status tells.
+fn made(job: &ComputeJob, attempt: i32, over: bool) -> Option<(Digest, u64)> {
+    let auction = job.status.as_ref()?.auction.as_ref().filter(|a| a.attempt == attempt)?;
+    let stands = match auction.outcome {
+        AuctionOutcome::Pending | AuctionOutcome::NoFeasibleBid | AuctionOutcome::Undecided => true,
+        // The Award of a Job that is over may be gone long since.
+        AuctionOutcome::Awarded => !over,
+        AuctionOutcome::Expired | AuctionOutcome::Withdrawn => false,
+    };
+    let digest = from_hex(auction.order_digest.as_ref()?)?.try_into().ok()?;
+    stands.then_some((digest, u64::try_from(auction.first_round?).ok()?))
 }
 
 fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Plan, String> {
     let status = job.status.clone().unwrap_or_default();
     let over = conditions::is_true(&status.conditions, condition::FINISHED);
-    if job.metadata.deletion_timestamp.is_some() || over {
-        return Ok(if in_work && !has_award { Plan::Withdraw } else { Plan::Nothing });
+    let ends = job.metadata.deletion_timestamp.is_some() || over;
+    let accepted =
+        conditions::is_true(&status.conditions, condition::ACCEPTED) && job.spec.suspend != Some(true);
+    let made = status.order.as_ref().and_then(|o| made(job, o.attempt, over));
+    if ends || !accepted {
+        let stands = !has_award && (in_work || made.is_some());
+        return Ok(if stands { Plan::Withdraw(made.map(|(digest, _)| digest)) } else { Plan::Nothing });
     }
-    let suspended = job.spec.suspend == Some(true);
-    let accepted = conditions::is_true(&status.conditions, condition::ACCEPTED) && !suspended;
-    if !accepted && in_work && !has_award {
-        return Ok(Plan::Withdraw);
-    }
-    let Some(order) = status.order.filter(|_| accepted) else { return Ok(Plan::Nothing) };
+    let Some(order) = status.order else { return Ok(Plan::Nothing) };
     let expires_ms = ms_of(&order.expires_at);
     if in_work || has_award || expires_ms <= now {
         return Ok(Plan::Nothing);
@@ -57,14 +83,17 @@ fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Pl
     let commitment = from_hex(&order.commitment)
         .and_then(|c| c.try_into().ok())
         .ok_or("status.order.commitment is not 64 hex digits")?;
-    let new = NewOrder {
+    let new = Box::new(NewOrder {
         job: job.metadata.uid.clone().ok_or("the Job has no uid")?,
         attempt: u32::try_from(order.attempt).map_err(|_| "status.order.attempt is negative")?,
         requirements: requirements(&job.spec)?,
         commitment,
         expires_ms,
-    };
-    Ok(Plan::Submit(Box::new(new)))
+    });
+    Ok(match made {
+        Some((digest, first_round)) => Plan::Recall(new, digest, first_round),
+        None => Plan::Submit(new),
+    })
 }
 
 /// One step for one Job.
@@ -91,47 +120,65 @@ pub async fn reconcile_job(
         .is_some();
     let plan = plan(job, in_work, has_award, now_ms())
         .map_err(|reason| JobError::Order { job: format!("{namespace}/{name}"), reason })?;
-    match plan {
-        Plan::Nothing => {}
-        Plan::Withdraw => withdraw(&context, &key),
-        Plan::Submit(new) => {
-            let Some(owner) = job.controller_owner_ref(&()) else { return Ok(Action::await_change()) };
-            let secret = order.map(|o| o.secret_name).unwrap_or_else(|| names::order_secret(&name, 1));
-            let reference = job.object_ref(&());
-            let entry = JobKey { namespace, name, uid: uid.clone(), reference, owner, secret };
-            tracing::info!(
-                job = uid,
-                attempt,
-                namespace = entry.namespace,
-                name = entry.name,
-                "order submitted"
-            );
-            super::submitted(&context, entry, attempt);
-            context.tell(HomeInput::Submit(new));
+    let input = match plan {
+        Plan::Nothing => None,
+        Plan::Withdraw(made) => {
+            withdraw(&context, job, &key, made).await?;
+            None
+        }
+        Plan::Submit(new) => Some(HomeInput::Submit(new)),
+        Plan::Recall(new, digest, first_round) => Some(HomeInput::Recall { new, digest, first_round }),
+    };
+    if let Some(input) = input
+        && let Some(owner) = job.controller_owner_ref(&())
+    {
+        let secret = order.map(|o| o.secret_name).unwrap_or_else(|| names::order_secret(&name, 1));
+        let auction = job.status.as_ref().and_then(|s| s.auction.clone());
+        let reference = job.object_ref(&());
+        tracing::info!(job = uid, attempt, namespace, name, "order submitted");
+        let entry = JobKey { namespace, name, uid: uid.clone(), reference, owner, secret, auction };
+        super::submitted(&context, entry, attempt);
+        if !context.tell(input).await {
+            context.book(|book| book.jobs.remove(&key));
+            return Err(JobError::Busy(uid));
         }
     }
     context.failed(&uid, false);
     Ok(Action::requeue(Duration::from_secs(30)))
 }
 
-/// Takes an order back that nobody was given yet.
-fn withdraw(context: &HomeContext, key: &(String, u32)) {
-    let digests = context.book(|book| {
-        book.jobs.remove(key);
-        let found: Vec<_> = book.orders.iter().filter(|(_, e)| &e.job == key).map(|(d, _)| *d).collect();
-        for digest in &found {
-            book.orders.remove(digest);
+/// Takes an order back that nobody was given yet, and says so in the Job's status.
+async fn withdraw(
+    context: &HomeContext,
+    job: &ComputeJob,
+    key: &(String, u32),
+    made: Option<Digest>,
+) -> Result<(), JobError> {
+    let in_work = context
+        .book(|book| book.orders.iter().filter(|(_, e)| &e.job == key).map(|(d, _)| *d).collect::<Vec<_>>());
+    for order in in_work.iter().copied().chain(made.filter(|d| !in_work.contains(d))) {
+        if !context.tell(HomeInput::Cancel { order }).await {
+            return Err(JobError::Busy(key.0.clone()));
         }
-        found
-    });
+        context.drop_order(&order);
+    }
+    context.book(|book| book.jobs.remove(key));
     tracing::info!(job = key.0, attempt = key.1, "order withdrawn");
     context.metrics.orders.with_label_values(&["cancelled"]).inc();
-    for order in digests {
-        context.tell(HomeInput::Cancel { order });
+    // Without a status, or one of another attempt, nothing says that an order stands.
+    let said = job.status.as_ref().and_then(|s| s.auction.clone());
+    let Some(said) = said.filter(|a| u32::try_from(a.attempt) == Ok(key.1)) else { return Ok(()) };
+    let message = Some("the order was taken back".to_owned());
+    let auction = AuctionStatus { outcome: AuctionOutcome::Withdrawn, message, ..said };
+    let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+    match write_auction_status(context, (&namespace, &name, &key.0), &auction).await {
+        Err(error) if !error.is_not_found() && !error.is_final() => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
 /// An order that cannot be made will not be better in a moment; the controller's next write brings it back.
+/// Anything else may be over in a second.
 pub fn job_error_policy(
     object: Arc<DeserializeGuard<ComputeJob>>,
     error: &JobError,
@@ -139,7 +186,11 @@ pub fn job_error_policy(
 ) -> Action {
     tracing::error!(%error, "Job not put to the market");
     let uid = object.0.as_ref().ok().and_then(|j| j.metadata.uid.clone()).unwrap_or_default();
-    Action::requeue(Duration::from_secs(u64::from(context.failed(&uid, true).min(10)) * 30))
+    let failures = u64::from(context.failed(&uid, true).min(10));
+    match error {
+        JobError::Order { .. } => Action::requeue(Duration::from_secs(failures * 30)),
+        JobError::Busy(_) | JobError::Cluster(_) => Action::requeue(Duration::from_secs(failures)),
+    }
 }
 
 #[cfg(test)]
@@ -182,10 +233,51 @@ mod tests {
         let refused = mk_job(|v| v["status"]["conditions"][0]["status"] = json!("False"));
         for job in [deleted, suspended, refused] {
             assert_eq!(plan(&job, false, false, 0), Ok(Plan::Nothing));
-            assert_eq!(plan(&job, true, false, 0), Ok(Plan::Withdraw));
+            assert_eq!(plan(&job, true, false, 0), Ok(Plan::Withdraw(None)));
             assert_eq!(plan(&job, true, true, 0), Ok(Plan::Nothing));
         }
         let bad = mk_job(|v| v["status"]["order"]["commitment"] = json!("xyz"));
         assert!(plan(&bad, false, false, 0).is_err());
+    }
+
+    fn with_auction(outcome: &str, change: impl FnOnce(&mut Value)) -> ComputeJob {
+        mk_job(|v| {
+            v["status"]["auction"] = json!({
+                "attempt": 1, "orderDigest": "cd".repeat(32), "firstRound": 70, "outcome": outcome,
+            });
+            change(v);
+        })
+    }
+
+    #[test]
+    fn after_a_restart_the_order_that_stands_is_recalled() {
+        for outcome in ["Pending", "NoFeasibleBid", "Undecided", "Awarded"] {
+            let job = with_auction(outcome, |_| {});
+            assert!(
+                matches!(plan(&job, false, false, 0), Ok(Plan::Recall(_, digest, 70)) if digest == [0xcd; 32]),
+                "{outcome}"
+            );
+        }
+        let other = with_auction("Pending", |v| v["status"]["auction"]["attempt"] = json!(0));
+        for job in [with_auction("Expired", |_| {}), with_auction("Withdrawn", |_| {}), other] {
+            assert!(matches!(plan(&job, false, false, 0), Ok(Plan::Submit(_))));
+        }
+    }
+
+    #[test]
+    fn an_order_from_before_a_restart_that_nobody_wants_is_withdrawn_once() {
+        let delete = |v: &mut Value| v["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let suspend = |v: &mut Value| v["spec"]["suspend"] = json!(true);
+        let finish = |v: &mut Value| {
+            v["status"]["conditions"] = json!([{ "type": "Finished", "status": "True", "reason": "SearchTimeOver",
+                "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
+        };
+        for change in [delete as fn(&mut Value), suspend, finish] {
+            let stands = with_auction("Undecided", change);
+            assert_eq!(plan(&stands, false, false, 0), Ok(Plan::Withdraw(Some([0xcd; 32]))));
+            assert_eq!(plan(&stands, false, true, 0), Ok(Plan::Nothing), "its Award is closed instead");
+            assert_eq!(plan(&with_auction("Withdrawn", change), false, false, 0), Ok(Plan::Nothing));
+        }
+        assert_eq!(plan(&with_auction("Awarded", finish), false, false, 0), Ok(Plan::Nothing));
     }
 }

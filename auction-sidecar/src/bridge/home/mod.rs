@@ -14,17 +14,19 @@ mod awards;
 mod handover;
 mod jobs;
 mod order;
+mod persist;
 mod server;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use tokio::sync::mpsc;
 use vendue_auction_core::{HomeInput, HomeOutput, MarketRecord};
-use vendue_crds::Award;
+use vendue_crds::{AuctionStatus, Award};
 use vendue_market::Digest;
 
 use super::cluster::Cluster;
@@ -37,6 +39,11 @@ use crate::store::Store;
 pub use awards::{award_error_policy, reconcile_award};
 pub use jobs::{job_error_policy, reconcile_job};
 pub use server::{serve, serve_bulk};
+
+/// Longest wait for the state machine; it may be busy with a round.
+const ENGINE_WAIT: Duration = Duration::from_secs(5);
+/// Places in an order's queue that only events may take which are not repeated.
+const RESERVED_PLACES: usize = 32;
 
 /// A Job as its order needs it.
 #[derive(Debug, Clone)]
@@ -53,6 +60,8 @@ pub struct JobKey {
     pub owner: OwnerReference,
     /// Secret with salt and workload.
     pub secret: String,
+    /// What its status said of this attempt before a restart.
+    pub auction: Option<AuctionStatus>,
 }
 
 /// Orders that are in work.
@@ -136,10 +145,14 @@ impl HomeContext {
         Api::namespaced(self.cluster.client.clone(), namespace)
     }
 
-    fn tell(&self, input: HomeInput) {
-        if self.engine.try_send(EngineCommand::Home(Box::new(input))).is_err() {
+    /// Gives the state machine an input, waiting while it is busy; says whether it took it.
+    async fn tell(&self, input: HomeInput) -> bool {
+        let command = EngineCommand::Home(Box::new(input));
+        let taken = self.engine.send_timeout(command, ENGINE_WAIT).await.is_ok();
+        if !taken {
             self.metrics.dropped("engine_full");
         }
+        taken
     }
 
     /// The lock of an award with the version of the last status that was taken.
@@ -169,17 +182,21 @@ impl HomeContext {
         from == MemberId::Seat(seat)
     }
 
-    /// Forgets an order that is closed, at home and in the state machine.
-    fn forget(&self, digest: &Digest) {
-        let known = self.book(|book| {
+    /// Takes an order out of the book, which ends its task; says whether it was there.
+    fn drop_order(&self, digest: &Digest) -> bool {
+        self.book(|book| {
             let entry = book.orders.remove(digest);
             if let Some(entry) = &entry {
                 book.jobs.remove(&entry.job);
             }
             entry.is_some()
-        });
-        if known {
-            self.tell(HomeInput::Forget { order: *digest });
+        })
+    }
+
+    /// Forgets an order that is closed, at home and in the state machine.
+    async fn forget(&self, digest: &Digest) {
+        if self.drop_order(digest) {
+            self.tell(HomeInput::Forget { order: *digest }).await;
         }
     }
 }
@@ -197,10 +214,16 @@ pub fn on_event(context: &Arc<HomeContext>, event: HomeOutput) {
     }
     let Some(digest) = digest_of(&event) else { return };
     let sender = context.book(|book| book.orders.get(&digest).map(|entry| entry.events.clone()));
-    match sender.map(|sender| sender.try_send(event).map_err(drop)) {
-        Some(Ok(())) => {}
-        Some(Err(_)) => context.metrics.dropped("order_full"),
-        None => tracing::debug!(order = %hex::encode(digest), "event of an order that is not in work"),
+    let Some(sender) = sender else {
+        tracing::debug!(order = %hex::encode(digest), "event of an order that is not in work");
+        return;
+    };
+    // A choice is given out until it is stored; all else comes once, and a few times in each round at most.
+    if matches!(event, HomeOutput::Choose(_)) && sender.capacity() <= RESERVED_PLACES {
+        return;
+    }
+    if sender.try_send(event).is_err() {
+        context.metrics.dropped("order_full");
     }
 }
 

@@ -6,22 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::Api;
-use serde_json::json;
 use tokio::sync::mpsc;
 use vendue_auction_core::{
     AwardFile, AwardProof, Certificate, CertificateFile, Choice, HomeInput, HomeOutput,
 };
 use vendue_crds::conditions::{self, award as condition, reasons};
-use vendue_crds::{
-    AuctionOutcome, AuctionStatus, Award, AwardStatus, CertificateData, ComputeJob, ExclusionCount, names,
-};
+use vendue_crds::{AuctionOutcome, AuctionStatus, AwardStatus, CertificateData, ExclusionCount};
 use vendue_market::encode::to_hex;
 use vendue_market::{Digest, GpuModel, Order, Outcome, Price};
 
+use super::persist::Removal;
 use super::{Entry, HomeContext, JobKey, handover};
-use crate::bridge::cluster::ClusterError;
-use crate::bridge::objects::{self, AwardFacts};
+use crate::bridge::objects::AwardFacts;
 use crate::engine::now_ms;
 
 const QUEUE: usize = 64;
@@ -33,9 +29,9 @@ pub(super) struct OrderTask {
     pub(super) digest: Digest,
     pub(super) order: Order,
     signature: [u8; 65],
-    auction: AuctionStatus,
+    pub(super) auction: AuctionStatus,
     made_ms: u64,
-    award: Option<(AwardFacts, CertificateData)>,
+    pub(super) award: Option<(AwardFacts, CertificateData)>,
     /// The seat of the choice that is stored.
     chosen: Option<u16>,
 }
@@ -50,8 +46,9 @@ pub(super) fn started(
 ) {
     let key = (order.job.clone(), order.attempt);
     let Some(job) = context.book(|book| book.jobs.get(&key).cloned()) else {
-        // Withdrawn in the meantime.
-        context.tell(HomeInput::Cancel { order: digest });
+        // Withdrawn in the meantime. The state machine, which calls, must not wait for itself.
+        let context = context.clone();
+        tokio::spawn(async move { context.tell(HomeInput::Cancel { order: digest }).await });
         return;
     };
     let wait = starts_ms.saturating_sub(now_ms());
@@ -59,6 +56,7 @@ pub(super) fn started(
     context.metrics.orders.with_label_values(&["placed"]).inc();
     let message = format!("the order is on its way to {} providers", context.record.n());
     let mut task = OrderTask::new(context, job, digest, order, signature);
+    task.auction.outcome = AuctionOutcome::Pending;
     task.auction.message = Some(message);
     task.spawn(true);
 }
@@ -71,9 +69,10 @@ impl OrderTask {
         order: Order,
         signature: [u8; 65],
     ) -> Self {
-        let auction = AuctionStatus {
+        let fresh = AuctionStatus {
             attempt: i32::try_from(order.attempt).unwrap_or(i32::MAX),
             order_digest: Some(to_hex(&digest)),
+            first_round: i64::try_from(order.first_round).ok(),
             outcome: AuctionOutcome::Pending,
             round: None,
             rounds_tried: 0,
@@ -82,6 +81,8 @@ impl OrderTask {
             exclusions: Vec::new(),
             known_models: Vec::new(),
         };
+        let same = |before: &AuctionStatus| before.order_digest == fresh.order_digest;
+        let auction = job.auction.clone().filter(same).unwrap_or(fresh);
         Self {
             context: context.clone(),
             job,
@@ -96,15 +97,7 @@ impl OrderTask {
     }
 
     /// Takes up an order whose Award was found after a restart.
-    pub(super) fn resumed(
-        mut self,
-        facts: AwardFacts,
-        certificate: CertificateData,
-        auction: Option<AuctionStatus>,
-    ) -> Self {
-        if let Some(auction) = auction {
-            self.auction = auction;
-        }
+    pub(super) fn resumed(mut self, facts: AwardFacts, certificate: CertificateData) -> Self {
         self.auction.outcome = AuctionOutcome::Awarded;
         self.auction.round = i64::try_from(facts.round).ok();
         self.award = Some((facts, certificate));
@@ -131,7 +124,7 @@ impl OrderTask {
             let last = matches!(event, HomeOutput::GivenUp { .. });
             self.on(event).await;
             if last {
-                self.context.forget(&self.digest);
+                self.context.forget(&self.digest).await;
                 return;
             }
         }
@@ -192,6 +185,7 @@ impl OrderTask {
             HomeOutput::Choose(choice) => self.on_choose(*choice).await,
             HomeOutput::HandOver { seat, .. } => handover::hand_over(self, seat).await,
             HomeOutput::GivenUp { .. } => {
+                self.clear_award().await;
                 self.auction.outcome = AuctionOutcome::Expired;
                 self.auction.message = Some("the time to look for a provider is over".to_owned());
                 self.context.metrics.orders.with_label_values(&["expired"]).inc();
@@ -279,7 +273,7 @@ impl OrderTask {
     async fn on_choose(&mut self, choice: Choice) {
         // It is given out until it is stored, and the Award may have moved on since.
         if self.chosen == Some(choice.seat) {
-            self.context.tell(HomeInput::Stored { order: self.digest });
+            self.context.tell(HomeInput::Stored { order: self.digest }).await;
             return;
         }
         let name = self.provider(choice.seat);
@@ -295,87 +289,39 @@ impl OrderTask {
         }
         let message = format!("provider {name} holds the devices");
         let status = held_status(true, reasons::DEVICES_HELD, &message);
-        if self.persist_award(Some(status)).await {
+        let stored = self.persist_award(Some(status)).await || self.came_to_be_stored(choice.seat).await;
+        if stored {
             self.chosen = Some(choice.seat);
-            self.context.tell(HomeInput::Stored { order: self.digest });
+            self.context.tell(HomeInput::Stored { order: self.digest }).await;
             self.event(false, reasons::DEVICES_HELD, message).await;
         }
     }
 
-    async fn on_unserved(&mut self) {
-        if let Some((facts, _)) = self.award.take() {
-            let name = names::home_award(&self.job.name, self.auction.attempt);
-            let deleted =
-                self.context.cluster.delete("award", &self.context.api(&self.job.namespace), &name).await;
-            if let Err(error) = deleted {
-                tracing::warn!(job = self.job.uid, %error, "Award of an unserved order not deleted");
+    /// A choice was not written in time, or so it seems. Either it is in the Award all the same, or the Award goes, and
+    /// the state machine hears that the choice came to nothing; while neither is sure, the choice is given out again.
+    async fn came_to_be_stored(&mut self, chosen: u16) -> bool {
+        let Some(id) = self.facts().map(AwardFacts::id) else { return false };
+        match self.remove_award().await {
+            Ok(Removal::Held { id: held, seat }) => held == id && seat == i32::from(chosen),
+            Ok(Removal::Gone) => {
+                self.award = None;
+                self.context.tell(HomeInput::NotStored { order: self.digest }).await;
+                false
             }
-            self.context.forget_version(&facts.id());
+            Err(error) => {
+                tracing::warn!(job = self.job.uid, %error, "not known whether the choice is stored");
+                false
+            }
         }
+    }
+
+    async fn on_unserved(&mut self) {
+        self.clear_award().await;
         self.auction.outcome = AuctionOutcome::Undecided;
         let message = "the winner and its stand-bys could not serve the order; it is tried again".to_owned();
         self.auction.message = Some(message.clone());
         self.write_auction().await;
         self.event(true, reasons::CAPACITY_GONE, message).await;
-    }
-
-    /// Writes the Award, and its status when one is given, until it is written or the award has expired.
-    async fn persist_award(&self, status: Option<AwardStatus>) -> bool {
-        let Some((facts, data)) = &self.award else { return false };
-        let mut pause = Duration::from_millis(100);
-        loop {
-            match self.write_award(facts, data, status.as_ref()).await {
-                Ok(()) => return true,
-                Err(error) if error.is_final() || now_ms() > facts.expires_ms => {
-                    tracing::error!(job = self.job.uid, %error, "Award not written");
-                    return false;
-                }
-                Err(error) => tracing::warn!(job = self.job.uid, %error, "Award not written yet"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_secs(1));
-        }
-    }
-
-    async fn write_award(
-        &self,
-        facts: &AwardFacts,
-        data: &CertificateData,
-        status: Option<&AwardStatus>,
-    ) -> Result<(), ClusterError> {
-        let job = (self.job.namespace.as_str(), self.job.name.as_str());
-        let award = objects::home_award(facts, job, self.job.owner.clone(), data.clone());
-        let name = names::home_award(&self.job.name, self.auction.attempt);
-        let api: Api<Award> = self.context.api(&self.job.namespace);
-        let cluster = &self.context.cluster;
-        let _: Award = cluster.apply("award", &api, names::MANAGER_AUCTION, &name, &award).await?;
-        if let Some(status) = status {
-            let body = objects::status_patch(status);
-            let _: Award =
-                cluster.apply_status("award_status", &api, names::MANAGER_RELAY, &name, &body).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_auction(&self) {
-        let api: Api<ComputeJob> = Api::namespaced(self.context.cluster.client.clone(), &self.job.namespace);
-        let body = json!({
-            "apiVersion": format!("{}/{}", vendue_crds::GROUP, vendue_crds::VERSION),
-            "kind": "Job",
-            "metadata": { "uid": self.job.uid },
-            "status": { "auction": self.auction },
-        });
-        let manager = names::MANAGER_AUCTION;
-        for _ in 0..3 {
-            let written =
-                self.context.cluster.apply_status("job_status", &api, manager, &self.job.name, &body).await;
-            match written {
-                Ok(_) => return,
-                Err(error) if error.is_not_found() || error.is_final() => return,
-                Err(error) => tracing::warn!(job = self.job.uid, %error, "Job status not written yet"),
-            }
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
     }
 
     pub(super) async fn event(&self, warning: bool, reason: &str, note: String) {

@@ -45,12 +45,8 @@ impl Folder<'_> {
             Some(AuctionOutcome::NoFeasibleBid) => (reasons::NO_FEASIBLE_BID, with_models(&said, known)),
             Some(AuctionOutcome::Undecided) => (reasons::ROUND_UNDECIDED, said),
             Some(AuctionOutcome::Awarded) => (reasons::RESERVING, said),
-            Some(AuctionOutcome::Pending | AuctionOutcome::Expired) | None if said.is_empty() => {
-                (reasons::AUCTION_PENDING, "the market is asked for bids".to_owned())
-            }
-            Some(AuctionOutcome::Pending | AuctionOutcome::Expired) | None => {
-                (reasons::AUCTION_PENDING, said)
-            }
+            _ if said.is_empty() => (reasons::AUCTION_PENDING, "the market is asked for bids".to_owned()),
+            _ => (reasons::AUCTION_PENDING, said),
         };
         self.set(cond::AWARDED, false, reason, message);
         self.state("Bidding");
@@ -104,6 +100,12 @@ impl Folder<'_> {
             if yes {
                 self.state(if c.reason == reasons::SUCCEEDED { "Succeeded" } else { word });
             }
+        }
+        let is = |type_| conditions::is_true(&status.conditions, type_);
+        if is(award::RELEASED) && is(award::HANDED_OVER) && !self.is(cond::FINISHED) {
+            let text = "the provider has released everything and never said how the work ended";
+            self.set(cond::FINISHED, true, reasons::RUNTIME_ERROR, text);
+            self.state("Failed");
         }
         if status.usage.is_some() {
             self.status.usage.clone_from(&status.usage);

@@ -24,10 +24,9 @@ use crate::{FinalizerStep, after, until};
 
 /// Value of `spec.managedBy` that means this controller.
 const OURS: &str = "vendue.dev/controller";
-/// Seconds that a deleted Job without an Award waits, because an Award may be on its way.
-const CANCEL_SECONDS: i64 = 3;
-/// The same when the auction has said that a seat won.
-const CANCEL_AWARDED_SECONDS: i64 = 15;
+/// Longest wait of a deleted Job without an Award for the auction's word that the order is withdrawn. An auction
+/// process that was restarted has said it by then; one that is gone for good must not hold the Job.
+const CANCEL_SECONDS: i64 = 25;
 /// Seconds after the run deadline in which the winner must have removed everything, reachable or not.
 const CLOSE_GRACE_SECONDS: i64 = 600;
 /// Seconds after the award's expiry in which a winner without a workload has freed the devices.
@@ -157,7 +156,7 @@ fn live(
         return;
     }
     let (attempt, make) = order_attempt(job, observed.award.as_ref());
-    let awarded = !make && observed.award.is_some();
+    let awarded = !make && observed.award.as_ref().is_some_and(|a| may_still_serve(a, folder.now));
     if valid.suspended && !awarded {
         folder.set(cond::ACCEPTED, false, reasons::SUSPENDED, "spec.suspend is true");
         return folder.state("Suspended");
@@ -173,12 +172,28 @@ fn live(
     resume(valid, folder);
     folder.set(cond::ACCEPTED, true, reasons::VALID, "the order is offered to the market");
     match &observed.award {
-        Some(award) if awarded => folder.award(award),
+        Some(award) if awarded => {
+            folder.award(award);
+            let undecided = folder.now < choice_limit(award) && !folder.is(cond::AWARDED);
+            plan.requeue = undecided.then(|| until(folder.now, choice_limit(award)));
+        }
         _ => {
             folder.auction(job.status.as_ref().and_then(|s| s.auction.as_ref()), attempt);
             plan.requeue = folder.status.order.as_ref().map(|o| until(folder.now, o.expires_at.0));
         }
     }
+}
+
+/// Whether an Award may still serve the Job: a seat was chosen, or there is time left to choose one.
+fn may_still_serve(object: &Award, now: Timestamp) -> bool {
+    let reported = object.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+    let is = |type_| conditions::is_true(reported, type_);
+    is(award::HELD) || is(award::HANDED_OVER) || is(award::FINISHED) || now < choice_limit(object)
+}
+
+/// Until when a seat may be chosen for an Award.
+fn choice_limit(object: &Award) -> Timestamp {
+    after(object.spec.expires_at.0, EXPIRY_GRACE_SECONDS)
 }
 
 /// Whether the Job was held back until now.
@@ -294,11 +309,8 @@ fn close(job: &ComputeJob, observed: &Observed, folder: &mut Folder<'_>, plan: &
     let deleted = job.metadata.deletion_timestamp.as_ref().map_or(now, |t| t.0);
     folder.state("Closing");
     let Some(object) = &observed.award else {
-        let auction = job.status.as_ref().and_then(|s| s.auction.as_ref());
-        let won = auction.is_some_and(|a| a.outcome == AuctionOutcome::Awarded);
-        let wait = if won { CANCEL_AWARDED_SECONDS } else { CANCEL_SECONDS };
-        let gone = after(deleted, wait);
-        if folder.status.order.is_none() || folder.is(cond::FINISHED) || now >= gone {
+        let gone = after(deleted, CANCEL_SECONDS);
+        if !order_stands(job, folder) || now >= gone {
             plan.finalizer = FinalizerStep::Remove;
         } else {
             plan.requeue = Some(until(now, gone).max(Duration::from_millis(100)));
@@ -324,6 +336,15 @@ fn close(job: &ComputeJob, observed: &Observed, folder: &mut Folder<'_>, plan: &
         folder.set(cond::FINISHED, false, reasons::CLOSED, text);
     }
     plan.requeue = Some(until(now, limit).clamp(Duration::from_millis(100), Duration::from_secs(30)));
+}
+
+/// Whether seats may still award the order of a Job without an Award.
+fn order_stands(job: &ComputeJob, folder: &Folder<'_>) -> bool {
+    let Some(order) = &folder.status.order else { return false };
+    let auction = job.status.as_ref().and_then(|s| s.auction.as_ref());
+    let said = auction.filter(|a| a.attempt == order.attempt).map(|a| a.outcome);
+    let over = matches!(said, Some(AuctionOutcome::Withdrawn | AuctionOutcome::Expired));
+    !over && !folder.is(cond::FINISHED)
 }
 
 /// When the winner has removed everything by itself, whether it can be reached or not.

@@ -1,6 +1,7 @@
 //! Jobs: what is rejected and how, and the life of an order.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
@@ -86,6 +87,21 @@ fn mk_home_award(conditions: &[(&str, bool, &str)]) -> Award {
         conditions.iter().map(|(t, s, r)| condition(t, *s, r, "told by the host", None, at(5))).collect();
     object.status = Some(AwardStatus { conditions: list, ..AwardStatus::default() });
     object
+}
+
+fn mk_auction(attempt: i32, outcome: AuctionOutcome) -> AuctionStatus {
+    AuctionStatus {
+        attempt,
+        order_digest: None,
+        first_round: None,
+        outcome,
+        round: Some(3),
+        rounds_tried: 1,
+        receipts: 4,
+        message: None,
+        exclusions: vec![],
+        known_models: vec![],
+    }
 }
 
 fn says(plan: &Plan, type_: &str) -> Option<(String, String)> {
@@ -213,15 +229,9 @@ fn waits_for_what_is_missing_and_refuses_what_cannot_be() {
 fn shows_why_nobody_bid_and_gives_up_in_time() {
     let mut job = accepted();
     job.status.as_mut().unwrap().auction = Some(AuctionStatus {
-        attempt: 1,
-        order_digest: None,
-        outcome: AuctionOutcome::NoFeasibleBid,
-        round: Some(3),
-        rounds_tried: 1,
-        receipts: 4,
         message: Some("0 of 4 providers: 2 model, 1 memory, 1 free GPUs".into()),
-        exclusions: vec![],
         known_models: vec!["A100".into(), "H100".into()],
+        ..mk_auction(1, AuctionOutcome::NoFeasibleBid)
     });
     let shown = plan(&job, &Observed::default(), at(5));
     assert_eq!(says(&shown, cond::AWARDED), is("False", reasons::NO_FEASIBLE_BID));
@@ -277,6 +287,38 @@ fn folds_what_the_winner_reports() {
 }
 
 #[test]
+fn an_award_that_nobody_took_does_not_hold_the_job() {
+    let job = accepted();
+    let see = |list: &[(&str, bool, &str)], second| {
+        plan(&job, &Observed { award: Some(mk_home_award(list)), ..Observed::default() }, at(second))
+    };
+    // The search is over at 121 s, the award could be taken until 60 s and its grace is over at 120 s.
+    let waiting = see(&[], 30);
+    assert_eq!(says(&waiting, cond::AWARDED), is("False", reasons::RESERVING));
+    assert_eq!(waiting.requeue, Some(Duration::from_secs(90)));
+    assert_eq!(says(&see(&[], 120), cond::AWARDED), is("False", reasons::AUCTION_PENDING));
+    assert_eq!(says(&see(&[], 121), cond::FINISHED), is("True", reasons::SEARCH_TIME_OVER));
+    let held = see(&[(award::HELD, true, reasons::DEVICES_HELD)], 130);
+    assert_eq!(
+        (says(&held, cond::FINISHED), says(&held, cond::AWARDED)),
+        (None, is("True", reasons::CERTIFIED))
+    );
+}
+
+#[test]
+fn work_that_was_released_without_a_result_has_failed() {
+    let list = [
+        (award::HELD, true, "x"),
+        (award::HANDED_OVER, true, "x"),
+        (award::RELEASED, true, reasons::AWARD_EXPIRED),
+    ];
+    let seen = Observed { award: Some(mk_home_award(&list)), ..Observed::default() };
+    let ended = plan(&accepted(), &seen, at(30));
+    assert_eq!(says(&ended, cond::FINISHED), is("True", reasons::RUNTIME_ERROR));
+    assert_eq!(ended.status.unwrap().state.as_deref(), Some("Failed"));
+}
+
+#[test]
 fn a_refused_order_is_made_again_with_the_same_workload() {
     let job = accepted();
     let fell = mk_home_award(&[(award::HELD, false, reasons::CAPACITY_GONE), (award::RELEASED, true, "x")]);
@@ -328,9 +370,19 @@ fn deletion_waits_for_the_winner_or_its_deadline() {
     let mut job = accepted();
     job.metadata.deletion_timestamp = Some(Time(at(30)));
     let see = |award: Option<Award>| Observed { award, ..Observed::default() };
-    // No award: one may be on its way.
-    assert_eq!(plan(&job, &see(None), at(31)).finalizer, FinalizerStep::Keep);
-    assert_eq!(plan(&job, &see(None), at(33)).finalizer, FinalizerStep::Remove);
+    // No award: the order stands until the auction says otherwise, or cannot say anything.
+    assert_eq!(plan(&job, &see(None), at(54)).finalizer, FinalizerStep::Keep);
+    assert_eq!(plan(&job, &see(None), at(55)).finalizer, FinalizerStep::Remove);
+    for (outcome, attempt, finalizer) in [
+        (AuctionOutcome::Withdrawn, 1, FinalizerStep::Remove),
+        (AuctionOutcome::Withdrawn, 0, FinalizerStep::Keep),
+        (AuctionOutcome::Undecided, 1, FinalizerStep::Keep),
+        (AuctionOutcome::Expired, 1, FinalizerStep::Remove),
+    ] {
+        let mut said = job.clone();
+        said.status.as_mut().unwrap().auction = Some(mk_auction(attempt, outcome));
+        assert_eq!(plan(&said, &see(None), at(31)).finalizer, finalizer, "{outcome:?}");
+    }
     // An award that runs.
     let mut object = mk_home_award(&[(award::HELD, true, "x"), (award::HANDED_OVER, true, "x")]);
     let first = plan(&job, &see(Some(object.clone())), at(31));
