@@ -40,7 +40,7 @@ pub async fn log_until(env: &Env, ns: &str, job: &str, text: &str, seconds: u64)
 }
 
 /// Kills every process of Vendue on the cluster whose Pod's name begins with `deployment`.
-async fn kill(env: &Env, site: &str, deployment: &str) -> Scenario {
+pub async fn kill(env: &Env, site: &str, deployment: &str) -> Scenario {
     let pods = env.pods(site, NAMESPACE).list(&ListParams::default()).await?;
     let names = pods.items.into_iter().filter_map(|p| p.metadata.name).filter(|n| n.starts_with(deployment));
     let mut killed = 0;
@@ -147,7 +147,7 @@ pub async fn refusal_promotes_the_stand_by(env: &Env) -> Scenario {
     env.nothing_left(60).await
 }
 
-async fn pod_name(env: &Env, site: &str, prefix: &str) -> Result<String, Failure> {
+pub async fn pod_name(env: &Env, site: &str, prefix: &str) -> Result<String, Failure> {
     let pods = env.pods(site, NAMESPACE).list(&ListParams::default()).await?;
     pods.items
         .into_iter()
@@ -157,7 +157,7 @@ async fn pod_name(env: &Env, site: &str, prefix: &str) -> Result<String, Failure
 }
 
 /// A Pod of the provider's own that holds GPUs.
-async fn take_gpus(env: &Env, site: &str, gpus: u32) -> Scenario {
+pub async fn take_gpus(env: &Env, site: &str, gpus: u32) -> Scenario {
     let pods: Api<Pod> = env.pods(site, "default");
     let pod: Pod = serde_json::from_value(json!({
         "metadata": { "name": "local-work" },
@@ -177,13 +177,13 @@ async fn take_gpus(env: &Env, site: &str, gpus: u32) -> Scenario {
     Ok(())
 }
 
-async fn release_gpus(env: &Env, site: &str) -> Scenario {
+pub async fn release_gpus(env: &Env, site: &str) -> Scenario {
     env.pods(site, "default").delete("local-work", &DeleteParams::default().grace_period(0)).await?;
     Ok(())
 }
 
 /// Waits until the seat of the cluster was asked to hold capacity.
-async fn reserved(env: &Env, site: &str) -> Scenario {
+pub async fn reserved(env: &Env, site: &str) -> Scenario {
     let awards: Api<Award> = Api::all(env.site(site).client.clone());
     wait::until(
         "the winner is asked to hold capacity",
