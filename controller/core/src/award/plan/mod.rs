@@ -196,7 +196,7 @@ fn delivered(award: &Award, now: Timestamp) -> bool {
     closing(award)
         || reason(cond::FINISHED) == Some(reasons::CLOSED)
         || conditions::is_true(&status.conditions, cond::DELIVERED)
-        || reason(cond::DELIVERED) == Some(reasons::DELIVERY_TIMEOUT)
+        || matches!(reason(cond::DELIVERED), Some(reasons::DELIVERY_TIMEOUT | reasons::OUTPUTS_TOO_LARGE))
         // Nothing ran, so there is nothing to deliver.
         || runtime.is_none_or(|r| r.started_at.is_none())
         || ended.is_none_or(|at| now >= after(at, DELIVERY_GRACE_SECONDS))
