@@ -283,6 +283,7 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
         .run(host::reconcile, host::error_policy, context.clone())
         .for_each(log_failure);
     tokio::spawn(run);
+    tokio::spawn(host::sweep(context.clone()));
     let (ready, cluster) = (parts.ready.clone(), parts.cluster.clone());
     ready.set("awards", false);
     ready.set("provisions", false);

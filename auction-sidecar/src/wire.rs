@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vendue_crds::AwardStatus;
 
-/// Most files in a manifest.
+/// Most outputs in a manifest; the log comes on top.
 pub const MAX_FILES: usize = 10_000;
 /// Longest path of a file.
 pub const MAX_PATH: usize = 1_024;
@@ -26,12 +26,10 @@ pub enum WireError {
         reason: String,
     },
     /// A bound is exceeded.
-    #[error("{what} has {found}, at most {max} are accepted")]
+    #[error("there are more than {max} {what}")]
     TooMany {
         /// What was counted.
         what: &'static str,
-        /// How many there were.
-        found: usize,
         /// How many may be.
         max: usize,
     },
@@ -240,7 +238,7 @@ pub fn decode_bulk<T: DeserializeOwned>(what: &'static str, bytes: &Bytes) -> Re
     let prefix: [u8; 4] = bytes.get(..4).and_then(|b| b.try_into().ok()).ok_or_else(short)?;
     let len = u32::from_be_bytes(prefix) as usize;
     if len > MAX_HEADER {
-        return Err(WireError::TooMany { what: "header bytes", found: len, max: MAX_HEADER });
+        return Err(WireError::TooMany { what: "header bytes", max: MAX_HEADER });
     }
     let header = bytes.get(4..4 + len).ok_or_else(short)?;
     Ok((decode(what, header)?, bytes.slice(4 + len..)))
@@ -248,8 +246,12 @@ pub fn decode_bulk<T: DeserializeOwned>(what: &'static str, bytes: &Bytes) -> Re
 
 /// Checks a manifest of a peer: bounded, safe relative paths, well-formed digests.
 pub fn check_manifest(files: &[FileEntry]) -> Result<(), WireError> {
-    if files.len() > MAX_FILES {
-        return Err(WireError::TooMany { what: "manifest", found: files.len(), max: MAX_FILES });
+    let logs = files.iter().filter(|f| f.path == LOG_PATH).take(2).count();
+    if logs > 1 {
+        return Err(WireError::TooMany { what: "logs", max: 1 });
+    }
+    if files.len() - logs > MAX_FILES {
+        return Err(WireError::TooMany { what: "output files", max: MAX_FILES });
     }
     let malformed = |reason: String| WireError::Malformed { what: "manifest", reason };
     for file in files {
@@ -303,5 +305,12 @@ mod tests {
         assert!(check_manifest(&[entry("a", &"0".repeat(64)), entry(LOG_PATH, &"f".repeat(64))]).is_ok());
         assert!(check_manifest(&[entry("a", &"G".repeat(64))]).is_err());
         assert!(check_manifest(&[entry("//other", &"0".repeat(64))]).is_err());
+        let log = entry(LOG_PATH, &"0".repeat(64));
+        assert!(check_manifest(&[log.clone(), log.clone()]).is_err());
+        let mut full = vec![entry("a", &"0".repeat(64)); MAX_FILES];
+        full.push(log);
+        assert!(check_manifest(&full).is_ok(), "the log does not count");
+        full.push(entry("a", &"0".repeat(64)));
+        assert!(check_manifest(&full).is_err());
     }
 }

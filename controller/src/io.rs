@@ -61,6 +61,12 @@ impl IoError {
         }
     }
 
+    /// Whether the API server understood the write and did not do it. Every other failure may hide a write that was done.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(s)
+            if s.is_conflict() || s.is_invalid() || s.is_forbidden() || s.is_not_found()))
+    }
+
     /// Whether the object is not there (any more).
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Api { source, .. }

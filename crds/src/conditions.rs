@@ -117,6 +117,8 @@ pub mod reasons {
     pub const STORED: &str = "Stored";
     /// The outputs did not arrive in the time allowed and were dropped.
     pub const DELIVERY_TIMEOUT: &str = "DeliveryTimeout";
+    /// The outputs are more than can be delivered; the message names the limit. The log was delivered.
+    pub const OUTPUTS_TOO_LARGE: &str = "OutputsTooLarge";
     /// Nothing is left.
     pub const TORN_DOWN: &str = "TornDown";
     /// Nodes report GPUs that the Provision selects.

@@ -34,10 +34,10 @@ use crate::wire::{AwardRef, Handover, HandoverReply};
 
 mod unstored;
 
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// One expected call and its answer.
-struct Call {
+pub(super) struct Call {
     method: &'static str,
     path: String,
     /// Field manager, for patches.
@@ -48,13 +48,13 @@ struct Call {
     answer: Answer,
 }
 
-enum Answer {
+pub(super) enum Answer {
     Json(Value),
     /// What was sent, as an API server would answer an apply.
     Echo,
 }
 
-fn get(path: &str, answer: Option<Value>) -> Call {
+pub(super) fn get(path: &str, answer: Option<Value>) -> Call {
     let (status, answer) = match answer {
         Some(value) => (200, value),
         None => (
@@ -72,7 +72,7 @@ fn get(path: &str, answer: Option<Value>) -> Call {
     }
 }
 
-fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, Value)>) -> Call {
+pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, Value)>) -> Call {
     Call {
         method: "PATCH",
         path: path.into(),
@@ -83,7 +83,7 @@ fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, Value)>) ->
     }
 }
 
-fn event() -> Call {
+pub(super) fn event() -> Call {
     Call {
         method: "POST",
         path: "/apis/events.k8s.io/v1/namespaces/".into(),
@@ -95,7 +95,7 @@ fn event() -> Call {
 }
 
 /// Plays the API server: each call in its order, exactly.
-async fn play(mut handle: Handle<Request<Body>, Response<Body>>, script: Vec<Call>) {
+pub(super) async fn play(mut handle: Handle<Request<Body>, Response<Body>>, script: Vec<Call>) {
     for (number, call) in script.into_iter().enumerate() {
         let next = tokio::time::timeout(DEADLINE, handle.next_request());
         let (request, send) =
@@ -147,17 +147,17 @@ fn echo(mut sent: Value, path: &str) -> Value {
     sent
 }
 
-struct Fixture {
-    dir: tempfile::TempDir,
-    record: Arc<MarketRecord>,
-    cluster: Cluster,
-    server: Handle<Request<Body>, Response<Body>>,
-    engine: mpsc::Sender<EngineCommand>,
-    commands: mpsc::Receiver<EngineCommand>,
-    net: net::Handle,
+pub(super) struct Fixture {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) record: Arc<MarketRecord>,
+    pub(super) cluster: Cluster,
+    pub(super) server: Handle<Request<Body>, Response<Body>>,
+    pub(super) engine: mpsc::Sender<EngineCommand>,
+    pub(super) commands: mpsc::Receiver<EngineCommand>,
+    pub(super) net: net::Handle,
 }
 
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let address: libp2p::Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
@@ -186,10 +186,9 @@ fn fixture() -> Fixture {
     Fixture { dir, record, cluster, server, engine, commands, net: net.unwrap().handle }
 }
 
-fn host_context(f: &Fixture) -> Arc<HostContext> {
-    let (awards, _) = reflector::store::<DeserializeGuard<Award>>();
+pub(super) fn host_context(f: &Fixture) -> Arc<HostContext> {
     let (provisions, _) = reflector::store::<DeserializeGuard<Provision>>();
-    let awards = Guarded::new(awards);
+    let (awards, _) = Guarded::empty();
     let seller = Arc::new(Seller::new(Guarded::new(provisions), awards.clone(), f.engine.clone()));
     let bids = BidWriter::start(f.cluster.clone(), "vendue-system".into(), f.record.clone(), seller.clone());
     let courier = CourierClient::new(f.cluster.clone()).unwrap();
@@ -249,7 +248,7 @@ fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     vendue_auction_core::AwardProof { leaf, path }
 }
 
-fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
+pub(super) fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
     use vendue_market::encode::to_hex;
     vendue_crds::names::award_id(&to_hex(&f.record.market), 7, &to_hex(&order.digest()), 0)
 }
@@ -268,10 +267,10 @@ fn host_award(side: &str) -> Value {
     })
 }
 
-const BRIDGE: &str = vendue_crds::names::MANAGER_AUCTION;
-const RELAY: &str = vendue_crds::names::MANAGER_RELAY;
+pub(super) const BRIDGE: &str = vendue_crds::names::MANAGER_AUCTION;
+pub(super) const RELAY: &str = vendue_crds::names::MANAGER_RELAY;
 
-fn hold_request(f: &Fixture) -> HoldRequest {
+pub(super) fn hold_request(f: &Fixture) -> HoldRequest {
     let order = order(f, [7; 32]);
     HoldRequest {
         proof: proof(&order),
@@ -348,7 +347,7 @@ async fn a_home_that_the_provision_does_not_serve_is_refused() {
 }
 
 /// A host's Award as it stands after the controller's Held.
-fn held_award(id: &str, order: &str, commitment: &str) -> Value {
+pub(super) fn held_award(id: &str, order: &str, commitment: &str) -> Value {
     let mut award = host_award("Host");
     award["metadata"]["namespace"] = json!(format!("vendue-a-{id}"));
     award["metadata"]["annotations"] = json!({ "vendue.dev/commitment": commitment });
@@ -359,7 +358,7 @@ fn held_award(id: &str, order: &str, commitment: &str) -> Value {
     award
 }
 
-fn some_workload() -> String {
+pub(super) fn some_workload() -> String {
     let train = json!({ "image": "ray:1", "entrypoint": "python t.py", "files": {}, "env": {}, "secretEnv": {},
         "workers": 2, "gpusPerWorker": 1, "cpuMillisPerWorker": 500, "memoryMibPerWorker": 512,
         "sharedMemoryMibPerWorker": 64, "diskMibPerWorker": 0, "volumeMib": 1, "retries": 0, "runDeadlineSeconds": 60 });
@@ -367,7 +366,7 @@ fn some_workload() -> String {
     String::from_utf8(parsed.encode().unwrap()).unwrap()
 }
 
-fn reference() -> AwardRef {
+pub(super) fn reference() -> AwardRef {
     AwardRef { id: "0011223344556677".into(), order: "ab".repeat(32), job: "u-1".into(), attempt: 1 }
 }
 
@@ -379,6 +378,7 @@ async fn a_workload_that_matches_becomes_a_secret_then_the_awards_word_then_the_
     let commitment = hex::encode(workload::commitment(&[5; 32], workload.as_bytes()));
     let base = "/apis/vendue.dev/v1alpha1/namespaces/vendue-a-0011223344556677/awards/award";
     let script = vec![
+        get(base, Some(held_award("0011223344556677", &"ab".repeat(32), &commitment))),
         get(base, Some(held_award("0011223344556677", &"ab".repeat(32), &commitment))),
         apply(
             "/api/v1/namespaces/vendue-a-0011223344556677/secrets/vendue-workload",
@@ -419,6 +419,7 @@ async fn another_workload_ends_the_reservation_and_is_not_stored() {
     let base = "/apis/vendue.dev/v1alpha1/namespaces/vendue-a-0011223344556677/awards/award";
     let script = vec![
         get(base, Some(held_award("0011223344556677", &"ab".repeat(32), &"00".repeat(32)))),
+        get(base, Some(held_award("0011223344556677", &"ab".repeat(32), &"00".repeat(32)))),
         apply(base, BRIDGE, vec![("/spec/close/reason", json!("NotTaken"))]),
         event(),
     ];
@@ -434,6 +435,7 @@ async fn only_its_own_home_can_close_an_award() {
     let base = "/apis/vendue.dev/v1alpha1/namespaces/vendue-a-0011223344556677/awards/award";
     let award = held_award("0011223344556677", &"ab".repeat(32), &"00".repeat(32));
     let script = vec![
+        get(base, Some(award.clone())),
         get(base, Some(award.clone())),
         get(base, Some(award)),
         apply(base, BRIDGE, vec![("/spec/close/reason", json!("UserClosed"))]),

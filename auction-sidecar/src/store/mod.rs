@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::wire::{FileEntry, LOG_PATH, check_manifest, sound_uid};
 
@@ -70,6 +71,17 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether a manifest can never be accepted. When only others' outputs are in the way, there may be room later.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Full { needed, max, .. } => needed > max,
+            Self::Protocol(_) => true,
+            _ => false,
+        }
+    }
+}
+
 /// Index of one Job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,6 +107,7 @@ pub struct Store {
     max: u64,
     // One writer at a time; reads of whole files need no lock.
     state: Mutex<State>,
+    arrivals: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -122,7 +135,12 @@ impl Store {
                 Err(error) => tracing::error!(%error, "index skipped"),
             }
         }
-        Ok(Self { root: root.to_owned(), max, state: Mutex::new(State { jobs }) })
+        Ok(Self {
+            root: root.to_owned(),
+            max,
+            state: Mutex::new(State { jobs }),
+            arrivals: watch::Sender::new(()),
+        })
     }
 
     fn object(&self, sha256: &str) -> PathBuf {
@@ -245,6 +263,7 @@ impl Store {
             return Err(StoreError::Protocol(format!("file number {file} is longer than announced")));
         }
         files::append(&self.partial(&entry.sha256), offset, data)?;
+        self.arrivals.send_replace(());
         if end == entry.size {
             self.finish(entry)?;
         }
@@ -277,6 +296,11 @@ impl Store {
         files::write_json(&self.index_path(uid), &whole)?;
         *index = whole;
         Ok(())
+    }
+
+    /// Changes whenever a piece was added.
+    pub fn arrivals(&self) -> watch::Receiver<()> {
+        self.arrivals.subscribe()
     }
 
     /// What is stored for a Job.

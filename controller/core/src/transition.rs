@@ -23,7 +23,7 @@ pub struct Transition {
     pub warning: bool,
 }
 
-const WARNINGS: [&str; 11] = [
+const WARNINGS: [&str; 12] = [
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
     reasons::NO_FEASIBLE_BID,
@@ -34,6 +34,7 @@ const WARNINGS: [&str; 11] = [
     reasons::DEADLINE_EXCEEDED,
     reasons::RUNTIME_ERROR,
     reasons::DELIVERY_TIMEOUT,
+    reasons::OUTPUTS_TOO_LARGE,
     reasons::NO_GPUS,
 ];
 
@@ -55,7 +56,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Transition>
 }
 
 /// Every reason that may become a label of a metric; others come from a newer or foreign winner.
-const KNOWN: [&str; 34] = [
+const KNOWN: [&str; 35] = [
     reasons::VALID,
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
@@ -83,6 +84,7 @@ const KNOWN: [&str; 34] = [
     reasons::RUNTIME_ERROR,
     reasons::STORED,
     reasons::DELIVERY_TIMEOUT,
+    reasons::OUTPUTS_TOO_LARGE,
     reasons::TORN_DOWN,
     reasons::GPUS_REPORTED,
     reasons::NO_GPUS,

@@ -1,8 +1,8 @@
 //! Who holds which GPUs: the one place where devices are given out.
 //!
 //! Inputs: caches of nodes, GPUs, Pods, Provisions and Awards. Outputs: snapshots and allocations.
-//! Invariants: an allocation is assumed in memory before it is written and forgotten when the write fails, so two
-//! reconciles never get the same device; nothing is given out before every cache has seen a complete list.
+//! Invariants: an allocation is assumed in memory before it is written and forgotten only when the API server refuses the
+//! write, so two reconciles never get the same device; nothing is given out before every cache has seen a complete list.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use vendue_controller_core::provision::{
     GpuNodeView, Hold, NodeView, PodUse, ProvisionView, Snapshot, free_nodes, gpu_node_view, hold_view,
     node_view, pod_use,
 };
-use vendue_crds::conditions::{award as cond, find};
+use vendue_crds::conditions::{award as cond, find, is_true};
 use vendue_crds::{Award, AwardSide, GpuNode, Provision};
 
 use crate::cache::{Cache, feed};
@@ -32,7 +32,7 @@ const ASSUMED_FOR: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, PartialEq)]
 pub struct AwardView {
     id: String,
-    /// Whether the condition Held was written.
+    /// Whether the condition Held was written, or nothing will be held any more.
     decided: bool,
     hold: Option<Hold>,
     state: &'static str,
@@ -60,7 +60,9 @@ fn award_view(award: &Award) -> Option<AwardView> {
     let word = status.and_then(|s| s.state.as_deref()).unwrap_or("Pending");
     Some(AwardView {
         id: award.spec.id.clone(),
-        decided: status.is_some_and(|s| find(&s.conditions, cond::HELD).is_some()),
+        decided: status.is_some_and(|s| {
+            find(&s.conditions, cond::HELD).is_some() || is_true(&s.conditions, cond::RELEASED)
+        }),
         hold: hold_view(award),
         state: STATES.iter().find(|s| **s == word).copied().unwrap_or("other"),
     })
@@ -185,7 +187,7 @@ impl Ledger {
         Some(allocation)
     }
 
-    /// Takes an assumption back, because it could not be written.
+    /// Takes an assumption back, because the API server refused to write it.
     pub fn forget(&self, award_id: &str) {
         self.assumed.lock().unwrap_or_else(PoisonError::into_inner).remove(award_id);
         self.changed.notify_one();

@@ -134,7 +134,8 @@ async fn steps<R: Runtime>(award: Award, all: Arc<Awards<R>>) -> Result<Action, 
     let plan = plan(&award, &observed, &all.env, now); // no client
     let held = observed.allocation.is_some();
     let result = apply_plan(&award, &plan, &all).await; // client required
-    if held && result.is_err() {
+    // A write without an answer may have been done: the devices stay given until the cache knows more.
+    if held && matches!(&result, Err(Error::Write(error)) if error.is_refusal()) {
         all.ledger.forget(&award.spec.id);
     }
     result?;

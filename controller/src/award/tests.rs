@@ -93,27 +93,59 @@ async fn holds_devices_finalizer_first() {
     server.await.unwrap();
 }
 
-#[tokio::test]
-async fn an_assumption_is_forgotten_when_the_write_fails() {
-    let failed = Exchange {
-        status: StatusCode::INTERNAL_SERVER_ERROR,
-        answer: json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500, "message": "x", "reason": "InternalError" }),
+/// An answer to the status write of `a1` that is no success.
+fn failed(code: u16, reason: &str) -> Exchange {
+    Exchange {
+        status: StatusCode::from_u16(code).unwrap(),
+        answer: json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "x", "reason": reason }),
         ..status("a1", vec![])
-    };
-    let (client, server) = script(vec![
-        applied(&path("a1"), names::MANAGER_AWARD, vec![]),
-        failed,
-        applied(&path("a2"), names::MANAGER_AWARD, vec![]),
-        status("a2", vec![("/status/conditions/0/status", json!("True"))]),
-        event("vendue-a-a2", "DevicesHeld"),
-        status("a3", vec![("/status/conditions/0/reason", json!("CapacityGone"))]),
-        event("vendue-a-a3", "CapacityGone"),
-    ]);
+    }
+}
+
+fn finalizer(id: &str) -> Exchange {
+    applied(&path(id), names::MANAGER_AWARD, vec![])
+}
+
+fn refused(id: &str) -> [Exchange; 2] {
+    [
+        status(id, vec![("/status/conditions/0/reason", json!("CapacityGone"))]),
+        event(&format!("vendue-a-{id}"), "CapacityGone"),
+    ]
+}
+
+fn held(id: &str) -> [Exchange; 2] {
+    [
+        status(id, vec![("/status/conditions/0/status", json!("True"))]),
+        event(&format!("vendue-a-{id}"), "DevicesHeld"),
+    ]
+}
+
+#[tokio::test]
+async fn an_assumption_is_forgotten_when_the_write_is_refused() {
+    let mut exchanges = vec![finalizer("a1"), failed(409, "Conflict"), finalizer("a2")];
+    exchanges.extend(held("a2").into_iter().chain(refused("a3")));
+    let (client, server) = script(exchanges);
     let all = awards(client, ledger(2), Cluster::default());
     let error = reconcile(award("a1"), all.clone()).await.unwrap_err();
-    assert_eq!(error.category(), "api");
+    assert_eq!(error.category(), "conflict");
     reconcile(award("a2"), all.clone()).await.unwrap();
     reconcile(award("a3"), all.clone()).await.unwrap();
+    drop(all);
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_assumption_stays_when_the_write_may_have_been_done() {
+    let mut exchanges = vec![finalizer("a1"), failed(504, "Timeout")];
+    exchanges.extend(refused("a2"));
+    exchanges.push(finalizer("a1"));
+    exchanges.extend(held("a1"));
+    let (client, server) = script(exchanges);
+    let all = awards(client, ledger(2), Cluster::default());
+    reconcile(award("a1"), all.clone()).await.unwrap_err();
+    reconcile(award("a2"), all.clone()).await.unwrap();
+    reconcile(award("a1"), all.clone()).await.unwrap();
+    assert_eq!(all.ledger.snapshot().unwrap().holds.len(), 1);
     drop(all);
     server.await.unwrap();
 }

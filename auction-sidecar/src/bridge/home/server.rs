@@ -3,6 +3,7 @@
 //! Invariant: only the seat that the Award names is heard about it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use kube::api::ListParams;
@@ -18,6 +19,9 @@ use crate::store::{Store, StoreError};
 use crate::wire::{
     AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, check_manifest, encode_bulk,
 };
+
+/// How long a piece waits for those before it.
+const EARLY: Duration = Duration::from_secs(5);
 
 /// Answers a request of the hand-over protocol; `None` when it is not for a home.
 pub async fn serve(context: &Arc<HomeContext>, from: MemberId, request: Handover) -> Option<HandoverReply> {
@@ -35,7 +39,8 @@ pub async fn serve(context: &Arc<HomeContext>, from: MemberId, request: Handover
     }))
 }
 
-/// The Award, when it is there and the seat that asks serves it. The API server is asked only when the watch knows none.
+/// The Award, when it is there and the seat that asks serves it. The watch may be behind, so that only the API server's
+/// word is taken for a no.
 async fn own_award(
     context: &HomeContext,
     from: MemberId,
@@ -45,22 +50,22 @@ async fn own_award(
         return Ok(None);
     }
     let is_it = |a: &Award| a.spec.side == AwardSide::Home && a.spec.id == reference.id;
-    let found = match context.awards.find(is_it) {
-        Some(award) => Some(award),
-        None => {
-            let api: Api<Award> = Api::all(context.cluster.client.clone());
-            let params = ListParams::default().labels(&format!("{}={}", names::AWARD_ID, reference.id));
-            context.cluster.list("awards", &api, &params).await?.into_iter().find(is_it)
-        }
-    };
-    Ok(found.filter(|award| {
-        let own = award_ref(award).as_ref() == Some(reference) && context.is_seat(from, award.spec.seat);
-        if !own {
-            tracing::warn!(%from, award = reference.id, "a seat speaks of an award that is not its own");
-            context.metrics.dropped("foreign_award");
-        }
-        own
-    }))
+    if let Some(award) = context.awards.find(|a| is_it(a) && is_own(context, from, reference, a)) {
+        return Ok(Some(award));
+    }
+    let api: Api<Award> = Api::all(context.cluster.client.clone());
+    let params = ListParams::default().labels(&format!("{}={}", names::AWARD_ID, reference.id));
+    let found = context.cluster.list("awards", &api, &params).await?.into_iter().find(is_it);
+    let own = found.filter(|award| is_own(context, from, reference, award));
+    if own.is_none() {
+        tracing::warn!(%from, award = reference.id, "a seat speaks of an award that is not its own");
+        context.metrics.dropped("foreign_award");
+    }
+    Ok(own)
+}
+
+fn is_own(context: &HomeContext, from: MemberId, reference: &AwardRef, award: &Award) -> bool {
+    award_ref(award).as_ref() == Some(reference) && context.is_seat(from, award.spec.seat)
 }
 
 async fn take_status(
@@ -79,7 +84,8 @@ async fn take_status(
     let api: Api<Award> = context.api(&award.namespace().unwrap_or_default());
     let name = award.name_any();
     // The watch may be behind this process's own last write.
-    let Some(now) = context.cluster.get("award", &api, &name).await? else {
+    let now = context.cluster.get("award", &api, &name).await?;
+    let Some(now) = now.filter(|now| is_own(context, from, reference, now)) else {
         return Ok(HandoverReply::Unknown);
     };
     let old = now.status.clone().unwrap_or_default();
@@ -154,7 +160,7 @@ async fn take_manifest(
             context.metrics.store_bytes.set(i64::try_from(used).unwrap_or(i64::MAX));
             HandoverReply::Have { offsets }
         }
-        Err(error @ (StoreError::Full { .. } | StoreError::Protocol(_))) => {
+        Err(error) if error.is_final() => {
             tracing::error!(job = reference.job, %error, "outputs not accepted");
             HandoverReply::Refused { reason: error.to_string() }
         }
@@ -188,19 +194,43 @@ pub async fn serve_bulk(
     data: Bytes,
 ) -> Option<Bytes> {
     let Bulk::Put { award, file, offset } = request else { return None };
-    let failed = |reason: String, retry: bool| encode_bulk(&BulkReply::Failed { reason, retry }, &[]);
+    let failed = |reason: String| encode_bulk(&BulkReply::Failed { reason, retry: true }, &[]);
     match own_award(context, from, &award).await {
         Ok(Some(_)) => {}
         Ok(None) => return Some(encode_bulk(&BulkReply::Unknown, &[])),
-        Err(error) => return Some(failed(error.to_string(), true)),
+        Err(error) => return Some(failed(error.to_string())),
     }
     let file = usize::try_from(file).unwrap_or(usize::MAX);
-    let uid = award.job.clone();
-    Some(match on_disk(context, move |store| store.put(&uid, file, offset, &data)).await {
+    let stored = put(context, &award.job, file, offset, data).await;
+    Some(match stored {
         Ok(offset) => encode_bulk(&BulkReply::Stored { offset }, &[]),
         Err(error) => {
             tracing::warn!(job = award.job, %error, "piece of an output not stored");
-            failed(error.to_string(), !matches!(error, StoreError::UnknownJob(_)))
+            failed(error.to_string())
         }
     })
+}
+
+/// Stores a piece, after those before it: pieces overtake each other on their way.
+async fn put(
+    context: &HomeContext,
+    job: &str,
+    file: usize,
+    offset: u64,
+    data: Bytes,
+) -> Result<u64, StoreError> {
+    let mut arrivals = context.store.arrivals();
+    let deadline = tokio::time::Instant::now() + EARLY;
+    loop {
+        let (uid, piece) = (job.to_owned(), data.clone());
+        let there = on_disk(context, move |store| store.put(&uid, file, offset, &piece)).await?;
+        if there >= offset {
+            return Ok(there);
+        }
+        match tokio::time::timeout_at(deadline, arrivals.changed()).await {
+            Ok(Ok(())) => {}
+            // The one before it is lost: the sender goes on from what is there.
+            Ok(Err(_)) | Err(_) => return Ok(there),
+        }
+    }
 }

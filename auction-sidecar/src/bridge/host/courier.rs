@@ -12,8 +12,8 @@ use vendue_crds::names;
 
 use crate::bridge::cluster::{Cluster, ClusterError};
 use crate::courier::{LOG_SIZE, Manifest};
-use crate::net::CHUNK;
-use crate::wire::{FileEntry, WireError, check_manifest};
+use crate::net::{CHUNK, MAX_HANDOVER};
+use crate::wire::{FileEntry, MAX_FILES, WireError, check_manifest};
 
 /// Why the courier's bytes cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +46,9 @@ pub enum CourierError {
     /// The answer is not what it should be.
     #[error("the courier's answer: {0}")]
     Answer(String),
-    /// The manifest is not acceptable.
-    #[error(transparent)]
-    Manifest(#[from] WireError),
+    /// The outputs cannot be described in a manifest.
+    #[error("the outputs cannot be delivered: {0}")]
+    Outputs(#[from] WireError),
 }
 
 /// Reads logs and outputs of awards.
@@ -75,7 +75,7 @@ impl CourierClient {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(3))
             .timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(1)
+            .pool_max_idle_per_host(8)
             .build()
             .map_err(CourierError::Build)?;
         Ok(Self { cluster, http })
@@ -94,6 +94,14 @@ impl CourierClient {
             .ok_or(CourierError::NoToken)?;
         let base = format!("http://{}.{namespace}.svc:{}", names::HEAD_SERVICE, names::COURIER_PORT);
         Ok(Courier { http: self.http.clone(), base, token: token.trim().to_owned() })
+    }
+}
+
+#[cfg(test)]
+impl Courier {
+    /// A courier at an address, without the cluster.
+    pub(super) fn at(base: String, token: &str) -> Self {
+        Self { http: reqwest::Client::new(), base, token: token.to_owned() }
     }
 }
 
@@ -137,8 +145,20 @@ impl Courier {
 
     /// The outputs. Hashing large files takes the courier a while.
     pub(super) async fn manifest(&self) -> Result<Vec<FileEntry>, CourierError> {
-        let response = self.get("manifest", "/v1/manifest", &[]).await?;
-        let body = Self::body("manifest", response, 16 << 20).await?;
+        let response = match self.get("manifest", "/v1/manifest", &[]).await {
+            Err(CourierError::Status { status: 413, .. }) => {
+                return Err(CourierError::Outputs(WireError::TooMany {
+                    what: "output files",
+                    max: MAX_FILES,
+                }));
+            }
+            other => other?,
+        };
+        let too_long = WireError::TooMany { what: "bytes of paths and digests", max: MAX_HANDOVER };
+        if response.content_length().is_some_and(|len| len > MAX_HANDOVER as u64) {
+            return Err(too_long.into());
+        }
+        let body = Self::body("manifest", response, MAX_HANDOVER).await?;
         let manifest: Manifest =
             serde_json::from_slice(&body).map_err(|e| CourierError::Answer(e.to_string()))?;
         check_manifest(&manifest.files)?;

@@ -18,12 +18,15 @@ mod reconcile;
 mod relay;
 mod reserve;
 mod server;
+mod turns;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kube::Api;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use vendue_auction_core::{MarketRecord, SeatInput, SeatOutput};
 use vendue_crds::{Award, names};
 use vendue_market::Digest;
@@ -36,8 +39,13 @@ use crate::engine::EngineCommand;
 use crate::metrics::Metrics;
 use crate::net::{Handle, MemberId};
 
+use turns::Turns;
+
 pub use courier::{CourierClient, CourierError};
 pub use reconcile::{error_policy, reconcile};
+
+/// How often memory of Awards that are gone is dropped.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// What the tasks of the host share.
 pub struct HostContext {
@@ -61,26 +69,46 @@ pub struct HostContext {
     pub bids: BidWriter,
     /// Tells the seat what it can offer.
     pub seller: Arc<Seller>,
+    deliveries: Turns,
     memory: Mutex<BTreeMap<String, AwardMemory>>,
     /// The award that the seat asked for last, by order. The same order may have had others in earlier rounds.
     asked: Mutex<BTreeMap<Digest, String>>,
 }
 
 /// What is known of an Award beside the object; lost at a restart, and then only done again.
-#[derive(Default, Clone)]
+#[derive(Clone)]
 pub(super) struct AwardMemory {
+    /// When this memory began.
+    since: Instant,
     /// Guards writes of spec and status.
     pub(super) lock: Arc<tokio::sync::Mutex<()>>,
     /// The controller's answer that the seat was told.
     pub(super) told: Option<bool>,
     /// Hash of the status that home has.
     pub(super) relayed: Option<u64>,
-    /// Whether home said that it does not know the award.
-    pub(super) unknown_at_home: bool,
+    /// The status that is to go home next; the latest counts.
+    pub(super) to_relay: Option<Arc<Award>>,
+    /// Whether a task brings it there.
+    pub(super) relaying: bool,
     /// Whether a delivery is under way.
     pub(super) delivering: bool,
     /// Failures in a row.
     pub(super) failures: u32,
+}
+
+impl Default for AwardMemory {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            lock: Arc::default(),
+            told: None,
+            relayed: None,
+            to_relay: None,
+            relaying: false,
+            delivering: false,
+            failures: 0,
+        }
+    }
 }
 
 impl HostContext {
@@ -109,6 +137,7 @@ impl HostContext {
             metrics,
             bids,
             seller,
+            deliveries: Turns::default(),
             memory: Mutex::default(),
             asked: Mutex::default(),
         }
@@ -119,14 +148,22 @@ impl HostContext {
         Api::namespaced(self.cluster.client.clone(), &names::award_namespace(id))
     }
 
-    /// Reads or changes what is remembered of an Award.
+    /// Reads or changes what is remembered of an Award. Callers know that there is such an Award.
     pub(super) fn memory<T>(&self, id: &str, change: impl FnOnce(&mut AwardMemory) -> T) -> T {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         change(memory.entry(id.to_owned()).or_default())
     }
 
-    pub(super) fn forget(&self, id: &str) {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    /// Changes what is remembered of an Award, unless nothing is.
+    pub(super) fn remembered<T>(&self, id: &str, change: impl FnOnce(&mut AwardMemory) -> T) -> Option<T> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id).map(change)
+    }
+
+    /// Forgets Awards that the watch does not have (any more); new ones may not have come by yet.
+    fn sweep(&self) {
+        let known: BTreeSet<String> = self.awards.items().into_iter().map(|a| a.spec.id).collect();
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.retain(|id, m| known.contains(id) || m.since.elapsed() < SWEEP_EVERY);
     }
 
     /// The home of an Award, by its name in the market record.
@@ -140,10 +177,14 @@ impl HostContext {
         self.cluster.get("award", &self.api(id), names::HOST_AWARD).await
     }
 
-    pub(super) fn tell_seat(&self, input: SeatInput) {
-        if self.engine.try_send(EngineCommand::Seat(input)).is_err() {
+    /// Passes an input to the seat's state machine. `false` when it was not taken, so that the caller tells it again.
+    #[must_use]
+    pub(super) fn tell_seat(&self, input: SeatInput) -> bool {
+        let told = self.engine.try_send(EngineCommand::Seat(input)).is_ok();
+        if !told {
             self.metrics.dropped("engine_full");
         }
+        told
     }
 
     /// The Awards of an order that have no workload, as the watch last saw them.
@@ -172,6 +213,18 @@ impl HostContext {
     /// Nobody waits for the order any more.
     pub(super) fn answered(&self, order: &Digest) {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(order);
+    }
+}
+
+/// Forgets Awards that are gone, from time to time, for ever.
+pub async fn sweep(context: Arc<HostContext>) {
+    if !context.awards.ready().await {
+        return;
+    }
+    let mut tick = tokio::time::interval(SWEEP_EVERY);
+    loop {
+        tick.tick().await;
+        context.sweep();
     }
 }
 

@@ -23,15 +23,18 @@ pub(super) const DELIVERY_TIME: Duration = Duration::from_secs(600);
 /// How long a namespace outlives a refusal, so that a repeated request finds the same answer.
 const REFUSED_TIME: Duration = Duration::from_secs(2);
 
+/// How often an award is looked at when nothing changes.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Why a reconcile is to be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// The API server.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
-    /// Home has not got the status.
-    #[error("status not relayed: {0}")]
-    Relay(String),
+    /// The seat's state machine took no more inputs.
+    #[error("the controller's answer was not passed to the seat")]
+    Untold,
 }
 
 /// What to do now for an Award.
@@ -68,7 +71,7 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
     let deadline = u64::try_from(DELIVERY_TIME.as_millis()).unwrap_or(u64::MAX);
     let over = |type_: &str| since(type_).is_some_and(|age| age > deadline);
     // A reservation's status is the seat's business until the workload is here.
-    plan.relay = handed_over && memory.relayed != Some(status_hash) && !memory.unknown_at_home;
+    plan.relay = handed_over && memory.relayed != Some(status_hash);
     // Nobody waits for the outputs of an award that its user has closed.
     plan.deliver = finished
         && handed_over
@@ -84,13 +87,19 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
         }
     }
     if released {
-        plan.delete = !plan.relay || over(condition::RELEASED);
+        // What was handed over ends in Finished, and home is to know.
+        let settled = !plan.relay && (finished || !handed_over);
+        plan.delete = settled || over(condition::RELEASED);
+        if !plan.delete {
+            // Soon at first, and less often when the home is away.
+            plan.again_ms = since(condition::RELEASED).map(|age| (age / 4).clamp(100, 5_000));
+        }
     }
     plan
 }
 
 /// Hash of what home is to know.
-fn status_hash(award: &Award) -> u64 {
+pub(super) fn status_hash(award: &Award) -> u64 {
     let mut hasher = DefaultHasher::new();
     // The same status always serialises to the same text.
     serde_json::to_string(&relayed_status(award)).unwrap_or_default().hash(&mut hasher);
@@ -118,41 +127,38 @@ pub async fn reconcile(
     if award.metadata.deletion_timestamp.is_some()
         && !conditions::is_true(conditions_of(award), condition::HANDED_OVER)
     {
-        context.forget(id);
         return Ok(Action::await_change());
     }
     let hash = status_hash(award);
     let memory = context.memory(id, |m| m.clone());
     let plan = plan(award, &memory, hash, now_ms());
-    if let Some(held) = plan.answer {
-        answer(&context, award, held);
-    }
+    // Each part is started before any is waited for: no home makes another award wait.
+    let told = plan.answer.is_none_or(|held| answer(&context, award, held));
     if plan.deliver {
         deliver::start(&context, award);
     }
-    let relayed = if plan.relay { relay::send(&context, award, hash).await } else { Ok(()) };
+    if plan.relay {
+        relay::start(&context, award);
+    }
     if plan.delete && award.metadata.deletion_timestamp.is_none() {
         reserve::delete(&context, id).await?;
-        context.forget(id);
         return Ok(Action::await_change());
     }
-    relayed.map_err(ReconcileError::Relay)?;
-    context.memory(id, |m| m.failures = 0);
-    let released = conditions::is_true(conditions_of(award), condition::RELEASED);
-    Ok(match plan.again_ms {
-        Some(ms) => Action::requeue(Duration::from_millis(ms)),
-        // The relay has just succeeded: the namespace goes now.
-        None if released => Action::requeue(Duration::from_millis(50)),
-        None => Action::requeue(Duration::from_secs(60)),
-    })
+    if !told {
+        return Err(ReconcileError::Untold);
+    }
+    context.remembered(id, |m| m.failures = 0);
+    Ok(Action::requeue(plan.again_ms.map_or(IDLE, Duration::from_millis)))
 }
 
-/// Tells the seat what the controller said, when the seat waits for it; the seat answers the home.
-fn answer(context: &HostContext, award: &Award, held: bool) {
-    let (Some(order), Some(reference)) = (digest_of(award), award_ref(award)) else { return };
-    context.memory(&award.spec.id, |m| m.told = Some(held));
-    if !context.is_asked(&order, &award.spec.id) {
-        return;
+/// Tells the seat what the controller said, when the seat waits for it; the seat answers the home. `false` when it is to
+/// be told again.
+fn answer(context: &HostContext, award: &Award, held: bool) -> bool {
+    let (Some(order), Some(reference)) = (digest_of(award), award_ref(award)) else { return true };
+    let id = award.spec.id.as_str();
+    if !context.is_asked(&order, id) {
+        context.memory(id, |m| m.told = Some(held));
+        return true;
     }
     let condition = conditions::find(conditions_of(award), condition::HELD);
     let reason = condition.map(|c| c.reason.as_str()).unwrap_or_default();
@@ -161,29 +167,30 @@ fn answer(context: &HostContext, award: &Award, held: bool) {
         (false, reasons::CAPACITY_GONE) => Err(Reason::FreeGpus),
         (false, _) => Err(Reason::NoOffer),
     };
-    tracing::info!(
-        job = reference.job,
-        award = reference.id,
-        round = award.spec.round,
-        held,
-        reason,
-        "controller answered"
-    );
-    context.metrics.awards.with_label_values(&["host", if held { "held" } else { "refused" }]).inc();
     // Offers without the devices come first: the seat must not bid them again.
     context.seller.offer();
     let round = u64::try_from(award.spec.round).unwrap_or_default();
-    context.tell_seat(SeatInput::Reserved { order, round, result });
+    if !context.tell_seat(SeatInput::Reserved { order, round, result }) {
+        return false;
+    }
+    context.memory(id, |m| m.told = Some(held));
+    if !held {
+        context.answered(&order);
+    }
+    let (job, round) = (&reference.job, award.spec.round);
+    tracing::info!(job, award = id, round, held, reason, "controller answered");
+    context.metrics.awards.with_label_values(&["host", if held { "held" } else { "refused" }]).inc();
+    true
 }
 
-/// Answers at once for an Award that the controller has judged before.
-pub(super) fn answer_known(context: &HostContext, award: &Award) {
+/// Answers at once for an Award that the controller has judged before. `false` when the seat is to be told again.
+pub(super) fn answer_known(context: &HostContext, award: &Award) -> bool {
     let list = conditions_of(award);
     let released = conditions::is_true(list, condition::RELEASED) || award.spec.close.is_some();
     match conditions::find(list, condition::HELD) {
         Some(held) => answer(context, award, held.status == "True" && !released),
         None if released => answer(context, award, false),
-        None => {}
+        None => true,
     }
 }
 
@@ -194,10 +201,11 @@ pub fn error_policy(
     context: Arc<HostContext>,
 ) -> Action {
     let Ok(award) = &object.0 else { return Action::requeue(Duration::from_secs(3600)) };
-    let failures = context.memory(&award.spec.id, |m| {
+    let failures = context.remembered(&award.spec.id, |m| {
         m.failures = m.failures.saturating_add(1);
         m.failures
     });
+    let failures = failures.unwrap_or(1);
     tracing::debug!(award = award.spec.id, failures, %error, "tried again later");
     Action::requeue(Duration::from_millis(250 << failures.min(4)))
 }
@@ -257,10 +265,22 @@ mod tests {
         all.push(("Delivered", true, "Stored"));
         assert_eq!(plan(&mk_award(&all), &memory, 1, 20_000), Plan { relay: true, ..Plan::default() });
         all.push(("Released", true, "TornDown"));
-        assert_eq!(plan(&mk_award(&all), &memory, 1, 20_000), Plan { relay: true, ..Plan::default() });
+        let again = Plan { again_ms: Some(2_500), ..Plan::default() };
+        assert_eq!(plan(&mk_award(&all), &memory, 1, 20_000), Plan { relay: true, ..again });
         let relayed = AwardMemory { relayed: Some(1), ..memory.clone() };
         assert_eq!(plan(&mk_award(&all), &relayed, 1, 20_000), Plan { delete: true, ..Plan::default() });
         let late = plan(&mk_award(&all), &memory, 1, 700_000);
         assert_eq!(late, Plan { relay: true, delete: true, ..Plan::default() });
+    }
+
+    #[test]
+    fn what_was_handed_over_stays_until_home_knows_its_end() {
+        let mut list = vec![("Held", true, ""), ("HandedOver", true, ""), ("Released", true, "AwardExpired")];
+        let memory = AwardMemory { told: Some(true), relayed: Some(1), ..AwardMemory::default() };
+        let again = Plan { again_ms: Some(2_500), ..Plan::default() };
+        assert_eq!(plan(&mk_award(&list), &memory, 1, 20_000), again);
+        assert!(plan(&mk_award(&list), &memory, 1, 700_000).delete);
+        list.push(("Finished", true, "RuntimeError"));
+        assert_eq!(plan(&mk_award(&list), &memory, 1, 20_000), Plan { delete: true, ..Plan::default() });
     }
 }

@@ -56,15 +56,19 @@ pub(super) fn facts(context: &HostContext, request: &HoldRequest) -> Result<Awar
 
 /// Makes the namespace and the Award; the controller answers by the condition Held. Tried until the request expires.
 pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
-    let order = request.order.digest();
+    let (order, round) = (request.order.digest(), request.certificate.round);
     let span = tracing::info_span!("hold", job = %request.order.job, round = request.certificate.round);
     let mut pause = Duration::from_millis(100);
     loop {
         match try_hold(context, &request).await {
             Ok((id, known)) => {
                 // The request came again, after a restart or a lost answer: the controller's word is there already.
-                if let Some(award) = known {
-                    super::reconcile::answer_known(context, &award);
+                if let Some(award) = known
+                    && !super::reconcile::answer_known(context, &award)
+                    && now_ms() < request.expires_ms
+                {
+                    tokio::time::sleep(pause).await;
+                    continue;
                 }
                 tracing::info!(parent: &span, award = id, rank = request.rank, price = %request.price, "award reserved");
                 context.metrics.awards.with_label_values(&["host", "reserved"]).inc();
@@ -79,8 +83,15 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
                     HoldError::HomeNotServed(_) => Reason::Excluded,
                     _ => Reason::NoOffer,
                 };
-                let round = request.certificate.round;
-                context.tell_seat(SeatInput::Reserved { order, round, result: Err(reason) });
+                if facts(context, &request).is_ok_and(|f| context.is_asked(&order, &f.id())) {
+                    context.answered(&order);
+                }
+                // The home waits for this answer until the request expires.
+                while !context.tell_seat(SeatInput::Reserved { order, round, result: Err(reason.clone()) })
+                    && now_ms() < request.expires_ms
+                {
+                    tokio::time::sleep(pause).await;
+                }
                 return;
             }
         }
@@ -107,6 +118,8 @@ async fn try_hold(
             super::digest_of(&old) == Some(facts.order.digest()) && old.metadata.deletion_timestamp.is_none();
         return if same { Ok((id, Some(old))) } else { Err(HoldError::Taken) };
     }
+    // An earlier Award of this id is gone, and what was said of it.
+    context.memory(&id, |m| m.told = None);
     // First the namespace with its labels, so that no Pod can ever be in it without them.
     let namespaces: Api<Namespace> = Api::all(context.cluster.client.clone());
     let name = names::award_namespace(&id);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource};
 use serde_json::json;
+use tokio::sync::OwnedMutexGuard;
 use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::{Award, CloseReason, names, workload};
 use vendue_market::encode::from_hex;
@@ -21,6 +22,9 @@ use crate::engine::now_ms;
 use crate::net::MemberId;
 use crate::wire::{AwardRef, Bulk, BulkReply, Handover, HandoverReply, encode_bulk};
 
+/// A workload is refused from so long before the expiry on, milliseconds: the write must be seen before the controller
+/// gives the award up.
+const LAST_MOMENT_MS: u64 = 1_000;
 const POLL: Duration = Duration::from_millis(400);
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
 
@@ -74,6 +78,26 @@ fn refused(reason: &str) -> HandoverReply {
     HandoverReply::Refused { reason: reason.to_owned() }
 }
 
+const ENDED: &str = "the award has ended";
+const EXPIRED: &str = "the award has expired";
+
+fn is_expired(award: &Award) -> bool {
+    now_ms().saturating_add(LAST_MOMENT_MS) >= ms_of(&award.spec.expires_at)
+}
+
+/// The Award under its lock, read while the lock is held. Nothing is remembered for who asks about another's award.
+async fn locked(
+    context: &HostContext,
+    from: MemberId,
+    reference: &AwardRef,
+) -> Result<Option<(Award, OwnedMutexGuard<()>)>, ClusterError> {
+    if own_award(context, from, reference).await?.is_none() {
+        return Ok(None);
+    }
+    let guard = context.memory(&reference.id, |m| m.lock.clone()).lock_owned().await;
+    Ok(own_award(context, from, reference).await?.map(|award| (award, guard)))
+}
+
 async fn take_workload(
     context: &HostContext,
     from: MemberId,
@@ -82,9 +106,9 @@ async fn take_workload(
     salt: &str,
 ) -> Result<HandoverReply, ClusterError> {
     let id = reference.id.as_str();
-    let lock = context.memory(id, |m| m.lock.clone());
-    let _guard = lock.lock().await;
-    let Some(award) = own_award(context, from, reference).await? else { return Ok(HandoverReply::Unknown) };
+    let Some((award, _guard)) = locked(context, from, reference).await? else {
+        return Ok(HandoverReply::Unknown);
+    };
     let list = conditions_of(&award);
     if award.spec.workload_secret.is_some() && conditions::is_true(list, condition::HANDED_OVER) {
         return Ok(HandoverReply::Ok);
@@ -93,21 +117,23 @@ async fn take_workload(
         || conditions::is_true(list, condition::RELEASED)
         || award.metadata.deletion_timestamp.is_some()
     {
-        return Ok(refused("the award has ended"));
+        return Ok(refused(ENDED));
     }
     // Spec first, condition second: a crash in between is mended by the repeat, whatever the time is by then.
     if award.spec.workload_secret.is_none() {
         if !conditions::is_true(list, condition::HELD) {
             return Ok(HandoverReply::Later { reason: "the devices are not held".to_owned() });
         }
-        if now_ms() >= ms_of(&award.spec.expires_at) {
-            return Ok(refused("the award has expired"));
+        if is_expired(&award) {
+            return Ok(refused(EXPIRED));
         }
         if !matches_commitment(&award, workload, salt) {
             reserve::close(context, &award, CloseReason::NotTaken).await?;
             return Ok(refused("the workload does not match the order's commitment"));
         }
-        store_workload(context, &award, workload).await?;
+        if let Some(reason) = store_workload(context, &award, workload).await? {
+            return Ok(refused(reason));
+        }
     }
     let message = "the workload arrived and matches the order's commitment";
     let reason = reasons::VALID;
@@ -126,8 +152,12 @@ fn matches_commitment(award: &Award, workload: &str, salt: &str) -> bool {
         && workload::Workload::decode(workload.as_bytes()).is_ok()
 }
 
-/// First the Secret, then the Award's word that it is there.
-async fn store_workload(context: &HostContext, award: &Award, workload: &str) -> Result<(), ClusterError> {
+/// First the Secret, then the Award's word that it is there. Returns why the workload came too late, if it did.
+async fn store_workload(
+    context: &HostContext,
+    award: &Award,
+    workload: &str,
+) -> Result<Option<&'static str>, ClusterError> {
     let id = award.spec.id.as_str();
     let namespace = names::award_namespace(id);
     let secrets: Api<Secret> = Api::namespaced(context.cluster.client.clone(), &namespace);
@@ -147,10 +177,17 @@ async fn store_workload(context: &HostContext, award: &Award, workload: &str) ->
         .cluster
         .apply::<Secret>("secret", &secrets, manager, names::WORKLOAD_SECRET, &Hidden(secret))
         .await?;
+    // The Secret alone is nothing: it goes with the namespace.
+    if is_expired(award) {
+        return Ok(Some(EXPIRED));
+    }
     let mut taken = objects::reapply(award);
     taken.spec.workload_secret = Some(names::WORKLOAD_SECRET.to_owned());
     taken.spec.handed_over_at = Some(objects::time_of(now_ms()));
-    context.cluster.apply("award", &context.api(id), manager, names::HOST_AWARD, &taken).await.map(drop)
+    let written: Award =
+        context.cluster.apply("award", &context.api(id), manager, names::HOST_AWARD, &taken).await?;
+    let released = conditions::is_true(conditions_of(&written), condition::RELEASED);
+    Ok(released.then_some(ENDED))
 }
 
 /// A body that must not be printed.
@@ -170,9 +207,9 @@ async fn take_close(
     reference: &AwardRef,
     not_taken: bool,
 ) -> Result<HandoverReply, ClusterError> {
-    let lock = context.memory(&reference.id, |m| m.lock.clone());
-    let _guard = lock.lock().await;
-    let Some(award) = own_award(context, from, reference).await? else { return Ok(HandoverReply::Unknown) };
+    let Some((award, _guard)) = locked(context, from, reference).await? else {
+        return Ok(HandoverReply::Unknown);
+    };
     let reason = if not_taken { CloseReason::NotTaken } else { CloseReason::UserClosed };
     tracing::info!(
         job = reference.job,

@@ -17,6 +17,10 @@ use vendue_crds::{Award, AwardSide};
 /// Seconds that outputs may take to reach home after the end of the run; then they are dropped.
 pub const DELIVERY_GRACE_SECONDS: i64 = 600;
 
+/// Seconds after its expiry in which a held award still waits: a workload that was taken in the last moment may not have
+/// been seen yet.
+pub const EXPIRY_GRACE_SECONDS: i64 = 5;
+
 /// Whether the award waits for an answer of the allocator.
 pub fn needs_hold(award: &Award, now: k8s_openapi::jiff::Timestamp) -> bool {
     let held = award.status.as_ref().and_then(|s| conditions::find(&s.conditions, cond::HELD));

@@ -8,7 +8,9 @@ use std::time::Duration;
 use vendue_crds::conditions::{award as cond, reasons};
 
 use super::status::Draft;
-use super::{ChildKey, DELIVERY_GRACE_SECONDS, Observed, RayAction, closing, current_submission};
+use super::{
+    ChildKey, DELIVERY_GRACE_SECONDS, Observed, RayAction, closing, current_submission, handed_over,
+};
 use crate::{FinalizerStep, after, until};
 
 fn pod(name: &str) -> ChildKey {
@@ -33,7 +35,7 @@ pub(super) fn deliver(draft: &mut Draft<'_>, observed: &Observed) {
 
 /// Removes everything; Pods first, and what confines them only after they are gone.
 pub(super) fn teardown(draft: &mut Draft<'_>, observed: &Observed) {
-    let handed_over = draft.award.spec.workload_secret.is_some();
+    let handed_over = handed_over(draft.award);
     if handed_over && !draft.is(cond::FINISHED) {
         let was_running = draft.is(cond::PROVISIONED);
         draft.finish(reasons::CLOSED, "the award was closed by its home or by its deletion", "", None);
@@ -57,6 +59,14 @@ pub(super) fn teardown(draft: &mut Draft<'_>, observed: &Observed) {
         draft.plan.requeue = Some(Duration::from_millis(300));
     } else {
         released(draft, handed_over);
+    }
+}
+
+/// An award whose workload arrived while it was given up: home waits for an end, and nothing will run.
+pub(super) fn conclude(draft: &mut Draft<'_>) {
+    if handed_over(draft.award) && !draft.is(cond::FINISHED) {
+        let text = "the workload arrived when the award was being given up; nothing ran";
+        draft.finish(reasons::RUNTIME_ERROR, text, "", None);
     }
 }
 

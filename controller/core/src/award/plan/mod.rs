@@ -21,7 +21,7 @@ use vendue_crds::{Award, AwardSide, AwardStatus, names};
 use super::allocate::Allocation;
 use super::objects::{Child, ChildKey, Env, Terms, Tokens};
 use super::ray_job;
-use super::{DELIVERY_GRACE_SECONDS, needs_hold};
+use super::{DELIVERY_GRACE_SECONDS, EXPIRY_GRACE_SECONDS, needs_hold};
 use crate::transition::{Transition, transitions};
 use crate::{FinalizerStep, after, until};
 use status::Draft;
@@ -169,12 +169,22 @@ pub fn phase(award: &Award, now: Timestamp) -> Phase {
     if conditions::is_true(list, cond::FINISHED) {
         return if delivered(award, now) { Phase::Teardown } else { Phase::Delivering };
     }
-    let lapsed = award.spec.workload_secret.is_none() && now >= award.spec.expires_at.0;
-    match award.spec.workload_secret {
-        _ if closing(award) || lapsed => Phase::Teardown,
-        None => Phase::Waiting,
-        Some(_) => Phase::Working,
+    match handed_over(award) {
+        _ if closing(award) => Phase::Teardown,
+        true => Phase::Working,
+        false if now >= lapses_at(award) => Phase::Teardown,
+        false => Phase::Waiting,
     }
+}
+
+/// Whether the workload has arrived.
+fn handed_over(award: &Award) -> bool {
+    award.spec.workload_secret.is_some()
+}
+
+/// When an award without a workload is given up.
+fn lapses_at(award: &Award) -> Timestamp {
+    after(award.spec.expires_at.0, EXPIRY_GRACE_SECONDS)
 }
 
 /// Whether nobody needs the outputs here any more.
@@ -186,7 +196,7 @@ fn delivered(award: &Award, now: Timestamp) -> bool {
     closing(award)
         || reason(cond::FINISHED) == Some(reasons::CLOSED)
         || conditions::is_true(&status.conditions, cond::DELIVERED)
-        || reason(cond::DELIVERED) == Some(reasons::DELIVERY_TIMEOUT)
+        || matches!(reason(cond::DELIVERED), Some(reasons::DELIVERY_TIMEOUT | reasons::OUTPUTS_TOO_LARGE))
         // Nothing ran, so there is nothing to deliver.
         || runtime.is_none_or(|r| r.started_at.is_none())
         || ended.is_none_or(|at| now >= after(at, DELIVERY_GRACE_SECONDS))
@@ -218,11 +228,15 @@ pub fn plan(award: &Award, observed: &Observed, env: &Env, now: Timestamp) -> Pl
         Phase::NotOurs => {}
         Phase::NeedsHold => hold(&mut draft, observed),
         Phase::Unheld => unheld(&mut draft),
-        Phase::Refused | Phase::Released => draft.plan.finalizer = FinalizerStep::Remove,
+        Phase::Refused => draft.plan.finalizer = FinalizerStep::Remove,
+        Phase::Released => {
+            draft.plan.finalizer = FinalizerStep::Remove;
+            end::conclude(&mut draft);
+        }
         Phase::Waiting => {
             draft.plan.finalizer = FinalizerStep::Add;
             draft.state("Held");
-            draft.plan.requeue = Some(until(now, award.spec.expires_at.0));
+            draft.plan.requeue = Some(until(now, lapses_at(award)));
         }
         Phase::Working => work::work(&mut draft, observed, env),
         Phase::Delivering => end::deliver(&mut draft, observed),
@@ -243,7 +257,7 @@ fn hold(draft: &mut Draft<'_>, observed: &Observed) {
             draft.set(cond::HELD, true, reasons::DEVICES_HELD, format!("{gpus} GPUs on {on}"));
             draft.plan.status.devices.clone_from(devices);
             draft.state("Held");
-            draft.plan.requeue = Some(until(draft.now, draft.award.spec.expires_at.0));
+            draft.plan.requeue = Some(until(draft.now, lapses_at(draft.award)));
         }
         Some(Allocation::Refused(why)) => {
             draft.set(cond::HELD, false, reasons::CAPACITY_GONE, why.clone());

@@ -116,17 +116,38 @@ fn refuses_with_the_reason() {
 #[test]
 fn expires_when_no_workload_comes() {
     let mut award = held();
-    assert_eq!(phase(&award, at(59)), Phase::Waiting);
     let seen = Observed { present: Some(BTreeSet::new()), ..Observed::default() };
-    let plan_ = plan(&award, &seen, &mk_env(), at(60));
+    // A workload that was taken just before second 60 may be seen a moment later.
+    assert_eq!(phase(&award, at(64)), Phase::Waiting);
+    assert_eq!(plan(&award, &seen, &mk_env(), at(61)).requeue, Some(Duration::from_secs(4)));
+    let plan_ = plan(&award, &seen, &mk_env(), at(65));
     assert_eq!(reason(&plan_, cond::RELEASED), says("True", reasons::AWARD_EXPIRED));
     assert!(plan_.status.devices.is_empty());
     assert_eq!(plan_.finalizer, FinalizerStep::Remove);
     write(&mut award, &plan_);
-    assert_eq!(phase(&award, at(61)), Phase::Released);
+    assert_eq!(phase(&award, at(66)), Phase::Released);
     // Never held at all.
     let late = plan(&mk_award("a2"), &Observed::default(), &mk_env(), at(61));
     assert_eq!(reason(&late, cond::HELD), says("False", reasons::AWARD_EXPIRED));
+}
+
+#[test]
+fn a_workload_that_arrives_while_the_award_is_given_up_ends_at_once() {
+    let mut award = held();
+    let seen = Observed { present: Some(BTreeSet::new()), ..Observed::default() };
+    let given_up = plan(&award, &seen, &mk_env(), at(65));
+    write(&mut award, &given_up);
+    let idle = plan(&award, &Observed::default(), &mk_env(), at(66));
+    assert_eq!(reason(&idle, cond::FINISHED), None, "nothing was handed over");
+    award.spec.workload_secret = Some("vendue-workload".into());
+    award.spec.handed_over_at = Some(Time(at(59)));
+    let end = plan(&award, &Observed::default(), &mk_env(), at(66));
+    assert_eq!(reason(&end, cond::FINISHED), says("True", reasons::RUNTIME_ERROR));
+    assert_eq!(reason(&end, cond::RELEASED), says("True", reasons::AWARD_EXPIRED));
+    assert!(end.children.is_empty() && end.status.state.as_deref() == Some("Failed"));
+    write(&mut award, &end);
+    let again = plan(&award, &Observed::default(), &mk_env(), at(67));
+    assert!(again.transitions.is_empty(), "it ends once");
 }
 
 #[test]
