@@ -43,7 +43,7 @@ mod round;
 mod seat;
 
 pub use award::{AwardFile, AwardProof, AwardTable, Certificate, CertificateFile, Leaf, OrderLeaf};
-pub use bid::{LocalBids, OfferedPart, OwnBid, bids};
+pub use bid::{LocalBids, OfferedPart, OwnBid, Sought, bids};
 pub use crypto::{Crypto, SeatCrypto};
 pub use drops::{DropReason, Drops};
 pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
