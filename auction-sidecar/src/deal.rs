@@ -14,7 +14,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use libp2p::Multiaddr;
 use rand_core::{CryptoRng, RngCore};
-use vendue_auction_core::{DealSpec, Dealt, KeyError, MemberSpec, Params, deal};
+use vendue_auction_core::secret::{self, SecretBytes};
+use vendue_auction_core::{DealSpec, Dealt, HomeKeys, KeyError, MemberSpec, Params, SeatKeys, deal};
 use zeroize::Zeroizing;
 
 use crate::keys::{KeysError, KeysFile, transport};
@@ -94,12 +95,12 @@ impl CryptoRng for OsRandom {}
 pub fn run(options: &DealOptions) -> Result<PathBuf, DealError> {
     check_names(options)?;
     let mut random = OsRandom(None);
-    let mut secrets: BTreeMap<String, Zeroizing<[u8; 32]>> = BTreeMap::new();
+    let mut secrets: BTreeMap<String, SecretBytes> = BTreeMap::new();
     for name in options.seats.iter().map(|(name, _)| name).chain(&options.homes) {
         if !secrets.contains_key(name) {
             let mut secret = Zeroizing::new([0u8; 32]);
             random.fill_bytes(secret.as_mut_slice());
-            secrets.insert(name.clone(), secret);
+            secrets.insert(name.clone(), SecretBytes::new(secret));
         }
     }
     let dealt = deal(&spec(options, &secrets)?, &mut random)?;
@@ -131,7 +132,7 @@ fn check_names(options: &DealOptions) -> Result<(), DealError> {
 
 fn spec(
     options: &DealOptions,
-    secrets: &BTreeMap<String, Zeroizing<[u8; 32]>>,
+    secrets: &BTreeMap<String, SecretBytes>,
 ) -> Result<DealSpec, DealError> {
     let member = |name: &str, addresses: Vec<String>| -> Result<MemberSpec, DealError> {
         let secret = secrets.get(name).ok_or_else(|| DealError::Names(format!("{name} has no key")))?;
@@ -157,7 +158,7 @@ fn spec(
 fn write_all(
     options: &DealOptions,
     dealt: &Dealt,
-    secrets: &BTreeMap<String, Zeroizing<[u8; 32]>>,
+    secrets: &BTreeMap<String, SecretBytes>,
 ) -> Result<PathBuf, DealError> {
     for folder in ["keys", "secrets"] {
         let path = options.out.join(folder);
@@ -172,13 +173,13 @@ fn write_all(
         let home = options.homes.iter().position(|n| n == name).and_then(|i| dealt.homes.get(i));
         let file = KeysFile {
             name: name.clone(),
-            transport: hex::encode(secret.as_slice()),
-            seat: seat.map(|k| serde_json::from_str(&k.to_json())).transpose()?,
-            home: home.map(|k| serde_json::from_str(&k.to_json())).transpose()?,
+            transport: secret.clone(),
+            seat: seat.map(SeatKeys::to_file),
+            home: home.map(HomeKeys::to_file),
         };
-        let json = Zeroizing::new(serde_json::to_string_pretty(&file)?);
+        let json = secret::to_json(&file)?;
         write(&options.out.join("keys").join(format!("{name}.json")), json.as_bytes(), 0o600)?;
-        let manifest = Zeroizing::new(secret_manifest(json.as_bytes()));
+        let manifest = secret_manifest(json.as_bytes());
         write(&options.out.join("secrets").join(format!("{name}.yaml")), manifest.as_bytes(), 0o600)?;
     }
     let record = options.out.join("market.json");
@@ -187,13 +188,16 @@ fn write_all(
 }
 
 /// The Secret that the Deployment mounts.
-fn secret_manifest(keys: &[u8]) -> String {
+fn secret_manifest(keys: &[u8]) -> Zeroizing<String> {
+    const HEAD: &str = "apiVersion: v1\nkind: Secret\nmetadata:\n  name: vendue-keys\n  labels:\n    \
+        app.kubernetes.io/managed-by: vendue\ntype: Opaque\ndata:\n  keys.json: ";
     let data = Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(keys));
-    format!(
-        "apiVersion: v1\nkind: Secret\nmetadata:\n  name: vendue-keys\n  labels:\n    \
-         app.kubernetes.io/managed-by: vendue\ntype: Opaque\ndata:\n  keys.json: {}\n",
-        data.as_str()
-    )
+    // Made in its full size: text that grows leaves copies of itself.
+    let mut text = Zeroizing::new(String::with_capacity(HEAD.len() + data.len() + 1));
+    text.push_str(HEAD);
+    text.push_str(&data);
+    text.push('\n');
+    text
 }
 
 fn write(path: &Path, data: &[u8], mode: u32) -> Result<(), DealError> {

@@ -4,7 +4,8 @@
 
 use libp2p::identity::Keypair;
 use serde::{Deserialize, Serialize};
-use vendue_auction_core::{HomeKeys, KeyError, MarketRecord, Peer, SeatKeys};
+use vendue_auction_core::secret::{self, SecretBytes};
+use vendue_auction_core::{HomeKeyFile, HomeKeys, KeyError, MarketRecord, Peer, SeatKeyFile, SeatKeys};
 use zeroize::Zeroizing;
 
 /// Why a key file is refused.
@@ -24,20 +25,20 @@ pub enum KeysError {
     NotAMember(String),
 }
 
-/// The file form. Secrets are in it: no `Debug`.
+/// The file form. Secrets are in it: no `Debug`, and all of them are wiped when dropped.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeysFile {
     /// Name of the cluster, for people.
     pub name: String,
     /// ed25519 secret of the transport, 64 hex digits.
-    pub transport: String,
+    pub transport: SecretBytes,
     /// Keys of the seat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seat: Option<serde_json::Value>,
+    pub seat: Option<SeatKeyFile>,
     /// Key of the home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub home: Option<serde_json::Value>,
+    pub home: Option<HomeKeyFile>,
 }
 
 /// A cluster's keys, checked against the market record.
@@ -51,23 +52,19 @@ pub struct Keys {
 }
 
 /// The transport identity of 32 secret bytes.
-pub fn transport(secret: &Zeroizing<[u8; 32]>) -> Result<Keypair, KeysError> {
-    let mut copy = Zeroizing::new(**secret);
+pub fn transport(secret: &SecretBytes) -> Result<Keypair, KeysError> {
+    let mut copy = Zeroizing::new(*secret.bytes());
     Keypair::ed25519_from_bytes(copy.as_mut_slice()).map_err(|e| KeysError::Transport(e.to_string()))
 }
 
 impl Keys {
     /// Reads and checks a key file.
     pub fn from_json(text: &str, record: &MarketRecord) -> Result<Self, KeysError> {
-        let file: KeysFile = serde_json::from_str(text).map_err(|e| KeysError::Parse(e.to_string()))?;
-        let mut secret = Zeroizing::new([0u8; 32]);
-        hex::decode_to_slice(&file.transport, secret.as_mut_slice())
-            .map_err(|e| KeysError::Transport(e.to_string()))?;
-        let transport = transport(&secret)?;
+        let file: KeysFile = secret::from_json(text).map_err(KeysError::Parse)?;
+        let transport = transport(&file.transport)?;
         let peer = transport.public().to_peer_id().to_string();
-        let text = |value: serde_json::Value| Zeroizing::new(value.to_string());
-        let seat = file.seat.map(|v| SeatKeys::from_json(&text(v))).transpose()?;
-        let home = file.home.map(|v| HomeKeys::from_json(&text(v))).transpose()?;
+        let seat = file.seat.as_ref().map(SeatKeys::from_file).transpose()?;
+        let home = file.home.as_ref().map(HomeKeys::from_file).transpose()?;
         if let Some(keys) = &seat {
             keys.check(record)?;
         }

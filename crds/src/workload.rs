@@ -1,13 +1,12 @@
-//! The workload that home hands to the winner, and the commitment that binds it to the order.
+//! The workload that home hands to the winner; the order binds its bytes by `vendue_market::commitment`.
 //!
-//! Inputs: a resolved Job (files and secret values read). Outputs: canonical bytes and a salted SHA-256 commitment.
+//! Inputs: a resolved Job (files and secret values read). Outputs: canonical bytes.
 //! Invariant: equal workloads have equal bytes: maps are sorted, there are no floats, and `serde_json` writes fields in
 //! declaration order.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 /// Everything the winner needs to run the Job, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,13 +83,4 @@ impl Workload {
         }
         Ok(workload)
     }
-}
-
-/// SHA-256 over a domain tag, the salt and the encoded workload. The salt hides env values, which can be guessed.
-pub fn commitment(salt: &[u8; 32], workload: &[u8]) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    hash.update(b"vendue/workload/v1");
-    hash.update(salt);
-    hash.update(workload);
-    hash.finalize().into()
 }

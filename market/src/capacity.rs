@@ -69,16 +69,26 @@ pub struct AcceptRules {
     pub max_run_seconds: u32,
     /// Accepted image references, `*` matching any run of characters; empty accepts any.
     pub images: Vec<String>,
+    /// Homes that are served, by their names in the market record; empty serves all.
+    pub homes: Vec<String>,
 }
 
 impl AcceptRules {
     /// Accepts everything.
     pub fn any() -> Self {
-        Self { max_run_seconds: 0, images: vec![] }
+        Self { max_run_seconds: 0, images: vec![], homes: vec![] }
     }
 
-    /// The first rule that the requirements break: image, then run time.
-    pub fn check(&self, req: &Requirements) -> Result<(), Reason> {
+    /// Whether orders of this home are served.
+    pub fn serves(&self, home: &str) -> bool {
+        self.homes.is_empty() || self.homes.iter().any(|h| h == home)
+    }
+
+    /// The first rule that an order of `home` breaks: home, image, then run time.
+    pub fn check(&self, home: &str, req: &Requirements) -> Result<(), Reason> {
+        if !self.serves(home) {
+            return Err(Reason::Home);
+        }
         if !self.images.is_empty() && !self.images.iter().any(|p| glob_match(p, &req.image)) {
             return Err(Reason::Image);
         }

@@ -1,7 +1,7 @@
 //! The one matcher: does an order fit on these nodes, where, and if not, which constraint fails first.
 //!
 //! Constraints are judged in a fixed order, and the first that fails is the reason given: excluded, not included,
-//! image, run time (the provider's rules), then model, memory, free GPUs, GPUs per node, CPU, host memory, disk,
+//! home, image, run time (the provider's rules), then model, memory, free GPUs, GPUs per node, CPU, host memory, disk,
 //! and the price last, so that "price" means that everything else fitted.
 
 use crate::{NodeCapacity, Offer, Price, Reason, Requirements};
@@ -109,10 +109,15 @@ pub fn take(nodes: &mut [NodeCapacity], req: &Requirements, placement: &Placemen
     }
 }
 
-/// Whether one offer of a provider serves the order, everything considered.
-pub fn fit_offer(req: &Requirements, provider: &str, offer: &Offer) -> Result<(Placement, Price), Reason> {
+/// Whether one offer of a provider serves an order of `home`, everything considered.
+pub fn fit_offer(
+    req: &Requirements,
+    home: &str,
+    provider: &str,
+    offer: &Offer,
+) -> Result<(Placement, Price), Reason> {
     screen(req, provider)?;
-    offer.rules.check(req)?;
+    offer.rules.check(home, req)?;
     let nodes: Vec<_> = offer.nodes.iter().map(|n| n.capacity.clone()).collect();
     let placement = fit(req, &nodes)?;
     if offer.price > req.max_price {
@@ -176,17 +181,22 @@ pub(crate) mod tests {
             name: "p".into(),
             price: "9".parse().unwrap(),
             nodes: vec![OfferNode { name: "n1".into(), capacity: mk_node("H100", 80, 1) }],
-            rules: AcceptRules { max_run_seconds: 60, images: vec!["other/*".into()] },
+            rules: AcceptRules {
+                max_run_seconds: 60,
+                images: vec!["other/*".into()],
+                homes: vec!["lab".into(), "office".into()],
+            },
         };
         req.include_providers = vec!["bravo".into()];
-        assert_eq!(fit_offer(&req, "alpha", &offer), Err(Reason::NotIncluded));
-        assert_eq!(fit_offer(&req, "bravo", &offer), Err(Reason::Image));
+        assert_eq!(fit_offer(&req, "office", "alpha", &offer), Err(Reason::NotIncluded));
+        assert_eq!(fit_offer(&req, "off", "bravo", &offer), Err(Reason::Home));
+        assert_eq!(fit_offer(&req, "office", "bravo", &offer), Err(Reason::Image));
         offer.rules.images.clear();
-        assert_eq!(fit_offer(&req, "bravo", &offer), Err(Reason::RunTime));
+        assert_eq!(fit_offer(&req, "office", "bravo", &offer), Err(Reason::RunTime));
         offer.rules.max_run_seconds = 0;
-        assert_eq!(fit_offer(&req, "bravo", &offer), Err(Reason::Price));
+        assert_eq!(fit_offer(&req, "office", "bravo", &offer), Err(Reason::Price));
         req.exclude_providers = vec!["bravo".into()];
-        assert_eq!(fit_offer(&req, "bravo", &offer), Err(Reason::Excluded));
+        assert_eq!(fit_offer(&req, "office", "bravo", &offer), Err(Reason::Excluded));
     }
 
     proptest! {

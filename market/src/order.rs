@@ -110,6 +110,15 @@ mod tests {
     }
 
     #[test]
+    fn commitment_is_over_tag_salt_and_workload() {
+        // SHA-256 over each part's length (8 bytes, big-endian) and the part.
+        let got = crate::encode::to_hex(&commitment(&[3; 32], b"workload"));
+        assert_eq!(got, "eb85abaf9f0c6873157f3857abea04d1df9b6ece9f767604a3f3898d02eb16f6");
+        assert_ne!(commitment(&[4; 32], b"workload"), commitment(&[3; 32], b"workload"));
+        assert_ne!(commitment(&[3; 32], b"workloads"), commitment(&[3; 32], b"workload"));
+    }
+
+    #[test]
     fn schedule() {
         let order = mk_order();
         let listed: Vec<u64> = (0..40).filter(|r| order.may_be_listed_in(*r, 14)).collect();

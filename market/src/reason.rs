@@ -42,11 +42,13 @@ pub enum Reason {
     NoOffer = 16,
     /// It fitted, but the capacity went to other orders of the same round.
     Outbid = 17,
+    /// The provider does not serve the home that placed the order.
+    Home = 18,
 }
 
 impl Reason {
     /// Every reason, by code.
-    pub const ALL: [Reason; 17] = [
+    pub const ALL: [Reason; 18] = [
         Reason::Model,
         Reason::Memory,
         Reason::FreeGpus,
@@ -64,6 +66,7 @@ impl Reason {
         Reason::Garbage,
         Reason::NoOffer,
         Reason::Outbid,
+        Reason::Home,
     ];
 
     /// The stable code.
@@ -80,10 +83,11 @@ impl Reason {
         match self {
             Reason::Silent | Reason::Garbage | Reason::NotListed | Reason::NoOffer => 0,
             Reason::Excluded | Reason::NotIncluded => 1,
-            Reason::Image => 2,
-            Reason::RunTime => 3,
-            Reason::Model | Reason::Memory | Reason::FreeGpus | Reason::GpusPerNode => 3 + self.code(),
-            Reason::Cpu | Reason::HostMemory | Reason::Disk | Reason::Price => 3 + self.code(),
+            Reason::Home => 2,
+            Reason::Image => 3,
+            Reason::RunTime => 4,
+            Reason::Model | Reason::Memory | Reason::FreeGpus | Reason::GpusPerNode => 4 + self.code(),
+            Reason::Cpu | Reason::HostMemory | Reason::Disk | Reason::Price => 4 + self.code(),
             Reason::Outbid => u8::MAX,
         }
     }
@@ -107,6 +111,7 @@ impl Reason {
             Reason::Garbage => "unreadable bundle",
             Reason::NoOffer => "no offer",
             Reason::Outbid => "capacity taken in the round",
+            Reason::Home => "home not served",
         }
     }
 }

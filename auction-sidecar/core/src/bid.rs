@@ -12,6 +12,15 @@ use vendue_market::{
     RecordKind, fit, fit_offer, take,
 };
 
+/// An order that a seat may bid on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sought {
+    /// The order.
+    pub order: ListedOrder,
+    /// Name of the home that placed it, as in the market record.
+    pub home: String,
+}
+
 /// A seat's own record for one order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OwnBid {
@@ -42,16 +51,16 @@ pub struct LocalBids {
 }
 
 /// Bids for a round.
-pub fn bids(provider: &str, offers: &[Offer], orders: &[ListedOrder]) -> LocalBids {
+pub fn bids(provider: &str, offers: &[Offer], orders: &[Sought]) -> LocalBids {
     let offers = divided(offers);
     let mut records: Vec<OwnBid> = orders
         .iter()
-        .map(|order| OwnBid { order: order.digest, kind: best(provider, &offers, order) })
+        .map(|sought| OwnBid { order: sought.order.digest, kind: best(provider, &offers, sought) })
         .collect();
     let mut wanted: BTreeMap<u16, Vec<&ListedOrder>> = BTreeMap::new();
-    for (order, record) in orders.iter().zip(&records) {
+    for (sought, record) in orders.iter().zip(&records) {
         if let RecordKind::Bid { spec, .. } = record.kind {
-            wanted.entry(spec).or_default().push(order);
+            wanted.entry(spec).or_default().push(&sought.order);
         }
     }
     // Only what is bid is put in, so a record's `spec` counts those parts.
@@ -96,11 +105,11 @@ fn divided(offers: &[Offer]) -> Vec<Offer> {
 }
 
 /// The cheapest offer that serves the order, or the reason of the offer that came closest.
-fn best(provider: &str, offers: &[Offer], order: &ListedOrder) -> RecordKind {
+fn best(provider: &str, offers: &[Offer], sought: &Sought) -> RecordKind {
     let mut bid = None;
     let mut closest = Reason::NoOffer;
     for (offer, spec) in offers.iter().zip(0u16..) {
-        match fit_offer(&order.requirements, provider, offer) {
+        match fit_offer(&sought.order.requirements, &sought.home, provider, offer) {
             Ok((_, price)) if bid.is_none_or(|(p, _)| price < p) => bid = Some((price, spec)),
             Ok(_) => {}
             Err(reason) if reason.closeness() > closest.closeness() => closest = reason,
@@ -227,7 +236,7 @@ mod tests {
         }
     }
 
-    fn mk_order(id: u8, workers: u32) -> ListedOrder {
+    fn mk_order(id: u8, workers: u32) -> Sought {
         let requirements = Requirements {
             gpu_models: vec!["H100".parse().unwrap()],
             min_gpu_memory_mib: 0,
@@ -242,7 +251,7 @@ mod tests {
             include_providers: vec![],
             exclude_providers: vec![],
         };
-        ListedOrder { digest: [id; 32], requirements }
+        Sought { order: ListedOrder { digest: [id; 32], requirements }, home: "home".into() }
     }
 
     #[test]
@@ -283,10 +292,10 @@ mod tests {
             })
             .collect();
         // One order for each offer, and each takes all of it.
-        let orders: Vec<ListedOrder> = (0..100u8)
+        let orders: Vec<Sought> = (0..100u8)
             .map(|i| {
                 let mut order = mk_order(i, 8 * MAX_NODES as u32);
-                order.requirements.gpu_models = vec![format!("M{i:02}").parse().unwrap()];
+                order.order.requirements.gpu_models = vec![format!("M{i:02}").parse().unwrap()];
                 order
             })
             .collect();
@@ -305,8 +314,8 @@ mod tests {
         (a.nodes[0].name, b.nodes[0].name) = ("host".into(), "host".into());
         let order = |id, model: &str, workers, cpu| {
             let mut order = mk_order(id, workers);
-            order.requirements.gpu_models = vec![model.parse().unwrap()];
-            order.requirements.cpu_millis_per_worker = cpu;
+            order.order.requirements.gpu_models = vec![model.parse().unwrap()];
+            order.order.requirements.cpu_millis_per_worker = cpu;
             order
         };
         let offers = [a, b];
@@ -317,6 +326,20 @@ mod tests {
         let rest = without(&offers, local.usage().iter());
         let left = |i: usize| (rest[i].nodes[0].capacity.free_gpus, rest[i].nodes[0].capacity.cpu_millis);
         assert_eq!((left(0), left(1)), ((5, 16_000), (2, 16_000)));
+    }
+
+    #[test]
+    fn homes_that_an_offer_does_not_serve_get_no_bid_on_it() {
+        let mut picky = mk_offer("a", 1, "H100", 8);
+        picky.rules.homes = vec!["lab".into()];
+        let kind = |offers: &[Offer]| bids("alpha", offers, &[mk_order(1, 1)]).records[0].kind;
+        assert_eq!(kind(std::slice::from_ref(&picky)), RecordKind::NoBid(Reason::Home));
+        // Another offer of the seat may serve it, and what that one lacks is said rather than this.
+        let dear = RecordKind::Bid { price: Price::from_micros(5).unwrap(), spec: 0 };
+        assert_eq!(kind(&[picky.clone(), mk_offer("b", 5, "H100", 8)]), dear);
+        assert_eq!(kind(&[picky.clone(), mk_offer("b", 5, "H100", 0)]), RecordKind::NoBid(Reason::FreeGpus));
+        picky.rules.homes.push("home".into());
+        assert!(matches!(kind(&[picky]), RecordKind::Bid { .. }));
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! Secret keys of seats and homes, their file form, and the development dealer.
+//!
+//! Inputs: key files, or a random source. Outputs: keys and the public record that goes with them. Invariant: secrets
+//! are in memory that is wiped when dropped, and public keys that do not belong together are refused.
 
 use crate::evidence::{EvidenceError, EvidenceKey, record_hash};
 use crate::params::Params;
 use crate::record::{
     HomeRecord, KeyOrigin, MarketRecord, RecordError, SeatRecord, SignedMarketRecord, rules_hash,
 };
+use crate::secret::{self, SecretBytes};
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use vendue_market::Digest;
-use vendue_market::encode::{Writer, from_hex, to_hex};
-use vendue_sealed_bid::{BidKey, CryptoError, SealShare, VoteKey, check_seal_key, check_vote_key};
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use vendue_market::encode::Writer;
+use vendue_sealed_bid::{
+    BidKey, CryptoError, SealShare, VoteKey, check_key_set, check_seal_key, check_vote_key,
+};
+use zeroize::Zeroizing;
 
 /// Why keys are refused or cannot be made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +25,7 @@ pub enum KeyError {
     #[error("key file does not parse: {0}")]
     Parse(String),
     /// A key in the file is malformed.
-    #[error("{0} in the key file is not 32 bytes of hex or not a valid secret")]
+    #[error("{0} in the key file is not a valid secret")]
     Field(&'static str),
     /// The keys are not those of this seat or home in the market record.
     #[error("{0} does not match the market record")]
@@ -49,49 +55,55 @@ pub struct SeatKeys {
     pub bid: BidKey,
 }
 
-/// The file form of a seat's keys.
-#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-struct SeatKeyFile {
+/// The file form of a seat's keys. No `Debug`; wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeatKeyFile {
     seat: u16,
-    evidence: String,
-    vote: String,
-    seal_share: String,
-    bid: String,
+    evidence: SecretBytes,
+    vote: SecretBytes,
+    seal_share: SecretBytes,
+    bid: SecretBytes,
 }
 
-/// The file form of a home's key.
-#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
-struct HomeKeyFile {
-    user: String,
-}
-
-fn secret(text: &str, what: &'static str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
-    let bytes = Zeroizing::new(from_hex(text).ok_or(KeyError::Field(what))?);
-    bytes.as_slice().try_into().map(Zeroizing::new).map_err(|_| KeyError::Field(what))
+/// The file form of a home's key. No `Debug`; wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HomeKeyFile {
+    user: SecretBytes,
 }
 
 impl SeatKeys {
-    /// Reads the file form.
-    pub fn from_json(text: &str) -> Result<Self, KeyError> {
-        let file: SeatKeyFile = serde_json::from_str(text).map_err(|e| KeyError::Parse(e.to_string()))?;
+    /// The keys in a file.
+    pub fn from_file(file: &SeatKeyFile) -> Result<Self, KeyError> {
         Ok(Self {
             seat: file.seat,
-            evidence: EvidenceKey::from_bytes(&*secret(&file.evidence, "evidence")?)?,
-            vote: VoteKey::from_bytes(&*secret(&file.vote, "vote")?)?,
-            share: SealShare::from_bytes(&*secret(&file.seal_share, "seal_share")?)?,
-            bid: BidKey::from_bytes(*secret(&file.bid, "bid")?),
+            evidence: EvidenceKey::from_bytes(file.evidence.bytes())
+                .map_err(|_| KeyError::Field("evidence"))?,
+            vote: VoteKey::from_bytes(file.vote.bytes()).map_err(|_| KeyError::Field("vote"))?,
+            share: SealShare::from_bytes(file.seal_share.bytes())
+                .map_err(|_| KeyError::Field("seal_share"))?,
+            bid: BidKey::from_bytes(file.bid.bytes()),
         })
+    }
+    /// The file form.
+    pub fn to_file(&self) -> SeatKeyFile {
+        SeatKeyFile {
+            seat: self.seat,
+            evidence: SecretBytes::new(self.evidence.to_bytes()),
+            vote: SecretBytes::new(self.vote.to_bytes()),
+            seal_share: SecretBytes::new(self.share.to_bytes()),
+            bid: SecretBytes::new(self.bid.to_bytes()),
+        }
+    }
+    /// Reads the file form.
+    pub fn from_json(text: &str) -> Result<Self, KeyError> {
+        Self::from_file(&secret::from_json(text).map_err(KeyError::Parse)?)
     }
     /// Writes the file form.
     pub fn to_json(&self) -> Zeroizing<String> {
-        let file = SeatKeyFile {
-            seat: self.seat,
-            evidence: to_hex(&*self.evidence.to_bytes()),
-            vote: to_hex(&*self.vote.to_bytes()),
-            seal_share: to_hex(&*self.share.to_bytes()),
-            bid: to_hex(&*self.bid.to_bytes()),
-        };
-        Zeroizing::new(serde_json::to_string_pretty(&file).unwrap_or_default())
+        // A number and four secrets always fit.
+        secret::to_json(&self.to_file()).unwrap_or_default()
     }
     /// Checks that these are the keys of this seat in the record.
     pub fn check(&self, record: &MarketRecord) -> Result<(), KeyError> {
@@ -116,15 +128,23 @@ pub struct HomeKeys {
 }
 
 impl HomeKeys {
+    /// The key in a file.
+    pub fn from_file(file: &HomeKeyFile) -> Result<Self, KeyError> {
+        let user = EvidenceKey::from_bytes(file.user.bytes()).map_err(|_| KeyError::Field("user"))?;
+        Ok(Self { user })
+    }
+    /// The file form.
+    pub fn to_file(&self) -> HomeKeyFile {
+        HomeKeyFile { user: SecretBytes::new(self.user.to_bytes()) }
+    }
     /// Reads the file form.
     pub fn from_json(text: &str) -> Result<Self, KeyError> {
-        let file: HomeKeyFile = serde_json::from_str(text).map_err(|e| KeyError::Parse(e.to_string()))?;
-        Ok(Self { user: EvidenceKey::from_bytes(&*secret(&file.user, "user")?)? })
+        Self::from_file(&secret::from_json(text).map_err(KeyError::Parse)?)
     }
     /// Writes the file form.
     pub fn to_json(&self) -> Zeroizing<String> {
-        let file = HomeKeyFile { user: to_hex(&*self.user.to_bytes()) };
-        Zeroizing::new(serde_json::to_string_pretty(&file).unwrap_or_default())
+        // One secret always fits.
+        secret::to_json(&self.to_file()).unwrap_or_default()
     }
     /// Checks that the key is that of a home in the record, and says which.
     pub fn check(&self, record: &MarketRecord) -> Result<u16, KeyError> {
@@ -183,7 +203,8 @@ pub(crate) fn check_public_keys(record: &MarketRecord) -> Result<(), RecordError
         check_vote_key(&seat.vote_key, &seat.vote_key_proof, &context)
             .map_err(refuse(seat.index, "vote key"))?;
     }
-    Ok(())
+    let shares: Vec<[u8; 48]> = record.seats.iter().map(|s| s.seal_share_key).collect();
+    check_key_set(&record.seal_key, &shares, record.q()).map_err(RecordError::ShareKeys)
 }
 
 fn random<R: RngCore + CryptoRng>(rng: &mut R) -> Zeroizing<[u8; 32]> {
@@ -211,7 +232,7 @@ pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Deal
             evidence: evidence_key(rng)?,
             vote: VoteKey::generate(&random(rng))?,
             share,
-            bid: BidKey::from_bytes(*random(rng)),
+            bid: BidKey::from_bytes(&random(rng)),
         };
         seat_records.push(SeatRecord {
             index,
@@ -259,6 +280,7 @@ pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Deal
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::params::ParamError;
     use rand_chacha::ChaCha20Rng;
     use rand_chacha::rand_core::SeedableRng;
 
@@ -288,5 +310,62 @@ mod tests {
         let mut swapped = read.record.clone();
         swapped.seats[0].vote_key_proof = swapped.seats[1].vote_key_proof;
         assert!(matches!(swapped.validate(), Err(RecordError::Key { seat: 0, what: "vote key", .. })));
+    }
+
+    #[test]
+    fn share_keys_that_are_not_the_seal_keys_are_refused() {
+        let member =
+            |name: String| MemberSpec { peer_id: format!("id-{name}"), name, addresses: vec![] };
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 };
+        for n in [1u16, 2, 3, 4, 7] {
+            let seats = (0..n).map(|i| member(format!("p{i}"))).collect();
+            let spec = DealSpec { name: "m".into(), params, seats, homes: vec![] };
+            let good = deal(&spec, &mut rng).unwrap().record.record;
+            let other = deal(&spec, &mut rng).unwrap().record.record;
+            assert_eq!(good.validate(), Ok(()));
+            let wrong = |record: MarketRecord| {
+                let error = record.validate().unwrap_err();
+                let degree = good.q() - 1;
+                assert_eq!(error, RecordError::ShareKeys(CryptoError::KeySet { degree }), "{n} seats");
+            };
+            for seat in 0..usize::from(n) {
+                let mut one = good.clone();
+                one.seats[seat].seal_share_key = other.seats[seat].seal_share_key;
+                wrong(one);
+            }
+            wrong(MarketRecord { seal_key: other.seal_key, ..good.clone() });
+            let mut swapped = good.clone();
+            let (first, last) = (good.seats[0].seal_share_key, good.seats[usize::from(n) - 1].seal_share_key);
+            (swapped.seats[0].seal_share_key, swapped.seats[usize::from(n) - 1].seal_share_key) = (last, first);
+            if n > 1 {
+                wrong(swapped);
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_cannot_run_is_refused_by_field() {
+        let member = MemberSpec { name: "a".into(), peer_id: "id-a".into(), addresses: vec![] };
+        let params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 2 };
+        let spec = DealSpec { name: "m".into(), params, seats: vec![member], homes: vec![] };
+        let error = deal(&spec, &mut ChaCha20Rng::seed_from_u64(3)).map(|_| ()).unwrap_err();
+        assert!(matches!(
+            error,
+            KeyError::Record(RecordError::Params(ParamError { field: "handover_ms", value: 2, least: 600, .. }))
+        ));
+    }
+
+    #[test]
+    fn key_files_are_strict_and_their_errors_quote_nothing() {
+        let good = "{\"seat\": 0, \"evidence\": \"E\", \"vote\": \"E\", \"seal_share\": \"E\", \"bid\": \"E\"}"
+            .replace('E', &"07".repeat(32));
+        assert_eq!(SeatKeys::from_json(&good).unwrap().seat, 0);
+        let zero = good.replacen("07", "00", 32);
+        assert_eq!(SeatKeys::from_json(&zero).map(|_| ()), Err(KeyError::Field("evidence")));
+        for bad in [good.replacen("07", "0", 1), good.replacen("\"bid\"", "\"bit\"", 1), good.replacen('0', "\"07\"", 1)] {
+            let error = SeatKeys::from_json(&bad).map(|_| ()).unwrap_err();
+            assert!(matches!(&error, KeyError::Parse(text) if !text.contains("07")), "{error}");
+        }
     }
 }

@@ -30,6 +30,7 @@ pub mod keys;
 pub mod merkle;
 pub mod params;
 pub mod record;
+pub mod secret;
 pub mod verify;
 pub mod wire;
 
@@ -43,12 +44,12 @@ mod round;
 mod seat;
 
 pub use award::{AwardFile, AwardProof, AwardTable, Certificate, CertificateFile, Leaf, OrderLeaf};
-pub use bid::{LocalBids, OfferedPart, OwnBid, bids};
+pub use bid::{LocalBids, OfferedPart, OwnBid, Sought, bids};
 pub use crypto::{Crypto, SeatCrypto};
 pub use drops::{DropReason, Drops};
 pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
-pub use keys::{DealSpec, Dealt, HomeKeys, KeyError, MemberSpec, SeatKeys, deal};
-pub use params::Params;
+pub use keys::{DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, SeatKeyFile, SeatKeys, deal};
+pub use params::{ParamError, Params};
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};
 pub use round::{Round, RoundDecided, RoundInput, RoundOutput};
 pub use seat::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, Seat, SeatInput, SeatOutput};

@@ -17,11 +17,48 @@ pub struct Params {
     pub handover_ms: u64,
 }
 
+/// Longest delay: the shortest period for it is a day.
+const MAX_DELAY_MS: u64 = DAY_MS / PERIOD_DELAYS;
+/// Longest period and hand-over.
+const DAY_MS: u64 = 86_400_000;
+/// Delays in the shortest period.
+const PERIOD_DELAYS: u64 = 6;
+/// Delays in the shortest hand-over: a question and its answer for the winner and each of two stand-bys.
+const HANDOVER_DELAYS: u64 = 6;
+/// Latest start of round 0, the year 2200: what is later is no time in milliseconds.
+const MAX_GENESIS_MS: u64 = 7_258_118_400_000;
+
+/// A parameter that no market can run with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} is {value}; accepted: {least} to {most} ({why})")]
+pub struct ParamError {
+    /// The field of [`Params`].
+    pub field: &'static str,
+    /// Its value.
+    pub value: u64,
+    /// The least accepted value.
+    pub least: u64,
+    /// The greatest accepted value.
+    pub most: u64,
+    /// What the range follows from.
+    pub why: &'static str,
+}
+
 impl Params {
-    /// Whether the numbers are usable.
-    pub fn is_sound(&self) -> bool {
-        let bounded = [self.delay_ms, self.period_ms, self.handover_ms].iter().all(|v| *v <= 86_400_000);
-        bounded && self.delay_ms > 0 && self.handover_ms > 0 && self.period_ms >= 6 * self.delay_ms
+    /// Checks every parameter; the first that is out of its range is named.
+    pub fn check(&self) -> Result<(), ParamError> {
+        let d = self.delay_ms;
+        let (period, handover) = (d.saturating_mul(PERIOD_DELAYS), d.saturating_mul(HANDOVER_DELAYS));
+        let ranges = [
+            ("delay_ms", d, 1, MAX_DELAY_MS, "a period of 6 delays is at most a day"),
+            ("period_ms", self.period_ms, period, DAY_MS, "at least 6 delays, at most a day"),
+            ("handover_ms", self.handover_ms, handover, DAY_MS, "at least 6 delays, at most a day"),
+            ("genesis_ms", self.genesis_ms, 0, MAX_GENESIS_MS, "milliseconds since 1970, before 2200"),
+        ];
+        match ranges.into_iter().find(|(_, value, least, most, _)| !(least..=most).contains(&value)) {
+            None => Ok(()),
+            Some((field, value, least, most, why)) => Err(ParamError { field, value, least, most, why }),
+        }
     }
     /// T0: bundles are sent.
     pub fn t0(&self, round: u64) -> u64 {
@@ -106,6 +143,28 @@ mod tests {
         assert_eq!(P.gate(2, 11_500), 12_001);
         assert_eq!(P.gate(2, 12_050), 12_050);
         assert_eq!(P.gate(2, 12_100), 12_601);
-        assert!(!Params { period_ms: 599, ..P }.is_sound());
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_named_with_value_and_range() {
+        let refused = |p: Params| p.check().unwrap_err();
+        assert_eq!(P.check(), Ok(()));
+        assert_eq!(Params { handover_ms: 600, genesis_ms: MAX_GENESIS_MS, ..P }.check(), Ok(()));
+        for (params, field, value, least, most) in [
+            (Params { delay_ms: 0, ..P }, "delay_ms", 0, 1, 14_400_000),
+            (Params { delay_ms: 14_400_001, ..P }, "delay_ms", 14_400_001, 1, 14_400_000),
+            (Params { delay_ms: u64::MAX, ..P }, "delay_ms", u64::MAX, 1, 14_400_000),
+            (Params { period_ms: 599, ..P }, "period_ms", 599, 600, DAY_MS),
+            (Params { period_ms: DAY_MS + 1, ..P }, "period_ms", DAY_MS + 1, 600, DAY_MS),
+            (Params { handover_ms: 0, ..P }, "handover_ms", 0, 600, DAY_MS),
+            (Params { handover_ms: 2, ..P }, "handover_ms", 2, 600, DAY_MS),
+            (Params { handover_ms: 599, ..P }, "handover_ms", 599, 600, DAY_MS),
+            (Params { genesis_ms: u64::MAX, ..P }, "genesis_ms", u64::MAX, 0, MAX_GENESIS_MS),
+        ] {
+            let error = refused(params);
+            assert_eq!((error.field, error.value, error.least, error.most), (field, value, least, most));
+        }
+        let text = refused(Params { handover_ms: 2, ..P }).to_string();
+        assert_eq!(text, "handover_ms is 2; accepted: 600 to 86400000 (at least 6 delays, at most a day)");
     }
 }

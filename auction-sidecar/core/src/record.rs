@@ -4,11 +4,12 @@
 //! JSON form has a fixed field order, so the compact JSON bytes are canonical and their digest names the record.
 
 use crate::evidence::{EvidenceError, recover};
-use crate::params::Params;
+use crate::params::{ParamError, Params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use vendue_market::encode::hex_array;
 use vendue_market::{Digest, tagged_hash};
+use vendue_sealed_bid::CryptoError;
 
 /// Most seats of a market.
 pub const MAX_SEATS: usize = 256;
@@ -114,6 +115,12 @@ pub enum RecordError {
     /// Too few, too many or misnumbered seats or homes.
     #[error("market record is inconsistent: {0}")]
     Inconsistent(&'static str),
+    /// A parameter of the clock is not usable.
+    #[error("market record: {0}")]
+    Params(#[from] ParamError),
+    /// The seats' seal share keys are not those of the epoch's seal key.
+    #[error("market record: {0}")]
+    ShareKeys(CryptoError),
     /// A key is not acceptable.
     #[error("market record: {what} of seat {seat} is refused: {reason}")]
     Key {
@@ -196,11 +203,7 @@ impl MarketRecord {
         if self.rules_hash != rules_hash() {
             return Err(RecordError::Inconsistent("the rules of clearing are not those of this program"));
         }
-        if !self.params.is_sound() {
-            return Err(RecordError::Inconsistent(
-                "period must be at least 6 delays, delay and hand-over above 0",
-            ));
-        }
+        self.params.check()?;
         let unique = |keys: Vec<&[u8]>| keys.iter().collect::<BTreeSet<_>>().len() == keys.len();
         let seats = || self.seats.iter();
         let distinct = [

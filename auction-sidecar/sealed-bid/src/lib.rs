@@ -19,7 +19,9 @@ mod vote;
 
 pub use deal::{Deal, deal};
 pub use seal::{BidKey, Sealed, open, seal};
-pub use share::{Combined, RoundId, SealShare, check_seal_key, combine, verify_combined, verify_share};
+pub use share::{
+    Combined, RoundId, SealShare, check_key_set, check_seal_key, combine, verify_combined, verify_share,
+};
 pub use vote::{VoteKey, aggregate_votes, check_vote_key, verify_aggregate, verify_vote};
 
 /// Domain of seal shares.
@@ -60,6 +62,12 @@ pub enum CryptoError {
     /// These seats' shares do not verify.
     #[error("bad shares of seats {0:?}")]
     BadShares(Vec<u16>),
+    /// The keys of the shares do not belong to the seal key.
+    #[error("share keys and seal key are not on one polynomial of degree {degree}")]
+    KeySet {
+        /// The degree that the quorum asks for.
+        degree: u16,
+    },
     /// Key generation failed.
     #[error("key generation failed")]
     Generation,

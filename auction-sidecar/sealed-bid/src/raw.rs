@@ -14,6 +14,10 @@ pub(crate) struct G1(blst_p1_affine);
 #[derive(Clone, Copy)]
 pub(crate) struct G2(blst_p2_affine);
 
+/// A public point of G1 on its way through additions; it may be the identity.
+#[derive(Clone, Copy)]
+pub(crate) struct G1Sum(blst_p1);
+
 /// A secret scalar, little-endian; wiped when dropped.
 pub(crate) struct Scalar(Zeroizing<[u8; 32]>);
 
@@ -49,6 +53,14 @@ impl G1 {
         Self::from_projective(&out)
     }
 
+    /// The same point, to be added to others.
+    pub(crate) fn to_sum(self) -> G1Sum {
+        let mut p = blst_p1::default();
+        // SAFETY: both are live values.
+        unsafe { blst_p1_from_affine(&mut p, &self.0) };
+        G1Sum(p)
+    }
+
     fn from_projective(p: &blst_p1) -> Option<Self> {
         let mut affine = blst_p1_affine::default();
         // SAFETY: both are live values.
@@ -65,6 +77,25 @@ impl G1 {
         // SAFETY: `out` has the 48 bytes that are written.
         unsafe { blst_p1_affine_compress(out.as_mut_ptr(), &self.0) };
         out
+    }
+}
+
+impl G1Sum {
+    /// This point less another.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        let (mut negated, mut out) = (other.0, blst_p1::default());
+        // SAFETY: all are live values.
+        unsafe {
+            blst_p1_cneg(&mut negated, true);
+            blst_p1_add_or_double(&mut out, &self.0, &negated);
+        }
+        Self(out)
+    }
+
+    /// Whether it is the identity.
+    pub(crate) fn is_identity(&self) -> bool {
+        // SAFETY: a live value.
+        unsafe { blst_p1_is_inf(&self.0) }
     }
 }
 

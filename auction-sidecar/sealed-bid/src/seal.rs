@@ -19,8 +19,8 @@ pub struct BidKey([u8; 32]);
 
 impl BidKey {
     /// From 32 random bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(*bytes)
     }
     /// As bytes, to be stored as a secret.
     pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {

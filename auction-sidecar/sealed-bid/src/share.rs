@@ -3,7 +3,7 @@
 //! The combination is optimistic: any quorum of shares is combined unverified and the one result is checked; only
 //! when that fails is each share checked and the bad ones named.
 
-use crate::raw::{G1, G2, Scalar};
+use crate::raw::{G1, G1Sum, G2, Scalar};
 use crate::{CryptoError, SEAL_DOMAIN};
 use blst::min_pk;
 use zeroize::Zeroizing;
@@ -72,6 +72,37 @@ impl Combined {
 /// Whether bytes are an acceptable seal key or verification key of a share.
 pub fn check_seal_key(key: &[u8; 48]) -> Result<(), CryptoError> {
     G1::from_bytes(key).map(|_| ()).ok_or(CryptoError::Point("seal key"))
+}
+
+/// Whether any `quorum` of the seats' shares make the seal key, and no fewer do: the keys are, in the exponent, the
+/// values at 0 (the seal key) and at 1, 2, ... (the seats' keys) of one polynomial of degree `quorum - 1`.
+///
+/// The points are consecutive integers, so the `quorum`-th differences must vanish and those before must not; this
+/// takes additions only.
+pub fn check_key_set(seal_key: &[u8; 48], share_keys: &[[u8; 48]], quorum: u16) -> Result<(), CryptoError> {
+    let seats = u16::try_from(share_keys.len()).unwrap_or(u16::MAX);
+    if quorum == 0 || quorum > seats {
+        return Err(CryptoError::Quorum { seats, quorum });
+    }
+    let seal_key = G1::from_bytes(seal_key).ok_or(CryptoError::Point("seal key"))?;
+    let mut points = vec![seal_key.to_sum()];
+    for key in share_keys {
+        points.push(G1::from_bytes(key).ok_or(CryptoError::Point("seal share key"))?.to_sum());
+    }
+    let degree = quorum - 1;
+    for _ in 0..degree {
+        points = differences(&points);
+    }
+    let lower = points.iter().all(G1Sum::is_identity);
+    if lower || !differences(&points).iter().all(G1Sum::is_identity) {
+        return Err(CryptoError::KeySet { degree });
+    }
+    Ok(())
+}
+
+/// Each point but the first, less the one before it.
+fn differences(points: &[G1Sum]) -> Vec<G1Sum> {
+    points.iter().zip(points.iter().skip(1)).map(|(before, point)| point.minus(before)).collect()
 }
 
 /// Whether `signature` is the round's signature under `key`.

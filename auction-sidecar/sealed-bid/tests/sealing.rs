@@ -22,7 +22,7 @@ fn combine_of(deal: &Deal, q: u16, shares: &[(u16, [u8; 96])]) -> Result<Combine
 }
 
 fn mk_sealed(deal: &Deal) -> Sealed {
-    seal(&ID, &deal.seal_key, HEADER, b"two fifty", &BidKey::from_bytes([5; 32])).unwrap()
+    seal(&ID, &deal.seal_key, HEADER, b"two fifty", &BidKey::from_bytes(&[5; 32])).unwrap()
 }
 
 #[test]
@@ -94,7 +94,7 @@ fn mauled_or_moved_ciphertexts_do_not_open() {
     assert!(open(&combined, HEADER, &short).is_none());
     // Sealed to another round, epoch or market: this round's signature does not open it.
     for other in [RoundId { round: 4, ..ID }, RoundId { epoch: 9, ..ID }, RoundId { market: [9; 32], ..ID }] {
-        let moved = seal(&other, &deal.seal_key, HEADER, b"x", &BidKey::from_bytes([5; 32])).unwrap();
+        let moved = seal(&other, &deal.seal_key, HEADER, b"x", &BidKey::from_bytes(&[5; 32])).unwrap();
         assert!(open(&combined, HEADER, &moved).is_none());
     }
 }
@@ -103,7 +103,7 @@ fn mauled_or_moved_ciphertexts_do_not_open() {
 fn sealing_again_gives_the_same_bytes() {
     let deal = mk_deal(4, 3);
     assert_eq!(mk_sealed(&deal), mk_sealed(&deal));
-    let other = seal(&ID, &deal.seal_key, HEADER, b"two sixty", &BidKey::from_bytes([5; 32])).unwrap();
+    let other = seal(&ID, &deal.seal_key, HEADER, b"two sixty", &BidKey::from_bytes(&[5; 32])).unwrap();
     assert_ne!(other.u, mk_sealed(&deal).u);
 }
 
@@ -114,7 +114,7 @@ fn identity_and_points_off_curve_or_subgroup_are_refused() {
     let mut identity_g2 = [0; 96];
     identity_g2[0] = 0xc0;
     assert!(check_seal_key(&identity_g1).is_err());
-    assert!(seal(&ID, &identity_g1, HEADER, b"x", &BidKey::from_bytes([5; 32])).is_err());
+    assert!(seal(&ID, &identity_g1, HEADER, b"x", &BidKey::from_bytes(&[5; 32])).is_err());
     assert!(verify_combined(&ID, &mk_deal(4, 3).seal_key, &identity_g2).is_none());
     assert!(!verify_share(&ID, &mk_deal(4, 3).verification_keys[0], &identity_g2));
     // x = 4 is on the curve of G1 but not in the subgroup; x = 1 is not on the curve.
@@ -230,7 +230,7 @@ proptest! {
     ) {
         let deal = mk_deal(4, 3);
         let combined = combine_of(&deal, 3, &shares_of(&deal, &[1, 2, 3], &ID)).unwrap();
-        let sealed = seal(&ID, &deal.seal_key, &header, &payload, &BidKey::from_bytes([5; 32])).unwrap();
+        let sealed = seal(&ID, &deal.seal_key, &header, &payload, &BidKey::from_bytes(&[5; 32])).unwrap();
         prop_assert_eq!(open(&combined, &header, &sealed), Some(payload));
         let junk = Sealed {
             u: junk[..48].try_into().unwrap(),
@@ -239,4 +239,32 @@ proptest! {
         };
         prop_assert_eq!(open(&combined, &header, &junk), None);
     }
+}
+
+#[test]
+fn key_sets_lie_on_one_polynomial_of_the_quorums_degree() {
+    for (n, q) in [(1, 1), (2, 2), (4, 3), (7, 5), (16, 11)] {
+        let deal = mk_deal(n, q);
+        let other = mk_deal(n + 1, q);
+        let check = |keys: &[[u8; 48]], q| check_key_set(&deal.seal_key, keys, q);
+        assert_eq!(check(&deal.verification_keys, q), Ok(()));
+        let degree = q - 1;
+        for seat in 0..usize::from(n) {
+            let mut keys = deal.verification_keys.clone();
+            keys[seat] = other.verification_keys[seat + 1];
+            assert_eq!(check(&keys, q), Err(CryptoError::KeySet { degree }), "{n} seats, seat {seat}");
+        }
+        // Shares that fewer than a quorum could open with, and shares that a quorum could not open with.
+        if q < n {
+            assert_eq!(check(&deal.verification_keys, q + 1), Err(CryptoError::KeySet { degree: q }));
+        }
+        if q > 1 {
+            let lower = check(&deal.verification_keys, q - 1);
+            assert_eq!(lower, Err(CryptoError::KeySet { degree: degree - 1 }));
+        }
+    }
+    let deal = mk_deal(4, 3);
+    let keys = &deal.verification_keys;
+    assert_eq!(check_key_set(&deal.seal_key, keys, 0), Err(CryptoError::Quorum { seats: 4, quorum: 0 }));
+    assert_eq!(check_key_set(&deal.seal_key, keys, 5), Err(CryptoError::Quorum { seats: 4, quorum: 5 }));
 }

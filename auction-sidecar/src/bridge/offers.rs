@@ -132,6 +132,7 @@ fn offer(
     let rules = AcceptRules {
         max_run_seconds: accept.max_run_seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(0),
         images: accept.images.clone(),
+        homes: accept.homes.clone(),
     };
     Ok(Offer { name: offer_name(&key.0, &key.1), price, nodes, rules })
 }
@@ -221,6 +222,17 @@ mod tests {
         assert_eq!(free(&before, &mk_award("a", true, true)), (4, 8000));
         let after = mk_provision("p", 2, &["a"]);
         assert_eq!(free(&after, &mk_award("a", true, false)), (2, 8000));
+    }
+
+    #[test]
+    fn the_rules_of_a_provision_are_those_of_its_offers() {
+        let mut provision = mk_provision("p", 4, &[]);
+        provision.spec.accept.homes = vec!["lab".into()];
+        provision.spec.accept.images = vec!["ray:*".into()];
+        provision.spec.accept.max_run_seconds = Some(60);
+        let rules = &sale([&provision], []).offers[0].rules;
+        assert!(rules.serves("lab") && !rules.serves("home"));
+        assert_eq!((rules.max_run_seconds, rules.images.as_slice()), (60, ["ray:*".to_owned()].as_slice()));
     }
 
     #[test]

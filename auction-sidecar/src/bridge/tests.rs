@@ -375,7 +375,7 @@ async fn a_workload_that_matches_becomes_a_secret_then_the_awards_word_then_the_
     let f = fixture();
     let context = host_context(&f);
     let workload = some_workload();
-    let commitment = hex::encode(workload::commitment(&[5; 32], workload.as_bytes()));
+    let commitment = hex::encode(vendue_market::commitment(&[5; 32], workload.as_bytes()));
     let base = "/apis/vendue.dev/v1alpha1/namespaces/vendue-a-0011223344556677/awards/award";
     let script = vec![
         get(base, Some(held_award("0011223344556677", &"ab".repeat(32), &commitment))),

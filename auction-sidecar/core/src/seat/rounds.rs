@@ -1,7 +1,7 @@
 //! Starting rounds, carrying out what they ask for, and what a decided round means for this seat.
 
 use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput, Stage};
-use crate::bid::{LocalBids, bids};
+use crate::bid::{LocalBids, Sought, bids};
 use crate::crypto::Crypto;
 use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
@@ -90,12 +90,15 @@ impl<C: Crypto> Seat<C> {
             listable.truncate(crate::wire::MAX_ORDERS);
             listable.sort_by_key(|(digest, _)| *digest);
         }
-        let listed: Vec<ListedOrder> = listable
+        let sought: Vec<Sought> = listable
             .into_iter()
-            .map(|(digest, known)| ListedOrder { digest, requirements: known.order.requirements.clone() })
+            .map(|(digest, known)| Sought {
+                order: ListedOrder { digest, requirements: known.order.requirements.clone() },
+                home: self.record.home(known.home).map(|h| h.name.clone()).unwrap_or_default(),
+            })
             .collect();
         let provider = self.record.seat(self.index).map(|s| s.provider.as_str()).unwrap_or_default();
-        let local = bids(provider, &self.free_offers(), &listed);
+        let local = bids(provider, &self.free_offers(), &sought);
         self.offer_names.insert(round, local.parts.iter().map(|p| p.offer.clone()).collect());
         if let Some(active) = self.rounds.get_mut(&round) {
             active.bids = local.clone();

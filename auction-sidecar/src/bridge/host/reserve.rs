@@ -80,7 +80,7 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
             Err(error) => {
                 tracing::error!(parent: &span, %error, "award refused");
                 let reason = match error {
-                    HoldError::HomeNotServed(_) => Reason::Excluded,
+                    HoldError::HomeNotServed(_) => Reason::Home,
                     _ => Reason::NoOffer,
                 };
                 if facts(context, &request).is_ok_and(|f| context.is_asked(&order, &f.id())) {

@@ -148,7 +148,7 @@ fn matches_commitment(award: &Award, workload: &str, salt: &str) -> bool {
         award.metadata.annotations.as_ref().and_then(|a| a.get(COMMITMENT)).and_then(|c| from_hex(c));
     let salt: Option<[u8; 32]> = from_hex(salt).and_then(|s| s.try_into().ok());
     let (Some(expected), Some(salt)) = (expected, salt) else { return false };
-    workload::commitment(&salt, workload.as_bytes()).as_slice() == expected.as_slice()
+    vendue_market::commitment(&salt, workload.as_bytes()).as_slice() == expected.as_slice()
         && workload::Workload::decode(workload.as_bytes()).is_ok()
 }
 

@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference,
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{self, award, job as cond, reasons};
 use vendue_crds::{
-    AuctionOutcome, Award, AwardClose, CloseReason, ComputeJob, JobStatus, OrderStatus, names, workload,
+    AuctionOutcome, Award, AwardClose, CloseReason, ComputeJob, JobStatus, OrderStatus, names,
 };
 
 use super::fold::{Folder, fell_through};
@@ -264,7 +264,7 @@ fn order(
     };
     folder.status.order = Some(OrderStatus {
         attempt,
-        commitment: hex::encode(workload::commitment(&content.salt, &content.workload)),
+        commitment: hex::encode(vendue_market::commitment(&content.salt, &content.workload)),
         secret_name,
         expires_at: expires,
     });

@@ -186,7 +186,7 @@ fn makes_the_order_once() {
     assert_eq!(order.expires_at.0, at(121));
     let made = OrderSecret::read(&secret).unwrap();
     assert_eq!(made.salt, [7; 32]);
-    assert_eq!(order.commitment, hex::encode(workload::commitment(&made.salt, &made.workload)));
+    assert_eq!(order.commitment, hex::encode(vendue_market::commitment(&made.salt, &made.workload)));
     let decoded = workload::Workload::decode(&made.workload).unwrap().train;
     assert_eq!(decoded.secret_env["KEY"], "s3cret");
     assert_eq!(decoded.files["train.py"], "print(1)");
