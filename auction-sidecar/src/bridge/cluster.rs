@@ -14,6 +14,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 
@@ -70,14 +71,20 @@ pub struct Cluster {
     pub client: Client,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    recorder: Recorder,
+    events: mpsc::Sender<(Event, ObjectReference)>,
 }
+
+/// Events that wait to be published. They are for people, and conditions say the same: nothing waits for them.
+const EVENTS: usize = 256;
 
 impl Cluster {
     /// Wraps a client; `instance` names this Pod in Events.
     pub fn new(client: Client, metrics: Arc<Metrics>, instance: Option<String>) -> Self {
         let reporter = Reporter { controller: "vendue.dev/auction".to_owned(), instance };
-        Self { recorder: Recorder::new(client.clone(), reporter), client, metrics }
+        let recorder = Recorder::new(client.clone(), reporter);
+        let (events, waiting) = mpsc::channel(EVENTS);
+        tokio::spawn(publish(recorder, waiting, metrics.clone()));
+        Self { client, metrics, events }
     }
 
     async fn timed<T>(
@@ -208,30 +215,36 @@ impl Cluster {
         self.timed(operation, api.create(&kube::api::PostParams::default(), object)).await
     }
 
-    /// Publishes an Event; a failure is logged and counted, never passed on.
-    pub async fn event(
-        &self,
-        about: &ObjectReference,
-        warning: bool,
-        action: &str,
-        reason: &str,
-        note: String,
-    ) {
-        let type_ = if warning { EventType::Warning } else { EventType::Normal };
+    /// Has an Event published, soon and in order; one that finds no room or fails is counted and lost.
+    pub fn event(&self, about: &ObjectReference, warning: bool, action: &str, reason: &str, note: String) {
         let event = Event {
-            type_,
+            type_: if warning { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
             note: Some(note.chars().take(1000).collect()),
             action: action.to_owned(),
             secondary: None,
         };
-        match tokio::time::timeout(TIMEOUT, self.recorder.publish(&event, about)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                self.metrics.writes.with_label_values(&["event", "error"]).inc();
-                tracing::warn!(%error, reason, "event not published");
-            }
-            Err(_) => self.metrics.writes.with_label_values(&["event", "timeout"]).inc(),
+        if self.events.try_send((event, about.clone())).is_err() {
+            self.metrics.writes.with_label_values(&["event", "dropped"]).inc();
         }
+    }
+}
+
+/// Publishes Events until the last [`Cluster`] is gone.
+async fn publish(
+    recorder: Recorder,
+    mut waiting: mpsc::Receiver<(Event, ObjectReference)>,
+    metrics: Arc<Metrics>,
+) {
+    while let Some((event, about)) = waiting.recv().await {
+        let outcome = match tokio::time::timeout(TIMEOUT, recorder.publish(&event, &about)).await {
+            Ok(Ok(())) => "ok",
+            Ok(Err(error)) => {
+                tracing::warn!(%error, reason = event.reason, "event not published");
+                "error"
+            }
+            Err(_) => "timeout",
+        };
+        metrics.writes.with_label_values(&["event", outcome]).inc();
     }
 }

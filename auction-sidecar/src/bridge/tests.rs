@@ -83,10 +83,13 @@ pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, 
     }
 }
 
-pub(super) fn event() -> Call {
+/// How the paths of Events begin.
+const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/";
+
+fn event() -> Call {
     Call {
         method: "POST",
-        path: "/apis/events.k8s.io/v1/namespaces/".into(),
+        path: EVENTS.into(),
         manager: None,
         body: vec![],
         status: 201,
@@ -94,44 +97,57 @@ pub(super) fn event() -> Call {
     }
 }
 
-/// Plays the API server: each call in its order, exactly.
+/// Plays the API server: each call in its order, exactly; Events come beside, at any time, in the number expected.
 pub(super) async fn play(mut handle: Handle<Request<Body>, Response<Body>>, script: Vec<Call>) {
-    for (number, call) in script.into_iter().enumerate() {
+    let (events, calls): (Vec<_>, Vec<_>) =
+        script.into_iter().partition(|c| c.method == "POST" && c.manager.is_none() && c.path == EVENTS);
+    let (mut events, mut calls) = (events.into_iter(), calls.into_iter().enumerate().peekable());
+    while calls.peek().is_some() || events.len() > 0 {
+        let wanted = calls.peek().map_or("an Event".to_owned(), |(n, c)| format!("call {n} to {}", c.path));
         let next = tokio::time::timeout(DEADLINE, handle.next_request());
-        let (request, send) =
-            next.await.unwrap_or_else(|_| panic!("call {number} to {} did not come", call.path)).unwrap();
-        let (parts, body) = request.into_parts();
-        let path = parts.uri.path().to_owned();
-        let fits = if call.method == "POST" { path.starts_with(&call.path) } else { path == call.path };
-        assert!(
-            fits && parts.method == call.method,
-            "call {number}: {} {path}, wanted {} {}",
-            parts.method,
-            call.method,
-            call.path
-        );
-        let query = parts.uri.query().unwrap_or_default();
-        if let Some(manager) = call.manager {
-            let wanted = format!("fieldManager={}", manager.replace('/', "%2F"));
-            assert!(query.contains(&wanted) && query.contains("force=true"), "call {number}: {query}");
-            assert_eq!(parts.headers["content-type"], "application/apply-patch+yaml");
-        }
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let sent: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        for (pointer, value) in &call.body {
-            assert_eq!(sent.pointer(pointer), Some(value), "call {number} {path} {pointer}: {sent}");
-        }
-        let answer = match call.answer {
-            Answer::Json(value) => value,
-            Answer::Echo => echo(sent, &path),
-        };
-        let response = Response::builder().status(call.status).header("content-type", "application/json");
-        send.send_response(response.body(Body::from(serde_json::to_vec(&answer).unwrap())).unwrap());
+        let (request, send) = next.await.unwrap_or_else(|_| panic!("{wanted} did not come")).unwrap();
+        let is_event = request.method() == "POST" && request.uri().path().starts_with(EVENTS);
+        let call = if is_event { events.next().map(|c| (usize::MAX, c)) } else { calls.next() };
+        let (number, call) =
+            call.unwrap_or_else(|| panic!("unexpected: {} {}", request.method(), request.uri()));
+        let response = answer(number, call, request).await;
+        send.send_response(response);
     }
     let more = tokio::time::timeout(Duration::from_millis(200), handle.next_request()).await;
     if let Ok(Some((request, _))) = more {
         panic!("unexpected call: {} {}", request.method(), request.uri());
     }
+}
+
+/// Compares a call with what was expected and makes the answer.
+async fn answer(number: usize, call: Call, request: Request<Body>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let fits = if call.method == "POST" { path.starts_with(&call.path) } else { path == call.path };
+    assert!(
+        fits && parts.method == call.method,
+        "call {number}: {} {path}, wanted {} {}",
+        parts.method,
+        call.method,
+        call.path
+    );
+    let query = parts.uri.query().unwrap_or_default();
+    if let Some(manager) = call.manager {
+        let wanted = format!("fieldManager={}", manager.replace('/', "%2F"));
+        assert!(query.contains(&wanted) && query.contains("force=true"), "call {number}: {query}");
+        assert_eq!(parts.headers["content-type"], "application/apply-patch+yaml");
+    }
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let sent: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    for (pointer, value) in &call.body {
+        assert_eq!(sent.pointer(pointer), Some(value), "call {number} {path} {pointer}: {sent}");
+    }
+    let answer = match call.answer {
+        Answer::Json(value) => value,
+        Answer::Echo => echo(sent, &path),
+    };
+    let response = Response::builder().status(call.status).header("content-type", "application/json");
+    response.body(Body::from(serde_json::to_vec(&answer).unwrap())).unwrap()
 }
 
 /// An applied object as the API server returns it; a status apply lacks the spec, which the types want.

@@ -150,10 +150,7 @@ async fn nothing_left(
     let body = objects::status_patch(&status);
     let manager = names::MANAGER_RELAY;
     let _: Award = context.cluster.apply_status("award_status", &api, manager, &name, &body).await?;
-    context
-        .cluster
-        .event(&award.object_ref(&()), false, "Close", reasons::TORN_DOWN, message.to_owned())
-        .await;
+    context.cluster.event(&award.object_ref(&()), false, "Close", reasons::TORN_DOWN, message.to_owned());
     Ok(())
 }
 

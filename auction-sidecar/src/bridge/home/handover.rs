@@ -55,7 +55,7 @@ pub(super) async fn hand_over(task: &OrderTask, seat: u16) {
                 let message = format!("the workload is at provider {provider}");
                 record(context, task, &reference, Ok(&message)).await;
                 context.metrics.awards.with_label_values(&["home", "handed_over"]).inc();
-                task.event(false, "HandedOver", message).await;
+                task.event(false, "HandedOver", message);
                 return;
             }
             // The seat says itself that it has nothing: the order may be made again.
@@ -134,7 +134,7 @@ async fn fail(task: &OrderTask, reference: &AwardRef, end: End, why: &str) {
     tracing::error!(job = task.job.uid, award = reference.id, why, "hand-over failed");
     let message = format!("the workload was not taken: {why}");
     record(&task.context, task, reference, Err((end, &message))).await;
-    task.event(true, "HandoverFailed", message).await;
+    task.event(true, "HandoverFailed", message);
 }
 
 /// Writes how the hand-over ended into the Award's status, until that works.

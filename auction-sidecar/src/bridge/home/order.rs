@@ -15,7 +15,7 @@ use vendue_crds::{AuctionOutcome, AuctionStatus, AwardStatus, CertificateData, E
 use vendue_market::encode::to_hex;
 use vendue_market::{Digest, GpuModel, Order, Outcome, Price};
 
-use super::persist::Removal;
+use super::persist::{Removal, Written};
 use super::{Entry, HomeContext, JobKey, handover};
 use crate::bridge::objects::AwardFacts;
 use crate::engine::now_ms;
@@ -32,6 +32,8 @@ pub(super) struct OrderTask {
     pub(super) auction: AuctionStatus,
     made_ms: u64,
     pub(super) award: Option<(AwardFacts, CertificateData)>,
+    /// The Award's spec as it was last written.
+    pub(super) written: Option<Written>,
     /// The seat of the choice that is stored.
     chosen: Option<u16>,
 }
@@ -92,6 +94,7 @@ impl OrderTask {
             auction,
             made_ms: now_ms(),
             award: None,
+            written: None,
             chosen: None,
         }
     }
@@ -179,7 +182,7 @@ impl OrderTask {
                 let note = format!("provider {} is passed over: {why}", self.provider(seat));
                 tracing::warn!(job = self.job.uid, order = %to_hex(&self.digest), note);
                 self.persist_award(Some(held_status(false, reasons::CAPACITY_GONE, &why))).await;
-                self.event(true, "PassedOver", note).await;
+                self.event(true, "PassedOver", note);
             }
             HomeOutput::Unserved { .. } => self.on_unserved().await,
             HomeOutput::Choose(choice) => self.on_choose(*choice).await,
@@ -219,7 +222,7 @@ impl OrderTask {
         self.auction.rounds_tried = self.auction.rounds_tried.saturating_add(1);
         self.auction.message = Some(message.clone());
         self.write_auction().await;
-        self.event(true, reason, message).await;
+        self.event(true, reason, message);
     }
 
     async fn on_awarded(&mut self, certificate: &Certificate, proof: &AwardProof) {
@@ -251,7 +254,7 @@ impl OrderTask {
         self.award = Some((facts, data));
         self.persist_award(None).await;
         self.write_auction().await;
-        self.event(false, "Awarded", message).await;
+        self.event(false, "Awarded", message);
     }
 
     async fn on_reserving(&mut self, seat: u16, rank: u8) {
@@ -266,7 +269,7 @@ impl OrderTask {
         let note = format!("stand-by {name} takes over without a new round");
         self.auction.message = Some(note.clone());
         self.write_auction().await;
-        self.event(false, "Promoted", note).await;
+        self.event(false, "Promoted", note);
     }
 
     /// Stores the choice of seat, and only then says that it is stored.
@@ -293,7 +296,7 @@ impl OrderTask {
         if stored {
             self.chosen = Some(choice.seat);
             self.context.tell(HomeInput::Stored { order: self.digest }).await;
-            self.event(false, reasons::DEVICES_HELD, message).await;
+            self.event(false, reasons::DEVICES_HELD, message);
         }
     }
 
@@ -321,11 +324,11 @@ impl OrderTask {
         let message = "the winner and its stand-bys could not serve the order; it is tried again".to_owned();
         self.auction.message = Some(message.clone());
         self.write_auction().await;
-        self.event(true, reasons::CAPACITY_GONE, message).await;
+        self.event(true, reasons::CAPACITY_GONE, message);
     }
 
-    pub(super) async fn event(&self, warning: bool, reason: &str, note: String) {
-        self.context.cluster.event(&self.job.reference, warning, "Auction", reason, note).await;
+    pub(super) fn event(&self, warning: bool, reason: &str, note: String) {
+        self.context.cluster.event(&self.job.reference, warning, "Auction", reason, note);
     }
 
     pub(super) fn facts(&self) -> Option<&AwardFacts> {

@@ -16,6 +16,14 @@ use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{self, AwardFacts, conditions_of};
 use crate::engine::now_ms;
 
+/// An Award's spec as it was written.
+#[derive(Debug, Clone)]
+pub(super) struct Written {
+    id: String,
+    seat: u16,
+    uid: Option<String>,
+}
+
 /// What became of an Award that was to be removed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Removal {
@@ -42,15 +50,17 @@ impl OrderTask {
     }
 
     /// Writes the Award, and its status when one is given, until it is written or the award has expired.
-    pub(super) async fn persist_award(&self, status: Option<AwardStatus>) -> bool {
-        let Some((facts, data)) = &self.award else { return false };
+    pub(super) async fn persist_award(&mut self, status: Option<AwardStatus>) -> bool {
+        let Some((facts, data)) = self.award.clone() else { return false };
         let mut pause = Duration::from_millis(100);
         let mut made_room = false;
         loop {
-            let error = match self.write_award(facts, data, status.as_ref()).await {
+            let error = match self.write_award(&facts, &data, status.as_ref()).await {
                 Ok(()) => return true,
                 Err(error) => error,
             };
+            // Whatever went wrong, the next try begins with the spec.
+            self.written = None;
             // The Award of an earlier round is in the way: its id never changes.
             if error.is_invalid() && !made_room {
                 made_room = true;
@@ -71,25 +81,35 @@ impl OrderTask {
     }
 
     async fn write_award(
-        &self,
+        &mut self,
         facts: &AwardFacts,
         data: &CertificateData,
         status: Option<&AwardStatus>,
     ) -> Result<(), ClusterError> {
-        let job = (self.job.namespace.as_str(), self.job.name.as_str());
-        let award = objects::home_award(facts, job, self.job.owner.clone(), data.clone());
         let name = self.award_name();
         let api: Api<Award> = self.context.api(&self.job.namespace);
-        let cluster = &self.context.cluster;
-        let written: Award = cluster.apply("award", &api, names::MANAGER_AUCTION, &name, &award).await?;
+        let (id, seat) = (facts.id(), facts.seat.0);
+        let uid = match self.written.take().filter(|w| w.id == id && w.seat == seat) {
+            Some(written) => written.uid,
+            None => {
+                let job = (self.job.namespace.as_str(), self.job.name.as_str());
+                let award = objects::home_award(facts, job, self.job.owner.clone(), data.clone());
+                let manager = names::MANAGER_AUCTION;
+                let written: Award =
+                    self.context.cluster.apply("award", &api, manager, &name, &award).await?;
+                written.uid()
+            }
+        };
         if let Some(status) = status {
             let mut body = objects::status_patch(status);
-            if let Some(uid) = written.uid() {
+            if let Some(uid) = &uid {
                 body["metadata"] = json!({ "uid": uid });
             }
+            let manager = names::MANAGER_RELAY;
             let _: Award =
-                cluster.apply_status("award_status", &api, names::MANAGER_RELAY, &name, &body).await?;
+                self.context.cluster.apply_status("award_status", &api, manager, &name, &body).await?;
         }
+        self.written = Some(Written { id, seat, uid });
         Ok(())
     }
 
@@ -108,6 +128,7 @@ impl OrderTask {
 
     /// Removes the Award of a round that came to nothing, for as long as somebody waits for the order.
     pub(super) async fn clear_award(&mut self) {
+        self.written = None;
         if self.award.take().is_none() {
             return;
         }

@@ -97,14 +97,14 @@ async fn take_status(
         let body = objects::status_patch(&merged);
         let manager = names::MANAGER_RELAY;
         let _: Award = context.cluster.apply_status("award_status", &api, manager, &name, &body).await?;
-        announce(context, &now, &merged).await;
+        announce(context, &now, &merged);
     }
     *last = version;
     Ok(HandoverReply::Ok)
 }
 
 /// An Event for each condition that changed.
-async fn announce(context: &HomeContext, before: &Award, after: &AwardStatus) {
+fn announce(context: &HomeContext, before: &Award, after: &AwardStatus) {
     for new in &after.conditions {
         let old = conditions::find(conditions_of(before), &new.type_);
         if old.is_some_and(|o| o.status == new.status && o.reason == new.reason) {
@@ -121,7 +121,7 @@ async fn announce(context: &HomeContext, before: &Award, after: &AwardStatus) {
             reason = new.reason,
             "award"
         );
-        context.cluster.event(&before.object_ref(&()), warning, &new.type_, &new.reason, note).await;
+        context.cluster.event(&before.object_ref(&()), warning, &new.type_, &new.reason, note);
     }
 }
 

@@ -131,7 +131,7 @@ async fn try_hold(
         .apply("award", &context.api(&id), names::MANAGER_AUCTION, names::HOST_AWARD, &award)
         .await?;
     let note = format!("asked to hold {} GPUs for home {}", request.order.requirements.gpus(), facts.home);
-    context.cluster.event(&written.object_ref(&()), false, "Reserve", reasons::RESERVING, note).await;
+    context.cluster.event(&written.object_ref(&()), false, "Reserve", reasons::RESERVING, note);
     Ok((id, None))
 }
 
@@ -208,7 +208,7 @@ pub(super) async fn close(
         CloseReason::UserClosed => "the user closed the award",
         CloseReason::NotTaken => "the reservation was not taken up",
     };
-    context.cluster.event(&written.object_ref(&()), false, "Close", reasons::CLOSED, note.to_owned()).await;
+    context.cluster.event(&written.object_ref(&()), false, "Close", reasons::CLOSED, note.to_owned());
     Ok(())
 }
 
@@ -248,6 +248,6 @@ pub(super) async fn set_condition(
             &objects::conditions_patch(&own),
         )
         .await?;
-    context.cluster.event(&award.object_ref(&()), !status, type_, reason, message.to_owned()).await;
+    context.cluster.event(&award.object_ref(&()), !status, type_, reason, message.to_owned());
     Ok(written)
 }
