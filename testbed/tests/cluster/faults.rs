@@ -147,6 +147,30 @@ pub async fn refusal_promotes_the_stand_by(env: &Env) -> Scenario {
     env.nothing_left(60).await
 }
 
+/// The winner's controller says nothing: the first stand-by serves the Job, also when the winner comes back later.
+pub async fn silence_promotes_the_stand_by(env: &Env) -> Scenario {
+    let ns = env.namespace("silence").await?;
+    let controller = pod_name(env, "bravo", "vendue-controller").await?;
+    env.site("bravo").cluster.freeze_pod(NAMESPACE, &controller).await?;
+    let wants = job("second", "print('ran once', flush=True)")
+        .with("/train/workers/replicas", json!(2))
+        .with("/train/workers/gpuModels", json!(["A100", "H100"]));
+    let applied = env.home().apply(&ns, &wants.manifest()).await;
+    let awarded = env.condition_true(&ns, "second", types::AWARDED, 30).await;
+    env.site("bravo").cluster.thaw_pod(NAMESPACE, &controller).await?;
+    applied?;
+    awarded?;
+    let job = env.finished(&ns, "second", 180).await?;
+    let award = job.status.and_then(|s| s.award).unwrap_or_default();
+    check(award.provider == "alpha", || format!("{} served the Job; the stand-by is alpha", award.provider))?;
+    let logs = env.vendue(&["logs", "-n", &ns, "job/second"]).await?;
+    check(logs.stdout.matches("ran once").count() == 1, || {
+        format!("the workload ran more or less than once: {logs:?}")
+    })?;
+    env.delete_job(&ns, "second", 30).await?;
+    env.nothing_left(60).await
+}
+
 pub async fn pod_name(env: &Env, site: &str, prefix: &str) -> Result<String, Failure> {
     let pods = env.pods(site, NAMESPACE).list(&ListParams::default()).await?;
     pods.items
