@@ -7,7 +7,22 @@ use crate::{Digest, Requirements, tagged_hash};
 use serde::{Deserialize, Serialize};
 
 const VERSION: u8 = 1;
+/// Version of a body that names the round it comes after; in that form only, so that a body has one encoding.
+const VERSION_AGAIN: u8 = 2;
 const MAX_JOB: usize = 64;
+
+/// The certified round that gave an order to nobody, so that a new body of it may be listed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unserved {
+    /// Digest of the body that was listed in that round.
+    #[serde(with = "crate::encode::hex_array")]
+    pub order: Digest,
+    /// The round.
+    pub round: u64,
+    /// Root of its awards.
+    #[serde(with = "crate::encode::hex_array")]
+    pub root: Digest,
+}
 
 /// The body of an order. Its canonical bytes are what the user's key signs; its [`Order::digest`] names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +46,9 @@ pub struct Order {
     /// The user's public key, secp256k1, compressed.
     #[serde(with = "crate::encode::hex_array")]
     pub user_key: [u8; 33],
+    /// The round after which this body lists the order again; `None` for the first body of a search.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Unserved>,
 }
 
 impl Order {
@@ -59,12 +77,17 @@ pub fn commitment(salt: &[u8; 32], workload: &[u8]) -> Digest {
 
 impl Canonical for Order {
     fn write(&self, w: &mut Writer) {
-        w.u8(VERSION).raw(&self.market).str(&self.job).u32(self.attempt);
+        let version = if self.after.is_some() { VERSION_AGAIN } else { VERSION };
+        w.u8(version).raw(&self.market).str(&self.job).u32(self.attempt);
         self.requirements.write(w);
         w.raw(&self.commitment).u64(self.first_round).u64(self.expires_ms).raw(&self.user_key);
+        if let Some(after) = &self.after {
+            w.raw(&after.order).u64(after.round).raw(&after.root);
+        }
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        if r.u8()? != VERSION {
+        let version = r.u8()?;
+        if version != VERSION && version != VERSION_AGAIN {
             return Err(DecodeError::Invalid("order version"));
         }
         Ok(Self {
@@ -76,6 +99,10 @@ impl Canonical for Order {
             first_round: r.u64()?,
             expires_ms: r.u64()?,
             user_key: r.array()?,
+            after: match version {
+                VERSION => None,
+                _ => Some(Unserved { order: r.array()?, round: r.u64()?, root: r.array()? }),
+            },
         })
     }
 }
@@ -95,6 +122,7 @@ mod tests {
             first_round: 10,
             expires_ms: 99,
             user_key: [2; 33],
+            after: None,
         }
     }
 
@@ -107,6 +135,25 @@ mod tests {
         assert_ne!(order.digest(), other.digest());
         let json = serde_json::to_string(&order).unwrap();
         assert_eq!(serde_json::from_str::<Order>(&json).unwrap(), order);
+    }
+
+    #[test]
+    fn a_body_that_names_a_round_has_a_form_of_its_own() {
+        let first = mk_order();
+        let after = Some(Unserved { order: first.digest(), round: 10, root: [4; 32] });
+        let again = Order { first_round: 12, after, ..first.clone() };
+        let bytes = again.to_bytes();
+        assert_eq!((bytes[0], bytes.len()), (2, first.to_bytes().len() + 72));
+        assert_eq!(Order::from_bytes(&bytes).unwrap(), again);
+        assert!(Order::from_bytes(&bytes[..bytes.len() - 72]).is_err());
+        let mut other = bytes.clone();
+        other[0] = 1;
+        assert!(Order::from_bytes(&other).is_err());
+        other[0] = 3;
+        assert!(Order::from_bytes(&other).is_err());
+        let json = serde_json::to_string(&again).unwrap();
+        assert_eq!(serde_json::from_str::<Order>(&json).unwrap(), again);
+        assert!(!serde_json::to_string(&first).unwrap().contains("after"), "the form of a first body is unchanged");
     }
 
     #[test]

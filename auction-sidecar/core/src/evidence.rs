@@ -50,10 +50,12 @@ fn typed_hash(market: &Digest, struct_hash: &Digest) -> Digest {
 }
 
 /// What the evidence signature of a message signs. For a BUNDLE the body stands as its digest d, so that the
-/// signature can be shown without the bundle; an ORDER is signed as [`order_hash`], whatever its header.
+/// signature can be shown without the bundle; an ORDER or AGAIN is signed as [`order_hash`] of its body,
+/// whatever its header.
 pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
     let name = match body {
         Body::Order(o) => return order_hash(market, &o.order),
+        Body::Again(a) => return order_hash(market, &a.order),
         other => other.kind().type_name(),
     };
     let type_hash = keccak(&[name.as_bytes(), b"(bytes header,bytes body)"]);

@@ -8,6 +8,8 @@ use vendue_market::{Digest, Order};
 pub(crate) const MAX_OPEN_PER_HOME: usize = 512;
 /// Most closed orders remembered for one home.
 const MAX_CLOSED_PER_HOME: usize = 4096;
+/// Most bodies remembered that a later one has replaced.
+const MAX_REPLACED: usize = 16_384;
 /// How long a closed order is remembered when its expiry is not known.
 const CLOSED_FOR_MS: u64 = 24 * 3600 * 1000;
 
@@ -37,10 +39,30 @@ struct ClosedEntry {
     known: Option<Known>,
 }
 
+/// Why a later body of an order is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotReplaced {
+    /// A body that is newer is here already.
+    Stale,
+    /// Too many bodies are remembered.
+    Full,
+}
+
+/// An order whatever its body: the home, the job and its attempt.
+type Search = (u16, String, u32);
+
+fn search(home: u16, order: &Order) -> Search {
+    (home, order.job.clone(), order.attempt)
+}
+
 /// Orders by digest.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
     open: BTreeMap<Digest, Known>,
+    /// Bodies that a later one took the place of, and until when a round that is open may need them.
+    replaced: BTreeMap<Digest, (Known, u64)>,
+    /// Until when an award of an order may bind somebody.
+    awarded: BTreeMap<Search, u64>,
     /// By order and home, so that one home's word says nothing about another's order.
     closed: BTreeMap<(Digest, u16), ClosedEntry>,
 }
@@ -58,7 +80,14 @@ impl Pool {
     pub(crate) fn body(&self, digest: &Digest) -> Option<&Known> {
         let closed =
             || self.closed.range((*digest, 0)..=(*digest, u16::MAX)).find_map(|(_, c)| c.known.as_ref());
-        self.open.get(digest).or_else(closed)
+        let replaced = || self.replaced.get(digest).map(|(known, _)| known);
+        self.open.get(digest).or_else(replaced).or_else(closed)
+    }
+
+    /// Whether the order was closed by the home that placed it, or a later body took its place.
+    pub(crate) fn is_over(&self, digest: &Digest, home: u16) -> bool {
+        let replaced = self.replaced.get(digest).is_some_and(|(known, _)| known.home == home);
+        replaced || self.closed(digest, home).is_some()
     }
 
     /// How the order was closed by the home that placed it.
@@ -69,6 +98,46 @@ impl Pool {
     /// Whether one more order of this home is within its quota.
     pub(crate) fn has_room(&self, home: u16) -> bool {
         self.open.values().filter(|k| k.home == home).count() < MAX_OPEN_PER_HOME
+    }
+
+    /// Makes room for a checked body that comes after a round: the bodies of the same order that were listed by then are
+    /// over. One that starts later is newer than this body, which then is late.
+    pub(crate) fn replace(
+        &mut self,
+        home: u16,
+        order: &Order,
+        after: u64,
+        until_ms: u64,
+    ) -> Result<(), NotReplaced> {
+        let same = |k: &Known| k.home == home && k.order.job == order.job && k.order.attempt == order.attempt;
+        let bodies: Vec<(Digest, u64)> =
+            self.open.iter().filter(|(_, k)| same(k)).map(|(d, k)| (*d, k.order.first_round)).collect();
+        if bodies.iter().any(|(_, first)| *first > after) {
+            return Err(NotReplaced::Stale);
+        }
+        if self.replaced.len() + bodies.len() > MAX_REPLACED {
+            return Err(NotReplaced::Full);
+        }
+        for (digest, _) in bodies {
+            if let Some(known) = self.open.remove(&digest) {
+                self.replaced.insert(digest, (known, until_ms));
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a round gave an order to somebody, whom that may bind until then.
+    pub(crate) fn awarded(&mut self, home: u16, order: &Order, until_ms: u64) {
+        let known = self.awarded.entry(search(home, order)).or_default();
+        *known = until_ms.max(*known);
+    }
+
+    /// Whether an award may still bind somebody at that time. The rounds of a first body are far enough apart; a body
+    /// that comes early is only as good as what its home showed of the rounds before.
+    fn is_bound(&self, known: &Known, at_ms: u64) -> bool {
+        known.order.after.is_some()
+            && !self.awarded.is_empty()
+            && self.awarded.get(&search(known.home, &known.order)).is_some_and(|until| at_ms < *until)
     }
 
     /// Adds an order that was checked.
@@ -104,7 +173,7 @@ impl Pool {
         self.open
             .iter()
             .filter(|(_, k)| k.received_ms.saturating_add(params.delay_ms) <= t0)
-            .filter(|(_, k)| may_list(&k.order, round, t0, step))
+            .filter(|(_, k)| may_list(&k.order, round, t0, step) && !self.is_bound(k, t0))
             .map(|(digest, known)| (*digest, known))
             .collect()
     }
@@ -121,6 +190,8 @@ impl Pool {
         let kept = |until_ms: u64| until_ms.saturating_add(params.lifetime()) > now_ms;
         self.open.retain(|_, k| kept(k.order.expires_ms));
         self.closed.retain(|_, c| kept(c.until_ms));
+        self.replaced.retain(|_, (_, until_ms)| now_ms < *until_ms);
+        self.awarded.retain(|_, until_ms| now_ms < *until_ms);
     }
 }
 
@@ -149,5 +220,55 @@ mod tests {
         assert_eq!((pool.open_orders(), pool.closed(&digest, 1)), (0, Some(Closed::Taken(2))));
         assert_eq!(pool.closed(&[0; 32], 1), None, "the one that ends first is forgotten");
         assert_eq!(pool.closed.len(), MAX_CLOSED_PER_HOME);
+    }
+
+    const P: Params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 };
+
+    fn known(order: &Order) -> Known {
+        Known { order: order.clone(), signature: [0; 65], home: 1, received_ms: 0 }
+    }
+
+    fn early(before: &Order, round: u64, first_round: u64) -> Order {
+        let after = Some(vendue_market::Unserved { order: before.digest(), round, root: [1; 32] });
+        Order { first_round, after, ..before.clone() }
+    }
+
+    #[test]
+    fn a_later_body_takes_the_place_of_those_before_it_and_of_nothing_else() {
+        let mut pool = Pool::default();
+        let first = Order { expires_ms: u64::MAX, ..mk_order() };
+        let (second, third) = (early(&first, 7, 9), early(&early(&first, 7, 9), 9, 11));
+        let other = Order { job: "another".into(), ..first.clone() };
+        for order in [&first, &other] {
+            pool.insert(order.digest(), known(order));
+        }
+        pool.insert([9; 32], Known { home: 2, ..known(&first) });
+        // The second body never came: the third takes the place of the first one.
+        assert_eq!(pool.replace(1, &third, 9, 5_000), Ok(()));
+        pool.insert(third.digest(), known(&third));
+        assert_eq!(pool.open_orders(), 3, "another job and another home keep theirs");
+        assert!(pool.get(&first.digest()).is_none() && pool.is_over(&first.digest(), 1));
+        assert!(!pool.is_over(&first.digest(), 2) && !pool.is_over(&third.digest(), 1));
+        assert!(pool.body(&first.digest()).is_some(), "a round that is open may need it");
+        assert_eq!(pool.replace(1, &second, 7, 5_000), Err(NotReplaced::Stale), "it comes late");
+        pool.prune(5_000, &P);
+        assert!(pool.body(&first.digest()).is_none());
+    }
+
+    #[test]
+    fn an_early_body_waits_for_an_award_of_its_order_and_a_first_body_needs_not() {
+        let mut pool = Pool::default();
+        let first = Order { expires_ms: u64::MAX, ..mk_order() };
+        let again = early(&first, 7, 9);
+        pool.insert(again.digest(), known(&again));
+        let lists = |pool: &Pool, round: u64| pool.listable(round, &P).iter().map(|(d, _)| *d).collect::<Vec<_>>();
+        assert_eq!(lists(&pool, 9), [again.digest()]);
+        pool.awarded(1, &first, P.expiry(7));
+        assert_eq!(lists(&pool, 9), [[0; 32]; 0]);
+        assert_eq!(lists(&pool, 9 + P.order_step()), [again.digest()]);
+        pool.insert(first.digest(), known(&first));
+        assert_eq!(lists(&pool, 7), [first.digest()]);
+        pool.prune(P.expiry(7), &P);
+        assert_eq!(lists(&pool, 9), [again.digest()], "what has expired binds nobody");
     }
 }

@@ -68,6 +68,25 @@ pub enum VerifyError {
     /// The order's time was over when the round began.
     #[error("order expired before the round began")]
     OrderExpired,
+    /// The body does not come after the round and the body that are shown.
+    #[error("order does not name this round and this body before it")]
+    NotAfter,
+    /// Two bodies differ in more than their rounds.
+    #[error("order differs from the body before it in more than its rounds")]
+    OtherOrder,
+    /// The round that is shown gave the order to somebody.
+    #[error("the round gave the order to a seat")]
+    WasAwarded,
+    /// The body's first round is not an early one.
+    #[error("order is to be listed in round {first}; accepted after round {after} and before round {until}")]
+    NotEarly {
+        /// The body's first round.
+        first: u64,
+        /// The round that gave it to nobody.
+        after: u64,
+        /// The next round of the body before it.
+        until: u64,
+    },
     /// A seat is named twice.
     #[error("award names seat {0} twice")]
     RepeatedSeat(u16),
@@ -145,6 +164,33 @@ pub fn outcome(
                 return Err(VerifyError::Price);
             }
         }
+    }
+    Ok(())
+}
+
+/// Checks that a (verified) certificate permits `order` to be listed early: it gave the body `before` to nobody, the
+/// new body names it, asks for the same and starts before `before` could be listed again.
+pub fn again(
+    record: &MarketRecord,
+    order: &Order,
+    before: &Order,
+    cert: &Certificate,
+    proof: &AwardProof,
+) -> Result<(), VerifyError> {
+    let after = order.after.ok_or(VerifyError::NotAfter)?;
+    if (after.order, after.round, after.root) != (before.digest(), cert.round, cert.root) {
+        return Err(VerifyError::NotAfter);
+    }
+    if *before != (Order { first_round: before.first_round, after: before.after, ..order.clone() }) {
+        return Err(VerifyError::OtherOrder);
+    }
+    outcome(record, cert, proof, before)?;
+    if matches!(proof.leaf.outcome, Outcome::Award(_)) {
+        return Err(VerifyError::WasAwarded);
+    }
+    let (first, until) = (order.first_round, cert.round.saturating_add(record.params.order_step()));
+    if !(after.round < first && first < until) {
+        return Err(VerifyError::NotEarly { first, after: after.round, until });
     }
     Ok(())
 }

@@ -174,8 +174,24 @@ fn many_orders_at_once_fill_the_market_exactly() {
     assert_eq!(world.controllers.iter().map(|c| c.oversold).sum::<u32>(), 0);
 }
 
+/// The digest that an order has now: that of its last body.
+fn name_now(world: &World, order: Digest) -> Digest {
+    home_events(world).iter().fold(order, |now, o| match o {
+        HomeOutput::Relisted { order, digest } if *order == now => *digest,
+        _ => now,
+    })
+}
+
+fn awards(world: &World) -> Vec<(u64, u64)> {
+    let award = |(at, e): &(u64, Event)| match e {
+        Event::Home(HomeOutput::Awarded { certificate, .. }) => Some((*at, certificate.round)),
+        _ => None,
+    };
+    world.events.iter().filter_map(award).collect()
+}
+
 #[test]
-fn nobody_fits_gives_the_histogram_and_later_the_order_is_served() {
+fn nobody_fits_gives_the_histogram_and_the_order_is_served_as_soon_as_it_fits() {
     let mut world = world_of(Config::four(6), 1);
     world.run_until(500);
     let order = submit(&mut world, "job", 2);
@@ -187,11 +203,94 @@ fn nobody_fits_gives_the_histogram_and_later_the_order_is_served() {
             _ => None,
         })
         .collect();
-    assert_eq!(texts, ["0 of 4 providers: 4 free GPUs; {GpuModel(\"H100\")}"]);
+    assert!(texts.len() >= 3, "round after round: {texts:?}");
+    assert!(texts.iter().all(|t| t == "0 of 4 providers: 4 free GPUs; {GpuModel(\"H100\")}"), "{texts:?}");
     world.controllers[2].sell(vec![offer("p2", 4_000_000, 8).unwrap()]);
     world.advertise(2);
+    let last = world.record.params.round_at(world.now);
     world.run_until(20_000);
-    assert_eq!(handed_over(&world), [(order, 2)]);
+    assert_eq!(handed_over(&world), [(name_now(&world, order), 2)]);
+    let [(_, round)] = awards(&world)[..] else { panic!("{:?}", awards(&world)) };
+    assert!((last + 1..=last + 2).contains(&round), "capacity came in round {last}, the award in round {round}");
+}
+
+#[test]
+fn an_unserved_order_is_listed_again_in_the_next_round_or_the_one_after_it() {
+    let mut config = Config::four(22);
+    config.delay_ms = (5, 90);
+    let mut world = world_of(config, 1);
+    world.run_until(500);
+    submit(&mut world, "job", 2);
+    world.run_until(20_000);
+    let rounds: Vec<u64> = home_events(&world)
+        .iter()
+        .filter_map(|o| match o {
+            HomeOutput::NotAwarded { round, .. } => Some(*round),
+            _ => None,
+        })
+        .collect();
+    assert!(rounds.len() >= 12, "{rounds:?}");
+    assert!(rounds.windows(2).all(|w| (1..=2).contains(&(w[1] - w[0]))), "{rounds:?}");
+    assert!((0..4).all(|s| world.seat(s).unwrap().open_orders() == 1), "one body of it is known");
+}
+
+#[test]
+fn an_awarded_order_is_never_listed_before_its_award_has_expired() {
+    let mut world = world_of(Config::four(23), 8);
+    // Everybody wins and nobody delivers: each award binds for its whole time.
+    world.controllers.iter_mut().for_each(|c| c.answer = Answer::Refuse(Reason::FreeGpus));
+    world.run_until(500);
+    submit(&mut world, "job", 2);
+    world.run_until(40_000);
+    let awards = awards(&world);
+    assert!(awards.len() >= 3, "{awards:?}");
+    let params = world.record.params;
+    for pair in awards.windows(2) {
+        assert!(params.t0(pair[1].1) >= params.expiry(pair[0].1), "{awards:?}");
+    }
+    let decided: std::collections::BTreeSet<u64> = world
+        .events
+        .iter()
+        .filter_map(|(_, e)| match e {
+            Event::Seat(_, SeatOutput::Decided(d)) => Some(d.certificate.round),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(decided, awards.iter().map(|(_, round)| *round).collect(), "and there is no other round");
+    assert!(!home_events(&world).iter().any(|o| matches!(o, HomeOutput::Relisted { .. })));
+}
+
+#[test]
+fn a_seat_that_missed_bodies_of_an_order_follows_the_last_one() {
+    let mut world = world_of(Config::four(24), 1);
+    world.run_until(500);
+    let order = submit(&mut world, "job", 2);
+    world.run_until(1_300);
+    world.faults.entry(3).or_default().insert(Fault::CutOff);
+    world.run_until(9_000);
+    world.faults.clear();
+    // Only the seat that was away could serve it, and it must hear of a body that is alive.
+    world.controllers[3].sell(vec![offer("p3", 4_000_000, 8).unwrap()]);
+    world.advertise(3);
+    world.run_until(14_000);
+    assert_eq!(handed_over(&world), [(name_now(&world, order), 3)]);
+    assert!((0..4).all(|s| world.seat(s).unwrap().open_orders() == 0), "no body is left anywhere");
+}
+
+#[test]
+fn an_order_cancelled_under_its_last_name_but_one_ends_everywhere() {
+    let mut world = world_of(Config::four(25), 1);
+    world.run_until(500);
+    let order = submit(&mut world, "job", 2);
+    world.run_until(6_000);
+    assert_ne!(name_now(&world, order), order);
+    // Only the last few names are remembered; this one is given by way of the latest.
+    let order = name_now(&world, order);
+    world.run_until(6_700);
+    assert_ne!(name_now(&world, order), order, "it has another name by now");
+    world.tell_home(HomeInput::Cancel { order });
+    world.run_until(8_000);
+    assert!((0..4).all(|s| world.seat(s).unwrap().open_orders() == 0));
 }
 
 #[test]

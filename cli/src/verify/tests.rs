@@ -57,6 +57,7 @@ fn order(dealt: &Dealt, uid: &str) -> Order {
         first_round: ROUND,
         expires_ms: u64::MAX,
         user_key: record.homes[0].user_key,
+        after: None,
     }
 }
 

@@ -11,9 +11,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use futures::{StreamExt as _, future};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::{Value, json};
 use vendue_crds::conditions::{self, job as types};
 use vendue_crds::{ComputeJob, Provision};
@@ -71,28 +73,36 @@ fn job(name: &str, image: &str, entrypoint: &str) -> Value {
     })
 }
 
-/// Seconds from the apply until each of the Jobs had its award.
+/// Seconds until each of the Jobs had its award, each from its own apply. All are applied at the same time.
 async fn time_awards(home: &Site, names: &[String]) -> Result<Vec<f64>> {
-    let items: Vec<Value> = names.iter().map(|name| job(name, ABSENT_IMAGE, "true")).collect();
-    let list = json!({ "apiVersion": "v1", "kind": "List", "items": items }).to_string();
     let api: Api<ComputeJob> = Api::namespaced(home.client.clone(), "default");
-    let start = Instant::now();
-    home.apply("default", &list).await?;
+    let mut changes = watcher(api.clone(), watcher::Config::default()).applied_objects().boxed();
+    let apply = |name: &String| {
+        let (api, name, started) = (api.clone(), name.clone(), Instant::now());
+        async move {
+            let params = PatchParams::apply("market-bench");
+            let body = Patch::Apply(job(&name, ABSENT_IMAGE, "true"));
+            let applied = api.patch(&name, &params, &body).await;
+            applied.map(|_| (name, started)).map_err(|e| Error::kube("apply a Job", e))
+        }
+    };
+    let started: BTreeMap<String, Instant> =
+        future::try_join_all(names.iter().map(apply)).await?.into_iter().collect();
     let mut awarded: BTreeMap<String, f64> = BTreeMap::new();
     while awarded.len() < names.len() {
-        if start.elapsed() > LIMIT {
+        let late = |_| {
             let detail = format!("{} of {} awarded", awarded.len(), names.len());
-            return Err(Error::timeout("wait for awards", LIMIT, detail));
+            Error::timeout("wait for awards", LIMIT, detail)
+        };
+        let Some(change) = tokio::time::timeout(LIMIT, changes.next()).await.map_err(late)? else { break };
+        // A watch that broke starts again by itself.
+        let Ok(job) = change else { continue };
+        let (name, status) = (job.metadata.name.unwrap_or_default(), job.status.unwrap_or_default());
+        if let Some(start) = started.get(&name)
+            && conditions::is_true(&status.conditions, types::AWARDED)
+        {
+            awarded.entry(name).or_insert(start.elapsed().as_secs_f64());
         }
-        let list = api.list(&ListParams::default()).await.map_err(|e| Error::kube("list Jobs", e))?;
-        let now = start.elapsed().as_secs_f64();
-        for job in list.items {
-            let status = job.status.unwrap_or_default();
-            if conditions::is_true(&status.conditions, types::AWARDED) {
-                awarded.entry(job.metadata.name.unwrap_or_default()).or_insert(now);
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(25)).await;
     }
     Ok(awarded.into_values().collect())
 }

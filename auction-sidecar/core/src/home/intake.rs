@@ -60,6 +60,9 @@ impl Home {
     fn take_proof(&mut self, now_ms: u64, from: u16, message: Proof, out: &mut Vec<HomeOutput>) -> Intake {
         let Proof { certificate, proof } = message;
         let digest = proof.leaf.order;
+        if self.named(&digest) != digest {
+            return Err(self.refuse_earlier(from, digest, &proof.leaf.outcome, out));
+        }
         let entry = self.orders.get(&digest).ok_or(DropReason::Unexpected)?;
         match entry.state {
             State::Waiting => {}
@@ -90,6 +93,8 @@ impl Home {
             Outcome::Award(award) => {
                 out.push(HomeOutput::Awarded {
                     order: digest,
+                    body: Box::new(entry.order.clone()),
+                    signature: entry.signature,
                     certificate: certificate.clone(),
                     proof: proof.clone(),
                 });
@@ -114,8 +119,10 @@ impl Home {
             }
             Outcome::None(histogram) => {
                 let (round, models) = (entry.round, entry.models.clone());
-                let retry_ms = self.next_round(now_ms, digest, out);
+                let mut then = vec![];
+                let retry_ms = self.list_again(now_ms, digest, Proof { certificate, proof }, &mut then);
                 out.push(HomeOutput::NotAwarded { order: digest, round, histogram, models, retry_ms });
+                out.extend(then);
             }
         }
         Ok(())

@@ -128,10 +128,22 @@ pub enum HomeOutput {
         /// GPU models that these seats have at all.
         models: BTreeSet<GpuModel>,
     },
+    /// A certified round gave the order to nobody and it is listed again at once, in a new body: from now on the order
+    /// is named by that body's digest. What is said about it under the old one is still understood.
+    Relisted {
+        /// The digest so far.
+        order: Digest,
+        /// The digest from now on.
+        digest: Digest,
+    },
     /// A certified round gave the order to a seat.
     Awarded {
         /// The order.
         order: Digest,
+        /// The body that was awarded.
+        body: Box<Order>,
+        /// The user's signature of it.
+        signature: [u8; 65],
         /// The certificate, verified.
         certificate: Certificate,
         /// The proof, verified.

@@ -2,10 +2,12 @@
 //!
 //! For each order: sign it, send it until the seats have it, wait for its round, verify certificate and outcome,
 //! ask the winner to hold the devices, then the stand-bys in rank, have the choice stored, and only then announce
-//! it and release the workload. An order that is not served goes on in its next round until its time is over.
+//! it and release the workload. An order that a certified round gave to nobody is listed again at once, in a new body
+//! that comes with the certificate; without one it goes on in its next round, until its time is over.
 //!
 //! Invariant: [`HomeOutput::HandOver`] names one seat at most for an order, and only after its choice was stored.
 
+mod again;
 mod handover;
 mod intake;
 mod io;
@@ -17,7 +19,7 @@ use crate::drops::Drops;
 use crate::evidence::{message_hash, order_hash};
 use crate::keys::HomeKeys;
 use crate::record::MarketRecord;
-use crate::wire::{Body, Cancel, Fetch, Header, Message, OrderMsg, Taken};
+use crate::wire::{Again, Body, Cancel, Fetch, Header, Message, OrderMsg, Proof, Taken};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_market::{Digest, GpuModel, Order, Price, RequirementsError};
@@ -47,6 +49,13 @@ struct Reserving {
     resend_ms: u64,
 }
 
+/// Why an order may be listed early: the body before, and what its round gave it.
+#[derive(Debug, Clone)]
+struct Before {
+    body: Order,
+    proof: Proof,
+}
+
 /// How far an order has come.
 #[derive(Debug, Clone)]
 enum State {
@@ -72,6 +81,10 @@ enum State {
 struct Entry {
     order: Order,
     signature: [u8; 65],
+    /// What goes out with a body that comes early.
+    before: Option<Box<Before>>,
+    /// Digests of the last bodies before this one, the latest first.
+    earlier: Vec<Digest>,
     state: State,
     /// The round that the order waits for or was awarded in.
     round: u64,
@@ -122,11 +135,16 @@ impl Home {
                     self.drops.add(reason);
                 }
             }
+<<<<<<< HEAD
             HomeInput::Stored { order } => self.stored(now_ms, order, &mut out),
             HomeInput::NotStored { order } => self.not_stored(now_ms, order, &mut out),
             HomeInput::Cancel { order } => self.cancel(now_ms, order, &mut out),
+=======
+            HomeInput::Stored { order } => self.stored(now_ms, self.named(&order), &mut out),
+            HomeInput::Cancel { order } => self.cancel(now_ms, self.named(&order), &mut out),
+>>>>>>> core
             HomeInput::Forget { order } => {
-                self.orders.remove(&order);
+                self.orders.remove(&self.named(&order));
             }
         }
         self.repeat(now_ms, &mut out);
@@ -194,8 +212,19 @@ impl Home {
         Message { header, body, signature }.encode()
     }
 
-    fn order_bytes(&self, order: &Order) -> Vec<u8> {
-        self.encode(Body::Order(OrderMsg { order: order.clone() }))
+    /// The message that brings an order to a seat.
+    fn order_bytes(&self, digest: &Digest) -> Option<Vec<u8>> {
+        let Entry { order, before, .. } = self.orders.get(digest)?;
+        let order = order.clone();
+        match before {
+            Some(before) => {
+                let Before { body, proof } = before.as_ref().clone();
+                Some(self.encode(Body::Again(Box::new(Again { order, before: body, proof }))))
+            }
+            None if order.after.is_none() => Some(self.encode(Body::Order(OrderMsg { order }))),
+            // Known from before a restart, without the certificate that seats ask for.
+            None => None,
+        }
     }
 
     /// Whether an order of that job and attempt is in work. One that was withdrawn is no obstacle: a Job that was
@@ -215,6 +244,7 @@ impl Home {
             first_round,
             expires_ms: new.expires_ms,
             user_key: self.keys.user.public_key(),
+<<<<<<< HEAD
         }
     }
 
@@ -251,6 +281,10 @@ impl Home {
     }
 
     fn place(&mut self, now_ms: u64, order: Order, round: u64, out: &mut Vec<HomeOutput>) {
+=======
+            after: None,
+        };
+>>>>>>> core
         let digest = order.digest();
         out.push(HomeOutput::Ordered {
             digest,
@@ -284,8 +318,16 @@ impl Home {
                 out.push(HomeOutput::HandOver { order: digest, seat });
             }
             None => {
+<<<<<<< HEAD
                 let round = self.round_to_follow(now_ms, &order);
                 self.adopt(now_ms, digest, order, round, State::Waiting);
+=======
+                let early = order.after.is_some();
+                self.adopt(now_ms, digest, order, before.unwrap_or(next), State::Waiting);
+                if early && before.is_none() {
+                    self.start_again(now_ms, digest, out);
+                }
+>>>>>>> core
             }
         }
     }
@@ -295,6 +337,8 @@ impl Home {
         let entry = Entry {
             order,
             signature,
+            before: None,
+            earlier: vec![],
             state,
             round,
             receipts: BTreeSet::new(),
@@ -315,10 +359,22 @@ impl Home {
 
     /// Sends a last word to all seats and again a few times; seats that missed it would hold capacity until E.
     fn announce(&mut self, now_ms: u64, digest: Digest, body: Body, out: &mut Vec<HomeOutput>) {
-        let bytes = self.encode(body);
+        let mut words = vec![self.encode(body)];
+        // A seat that has not heard of the last body may still list one before it.
+        let unheard = self.orders.get(&digest).filter(|e| e.receipts.len() < usize::from(self.record.n()));
+        let earlier = unheard.map(|e| e.earlier.clone()).unwrap_or_default();
+        words.extend(earlier.into_iter().map(|order| self.encode(Body::Cancel(Cancel { order }))));
         let delay = self.record.params.delay_ms;
+<<<<<<< HEAD
         self.repeats.insert(digest, REPEATS.map(|after| (now_ms + after * delay, bytes.clone())).to_vec());
         out.push(HomeOutput::Broadcast(bytes));
+=======
+        if let Some(entry) = self.orders.get_mut(&digest) {
+            let repeat = |after: u64| words.iter().map(move |w| (now_ms + after * delay, w.clone()));
+            entry.repeats = REPEATS.into_iter().flat_map(repeat).collect();
+        }
+        out.extend(words.into_iter().map(HomeOutput::Broadcast));
+>>>>>>> core
     }
 
     fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
@@ -393,21 +449,32 @@ impl Home {
             entry.resend_ms = now_ms + entry.backoff_ms;
             entry.backoff_ms = (entry.backoff_ms * 2).min(p.lifetime());
         }
-        let order = entry.order.clone();
-        if send && missing.len() == n {
-            out.push(HomeOutput::Broadcast(self.order_bytes(&order)));
-        } else if send {
-            let bytes = self.order_bytes(&order);
-            out.extend(missing.into_iter().map(|seat| HomeOutput::Send { seat, bytes: bytes.clone() }));
+        match self.order_bytes(&digest).filter(|_| send) {
+            Some(bytes) if missing.len() == n => out.push(HomeOutput::Broadcast(bytes)),
+            Some(bytes) => {
+                out.extend(missing.into_iter().map(|seat| HomeOutput::Send { seat, bytes: bytes.clone() }));
+            }
+            None => {}
         }
         if ask {
             out.push(HomeOutput::Broadcast(self.encode(Body::Fetch(Fetch::Proof(digest)))));
         }
     }
 
+    fn give_up(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        if let Some(entry) = self.orders.get_mut(&digest) {
+            entry.state = State::Closed;
+        }
+        out.push(HomeOutput::GivenUp { order: digest });
+        self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+    }
+
     /// Moves an order to its next round and says when that starts; gives it up when its time is over.
     fn next_round(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) -> Option<u64> {
         let p = self.record.params;
+        if self.orders.get(&digest).is_some_and(|e| e.order.after.is_some() && e.before.is_none()) {
+            return self.start_again(now_ms, digest, out);
+        }
         let entry = self.orders.get_mut(&digest)?;
         // Seats hold the order and list it in its rounds by themselves; home only has to follow the schedule.
         let step = p.order_step();
@@ -424,9 +491,7 @@ impl Home {
         entry.resend_ms = p.t0(round).saturating_sub(8 * p.delay_ms).max(now_ms);
         let starts_ms = p.t0(round);
         if starts_ms >= entry.order.expires_ms {
-            entry.state = State::Closed;
-            out.push(HomeOutput::GivenUp { order: digest });
-            self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
+            self.give_up(now_ms, digest, out);
             return None;
         }
         let ask_ms = self.first_ask(round);

@@ -52,7 +52,7 @@ impl<C: Crypto> Seat<C> {
         let mine = (0u8..).zip(places).find(|(_, (seat, _, _))| *seat == self.index);
         let (rank, (_, price, spec)): (u8, (u16, Price, u16)) = mine.ok_or(DropReason::Unexpected)?;
         let until_ms = proof.leaf.expires_ms;
-        if now_ms >= until_ms || self.pool.closed(&order, home).is_some() {
+        if now_ms >= until_ms || self.pool.is_over(&order, home) {
             return Err(DropReason::Late);
         }
         let offer = self.offer_names.get(&round).and_then(|names| names.get(usize::from(spec))).cloned();

@@ -1,14 +1,15 @@
 //! What a seat does with each message: the checks that every message passes, then the part that it is for.
 
 use super::{Proven, Seat, SeatOutput};
+use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
-use crate::pool::{Closed, Known};
+use crate::pool::{Closed, Known, NotReplaced};
 use crate::record::Peer;
 use crate::round::RoundInput;
 use crate::verify;
-use crate::wire::{Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind};
+use crate::wire::{Again, Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind};
 use vendue_market::{Digest, Order};
 
 /// How many rounds ahead of the clock a message may be.
@@ -114,8 +115,10 @@ impl<C: Crypto> Seat<C> {
         let Message { header, body, signature } = message;
         let home = header.seat;
         let signature = signature.ok_or(DropReason::Malformed)?;
-        if let Body::Order(o) = body {
-            return self.take_order(now_ms, home, o.order, signature, out);
+        match body {
+            Body::Order(o) => return self.take_order(now_ms, home, o.order, signature, out),
+            Body::Again(again) => return self.take_again(now_ms, home, *again, signature, out),
+            _ => {}
         }
         let key = self.record.home(home).ok_or(DropReason::WrongSender)?.user_key;
         let hash = message_hash(&self.record.market, &header, &body);
@@ -145,7 +148,8 @@ impl<C: Crypto> Seat<C> {
             return Err(DropReason::Duplicate);
         }
         self.check_order(now_ms, home, &order, &signature)?;
-        if self.pool.closed(&digest, home).is_some() {
+        // A body that comes early is worth nothing without the certificate that permits it.
+        if order.after.is_some() || self.pool.is_over(&digest, home) {
             return Err(DropReason::Unexpected);
         }
         if !self.pool.has_room(home) {
@@ -153,6 +157,56 @@ impl<C: Crypto> Seat<C> {
         }
         self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
         self.receipt(home, digest, out);
+        Ok(())
+    }
+
+    /// Takes an order's next body in the place of those before it, if a certified round gave it to nobody.
+    fn take_again(
+        &mut self,
+        now_ms: u64,
+        home: u16,
+        again: Again,
+        signature: [u8; 65],
+        out: &mut Vec<SeatOutput>,
+    ) -> Intake {
+        let Again { order, before, proof } = again;
+        let digest = order.digest();
+        if self.pool.get(&digest).is_some() {
+            self.receipt(home, digest, out);
+            return Err(DropReason::Duplicate);
+        }
+        self.check_order(now_ms, home, &order, &signature)?;
+        verify::again(&self.record, &order, &before, &proof.certificate, &proof.proof)
+            .map_err(|_| DropReason::BadSignature)?;
+        self.check_certificate(&proof.certificate)?;
+        let (round, last) = (proof.certificate.round, before.digest());
+        let until_ms = now_ms.saturating_add(self.record.params.lifetime());
+        self.pool.replace(home, &order, round, until_ms).map_err(|e| match e {
+            NotReplaced::Stale => DropReason::Unexpected,
+            NotReplaced::Full => DropReason::Quota,
+        })?;
+        // Home has seen what became of the body before.
+        self.proven.remove(&last);
+        // A last word about either body counts, also one that was faster than this message.
+        if self.pool.closed(&last, home).is_some() || self.pool.is_over(&digest, home) {
+            return Err(DropReason::Unexpected);
+        }
+        if !self.pool.has_room(home) {
+            return Err(DropReason::Quota);
+        }
+        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.receipt(home, digest, out);
+        Ok(())
+    }
+
+    /// Checks a certificate. All orders of a round have one: its votes are checked once.
+    fn check_certificate(&mut self, certificate: &Certificate) -> Intake {
+        let known = self.certified.get(&certificate.round) == Some(&certificate.root);
+        let own = certificate.market == self.record.market && certificate.epoch == self.record.epoch;
+        if !(known && own) {
+            verify::certificate(&self.record, certificate).map_err(|_| DropReason::BadSignature)?;
+            self.certified.insert(certificate.round, certificate.root);
+        }
         Ok(())
     }
 

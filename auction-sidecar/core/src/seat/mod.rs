@@ -88,6 +88,8 @@ pub struct Seat<C: Crypto> {
     offer_names: BTreeMap<u64, Vec<String>>,
     handovers: BTreeMap<Digest, HandOver>,
     proven: BTreeMap<Digest, Proven>,
+    /// Roots of rounds whose certificate was seen and verified, while their awards live.
+    certified: BTreeMap<u64, Digest>,
     drops: Drops,
     limits: Limits,
     opened: Opened,
@@ -118,6 +120,7 @@ impl<C: Crypto> Seat<C> {
             offer_names: BTreeMap::new(),
             handovers: BTreeMap::new(),
             proven: BTreeMap::new(),
+            certified: BTreeMap::new(),
             drops: Drops::default(),
             limits: Limits::default(),
             opened: Opened::default(),
@@ -236,6 +239,7 @@ impl<C: Crypto> Seat<C> {
         }
         self.promises.retain(|_, p| now_ms < p.until_ms);
         self.offer_names.retain(|round, _| now_ms < params.expiry(*round));
+        self.certified.retain(|round, _| now_ms < params.expiry(*round));
         self.proven.retain(|_, p| now_ms < p.until_ms);
         self.pool.prune(now_ms, &params);
         let ended: Vec<Digest> =
@@ -248,6 +252,8 @@ impl<C: Crypto> Seat<C> {
     }
 }
 
+#[cfg(test)]
+mod again_tests;
 #[cfg(test)]
 mod handover_tests;
 #[cfg(test)]

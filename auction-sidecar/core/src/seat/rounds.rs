@@ -6,7 +6,7 @@ use crate::crypto::Crypto;
 use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
 use crate::wire::{Body, Fetch, Proof};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::{Cleared, Digest, ListedOrder, Order, Outcome, RecordKind, tagged_hash};
 
 /// How long a home may ask for a proof after the round has expired.
@@ -131,7 +131,9 @@ impl<C: Crypto> Seat<C> {
     fn decided(&mut self, now_ms: u64, round: u64, decided: RoundDecided, out: &mut Vec<SeatOutput>) {
         let RoundDecided { certificate, table, cleared, orders } = decided;
         let until_ms = self.record.params.expiry(round);
+        self.certified.insert(round, certificate.root);
         for c in &cleared {
+            self.bind(c, &orders, until_ms);
             self.promise(round, c, &orders, until_ms);
         }
         for proof in table.proofs() {
@@ -153,19 +155,27 @@ impl<C: Crypto> Seat<C> {
         })));
     }
 
+    /// Remembers that an order was given to somebody, so that no other body of it is listed meanwhile.
+    fn bind(&mut self, cleared: &Cleared, orders: &BTreeMap<Digest, Order>, until_ms: u64) {
+        let (Outcome::Award(_), Some(order)) = (&cleared.outcome, orders.get(&cleared.order)) else { return };
+        if let Some(home) = self.record.home_of_key(&order.user_key) {
+            self.pool.awarded(home, order, until_ms);
+        }
+    }
+
     /// Keeps the capacity of an order that this seat won or stands by for.
     pub(super) fn promise(
         &mut self,
         round: u64,
         cleared: &Cleared,
-        orders: &std::collections::BTreeMap<Digest, vendue_market::Order>,
+        orders: &BTreeMap<Digest, Order>,
         until_ms: u64,
     ) {
         let Some(order) = orders.get(&cleared.order) else { return };
         let Some(home) = self.record.home_of_key(&order.user_key) else { return };
         let holding = cleared.holdings.iter().find(|h| h.seat == self.index);
         let (Some(holding), Some(active)) = (holding, self.rounds.get(&round)) else { return };
-        if self.pool.closed(&cleared.order, home).is_some() {
+        if self.pool.is_over(&cleared.order, home) {
             return;
         }
         // Home may have been here with the certificate before this seat had decided.

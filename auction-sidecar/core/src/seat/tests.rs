@@ -99,6 +99,15 @@ impl Rig {
             spec: 0,
             stand_bys: vec![],
         });
+        Reserve {
+            proof: self.certified(round, order, outcome),
+            order: order.clone(),
+            order_signature: self.signature(0, order),
+        }
+    }
+
+    /// A certified outcome of the order, as if that round had happened.
+    pub fn certified(&self, round: u64, order: &Order, outcome: Outcome) -> Proof {
         let expires_ms = self.record.params.expiry(round);
         let leaf = OrderLeaf { order: order.digest(), outcome, bundle: [7; 32], expires_ms };
         let table = AwardTable { leaves: vec![Leaf::Set([1; 32]), Leaf::Order(leaf)] };
@@ -108,11 +117,7 @@ impl Rig {
         let aggregate = vendue_sealed_bid::aggregate_votes(&votes).unwrap();
         let quorum = Quorum { signers: Signers::all(4), aggregate };
         let certificate = Certificate { market: self.record.market, epoch: 0, round, root, quorum };
-        Reserve {
-            proof: Proof { certificate, proof: table.proof(&order.digest()).unwrap() },
-            order: order.clone(),
-            order_signature: self.signature(0, order),
-        }
+        Proof { certificate, proof: table.proof(&order.digest()).unwrap() }
     }
 
     /// Lets the seat bid in round 0, so that it knows what it offered.

@@ -171,3 +171,35 @@ fn what_a_quorum_must_not_certify() {
     let cert = certify(&c.dealt, 8, c.cert.root, &[0, 1, 2]);
     assert_eq!(award(&c.record, &cert, &c.file), Err(VerifyError::OrderRound(8)));
 }
+
+#[test]
+fn a_round_without_an_award_permits_an_early_body_and_nothing_else_does() {
+    let none = || Outcome::None(Histogram::new(4));
+    let c = mk_case(|leaf| (leaf.outcome, leaf.bundle) = (none(), [0; 32]));
+    let before = c.file.order.clone();
+    let after = Some(vendue_market::Unserved { order: before.digest(), round: 7, root: c.cert.root });
+    let order = Order { first_round: 8, after, ..before.clone() };
+    let judge = |order: &Order, before: &Order, cert: &Certificate, proof: &AwardProof| {
+        again(&c.record, order, before, cert, proof)
+    };
+    let proof = &c.file.proof;
+    assert_eq!(judge(&order, &before, &c.cert, proof), Ok(()));
+    assert_eq!(judge(&before, &before, &c.cert, proof), Err(VerifyError::NotAfter));
+    assert_eq!(judge(&order, &order, &c.cert, proof), Err(VerifyError::NotAfter));
+    let cheaper = Order { attempt: 2, ..order.clone() };
+    assert_eq!(judge(&cheaper, &before, &c.cert, proof), Err(VerifyError::OtherOrder));
+    let until = 7 + c.record.params.order_step();
+    for first in [0, 7, until, u64::MAX] {
+        let order = Order { first_round: first, ..order.clone() };
+        let expected = VerifyError::NotEarly { first, after: 7, until };
+        assert_eq!(judge(&order, &before, &c.cert, proof), Err(expected));
+    }
+    let mut moved = proof.clone();
+    moved.path.index ^= 1;
+    assert_eq!(judge(&order, &before, &c.cert, &moved), Err(VerifyError::Leaf));
+
+    let c = mk_true();
+    let after = after.map(|a| vendue_market::Unserved { root: c.cert.root, ..a });
+    let order = Order { after, ..order };
+    assert_eq!(again(&c.record, &order, &before, &c.cert, &c.file.proof), Err(VerifyError::WasAwarded));
+}

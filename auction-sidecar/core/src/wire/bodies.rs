@@ -150,6 +150,18 @@ pub struct OrderMsg {
     pub order: Order,
 }
 
+/// AGAIN: an order's next body, to be listed before the last one could be; the evidence signature is the user's, of the
+/// new body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Again {
+    /// The new body.
+    pub order: Order,
+    /// The body before it.
+    pub before: Order,
+    /// Certificate and proof that the round that listed `before` gave it to nobody.
+    pub proof: Proof,
+}
+
 /// RECEIPT: a seat's word that it holds an order and will list it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
@@ -257,6 +269,7 @@ pub enum Body {
     Award(AwardVote),
     Cert(Cert),
     Order(OrderMsg),
+    Again(Box<Again>),
     Receipt(Receipt),
     Taken(Taken),
     Cancel(Cancel),

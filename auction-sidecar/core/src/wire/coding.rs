@@ -156,6 +156,7 @@ impl Body {
             Body::Award(_) => Kind::Award,
             Body::Cert(_) => Kind::Cert,
             Body::Order(_) => Kind::Order,
+            Body::Again(_) => Kind::Again,
             Body::Receipt(_) => Kind::Receipt,
             Body::Taken(_) => Kind::Taken,
             Body::Cancel(_) => Kind::Cancel,
@@ -212,6 +213,11 @@ impl Body {
     fn write_order_talk(&self, w: &mut Writer) {
         match self {
             Body::Order(o) => o.order.write(w),
+            Body::Again(a) => {
+                a.order.write(w);
+                a.before.write(w);
+                a.proof.write(w);
+            }
             Body::Receipt(x) => {
                 w.raw(&x.order).list(&x.models, |w, m| m.write(w));
             }
@@ -264,6 +270,7 @@ impl Body {
             Kind::Fetch => Body::Fetch(Fetch::read(r)?),
             Kind::Reply => Body::Reply(Reply::read(r, n)?),
             Kind::Order
+            | Kind::Again
             | Kind::Receipt
             | Kind::Taken
             | Kind::Cancel
@@ -276,6 +283,11 @@ impl Body {
     fn read_order_talk(kind: Kind, r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         Ok(match kind {
             Kind::Order => Body::Order(OrderMsg { order: Order::read(r)? }),
+            Kind::Again => Body::Again(Box::new(Again {
+                order: Order::read(r)?,
+                before: Order::read(r)?,
+                proof: Proof::read(r, n)?,
+            })),
             Kind::Receipt => Body::Receipt(Receipt {
                 order: r.array()?,
                 models: ascending(r, "models", MAX_KNOWN_MODELS, GpuModel::read)?,

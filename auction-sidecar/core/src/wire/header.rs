@@ -47,11 +47,13 @@ pub enum Kind {
     Fetch = 24,
     /// Data that was asked for.
     Reply = 25,
+    /// An order's next body, with the proof that its last round gave it to nobody.
+    Again = 26,
 }
 
 impl Kind {
     /// Every kind. Codes 8 and 9 are kept for NEWVIEW and PROPOSE.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Bundle,
         Kind::Set,
         Kind::Admit,
@@ -70,6 +72,7 @@ impl Kind {
         Kind::Proof,
         Kind::Fetch,
         Kind::Reply,
+        Kind::Again,
     ];
 
     /// The kind with this code.
@@ -86,7 +89,7 @@ impl Kind {
     }
     /// Whether homes send this kind.
     pub fn is_from_home(self) -> bool {
-        matches!(self, Kind::Order | Kind::Taken | Kind::Cancel | Kind::Reserve)
+        matches!(self, Kind::Order | Kind::Again | Kind::Taken | Kind::Cancel | Kind::Reserve)
     }
     /// The name of the kind's signed struct.
     pub(crate) fn type_name(self) -> &'static str {
@@ -109,6 +112,7 @@ impl Kind {
             Kind::Proof => "Proof",
             Kind::Fetch => "Fetch",
             Kind::Reply => "Reply",
+            Kind::Again => "Again",
         }
     }
     /// A short name for logs and metrics.
@@ -132,6 +136,7 @@ impl Kind {
             Kind::Proof => "proof",
             Kind::Fetch => "fetch",
             Kind::Reply => "reply",
+            Kind::Again => "again",
         }
     }
 }

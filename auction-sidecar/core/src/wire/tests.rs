@@ -3,7 +3,7 @@ use crate::award::{AwardProof, Certificate, OrderLeaf};
 use crate::merkle::{HexDigest, Path};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
-use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Requirements, StandBy};
+use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Requirements, StandBy, Unserved};
 
 const N: u16 = 4;
 
@@ -30,6 +30,7 @@ pub(crate) fn mk_order() -> Order {
         first_round: 7,
         expires_ms: 1_000_000,
         user_key: [3; 33],
+        after: None,
     }
 }
 
@@ -95,6 +96,23 @@ fn every_body() -> Vec<Body> {
     ]
 }
 
+/// What was added to the protocol's first form: earlier members drop it, and nothing else reads differently.
+fn every_later_body() -> Vec<Body> {
+    let mut histogram = Histogram::new(4);
+    histogram.add(Reason::Home);
+    let before = mk_order();
+    let after = Some(Unserved { order: before.digest(), round: 7, root: [5; 32] });
+    let order = Order { first_round: 9, after, ..before.clone() };
+    vec![
+        Body::Order(OrderMsg { order: order.clone() }),
+        Body::Again(Box::new(Again { order, before, proof: mk_proof(Outcome::None(histogram)) })),
+    ]
+}
+
+fn all_bodies() -> Vec<Body> {
+    every_body().into_iter().chain(every_later_body()).collect()
+}
+
 fn mk_message(body: Body) -> Message {
     let header = Header { kind: body.kind(), market: [1; 8], epoch: 2, round: 7, seat: 3 };
     let signature = header.kind.is_signed().then_some([9; 65]);
@@ -103,7 +121,7 @@ fn mk_message(body: Body) -> Message {
 
 #[test]
 fn every_message_reads_back_and_has_one_encoding() {
-    for body in every_body() {
+    for body in all_bodies() {
         let message = mk_message(body);
         let bytes = message.encode();
         assert_eq!(decode(&bytes, N).unwrap(), message);
@@ -119,7 +137,7 @@ fn every_message_reads_back_and_has_one_encoding() {
 
 #[test]
 fn every_kind_is_covered() {
-    let seen: std::collections::BTreeSet<Kind> = every_body().iter().map(Body::kind).collect();
+    let seen: std::collections::BTreeSet<Kind> = all_bodies().iter().map(Body::kind).collect();
     assert_eq!(seen, Kind::ALL.into_iter().collect());
 }
 
@@ -132,15 +150,22 @@ fn wire_format_is_frozen() {
     }
     let hash = hex::encode(hasher.finalize());
     assert_eq!(hash, FROZEN, "the encoding of a message has changed");
+    let mut hasher = Sha256::new();
+    for body in every_later_body() {
+        hasher.update(mk_message(body).encode());
+    }
+    let hash = hex::encode(hasher.finalize());
+    assert_eq!(hash, FROZEN_LATER, "the encoding of a message has changed");
 }
 
+const FROZEN_LATER: &str = "dfea8724498387f8abe7d8d1eff76ce2ef421598bfd86e222dfb71a38ea1f4ad";
 const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c983ffbf";
 
 #[test]
 fn header_is_25_bytes_and_strict() {
     let bytes = mk_message(Body::Cancel(Cancel { order: [1; 32] })).encode();
     assert_eq!(bytes.len(), HEADER_LEN + 32 + SIGNATURE_LEN);
-    for (at, value) in [(0, 2), (1, 8), (1, 0), (1, 255), (2, 1)] {
+    for (at, value) in [(0, 2), (1, 8), (1, 27), (1, 0), (1, 255), (2, 1)] {
         let mut bad = bytes.clone();
         bad[at] = value;
         assert!(decode(&bad, N).is_err(), "byte {at} = {value}");
@@ -182,13 +207,56 @@ proptest! {
     }
 
     #[test]
-    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..26, at in any::<usize>(), value in any::<u8>()) {
-        let bodies = every_body();
+    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..28, at in any::<usize>(), value in any::<u8>()) {
+        let bodies = all_bodies();
         let mut bytes = mk_message(bodies[which % bodies.len()].clone()).encode();
         let at = at % bytes.len();
         bytes[at] = value;
         if let Ok(message) = decode(&bytes, N) {
             prop_assert_eq!(message.encode(), bytes);
+        }
+    }
+
+    /// Bytes behind a header of each kind, so that every body's decoder sees them.
+    #[test]
+    fn any_bytes_after_a_header_decode_to_themselves_or_fail(
+        which in 0usize..Kind::ALL.len(), bytes in prop::collection::vec(any::<u8>(), 0..400), n in 1u16..300,
+    ) {
+        let header = Header { kind: Kind::ALL[which], market: [1; 8], epoch: 2, round: 7, seat: 3 };
+        let bytes = [header.to_bytes(), bytes].concat();
+        if let Ok(message) = decode(&bytes, n) {
+            prop_assert_eq!(message.encode(), bytes);
+        }
+    }
+
+    /// Pieces of messages put together: counts and lengths that are right somewhere else.
+    #[test]
+    fn spliced_messages_decode_to_themselves_or_fail(
+        (a, b) in (0usize..28, 0usize..28), (cut, from) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+    ) {
+        let bodies = all_bodies();
+        let bytes = |which: usize| mk_message(bodies[which % bodies.len()].clone()).encode();
+        let (head, tail) = (bytes(a), bytes(b));
+        let bytes = [&head[..cut.index(head.len())], &tail[from.index(tail.len())..]].concat();
+        if let Ok(message) = decode(&bytes, N) {
+            prop_assert_eq!(message.encode(), bytes);
+        }
+    }
+
+    /// What messages and files are made of, each decoded on its own.
+    #[test]
+    fn any_bytes_are_at_most_one_order_or_outcome(mut bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        use vendue_market::encode::Canonical;
+        for version in 0..4 {
+            if let Some(first) = bytes.first_mut() {
+                *first = version;
+            }
+            if let Ok(order) = Order::from_bytes(&bytes) {
+                prop_assert_eq!(order.to_bytes(), bytes.clone());
+            }
+            if let Ok(outcome) = Outcome::from_bytes(&bytes) {
+                prop_assert_eq!(outcome.to_bytes(), bytes.clone());
+            }
         }
     }
 }

@@ -1,0 +1,103 @@
+//! Listing an order again before the round that its schedule gives: in a new body.
+//!
+//! A body may be listed in its rounds only, which are so far apart that no two that could award it are open together.
+//! When a certified round gave it to nobody, that certificate permits a new body that starts at once. Seats check it
+//! and put the new body in the place of the old one.
+//!
+//! Invariant: at home one body of an order is alive at a time; an award of an earlier one is refused with a CANCEL.
+
+use super::{Before, Entry, Home, HomeOutput, State};
+use crate::drops::DropReason;
+use crate::wire::{Body, Cancel, Proof};
+use vendue_market::{Digest, Order, Outcome, Unserved};
+
+/// Earlier bodies of an order that are remembered.
+const MAX_EARLIER: usize = 4;
+
+impl Home {
+    /// The digest that an order has now, whichever of its bodies is named.
+    pub(super) fn named(&self, digest: &Digest) -> Digest {
+        if self.orders.contains_key(digest) {
+            return *digest;
+        }
+        let found = self.orders.iter().find(|(_, e)| e.earlier.contains(digest));
+        found.map_or(*digest, |(now, _)| *now)
+    }
+
+    /// A round gave an earlier body to somebody: that seat missed what came after it.
+    pub(super) fn refuse_earlier(
+        &self,
+        from: u16,
+        digest: Digest,
+        outcome: &Outcome,
+        out: &mut Vec<HomeOutput>,
+    ) -> DropReason {
+        if matches!(outcome, Outcome::Award(_)) {
+            let bytes = self.encode(Body::Cancel(Cancel { order: digest }));
+            out.push(HomeOutput::Send { seat: from, bytes });
+        }
+        DropReason::Duplicate
+    }
+
+    /// Lists an order again that a certified round gave to nobody, and says when: in the next possible round, by the
+    /// proof, if that is before the body's own next round. Gives it up when its time is over.
+    pub(super) fn list_again(
+        &mut self,
+        now_ms: u64,
+        digest: Digest,
+        proof: Proof,
+        out: &mut Vec<HomeOutput>,
+    ) -> Option<u64> {
+        let p = self.record.params;
+        let entry = self.orders.get(&digest)?;
+        let round = proof.certificate.round;
+        let first_round = p.first_round(now_ms).max(round.saturating_add(1));
+        if first_round >= round.saturating_add(p.order_step()) || p.t0(first_round) >= entry.order.expires_ms {
+            return self.next_round(now_ms, digest, out);
+        }
+        let before = entry.order.clone();
+        let after = Some(Unserved { order: digest, round, root: proof.certificate.root });
+        let order = Order { first_round, after, ..before.clone() };
+        self.replace(now_ms, digest, order, Some(Box::new(Before { body: before, proof })), out);
+        Some(p.t0(first_round))
+    }
+
+    /// Starts the search of an order over whose certificate is lost: in a body that needs none.
+    pub(super) fn start_again(
+        &mut self,
+        now_ms: u64,
+        digest: Digest,
+        out: &mut Vec<HomeOutput>,
+    ) -> Option<u64> {
+        let p = self.record.params;
+        let entry = self.orders.get(&digest)?;
+        let order = Order { first_round: p.first_round(now_ms), after: None, ..entry.order.clone() };
+        let starts_ms = p.t0(order.first_round);
+        if starts_ms >= order.expires_ms {
+            self.give_up(now_ms, digest, out);
+            return None;
+        }
+        self.replace(now_ms, digest, order, None, out);
+        Some(starts_ms)
+    }
+
+    /// Puts a new body in the place of an order's last one.
+    fn replace(
+        &mut self,
+        now_ms: u64,
+        digest: Digest,
+        order: Order,
+        before: Option<Box<Before>>,
+        out: &mut Vec<HomeOutput>,
+    ) {
+        let Some(Entry { mut earlier, models, .. }) = self.orders.remove(&digest) else { return };
+        earlier.insert(0, digest);
+        earlier.truncate(MAX_EARLIER);
+        let (now, round) = (order.digest(), order.first_round);
+        self.adopt(now_ms, now, order, round, State::Waiting);
+        if let Some(entry) = self.orders.get_mut(&now) {
+            (entry.before, entry.earlier, entry.models) = (before, earlier, models);
+        }
+        out.push(HomeOutput::Relisted { order: digest, digest: now });
+    }
+}
