@@ -135,14 +135,9 @@ impl Home {
                     self.drops.add(reason);
                 }
             }
-<<<<<<< HEAD
-            HomeInput::Stored { order } => self.stored(now_ms, order, &mut out),
-            HomeInput::NotStored { order } => self.not_stored(now_ms, order, &mut out),
-            HomeInput::Cancel { order } => self.cancel(now_ms, order, &mut out),
-=======
             HomeInput::Stored { order } => self.stored(now_ms, self.named(&order), &mut out),
+            HomeInput::NotStored { order } => self.not_stored(now_ms, self.named(&order), &mut out),
             HomeInput::Cancel { order } => self.cancel(now_ms, self.named(&order), &mut out),
->>>>>>> core
             HomeInput::Forget { order } => {
                 self.orders.remove(&self.named(&order));
             }
@@ -244,7 +239,7 @@ impl Home {
             first_round,
             expires_ms: new.expires_ms,
             user_key: self.keys.user.public_key(),
-<<<<<<< HEAD
+            after: None,
         }
     }
 
@@ -273,7 +268,7 @@ impl Home {
         }
         let order = self.make(new.clone(), first_round);
         if order.digest() == digest {
-            let round = self.round_to_follow(now_ms, &order);
+            let (round, _) = self.round_to_follow(now_ms, &order);
             return self.place(now_ms, order, round, out);
         }
         self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
@@ -281,10 +276,6 @@ impl Home {
     }
 
     fn place(&mut self, now_ms: u64, order: Order, round: u64, out: &mut Vec<HomeOutput>) {
-=======
-            after: None,
-        };
->>>>>>> core
         let digest = order.digest();
         out.push(HomeOutput::Ordered {
             digest,
@@ -295,13 +286,13 @@ impl Home {
         self.adopt(now_ms, digest, order, round, State::Waiting);
     }
 
-    /// After a restart: the order's last round while that may still have awarded it, else its next.
-    fn round_to_follow(&self, now_ms: u64, order: &Order) -> u64 {
+    /// After a restart: the order's last round, and true, while that may still have awarded it; else its next.
+    fn round_to_follow(&self, now_ms: u64, order: &Order) -> (u64, bool) {
         let p = self.record.params;
         let step = p.order_step();
         let next = order.next_round(p.round_from(now_ms), step);
         let before = next.checked_sub(step).filter(|r| *r >= order.first_round && now_ms < p.expiry(*r));
-        before.unwrap_or(next)
+        before.map_or((next, false), |round| (round, true))
     }
 
     /// Goes on with an order after a restart; a round that may have awarded it is asked for first.
@@ -318,16 +309,12 @@ impl Home {
                 out.push(HomeOutput::HandOver { order: digest, seat });
             }
             None => {
-<<<<<<< HEAD
-                let round = self.round_to_follow(now_ms, &order);
-                self.adopt(now_ms, digest, order, round, State::Waiting);
-=======
                 let early = order.after.is_some();
-                self.adopt(now_ms, digest, order, before.unwrap_or(next), State::Waiting);
-                if early && before.is_none() {
+                let (round, may_be_awarded) = self.round_to_follow(now_ms, &order);
+                self.adopt(now_ms, digest, order, round, State::Waiting);
+                if early && !may_be_awarded {
                     self.start_again(now_ms, digest, out);
                 }
->>>>>>> core
             }
         }
     }
@@ -365,16 +352,9 @@ impl Home {
         let earlier = unheard.map(|e| e.earlier.clone()).unwrap_or_default();
         words.extend(earlier.into_iter().map(|order| self.encode(Body::Cancel(Cancel { order }))));
         let delay = self.record.params.delay_ms;
-<<<<<<< HEAD
-        self.repeats.insert(digest, REPEATS.map(|after| (now_ms + after * delay, bytes.clone())).to_vec());
-        out.push(HomeOutput::Broadcast(bytes));
-=======
-        if let Some(entry) = self.orders.get_mut(&digest) {
-            let repeat = |after: u64| words.iter().map(move |w| (now_ms + after * delay, w.clone()));
-            entry.repeats = REPEATS.into_iter().flat_map(repeat).collect();
-        }
+        let repeat = |after: u64| words.iter().map(move |w| (now_ms + after * delay, w.clone()));
+        self.repeats.insert(digest, REPEATS.into_iter().flat_map(repeat).collect());
         out.extend(words.into_iter().map(HomeOutput::Broadcast));
->>>>>>> core
     }
 
     fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {

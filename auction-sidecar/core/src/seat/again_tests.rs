@@ -159,8 +159,7 @@ fn mk_home(rig: &Rig) -> (Home, Digest, Order) {
 }
 
 fn proof_of(rig: &Rig, seat: u16, proof: Proof) -> HomeInput {
-    let header =
-        Header { kind: Kind::Proof, market: rig.record.short_id(), epoch: 0, round: 0, seat };
+    let header = Header { kind: Kind::Proof, market: rig.record.short_id(), epoch: 0, round: 0, seat };
     let bytes = Message { header, body: Body::Proof(Box::new(proof)), signature: None }.encode();
     HomeInput::Message { from: seat, bytes }
 }
@@ -214,7 +213,8 @@ fn a_home_lists_an_unserved_order_again_in_the_next_possible_round() {
     let words = [cancelled(third.order.digest()), cancelled(second), cancelled(first)];
     assert_eq!(sent(&out, Kind::Cancel), words, "no seat has answered about the last body");
     home.handle(2_100, HomeInput::Forget { order: second });
-    assert_eq!(home.next_wake(), None);
+    home.handle(10_000, HomeInput::Tick);
+    assert_eq!(home.next_wake(), None, "the last words were repeated, and nothing else is left");
 }
 
 #[test]
@@ -245,9 +245,7 @@ fn a_late_result_waits_for_the_schedule() {
         let out = home.handle(at, proof_of(&rig, 1, rig.certified(0, &order, nobody())));
         assert_eq!(relisted(&out).is_some(), early, "{at}");
         let scheduled = rig.record.params.t0(step);
-        let waits = |o: &HomeOutput| {
-            matches!(o, HomeOutput::NotAwarded { order, retry_ms: Some(at), .. } if *order == first && *at == scheduled)
-        };
+        let waits = |o: &HomeOutput| matches!(o, HomeOutput::NotAwarded { order, retry_ms: Some(at), .. } if *order == first && *at == scheduled);
         assert_eq!(out.iter().any(waits), !early, "{out:?}");
     }
 }
@@ -283,6 +281,26 @@ fn a_home_that_lost_the_certificate_starts_its_search_over() {
     let now = rig.record.params.expiry(1) + 1;
     let out = over.handle(now, resume);
     let [Body::Order(sent_order)] = &sent(&out, Kind::Order)[..] else { panic!("{out:?}") };
-    assert_eq!((sent_order.order.after, sent_order.order.first_round), (None, rig.record.params.first_round(now)));
+    assert_eq!(
+        (sent_order.order.after, sent_order.order.first_round),
+        (None, rig.record.params.first_round(now))
+    );
     assert_eq!(relisted(&out), Some(sent_order.order.digest()));
+}
+
+#[test]
+fn an_order_that_nobody_can_serve_is_listed_again_less_and_less_often() {
+    let rig = mk_rig();
+    let (mut home, _, mut order) = mk_home(&rig);
+    let mut gaps = vec![];
+    for _ in 0..7 {
+        let round = order.first_round;
+        let none = rig.certified(round, &order, nobody());
+        let out = home.handle(rig.record.params.t0(round) + 50, proof_of(&rig, 1, none));
+        let [Body::Again(again)] = &sent(&out, Kind::Again)[..] else { panic!("{out:?}") };
+        order = again.order.clone();
+        gaps.push(order.first_round - round);
+    }
+    assert_eq!(gaps, [1, 1, 2, 4, 8, 8, 8]);
+    assert!(rig.record.params.order_step() > 8, "more often than its own rounds all the same");
 }
