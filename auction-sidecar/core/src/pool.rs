@@ -126,6 +126,14 @@ impl Pool {
         Ok(())
     }
 
+    /// Orders of the same search that its home made before this one; `None` when it made one after it.
+    pub(crate) fn made_before(&self, home: u16, order: &Order) -> Option<Vec<Digest>> {
+        let same = |k: &Known| k.home == home && k.order.job == order.job && k.order.attempt == order.attempt;
+        let others = || self.open.iter().filter(|(_, k)| same(k));
+        let is_last = others().all(|(_, k)| k.order.first_round < order.first_round);
+        is_last.then(|| others().map(|(digest, _)| *digest).collect())
+    }
+
     /// Notes that a round gave an order to somebody, whom that may bind until then.
     pub(crate) fn awarded(&mut self, home: u16, order: &Order, until_ms: u64) {
         let known = self.awarded.entry(search(home, order)).or_default();

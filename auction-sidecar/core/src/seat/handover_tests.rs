@@ -6,6 +6,7 @@ use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::{HomeKeys, SeatKeys};
+use crate::pool::Closed;
 use crate::wire::tests::mk_order;
 use crate::wire::{Accept, Fetch, Kind, OrderMsg, Refuse, peek_kind};
 use vendue_market::{Cleared, Holding, Order, Reason, fit};
@@ -281,4 +282,26 @@ fn an_order_from_before_a_restart_can_be_withdrawn_and_the_word_is_repeated() {
         1,
         "seats may not be connected yet"
     );
+}
+
+#[test]
+fn a_home_that_orders_anew_leaves_nothing_behind() {
+    let mut rig = mk_rig();
+    let old = rig.order(0);
+    let order = |first_round| Order { first_round, ..old.clone() };
+    let say = |rig: &mut Rig, order: &Order| {
+        let bytes = rig.say(0, Body::Order(OrderMsg { order: order.clone() }));
+        kinds(&rig.give(0, bytes))
+    };
+    assert_eq!(say(&mut rig, &order(3)), [Kind::Receipt]);
+    assert_eq!(say(&mut rig, &order(5)), [Kind::Receipt]);
+    assert_eq!(
+        (rig.seat.open_orders(), rig.seat.pool.closed(&order(3).digest(), 0)),
+        (1, Some(Closed::Cancelled))
+    );
+    // What was on its way for longer is no news, and another search is another matter.
+    assert_eq!(say(&mut rig, &order(4)), []);
+    let another = Order { attempt: old.attempt + 1, ..order(4) };
+    assert_eq!(say(&mut rig, &another), [Kind::Receipt]);
+    assert_eq!(rig.seat.open_orders(), 2);
 }

@@ -154,6 +154,10 @@ impl<C: Crypto> Seat<C> {
         if order.after.is_some() || self.pool.is_over(&digest, home) {
             return Err(DropReason::Unexpected);
         }
+        // A home that lost its memory orders anew: nobody waits for what it ordered before.
+        for old in self.pool.made_before(home, &order).ok_or(DropReason::Unexpected)? {
+            self.close(now_ms, home, old, Closed::Cancelled, out)?;
+        }
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
