@@ -130,10 +130,7 @@ fn check_names(options: &DealOptions) -> Result<(), DealError> {
     Ok(())
 }
 
-fn spec(
-    options: &DealOptions,
-    secrets: &BTreeMap<String, SecretBytes>,
-) -> Result<DealSpec, DealError> {
+fn spec(options: &DealOptions, secrets: &BTreeMap<String, SecretBytes>) -> Result<DealSpec, DealError> {
     let member = |name: &str, addresses: Vec<String>| -> Result<MemberSpec, DealError> {
         let secret = secrets.get(name).ok_or_else(|| DealError::Names(format!("{name} has no key")))?;
         let peer_id = transport(secret)?.public().to_peer_id().to_string();

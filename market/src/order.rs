@@ -153,7 +153,10 @@ mod tests {
         assert!(Order::from_bytes(&other).is_err());
         let json = serde_json::to_string(&again).unwrap();
         assert_eq!(serde_json::from_str::<Order>(&json).unwrap(), again);
-        assert!(!serde_json::to_string(&first).unwrap().contains("after"), "the form of a first body is unchanged");
+        assert!(
+            !serde_json::to_string(&first).unwrap().contains("after"),
+            "the form of a first body is unchanged"
+        );
     }
 
     #[test]

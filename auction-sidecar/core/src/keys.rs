@@ -314,8 +314,7 @@ mod tests {
 
     #[test]
     fn share_keys_that_are_not_the_seal_keys_are_refused() {
-        let member =
-            |name: String| MemberSpec { peer_id: format!("id-{name}"), name, addresses: vec![] };
+        let member = |name: String| MemberSpec { peer_id: format!("id-{name}"), name, addresses: vec![] };
         let mut rng = ChaCha20Rng::seed_from_u64(2);
         let params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 };
         for n in [1u16, 2, 3, 4, 7] {
@@ -337,7 +336,8 @@ mod tests {
             wrong(MarketRecord { seal_key: other.seal_key, ..good.clone() });
             let mut swapped = good.clone();
             let (first, last) = (good.seats[0].seal_share_key, good.seats[usize::from(n) - 1].seal_share_key);
-            (swapped.seats[0].seal_share_key, swapped.seats[usize::from(n) - 1].seal_share_key) = (last, first);
+            (swapped.seats[0].seal_share_key, swapped.seats[usize::from(n) - 1].seal_share_key) =
+                (last, first);
             if n > 1 {
                 wrong(swapped);
             }
@@ -352,18 +352,28 @@ mod tests {
         let error = deal(&spec, &mut ChaCha20Rng::seed_from_u64(3)).map(|_| ()).unwrap_err();
         assert!(matches!(
             error,
-            KeyError::Record(RecordError::Params(ParamError { field: "handover_ms", value: 2, least: 600, .. }))
+            KeyError::Record(RecordError::Params(ParamError {
+                field: "handover_ms",
+                value: 2,
+                least: 600,
+                ..
+            }))
         ));
     }
 
     #[test]
     fn key_files_are_strict_and_their_errors_quote_nothing() {
-        let good = "{\"seat\": 0, \"evidence\": \"E\", \"vote\": \"E\", \"seal_share\": \"E\", \"bid\": \"E\"}"
-            .replace('E', &"07".repeat(32));
+        let good =
+            "{\"seat\": 0, \"evidence\": \"E\", \"vote\": \"E\", \"seal_share\": \"E\", \"bid\": \"E\"}"
+                .replace('E', &"07".repeat(32));
         assert_eq!(SeatKeys::from_json(&good).unwrap().seat, 0);
         let zero = good.replacen("07", "00", 32);
         assert_eq!(SeatKeys::from_json(&zero).map(|_| ()), Err(KeyError::Field("evidence")));
-        for bad in [good.replacen("07", "0", 1), good.replacen("\"bid\"", "\"bit\"", 1), good.replacen('0', "\"07\"", 1)] {
+        for bad in [
+            good.replacen("07", "0", 1),
+            good.replacen("\"bid\"", "\"bit\"", 1),
+            good.replacen('0', "\"07\"", 1),
+        ] {
             let error = SeatKeys::from_json(&bad).map(|_| ()).unwrap_err();
             assert!(matches!(&error, KeyError::Parse(text) if !text.contains("07")), "{error}");
         }

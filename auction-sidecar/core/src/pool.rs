@@ -261,7 +261,8 @@ mod tests {
         let first = Order { expires_ms: u64::MAX, ..mk_order() };
         let again = early(&first, 7, 9);
         pool.insert(again.digest(), known(&again));
-        let lists = |pool: &Pool, round: u64| pool.listable(round, &P).iter().map(|(d, _)| *d).collect::<Vec<_>>();
+        let lists =
+            |pool: &Pool, round: u64| pool.listable(round, &P).iter().map(|(d, _)| *d).collect::<Vec<_>>();
         assert_eq!(lists(&pool, 9), [again.digest()]);
         pool.awarded(1, &first, P.expiry(7));
         assert_eq!(lists(&pool, 9), [[0; 32]; 0]);

@@ -211,7 +211,10 @@ fn nobody_fits_gives_the_histogram_and_the_order_is_served_as_soon_as_it_fits() 
     world.run_until(20_000);
     assert_eq!(handed_over(&world), [(name_now(&world, order), 2)]);
     let [(_, round)] = awards(&world)[..] else { panic!("{:?}", awards(&world)) };
-    assert!((last + 1..=last + 2).contains(&round), "capacity came in round {last}, the award in round {round}");
+    assert!(
+        (last + 1..=last + 2).contains(&round),
+        "capacity came in round {last}, the award in round {round}"
+    );
 }
 
 #[test]

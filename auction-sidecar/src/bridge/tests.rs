@@ -515,11 +515,7 @@ async fn an_order_that_is_listed_again_is_awarded_under_its_last_body() {
         apply(job, BRIDGE, auction("NoFeasibleBid", 1, &names[0])),
         event(),
         // The second round without an award follows at once, and is counted, but not told.
-        apply(
-            award,
-            BRIDGE,
-            vec![("/spec/id", json!(id)), ("/spec/orderDigest", json!(names[1]))],
-        ),
+        apply(award, BRIDGE, vec![("/spec/id", json!(id)), ("/spec/orderDigest", json!(names[1]))]),
         apply(job, BRIDGE, auction("Awarded", 3, &names[1])),
         event(),
     ];

@@ -52,7 +52,8 @@ impl Home {
         let entry = self.orders.get(&digest)?;
         let round = proof.certificate.round;
         let first_round = p.first_round(now_ms).max(round.saturating_add(1));
-        if first_round >= round.saturating_add(p.order_step()) || p.t0(first_round) >= entry.order.expires_ms {
+        if first_round >= round.saturating_add(p.order_step()) || p.t0(first_round) >= entry.order.expires_ms
+        {
             return self.next_round(now_ms, digest, out);
         }
         let before = entry.order.clone();

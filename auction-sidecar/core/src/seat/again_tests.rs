@@ -159,8 +159,7 @@ fn mk_home(rig: &Rig) -> (Home, Digest, Order) {
 }
 
 fn proof_of(rig: &Rig, seat: u16, proof: Proof) -> HomeInput {
-    let header =
-        Header { kind: Kind::Proof, market: rig.record.short_id(), epoch: 0, round: 0, seat };
+    let header = Header { kind: Kind::Proof, market: rig.record.short_id(), epoch: 0, round: 0, seat };
     let bytes = Message { header, body: Body::Proof(Box::new(proof)), signature: None }.encode();
     HomeInput::Message { from: seat, bytes }
 }
@@ -245,9 +244,7 @@ fn a_late_result_waits_for_the_schedule() {
         let out = home.handle(at, proof_of(&rig, 1, rig.certified(0, &order, nobody())));
         assert_eq!(relisted(&out).is_some(), early, "{at}");
         let scheduled = rig.record.params.t0(step);
-        let waits = |o: &HomeOutput| {
-            matches!(o, HomeOutput::NotAwarded { order, retry_ms: Some(at), .. } if *order == first && *at == scheduled)
-        };
+        let waits = |o: &HomeOutput| matches!(o, HomeOutput::NotAwarded { order, retry_ms: Some(at), .. } if *order == first && *at == scheduled);
         assert_eq!(out.iter().any(waits), !early, "{out:?}");
     }
 }
@@ -283,6 +280,9 @@ fn a_home_that_lost_the_certificate_starts_its_search_over() {
     let now = rig.record.params.expiry(1) + 1;
     let out = over.handle(now, resume);
     let [Body::Order(sent_order)] = &sent(&out, Kind::Order)[..] else { panic!("{out:?}") };
-    assert_eq!((sent_order.order.after, sent_order.order.first_round), (None, rig.record.params.first_round(now)));
+    assert_eq!(
+        (sent_order.order.after, sent_order.order.first_round),
+        (None, rig.record.params.first_round(now))
+    );
     assert_eq!(relisted(&out), Some(sent_order.order.digest()));
 }

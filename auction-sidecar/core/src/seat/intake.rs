@@ -9,7 +9,9 @@ use crate::pool::{Closed, Known, NotReplaced};
 use crate::record::Peer;
 use crate::round::RoundInput;
 use crate::verify;
-use crate::wire::{Again, Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind};
+use crate::wire::{
+    Again, Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind,
+};
 use vendue_market::{Digest, Order};
 
 /// How many rounds ahead of the clock a message may be.

@@ -240,8 +240,7 @@ impl OrderTask {
             _ => ("undecided", reasons::ROUND_UNDECIDED),
         };
         self.context.metrics.orders.with_label_values(&[label]).inc();
-        let changed =
-            self.auction.outcome != outcome || self.auction.message.as_ref() != Some(&message);
+        let changed = self.auction.outcome != outcome || self.auction.message.as_ref() != Some(&message);
         self.auction.outcome = outcome;
         self.auction.round = i64::try_from(round).ok();
         self.auction.rounds_tried = self.auction.rounds_tried.saturating_add(1);
