@@ -212,13 +212,13 @@ fn nobody_fits_gives_the_histogram_and_the_order_is_served_as_soon_as_it_fits() 
     assert_eq!(handed_over(&world), [(name_now(&world, order), 2)]);
     let [(_, round)] = awards(&world)[..] else { panic!("{:?}", awards(&world)) };
     assert!(
-        (last + 1..=last + 2).contains(&round),
+        (last + 1..=last + 5).contains(&round),
         "capacity came in round {last}, the award in round {round}"
     );
 }
 
 #[test]
-fn an_unserved_order_is_listed_again_in_the_next_round_or_the_one_after_it() {
+fn an_unserved_order_is_listed_again_soon_at_first_and_every_few_rounds_later() {
     let mut config = Config::four(22);
     config.delay_ms = (5, 90);
     let mut world = world_of(config, 1);
@@ -232,8 +232,9 @@ fn an_unserved_order_is_listed_again_in_the_next_round_or_the_one_after_it() {
             _ => None,
         })
         .collect();
-    assert!(rounds.len() >= 12, "{rounds:?}");
-    assert!(rounds.windows(2).all(|w| (1..=2).contains(&(w[1] - w[0]))), "{rounds:?}");
+    let gaps: Vec<u64> = rounds.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(gaps.len() >= 6 && gaps[0] <= 2, "{rounds:?}");
+    assert!(gaps.iter().all(|gap| (1..=5).contains(gap)), "well before its own next round: {rounds:?}");
     assert!((0..4).all(|s| world.seat(s).unwrap().open_orders() == 1), "one body of it is known");
 }
 
@@ -289,10 +290,10 @@ fn an_order_cancelled_under_its_last_name_but_one_ends_everywhere() {
     assert_ne!(name_now(&world, order), order);
     // Only the last few names are remembered; this one is given by way of the latest.
     let order = name_now(&world, order);
-    world.run_until(6_700);
+    world.run_until(10_000);
     assert_ne!(name_now(&world, order), order, "it has another name by now");
     world.tell_home(HomeInput::Cancel { order });
-    world.run_until(8_000);
+    world.run_until(11_500);
     assert!((0..4).all(|s| world.seat(s).unwrap().open_orders() == 0));
 }
 

@@ -493,6 +493,69 @@ fn job_key() -> JobKey {
     }
 }
 
+fn ordered(order: &vendue_market::Order) -> HomeOutput {
+    let (digest, order) = (order.digest(), Box::new(order.clone()));
+    HomeOutput::Ordered { digest, order, signature: [1; 65], starts_ms: now_ms() }
+}
+
+fn awarded(
+    order: &vendue_market::Order,
+    certificate: &Certificate,
+    proof: &vendue_auction_core::AwardProof,
+) -> HomeOutput {
+    HomeOutput::Awarded {
+        order: order.digest(),
+        body: Box::new(order.clone()),
+        signature: [1; 65],
+        certificate: certificate.clone(),
+        proof: proof.clone(),
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_is_listed_again_is_awarded_under_its_last_body() {
+    let f = fixture();
+    let context = home_context(&f);
+    let first = order(&f, [7; 32]);
+    let after = vendue_market::Unserved { order: first.digest(), round: 5, root: [3; 32] };
+    let last = vendue_market::Order { first_round: 7, after: Some(after), ..first.clone() };
+    let (names, id) = ([first.digest(), last.digest()].map(hex::encode), award_id(&f, &last));
+    let (job, award) = (
+        "/apis/vendue.dev/v1alpha1/namespaces/team/jobs/digits/status",
+        "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1",
+    );
+    let auction = |outcome: &str, tried: i32, order: &str| {
+        vec![
+            ("/status/auction/outcome", json!(outcome)),
+            ("/status/auction/roundsTried", json!(tried)),
+            ("/status/auction/orderDigest", json!(order)),
+        ]
+    };
+    let script = vec![
+        apply(job, BRIDGE, auction("Pending", 0, &names[0])),
+        apply(job, BRIDGE, auction("NoFeasibleBid", 1, &names[0])),
+        event(),
+        // The second round without an award follows at once, and is counted, but not told.
+        apply(award, BRIDGE, vec![("/spec/id", json!(id)), ("/spec/orderDigest", json!(names[1]))]),
+        apply(job, BRIDGE, auction("Awarded", 3, &names[1])),
+        event(),
+    ];
+    home::submitted(&context, job_key(), 1);
+    home::on_event(&context, ordered(&first));
+    let between = [9; 32];
+    for (order, next, round) in [(first.digest(), between, 5), (between, last.digest(), 6)] {
+        let histogram = vendue_market::Histogram::new(4);
+        let models = BTreeSet::new();
+        home::on_event(
+            &context,
+            HomeOutput::NotAwarded { order, round, histogram, models, retry_ms: Some(now_ms()) },
+        );
+        home::on_event(&context, HomeOutput::Relisted { order, digest: next });
+    }
+    home::on_event(&context, awarded(&last, &certificate(&f), &proof(&last)));
+    play(f.server, script).await;
+}
+
 #[tokio::test]
 async fn the_choice_of_seat_is_stored_before_it_is_confirmed() {
     let mut f = fixture();
@@ -532,12 +595,8 @@ async fn the_choice_of_seat_is_stored_before_it_is_confirmed() {
         event(),
     ];
     home::submitted(&context, job_key(), 1);
-    let ordered =
-        HomeOutput::Ordered { digest, order: Box::new(order), signature: [1; 65], starts_ms: now_ms() };
-    home::on_event(&context, ordered);
-    let awarded =
-        HomeOutput::Awarded { order: digest, certificate: certificate.clone(), proof: proof.clone() };
-    home::on_event(&context, awarded);
+    home::on_event(&context, ordered(&order));
+    home::on_event(&context, awarded(&order, &certificate, &proof));
     let choice =
         Choice { order: digest, seat: 1, rank: 1, price: "1.80".parse().unwrap(), certificate, proof };
     home::on_event(&context, HomeOutput::Choose(Box::new(choice)));

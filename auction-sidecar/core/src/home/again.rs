@@ -41,7 +41,7 @@ impl Home {
 
     /// Lists an order again that a certified round gave to nobody, and says when: in the next possible round, by the
     /// proof, if that is before the body's own next round. Gives it up when its time is over. One that nobody can serve
-    /// comes back less and less often, after 1, 1, 2, 4, then 8 rounds, so that it does not keep all seats busy.
+    /// comes back less often, after 1, 1, 2, then every 4 rounds, so that it does not keep all seats busy.
     pub(super) fn list_again(
         &mut self,
         now_ms: u64,
@@ -52,7 +52,7 @@ impl Home {
         let p = self.record.params;
         let entry = self.orders.get(&digest)?;
         let round = proof.certificate.round;
-        let pause = 1_u64 << entry.earlier.len().saturating_sub(1).min(MAX_EARLIER);
+        let pause = 1_u64 << entry.earlier.len().saturating_sub(1).min(2);
         let first_round = p.first_round(now_ms).max(round.saturating_add(pause));
         if first_round >= round.saturating_add(p.order_step()) || p.t0(first_round) >= entry.order.expires_ms
         {

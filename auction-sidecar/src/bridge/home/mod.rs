@@ -182,6 +182,15 @@ impl HomeContext {
         from == MemberId::Seat(seat)
     }
 
+    /// An order goes on under the digest of its next body.
+    fn rename(&self, order: &Digest, now: Digest) {
+        self.book(|book| {
+            if let Some(entry) = book.orders.remove(order) {
+                book.orders.insert(now, entry);
+            }
+        });
+    }
+
     /// Takes an order out of the book, which ends its task; says whether it was there.
     fn drop_order(&self, digest: &Digest) -> bool {
         self.book(|book| {
@@ -210,6 +219,10 @@ pub(crate) fn submitted(context: &HomeContext, job: JobKey, attempt: u32) {
 pub fn on_event(context: &Arc<HomeContext>, event: HomeOutput) {
     if let HomeOutput::Ordered { digest, order, signature, starts_ms } = event {
         order::started(context, digest, *order, signature, starts_ms);
+        return;
+    }
+    if let HomeOutput::Relisted { order, digest } = event {
+        context.rename(&order, digest);
         return;
     }
     let Some(digest) = digest_of(&event) else { return };

@@ -3,7 +3,7 @@
 //! Invariant: events of one order are worked on one after the other; orders do not wait for each other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
@@ -21,6 +21,9 @@ use crate::bridge::objects::AwardFacts;
 use crate::engine::now_ms;
 
 const QUEUE: usize = 64;
+/// How often a Job is told that rounds go by, and how often when what they say changes.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+const TELL_CHANGES: Duration = Duration::from_secs(2);
 
 /// Everything a task knows of its order.
 pub(super) struct OrderTask {
@@ -36,6 +39,10 @@ pub(super) struct OrderTask {
     pub(super) written: Option<Written>,
     /// The seat of the choice that is stored.
     chosen: Option<u16>,
+    /// Whether it was told that enough seats have the order.
+    placed: bool,
+    /// When it was last told that a round gave it to nobody.
+    told: Option<Instant>,
 }
 
 /// An order was made: its task starts.
@@ -96,6 +103,8 @@ impl OrderTask {
             award: None,
             written: None,
             chosen: None,
+            placed: false,
+            told: None,
         }
     }
 
@@ -133,18 +142,30 @@ impl OrderTask {
         }
     }
 
+    /// Every event names the order by its body of that time.
+    fn follow(&mut self, event: &HomeOutput) {
+        if let Some(digest) = super::digest_of(event).filter(|digest| *digest != self.digest) {
+            self.digest = digest;
+            self.auction.order_digest = Some(to_hex(&digest));
+        }
+    }
+
     async fn on(&mut self, event: HomeOutput) {
+        self.follow(&event);
         match event {
             HomeOutput::Received { seats, enough, models, .. } => {
-                let before = self.auction.receipts;
                 self.auction.receipts = i32::try_from(seats.len()).unwrap_or(i32::MAX);
                 self.set_models(models);
-                let needed = i32::from(self.context.record.f()) + 1;
-                if enough && before < needed {
+                // Each body is sent and received anew; that it arrives at all is told once.
+                if enough && !self.placed {
+                    self.placed = true;
                     self.write_auction().await;
                 }
             }
-            HomeOutput::Awarded { certificate, proof, .. } => self.on_awarded(&certificate, &proof).await,
+            HomeOutput::Awarded { body, signature, certificate, proof, .. } => {
+                (self.order, self.signature) = (*body, signature);
+                self.on_awarded(&certificate, &proof).await;
+            }
             HomeOutput::NotAwarded { round, histogram, models, .. } => {
                 self.auction.exclusions = histogram
                     .counts
@@ -215,12 +236,18 @@ impl OrderTask {
             AuctionOutcome::NoFeasibleBid => ("no_feasible_bid", reasons::NO_FEASIBLE_BID),
             _ => ("undecided", reasons::ROUND_UNDECIDED),
         };
-        tracing::warn!(job = self.job.uid, round, message, "no award");
         self.context.metrics.orders.with_label_values(&[label]).inc();
+        let changed = self.auction.outcome != outcome || self.auction.message.as_ref() != Some(&message);
         self.auction.outcome = outcome;
         self.auction.round = i64::try_from(round).ok();
         self.auction.rounds_tried = self.auction.rounds_tried.saturating_add(1);
         self.auction.message = Some(message.clone());
+        if !is_to_be_told(self.told.map(|at| at.elapsed()), changed) {
+            tracing::debug!(job = self.job.uid, round, message, "no award");
+            return;
+        }
+        self.told = Some(Instant::now());
+        tracing::warn!(job = self.job.uid, round, message, "no award");
         self.write_auction().await;
         self.event(true, reason, message);
     }
@@ -336,6 +363,12 @@ impl OrderTask {
     }
 }
 
+/// Whether a round without an award is written and made an Event: the first, and then from time to time, since rounds
+/// may end several times in a second.
+fn is_to_be_told(since: Option<Duration>, changed: bool) -> bool {
+    since.is_none_or(|since| since >= if changed { TELL_CHANGES } else { TELL_AGAIN })
+}
+
 /// The status of an Award before its workload is handed over.
 fn held_status(held: bool, reason: &str, message: &str) -> AwardStatus {
     let condition = conditions::condition(condition::HELD, held, reason, message, None, Timestamp::now());
@@ -385,4 +418,24 @@ fn certificate_data(
         certificate: serde_json::to_string(&CertificateFile::from(certificate))?,
         award: serde_json::to_string(&file)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_without_an_award_are_told_at_first_and_then_from_time_to_time() {
+        let ms = Duration::from_millis;
+        for (since, changed, want) in [
+            (None, false, true),
+            (Some(ms(600)), false, false),
+            (Some(ms(600)), true, false),
+            (Some(ms(2_000)), true, true),
+            (Some(ms(9_999)), false, false),
+            (Some(ms(10_000)), false, true),
+        ] {
+            assert_eq!(is_to_be_told(since, changed), want, "{since:?} {changed}");
+        }
+    }
 }
