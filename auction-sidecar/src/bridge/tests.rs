@@ -46,6 +46,13 @@ pub(super) struct Call {
     answer: Answer,
 }
 
+impl Call {
+    /// The same with another answer.
+    pub(super) fn answered(self, answer: Value) -> Self {
+        Self { answer: Answer::Json(answer), ..self }
+    }
+}
+
 pub(super) enum Answer {
     Json(Value),
     /// What was sent, as an API server would answer an apply.
@@ -81,7 +88,7 @@ pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, 
     }
 }
 
-pub(super) fn event() -> Call {
+fn event() -> Call {
     Call {
         method: "POST",
         path: "/apis/events.k8s.io/v1/namespaces/".into(),
@@ -246,7 +253,7 @@ fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     vendue_auction_core::AwardProof { leaf, path }
 }
 
-pub(super) fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
+fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
     use vendue_market::encode::to_hex;
     vendue_crds::names::award_id(&to_hex(&f.record.market), 7, &to_hex(&order.digest()), 0)
 }
