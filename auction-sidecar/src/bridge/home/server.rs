@@ -234,3 +234,6 @@ async fn put(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
