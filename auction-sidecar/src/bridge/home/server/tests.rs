@@ -79,3 +79,34 @@ async fn outputs_that_fit_later_are_not_refused() {
     assert!(matches!(replies.0, Some(HandoverReply::Later { .. })), "{replies:?}");
     assert!(matches!(replies.1, Some(HandoverReply::Refused { .. })), "{replies:?}");
 }
+
+#[tokio::test]
+async fn a_status_that_comes_after_the_last_one_changes_nothing() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let with = |conditions: &[&str]| {
+        let list: Vec<_> = conditions
+            .iter()
+            .map(|type_| {
+                json!({ "type": type_, "status": "True", "reason": "R", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z" })
+            })
+            .collect();
+        json!({ "state": "Running", "conditions": list })
+    };
+    let status = |conditions: &[&str], version: u64| {
+        let status = serde_json::from_value(with(conditions)).unwrap();
+        Handover::Status { award: reference(), version, status }
+    };
+    let mut ended = served_by(0);
+    ended["status"] = with(&["HandedOver", "Released"]);
+    let script = vec![get(AWARD, Some(ended.clone())), get(AWARD, Some(ended))];
+    let requests = async {
+        let last = serve(&context, MemberId::Seat(0), status(&["HandedOver", "Released"], 9)).await;
+        let late = serve(&context, MemberId::Seat(0), status(&["HandedOver"], 8)).await;
+        [last, late].map(Option::unwrap)
+    };
+    let (replies, ()) = tokio::join!(requests, play(f.server, script));
+    assert_eq!(replies, [HandoverReply::Ok, HandoverReply::Ok]);
+    assert!(context.versions.lock().unwrap().is_empty());
+}
