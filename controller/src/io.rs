@@ -74,6 +74,27 @@ impl IoError {
     }
 }
 
+/// Why what a plan depends on could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The API server said no.
+    #[error(transparent)]
+    Read(#[from] IoError),
+    /// The system gave no random bytes.
+    #[error("draw random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+impl ReadError {
+    /// A bounded word for metrics.
+    pub fn category(&self) -> &'static str {
+        match self {
+            Self::Read(error) => error.category(),
+            Self::Random(_) => "random",
+        }
+    }
+}
+
 /// Runs one request with the timeout.
 pub async fn timed<T>(
     operation: &'static str,

@@ -324,9 +324,6 @@ pub struct AuctionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub order_digest: Option<String>,
-    /// firstRound is the first round that the order may be in; with the rest of the Job it gives the order again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_round: Option<i64>,
     /// outcome of the last round that the order was in.
     pub outcome: AuctionOutcome,
     /// round is the number of that round.

@@ -21,6 +21,11 @@ use crate::metrics::Metrics;
 /// Longest wait for the API server.
 pub const TIMEOUT: Duration = Duration::from_secs(8);
 
+/// What the API server's answers are read as.
+pub trait Object: Clone + Debug + DeserializeOwned {}
+
+impl<K: Clone + Debug + DeserializeOwned> Object for K {}
+
 /// Why a read or write did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -108,60 +113,48 @@ impl Cluster {
     }
 
     /// Reads an object, if it exists.
-    pub async fn get<K>(
+    pub async fn get<K: Object>(
         &self,
         operation: &'static str,
         api: &Api<K>,
         name: &str,
-    ) -> Result<Option<K>, ClusterError>
-    where
-        K: Clone + Debug + DeserializeOwned,
-    {
+    ) -> Result<Option<K>, ClusterError> {
         self.timed(operation, api.get_opt(name)).await
     }
 
     /// Applies an object.
-    pub async fn apply<K>(
+    pub async fn apply<K: Object>(
         &self,
         operation: &'static str,
         api: &Api<K>,
         manager: &str,
         name: &str,
         body: &(impl Serialize + Debug),
-    ) -> Result<K, ClusterError>
-    where
-        K: Clone + Debug + DeserializeOwned,
-    {
+    ) -> Result<K, ClusterError> {
         let params = PatchParams::apply(manager).force();
         self.timed(operation, api.patch(name, &params, &Patch::Apply(body))).await
     }
 
     /// Applies the status of an object.
-    pub async fn apply_status<K>(
+    pub async fn apply_status<K: Object>(
         &self,
         operation: &'static str,
         api: &Api<K>,
         manager: &str,
         name: &str,
         body: &(impl Serialize + Debug),
-    ) -> Result<K, ClusterError>
-    where
-        K: Clone + Debug + DeserializeOwned,
-    {
+    ) -> Result<K, ClusterError> {
         let params = PatchParams::apply(manager).force();
         self.timed(operation, api.patch_status(name, &params, &Patch::Apply(body))).await
     }
 
     /// Deletes an object; one that does not exist is fine.
-    pub async fn delete<K>(
+    pub async fn delete<K: Object>(
         &self,
         operation: &'static str,
         api: &Api<K>,
         name: &str,
-    ) -> Result<(), ClusterError>
-    where
-        K: Clone + Debug + DeserializeOwned,
-    {
+    ) -> Result<(), ClusterError> {
         match self.timed(operation, api.delete(name, &DeleteParams::background())).await {
             Ok(_) => Ok(()),
             Err(error) if error.is_not_found() => Ok(()),
@@ -190,28 +183,22 @@ impl Cluster {
     }
 
     /// Lists objects.
-    pub async fn list<K>(
+    pub async fn list<K: Object>(
         &self,
         operation: &'static str,
         api: &Api<K>,
         params: &kube::api::ListParams,
-    ) -> Result<Vec<K>, ClusterError>
-    where
-        K: Clone + Debug + DeserializeOwned,
-    {
+    ) -> Result<Vec<K>, ClusterError> {
         Ok(self.timed(operation, api.list(params)).await?.items)
     }
 
     /// Creates an object that only the answer matters of (a review).
-    pub async fn create<K>(
+    pub async fn create<K: Object + Serialize>(
         &self,
         operation: &'static str,
         api: &Api<K>,
         object: &K,
-    ) -> Result<K, ClusterError>
-    where
-        K: Clone + Debug + DeserializeOwned + Serialize,
-    {
+    ) -> Result<K, ClusterError> {
         self.timed(operation, api.create(&kube::api::PostParams::default(), object)).await
     }
 

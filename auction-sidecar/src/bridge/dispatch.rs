@@ -1,8 +1,8 @@
 //! Requests of members, each to the side that answers it.
 //!
-//! Inputs: requests. Outputs: responses. Invariants: at most a fixed number of each kind is worked on at a time, in all
-//! and of each member, so that neither a slow kind nor a member can keep the others out; what cannot be parsed is
-//! counted and not answered.
+//! Inputs: requests. Outputs: responses. Invariants: at most a fixed number of each kind, and so many bytes, is worked on
+//! at a time, in all and of each member, so that neither a slow kind nor a member can keep the others out; what cannot
+//! be parsed is counted and not answered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +18,8 @@ use crate::net::{Inbound, MemberId, Protocol, Reply};
 use crate::wire::{Bulk, BulkReply, Handover, HandoverReply, decode, decode_bulk, encode, encode_bulk};
 
 const LONGEST: Duration = Duration::from_secs(38);
+/// A request of so many bytes takes one slot more.
+const SLOT_BYTES: usize = 512 << 10;
 
 /// The sides that this process has.
 #[derive(Clone)]
@@ -40,7 +42,7 @@ enum Lane {
 }
 
 impl Lane {
-    /// Most requests at a time, in all and of one member.
+    /// Slots in all and of one member. A small request takes one.
     fn limits(self) -> (usize, usize) {
         match self {
             Self::Handover => (128, 24),
@@ -65,12 +67,14 @@ struct Slot {
 }
 
 impl Lanes {
-    fn enter(&mut self, lane: Lane, member: MemberId) -> Option<Slot> {
+    fn enter(&mut self, lane: Lane, member: MemberId, bytes: usize) -> Option<Slot> {
         let (all, of_member) = lane.limits();
+        let size = u32::try_from(1 + bytes / SLOT_BYTES).unwrap_or(u32::MAX);
         let slots = |limit| move || Arc::new(Semaphore::new(limit));
         let of_member = self.members.entry((lane, member)).or_insert_with(slots(of_member)).clone();
-        let _member = of_member.try_acquire_owned().ok()?;
-        let _all = self.all.entry(lane).or_insert_with(slots(all)).clone().try_acquire_owned().ok()?;
+        let _member = of_member.try_acquire_many_owned(size).ok()?;
+        let all = self.all.entry(lane).or_insert_with(slots(all)).clone();
+        let _all = all.try_acquire_many_owned(size).ok()?;
         Some(Slot { _all, _member })
     }
 }
@@ -79,6 +83,7 @@ impl Lanes {
 pub async fn run(sides: Sides, mut requests: mpsc::Receiver<Inbound>, metrics: Arc<Metrics>) {
     let mut lanes = Lanes::default();
     while let Some(Inbound { from, protocol, body, reply }) = requests.recv().await {
+        let bytes = body.len();
         let request = match protocol {
             Protocol::Handover => Request::Handover(body),
             Protocol::Bulk => match decode_bulk::<Bulk>("bulk request", &body) {
@@ -90,7 +95,7 @@ pub async fn run(sides: Sides, mut requests: mpsc::Receiver<Inbound>, metrics: A
                 }
             },
         };
-        let Some(slot) = lanes.enter(request.lane(), from) else {
+        let Some(slot) = lanes.enter(request.lane(), from, bytes) else {
             metrics.dropped("busy");
             request.refuse(reply);
             continue;
@@ -169,7 +174,17 @@ mod tests {
     use super::*;
 
     fn fill(lanes: &mut Lanes, lane: Lane, member: MemberId) -> Vec<Slot> {
-        std::iter::from_fn(|| lanes.enter(lane, member)).collect()
+        std::iter::from_fn(|| lanes.enter(lane, member, 100)).collect()
+    }
+
+    #[test]
+    fn a_large_request_takes_the_place_of_many_and_always_fits_alone() {
+        let mut lanes = Lanes::default();
+        let home = MemberId::Home(0);
+        let large = lanes.enter(Lane::Handover, home, crate::net::MAX_HANDOVER);
+        assert!(large.is_some());
+        let left = Lane::Handover.limits().1 - (1 + crate::net::MAX_HANDOVER / SLOT_BYTES);
+        assert_eq!(fill(&mut lanes, Lane::Handover, home).len(), left);
     }
 
     #[test]

@@ -48,6 +48,13 @@ pub(super) struct Call {
     answer: Answer,
 }
 
+impl Call {
+    /// The same with another answer.
+    pub(super) fn answered(self, answer: Value) -> Self {
+        Self { answer: Answer::Json(answer), ..self }
+    }
+}
+
 pub(super) enum Answer {
     Json(Value),
     /// What was sent, as an API server would answer an apply.
@@ -265,7 +272,7 @@ fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     vendue_auction_core::AwardProof { leaf, path }
 }
 
-pub(super) fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
+fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
     use vendue_market::encode::to_hex;
     vendue_crds::names::award_id(&to_hex(&f.record.market), 7, &to_hex(&order.digest()), 0)
 }

@@ -12,6 +12,8 @@
 
 mod backend;
 mod discovery;
+#[cfg(test)]
+mod door_tests;
 mod handlers;
 mod identity;
 mod kube_backend;

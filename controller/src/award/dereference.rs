@@ -14,36 +14,15 @@ use vendue_crds::workload::Workload;
 use vendue_crds::{Award, names};
 
 use super::{Awards, client, provisioned};
-use crate::context::Category;
-use crate::io::{IoError, get_opt};
+use crate::io::{IoError, ReadError, get_opt};
 use crate::runtime::Runtime;
-
-/// Why something could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server said no.
-    #[error(transparent)]
-    Read(#[from] IoError),
-    /// The system gave no random bytes.
-    #[error("draw tokens: {0}")]
-    Random(getrandom::Error),
-}
-
-impl Category for Error {
-    fn category(&self) -> &'static str {
-        match self {
-            Self::Read(error) => error.category(),
-            Self::Random(_) => "random",
-        }
-    }
-}
 
 /// Reads.
 pub async fn dereference<R: Runtime>(
     award: &Award,
     all: &Awards<R>,
     now: Timestamp,
-) -> Result<Observed, Error> {
+) -> Result<Observed, ReadError> {
     let mut observed = Observed::default();
     if needs_hold(award, now) {
         observed.allocation = all.ledger.allocate(award);
@@ -72,7 +51,7 @@ pub async fn dereference<R: Runtime>(
         observed.workload = None;
     }
     if look == Look::All {
-        observed.fresh_tokens = Some(fresh_tokens().map_err(Error::Random)?);
+        observed.fresh_tokens = Some(fresh_tokens().map_err(ReadError::Random)?);
     }
     let head_ready = observed.pods.iter().any(|p| p.head && p.ready && !p.deleting);
     if provisioned(award)

@@ -27,7 +27,7 @@ use vendue_crds::workload::Workload;
 use vendue_crds::{Award, AwardSide, AwardStatus, names};
 
 use crate::context::{Category, Context, action, error_policy, finalizer_changes};
-use crate::io::{IoError, apply_finalizer, apply_status};
+use crate::io::{IoError, ReadError, apply_finalizer, apply_status};
 use crate::ray::{RayClient, RayError, Submitted};
 use crate::runtime::Runtime;
 
@@ -39,7 +39,7 @@ const CONCURRENCY: u16 = 32;
 pub enum Error {
     /// Looking at what belongs to the Award failed.
     #[error("look at the Award's objects: {0}")]
-    Dereference(#[from] dereference::Error),
+    Dereference(#[from] ReadError),
     /// A write failed.
     #[error(transparent)]
     Write(#[from] IoError),

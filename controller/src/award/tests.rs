@@ -35,6 +35,10 @@ impl Runtime for Fake {
 }
 
 fn ledger(gpus: u32) -> Arc<Ledger> {
+    ledger_with(gpus, &[])
+}
+
+fn ledger_with(gpus: u32, awards: &[Award]) -> Arc<Ledger> {
     let node = NodeView {
         usable: true,
         gpus,
@@ -46,7 +50,7 @@ fn ledger(gpus: u32) -> Arc<Ledger> {
     let devices = GpuNodeView { ready: true, devices: vec![("H100".into(), 81_920); gpus as usize] };
     let spec = serde_json::from_value(json!({ "price": "1.80", "storageClassName": "local" })).unwrap();
     let provision = ProvisionView { namespace: "default".into(), name: "gpus".into(), spec };
-    Arc::new(Ledger::with(vec![("n1", node)], vec![("n1", devices)], provision, &[]))
+    Arc::new(Ledger::with(vec![("n1", node)], vec![("n1", devices)], provision, awards))
 }
 
 fn awards(client: Client, ledger: Arc<Ledger>, cluster: Cluster) -> Arc<Awards<Fake>> {
@@ -148,6 +152,16 @@ async fn an_assumption_stays_when_the_write_may_have_been_done() {
     assert_eq!(all.ledger.snapshot().unwrap().holds.len(), 1);
     drop(all);
     server.await.unwrap();
+}
+
+#[test]
+fn an_assumption_ends_with_an_award_that_was_never_held() {
+    let mut released = award_json("a1");
+    released["status"] = json!({ "conditions": [{ "type": "Released", "status": "True", "reason": "Closed",
+        "message": "", "lastTransitionTime": "2026-11-22T15:00:00Z" }] });
+    let ledger = ledger_with(2, &[serde_json::from_value(released).unwrap()]);
+    assert!(ledger.allocate(&award("a1")).is_some());
+    assert!(ledger.snapshot().unwrap().holds.is_empty());
 }
 
 #[tokio::test]

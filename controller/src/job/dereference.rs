@@ -11,31 +11,11 @@ use vendue_controller_core::job::{
 };
 use vendue_crds::{Award, ComputeJob, names};
 
-use crate::context::{Category, Context};
-use crate::io::{IoError, get_opt};
-
-/// Why something could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The API server said no.
-    #[error(transparent)]
-    Read(#[from] IoError),
-    /// The system gave no random bytes.
-    #[error("draw a salt: {0}")]
-    Random(getrandom::Error),
-}
-
-impl Category for Error {
-    fn category(&self) -> &'static str {
-        match self {
-            Self::Read(error) => error.category(),
-            Self::Random(_) => "random",
-        }
-    }
-}
+use crate::context::Context;
+use crate::io::{IoError, ReadError, get_opt};
 
 /// Reads.
-pub async fn dereference(job: &ComputeJob, context: &Context) -> Result<Observed, Error> {
+pub async fn dereference(job: &ComputeJob, context: &Context) -> Result<Observed, ReadError> {
     let mut observed = Observed::default();
     if !belongs_to_us(job) {
         return Ok(observed);
@@ -59,7 +39,7 @@ pub async fn dereference(job: &ComputeJob, context: &Context) -> Result<Observed
         observed.previous = order_secret(&secrets, job, current).await?;
     }
     if observed.secret.is_none() {
-        getrandom::fill(&mut observed.fresh_salt).map_err(Error::Random)?;
+        getrandom::fill(&mut observed.fresh_salt).map_err(ReadError::Random)?;
     }
     if observed.secret.is_none() && observed.previous.is_none() {
         let (config_map, wanted) = references(&valid);

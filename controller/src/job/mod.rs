@@ -21,7 +21,7 @@ use vendue_crds::conditions::job as cond;
 use vendue_crds::{Award, ComputeJob, names};
 
 use crate::context::{Category, Context, action, error_policy, finalizer_changes};
-use crate::io::{IoError, apply, apply_finalizer, apply_spec, apply_status};
+use crate::io::{IoError, ReadError, apply, apply_finalizer, apply_spec, apply_status};
 
 /// Jobs that are reconciled at a time.
 const CONCURRENCY: u16 = 8;
@@ -31,7 +31,7 @@ const CONCURRENCY: u16 = 8;
 pub enum Error {
     /// Looking at what belongs to the Job failed.
     #[error("look at the Job's objects: {0}")]
-    Dereference(#[from] dereference::Error),
+    Dereference(#[from] ReadError),
     /// A write failed.
     #[error(transparent)]
     Write(#[from] IoError),

@@ -128,7 +128,7 @@ fn main() -> ExitCode {
         faults::home_is_cut_off,
         faults::refusal_promotes_the_stand_by,
         faults::silence_promotes_the_stand_by,
-        restart::a_job_that_bids_goes_on_with_its_order,
+        restart::a_job_that_bids_goes_on,
         restart::an_award_that_nobody_took_is_replaced,
         restart::deleted_while_the_auction_is_down,
         release::upgrade_and_uninstall_with_a_running_award,

@@ -33,18 +33,9 @@ pub enum HomeInput {
     },
     /// Time has passed.
     Tick,
-    /// Make, sign and send an order. The same job and attempt again changes nothing.
+    /// Make, sign and send an order. The same job and attempt again changes nothing; after a restart it makes another
+    /// order, and seats drop the one before.
     Submit(Box<NewOrder>),
-    /// After a restart: go on with an order that was not awarded yet. If it would be another now, it is withdrawn and
-    /// made anew.
-    Recall {
-        /// What the order is to say.
-        new: Box<NewOrder>,
-        /// Digest of the order that was made.
-        digest: Digest,
-        /// First round of the order that was made.
-        first_round: u64,
-    },
     /// After a restart: go on with an order that was awarded, and with its choice if one was stored.
     Resume {
         /// The order as it was signed.

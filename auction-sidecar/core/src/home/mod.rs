@@ -126,9 +126,6 @@ impl Home {
         match input {
             HomeInput::Tick => {}
             HomeInput::Submit(new) => self.submit(now_ms, *new, &mut out),
-            HomeInput::Recall { new, digest, first_round } => {
-                self.recall(now_ms, *new, digest, first_round, &mut out);
-            }
             HomeInput::Resume { order, choice } => self.resume(now_ms, *order, choice, &mut out),
             HomeInput::Message { from, bytes } => {
                 if let Err(reason) = self.intake(now_ms, from, &bytes, &mut out) {
@@ -229,54 +226,28 @@ impl Home {
         self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed))
     }
 
-    fn make(&self, new: NewOrder, first_round: u64) -> Order {
-        Order {
-            market: self.record.market,
-            job: new.job,
-            attempt: new.attempt,
-            requirements: new.requirements,
-            commitment: new.commitment,
-            first_round,
-            expires_ms: new.expires_ms,
-            user_key: self.keys.user.public_key(),
-            after: None,
-        }
-    }
-
     /// Makes and signs an order and sends it.
     fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
         if self.is_in_work(&new) {
             return;
         }
-        let order = self.make(new, self.record.params.first_round(now_ms));
-        let round = order.first_round;
-        self.place(now_ms, order, round, out);
-    }
-
-    /// Goes on with an order made before a restart. One that would be another now is withdrawn first: seats still
-    /// hold it and would award it, while nobody waits for it.
-    fn recall(
-        &mut self,
-        now_ms: u64,
-        new: NewOrder,
-        digest: Digest,
-        first_round: u64,
-        out: &mut Vec<HomeOutput>,
-    ) {
-        if self.is_in_work(&new) {
-            return;
+        let mut order = Order {
+            market: self.record.market,
+            job: new.job,
+            attempt: new.attempt,
+            requirements: new.requirements,
+            commitment: new.commitment,
+            first_round: self.record.params.first_round(now_ms),
+            expires_ms: new.expires_ms,
+            user_key: self.keys.user.public_key(),
+            after: None,
+        };
+        // One that was withdrawn a moment ago stays so: seats would not take the same body again.
+        let is_over = |d: &Digest| self.repeats.contains_key(d) || self.orders.contains_key(d);
+        while is_over(&order.digest()) {
+            order.first_round += 1;
         }
-        let order = self.make(new.clone(), first_round);
-        if order.digest() == digest {
-            let (round, _) = self.round_to_follow(now_ms, &order);
-            return self.place(now_ms, order, round, out);
-        }
-        self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
-        self.submit(now_ms, new, out);
-    }
-
-    fn place(&mut self, now_ms: u64, order: Order, round: u64, out: &mut Vec<HomeOutput>) {
-        let digest = order.digest();
+        let (digest, round) = (order.digest(), order.first_round);
         out.push(HomeOutput::Ordered {
             digest,
             order: Box::new(order.clone()),

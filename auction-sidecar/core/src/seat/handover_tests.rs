@@ -241,34 +241,27 @@ fn an_order_whose_choice_is_never_stored_goes_on_in_its_next_round() {
     assert_eq!(count(&home.handle(2_200, HomeInput::NotStored { order }), Kind::Cancel), 1);
 }
 
-fn placed(out: &[HomeOutput]) -> Option<(Digest, u64)> {
-    out.iter().find_map(|o| match o {
-        HomeOutput::Ordered { digest, order, .. } => Some((*digest, order.first_round)),
-        _ => None,
-    })
-}
-
 fn mk_home(rig: &Rig) -> Home {
     Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap())
 }
 
 #[test]
-fn a_home_that_restarts_recalls_the_same_order() {
+fn an_order_withdrawn_a_moment_ago_is_not_made_again_as_it_was() {
     let rig = mk_rig();
-    let (digest, first_round) =
-        placed(&mk_home(&rig).handle(500, HomeInput::Submit(Box::new(mk_new())))).unwrap();
-    let recall = |new: NewOrder| HomeInput::Recall { new: Box::new(new), digest, first_round };
+    let submit = |home: &mut Home, at| {
+        let out = home.handle(at, HomeInput::Submit(Box::new(mk_new())));
+        out.iter().find_map(|o| match o {
+            HomeOutput::Ordered { digest, order, .. } => Some((*digest, order.first_round)),
+            _ => None,
+        })
+    };
+    let (first, round) = submit(&mut mk_home(&rig), 500).unwrap();
+    // The home restarts, withdraws what its status names, and places the order of the same Job at once.
     let mut home = mk_home(&rig);
-    let out = home.handle(30_000, recall(mk_new()));
-    assert_eq!(placed(&out), Some((digest, first_round)));
-    assert_eq!((count(&out, Kind::Order), count(&out, Kind::Cancel)), (1, 0));
-    assert!(home.handle(30_001, recall(mk_new())).is_empty(), "it is in work");
-
-    // The Job was suspended and has another search time: seats must not award what nobody waits for.
-    let mut home = mk_home(&rig);
-    let out = home.handle(30_000, recall(NewOrder { expires_ms: 95_000, ..mk_new() }));
-    assert!(placed(&out).is_some_and(|(other, _)| other != digest));
-    assert_eq!((count(&out, Kind::Order), count(&out, Kind::Cancel)), (1, 1));
+    home.handle(501, HomeInput::Cancel { order: first });
+    let (second, later) = submit(&mut home, 501).unwrap();
+    assert_ne!(first, second);
+    assert_eq!(later, round + 1);
 }
 
 #[test]

@@ -46,13 +46,12 @@ enum Plan {
     Nothing,
     /// Take the order back that is in work, or that was made before a restart.
     Withdraw(Option<Digest>),
-    Submit(Box<NewOrder>),
-    /// Go on with the order of that digest and first round.
-    Recall(Box<NewOrder>, Digest, u64),
+    /// Place an order, after taking that one back which was made before a restart.
+    Submit(Box<NewOrder>, Option<Digest>),
 }
 
 /// The order that stands with the seats as far as the status tells.
-fn made(job: &ComputeJob, attempt: i32, over: bool) -> Option<(Digest, u64)> {
+fn made(job: &ComputeJob, attempt: i32, over: bool) -> Option<Digest> {
     let auction = job.status.as_ref()?.auction.as_ref().filter(|a| a.attempt == attempt)?;
     let stands = match auction.outcome {
         AuctionOutcome::Pending | AuctionOutcome::NoFeasibleBid | AuctionOutcome::Undecided => true,
@@ -61,7 +60,7 @@ fn made(job: &ComputeJob, attempt: i32, over: bool) -> Option<(Digest, u64)> {
         AuctionOutcome::Expired | AuctionOutcome::Withdrawn => false,
     };
     let digest = from_hex(auction.order_digest.as_ref()?)?.try_into().ok()?;
-    stands.then_some((digest, u64::try_from(auction.first_round?).ok()?))
+    stands.then_some(digest)
 }
 
 fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Plan, String> {
@@ -73,7 +72,7 @@ fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Pl
     let made = status.order.as_ref().and_then(|o| made(job, o.attempt, over));
     if ends || !accepted {
         let stands = !has_award && (in_work || made.is_some());
-        return Ok(if stands { Plan::Withdraw(made.map(|(digest, _)| digest)) } else { Plan::Nothing });
+        return Ok(if stands { Plan::Withdraw(made) } else { Plan::Nothing });
     }
     let Some(order) = status.order else { return Ok(Plan::Nothing) };
     let expires_ms = ms_of(&order.expires_at);
@@ -83,17 +82,14 @@ fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Pl
     let commitment = from_hex(&order.commitment)
         .and_then(|c| c.try_into().ok())
         .ok_or("status.order.commitment is not 64 hex digits")?;
-    let new = Box::new(NewOrder {
+    let new = NewOrder {
         job: job.metadata.uid.clone().ok_or("the Job has no uid")?,
         attempt: u32::try_from(order.attempt).map_err(|_| "status.order.attempt is negative")?,
         requirements: requirements(&job.spec)?,
         commitment,
         expires_ms,
-    });
-    Ok(match made {
-        Some((digest, first_round)) => Plan::Recall(new, digest, first_round),
-        None => Plan::Submit(new),
-    })
+    };
+    Ok(Plan::Submit(Box::new(new), made))
 }
 
 /// One step for one Job.
@@ -110,8 +106,8 @@ pub async fn reconcile_job(
     };
     let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
     let Some(uid) = job.metadata.uid.clone() else { return Ok(Action::await_change()) };
-    let order = job.status.as_ref().and_then(|s| s.order.clone());
-    let attempt = order.as_ref().and_then(|o| u32::try_from(o.attempt).ok()).unwrap_or(0);
+    let order = job.status.as_ref().and_then(|s| s.order.as_ref());
+    let attempt = order.and_then(|o| u32::try_from(o.attempt).ok()).unwrap_or(0);
     let key = (uid.clone(), attempt);
     let in_work = context.book(|book| book.jobs.contains_key(&key));
     let has_award = context
@@ -120,31 +116,43 @@ pub async fn reconcile_job(
         .is_some();
     let plan = plan(job, in_work, has_award, now_ms())
         .map_err(|reason| JobError::Order { job: format!("{namespace}/{name}"), reason })?;
-    let input = match plan {
-        Plan::Nothing => None,
-        Plan::Withdraw(made) => {
-            withdraw(&context, job, &key, made).await?;
-            None
-        }
-        Plan::Submit(new) => Some(HomeInput::Submit(new)),
-        Plan::Recall(new, digest, first_round) => Some(HomeInput::Recall { new, digest, first_round }),
-    };
-    if let Some(input) = input
-        && let Some(owner) = job.controller_owner_ref(&())
-    {
-        let secret = order.map(|o| o.secret_name).unwrap_or_else(|| names::order_secret(&name, 1));
-        let auction = job.status.as_ref().and_then(|s| s.auction.clone());
-        let reference = job.object_ref(&());
-        tracing::info!(job = uid, attempt, namespace, name, "order submitted");
-        let entry = JobKey { namespace, name, uid: uid.clone(), reference, owner, secret, auction };
-        super::submitted(&context, entry, attempt);
-        if !context.tell(input).await {
-            context.book(|book| book.jobs.remove(&key));
-            return Err(JobError::Busy(uid));
+    match plan {
+        Plan::Nothing => {}
+        Plan::Withdraw(made) => withdraw(&context, job, &key, made).await?,
+        Plan::Submit(new, made) => {
+            if let Some(order) = made {
+                tell(&context, &uid, HomeInput::Cancel { order }).await?;
+            }
+            submit(&context, job, &key, new).await?;
         }
     }
     context.failed(&uid, false);
     Ok(Action::requeue(Duration::from_secs(30)))
+}
+
+async fn tell(context: &HomeContext, job: &str, input: HomeInput) -> Result<(), JobError> {
+    if context.tell(input).await { Ok(()) } else { Err(JobError::Busy(job.to_owned())) }
+}
+
+async fn submit(
+    context: &HomeContext,
+    job: &ComputeJob,
+    key: &(String, u32),
+    new: Box<NewOrder>,
+) -> Result<(), JobError> {
+    let Some(owner) = job.controller_owner_ref(&()) else { return Ok(()) };
+    let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
+    let status = job.status.clone().unwrap_or_default();
+    let secret = status.order.map(|o| o.secret_name).unwrap_or_else(|| names::order_secret(&name, 1));
+    let (uid, auction, reference) = (key.0.clone(), status.auction, job.object_ref(&()));
+    tracing::info!(job = uid, attempt = key.1, namespace, name, "order submitted");
+    let entry = JobKey { namespace, name, uid, reference, owner, secret, auction };
+    super::submitted(context, entry, key.1);
+    let told = tell(context, &key.0, HomeInput::Submit(new)).await;
+    if told.is_err() {
+        context.book(|book| book.jobs.remove(key));
+    }
+    told
 }
 
 /// Takes an order back that nobody was given yet, and says so in the Job's status.
@@ -157,9 +165,7 @@ async fn withdraw(
     let in_work = context
         .book(|book| book.orders.iter().filter(|(_, e)| &e.job == key).map(|(d, _)| *d).collect::<Vec<_>>());
     for order in in_work.iter().copied().chain(made.filter(|d| !in_work.contains(d))) {
-        if !context.tell(HomeInput::Cancel { order }).await {
-            return Err(JobError::Busy(key.0.clone()));
-        }
+        tell(context, &key.0, HomeInput::Cancel { order }).await?;
         context.drop_order(&order);
     }
     context.book(|book| book.jobs.remove(key));
@@ -218,7 +224,7 @@ mod tests {
     #[test]
     fn an_accepted_job_is_submitted_once() {
         let job = mk_job(|_| {});
-        let Ok(Plan::Submit(order)) = plan(&job, false, false, 0) else { panic!("not submitted") };
+        let Ok(Plan::Submit(order, None)) = plan(&job, false, false, 0) else { panic!("not submitted") };
         assert_eq!((order.job.as_str(), order.attempt, order.expires_ms), ("u-1", 1, 60_000));
         assert_eq!(order.requirements.gpus(), 2);
         assert_eq!(plan(&job, true, false, 0), Ok(Plan::Nothing));
@@ -243,24 +249,24 @@ mod tests {
     fn with_auction(outcome: &str, change: impl FnOnce(&mut Value)) -> ComputeJob {
         mk_job(|v| {
             v["status"]["auction"] = json!({
-                "attempt": 1, "orderDigest": "cd".repeat(32), "firstRound": 70, "outcome": outcome,
+                "attempt": 1, "orderDigest": "cd".repeat(32), "outcome": outcome,
             });
             change(v);
         })
     }
 
     #[test]
-    fn after_a_restart_the_order_that_stands_is_recalled() {
+    fn after_a_restart_the_order_that_stands_is_taken_back_first() {
+        let stands = |job: &ComputeJob| match plan(job, false, false, 0) {
+            Ok(Plan::Submit(_, made)) => made,
+            other => panic!("{other:?}"),
+        };
         for outcome in ["Pending", "NoFeasibleBid", "Undecided", "Awarded"] {
-            let job = with_auction(outcome, |_| {});
-            assert!(
-                matches!(plan(&job, false, false, 0), Ok(Plan::Recall(_, digest, 70)) if digest == [0xcd; 32]),
-                "{outcome}"
-            );
+            assert_eq!(stands(&with_auction(outcome, |_| {})), Some([0xcd; 32]), "{outcome}");
         }
         let other = with_auction("Pending", |v| v["status"]["auction"]["attempt"] = json!(0));
         for job in [with_auction("Expired", |_| {}), with_auction("Withdrawn", |_| {}), other] {
-            assert!(matches!(plan(&job, false, false, 0), Ok(Plan::Submit(_))));
+            assert_eq!(stands(&job), None);
         }
     }
 

@@ -81,7 +81,6 @@ impl OrderTask {
         let fresh = AuctionStatus {
             attempt: i32::try_from(order.attempt).unwrap_or(i32::MAX),
             order_digest: Some(to_hex(&digest)),
-            first_round: i64::try_from(order.first_round).ok(),
             outcome: AuctionOutcome::Pending,
             round: None,
             rounds_tried: 0,
@@ -90,8 +89,11 @@ impl OrderTask {
             exclusions: Vec::new(),
             known_models: Vec::new(),
         };
-        let same = |before: &AuctionStatus| before.order_digest == fresh.order_digest;
-        let auction = job.auction.clone().filter(same).unwrap_or(fresh);
+        // After a restart the search goes on, in another order.
+        let auction = match job.auction.clone().filter(|before| before.attempt == fresh.attempt) {
+            Some(before) => AuctionStatus { order_digest: fresh.order_digest, ..before },
+            None => fresh,
+        };
         Self {
             context: context.clone(),
             job,

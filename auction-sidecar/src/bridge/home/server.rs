@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use vendue_crds::conditions::{self, award as condition};
@@ -88,6 +89,14 @@ async fn take_status(
     let Some(now) = now.filter(|now| is_own(context, from, reference, now)) else {
         return Ok(HandoverReply::Unknown);
     };
+    let ended = |list: &[Condition]| {
+        conditions::is_true(list, condition::HANDED_OVER) && conditions::is_true(list, condition::RELEASED)
+    };
+    if ended(conditions_of(&now)) && !ended(&status.conditions) {
+        // An older one that comes late.
+        context.forget_version(&reference.id);
+        return Ok(HandoverReply::Ok);
+    }
     let old = now.status.clone().unwrap_or_default();
     let mut merged = objects::merged_status(&old, status);
     if merged.state.is_none() {
@@ -100,6 +109,10 @@ async fn take_status(
         announce(context, &now, &merged);
     }
     *last = version;
+    if ended(&merged.conditions) {
+        // What comes late is told by the Award itself from now on.
+        context.forget_version(&reference.id);
+    }
     Ok(HandoverReply::Ok)
 }
 
@@ -234,3 +247,6 @@ async fn put(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ mod send;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vendue_crds::Award;
 use vendue_crds::conditions::{self, award as condition, reasons};
@@ -23,6 +23,8 @@ use crate::engine::now_ms;
 use crate::net::MemberId;
 use crate::wire::AwardRef;
 
+/// How long a turn lasts when others wait for theirs.
+const TURN: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a courier that does not answer is asked: about three quarters of a minute.
@@ -111,7 +113,8 @@ async fn attempt(
 ) -> Result<Delivered, DeliverError> {
     let courier = context.courier.of(&reference.id).await?;
     let sender = Sender { net: &context.net, home, award: reference, courier: &courier };
-    sender.deliver(|| context.deliveries.are_wanted()).await
+    let started = Instant::now();
+    sender.deliver(|| started.elapsed() >= TURN && context.deliveries.are_wanted()).await
 }
 
 async fn report(

@@ -18,6 +18,8 @@ mod reconcile;
 mod relay;
 mod reserve;
 mod server;
+#[cfg(test)]
+mod tests;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -87,7 +87,7 @@ pub(super) async fn hold(context: &Arc<HostContext>, request: HoldRequest) {
                     context.answered(&order);
                 }
                 // The home waits for this answer until the request expires.
-                while !context.tell_seat(SeatInput::Reserved { order, round, result: Err(reason.clone()) })
+                while !context.tell_seat(SeatInput::Reserved { order, round, result: Err(reason) })
                     && now_ms() < request.expires_ms
                 {
                     tokio::time::sleep(pause).await;

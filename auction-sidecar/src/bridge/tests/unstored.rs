@@ -83,7 +83,7 @@ async fn an_award_of_an_earlier_round_makes_room() {
         ..apply(AWARD, BRIDGE, vec![("/spec/id", json!(id)), ("/spec/seat", json!(1))])
     };
     let script = vec![
-        apply(JOB, BRIDGE, vec![("/status/auction/firstRound", json!(5))]),
+        apply(JOB, BRIDGE, vec![]),
         apply_refused(AWARD, refused(422, "Invalid")),
         get(AWARD, Some(old_award("ffffffffffffffff", false))),
         delete_as_read(),

@@ -93,7 +93,6 @@ fn mk_auction(attempt: i32, outcome: AuctionOutcome) -> AuctionStatus {
     AuctionStatus {
         attempt,
         order_digest: None,
-        first_round: None,
         outcome,
         round: Some(3),
         rounds_tried: 1,

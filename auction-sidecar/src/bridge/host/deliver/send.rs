@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use sha2::{Digest, Sha256};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use crate::bridge::host::courier::{Courier, CourierError};
 use crate::net::{CHUNK, Handle, MAX_HANDOVER, MemberId, NetError, Protocol};
@@ -24,8 +24,6 @@ const MAX_LOG: u64 = 64 << 20;
 const WINDOW: usize = 8;
 /// Between two pieces at least, so that home's limit of requests is never reached.
 const PACE: Duration = Duration::from_millis(4);
-/// How long a turn lasts when others wait for theirs.
-const TURN: Duration = Duration::from_secs(30);
 
 /// Why a delivery did not work.
 #[derive(Debug, thiserror::Error)]
@@ -91,9 +89,8 @@ fn missing<'a>(files: &'a [FileEntry], offsets: &[u64]) -> impl Iterator<Item = 
 }
 
 impl Sender<'_> {
-    /// One turn; `wanted` says whether somebody else waits.
-    pub(super) async fn deliver(&self, wanted: impl Fn() -> bool) -> Result<Delivered, DeliverError> {
-        let started = Instant::now();
+    /// One turn; after each piece `is_over` says whether it ends there.
+    pub(super) async fn deliver(&self, is_over: impl Fn() -> bool) -> Result<Delivered, DeliverError> {
         let log = self.log_entry().await?;
         let (files, unsaid) = self.files(log).await?;
         let offsets = self.announce(&files).await?;
@@ -101,7 +98,7 @@ impl Sender<'_> {
         let mut pieces = std::pin::pin!(pieces);
         while let Some(sent) = pieces.next().await {
             sent?;
-            if started.elapsed() >= TURN && wanted() {
+            if is_over() {
                 return Err(DeliverError::TurnOver);
             }
         }

@@ -135,11 +135,19 @@ async fn pass_on(mut net: Net, to: mpsc::Sender<Inbound>, pieces: Arc<AtomicUsiz
 }
 
 async fn deliver_to_home(seat: &Net, courier: &Courier) -> Result<Delivered, DeliverError> {
+    turn_to_home(seat, courier, || false).await
+}
+
+async fn turn_to_home(
+    seat: &Net,
+    courier: &Courier,
+    is_over: impl Fn() -> bool,
+) -> Result<Delivered, DeliverError> {
     let mut connected = seat.handle.connected();
     within(connected.wait_for(|up| up.contains(&HOME))).await.unwrap();
     let award = reference();
     let sender = Sender { net: &seat.handle, home: HOME, award: &award, courier };
-    within(sender.deliver(|| false)).await
+    within(sender.deliver(is_over)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,6 +192,25 @@ async fn outputs_and_log_arrive_and_a_cut_in_the_middle_costs_only_what_is_missi
 
     assert_eq!(deliver_to_home(&seat, &courier).await.unwrap(), Delivered::All(total as u64));
     assert_eq!(home.pieces.load(Ordering::SeqCst), sent, "what is there is not sent again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_turn_that_is_over_goes_on_in_the_next_one() {
+    let f = fixture();
+    let root = f.dir.path();
+    write(&root.join("outputs"), "model.bin", &noise(40 * CHUNK));
+    let courier = courier(root).await;
+    let market = Market { seat: Peer::new(), home: Peer::new() };
+    let seat = market.start(&market.seat).await;
+    let home = start_home(&f, market.start(&market.home).await, usize::MAX);
+    let first = turn_to_home(&seat, &courier, || true).await;
+    assert!(matches!(first, Err(DeliverError::TurnOver)), "{first:?}");
+    let sent = home.pieces.load(Ordering::SeqCst);
+    assert!(sent < 40, "{sent}");
+    let all = deliver_to_home(&seat, &courier).await.unwrap();
+    assert_eq!(all, Delivered::All(40 * CHUNK as u64));
+    let again = home.pieces.load(Ordering::SeqCst) - sent;
+    assert!(again < 40, "{again} pieces in the second turn");
 }
 
 #[tokio::test(flavor = "multi_thread")]

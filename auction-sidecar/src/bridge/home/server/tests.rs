@@ -1,0 +1,112 @@
+//! Seats that ask while home's watch is behind.
+
+use kube::core::DeserializeGuard;
+use kube::runtime::{reflector, watcher};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::bridge::stores::Guarded;
+use crate::bridge::tests::{Fixture, RELAY, apply, fixture, get, held_award, play, reference};
+
+const LIST: &str = "/apis/vendue.dev/v1alpha1/awards";
+const AWARD: &str = "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1";
+
+/// Home's Award as it names this seat.
+fn served_by(seat: i32) -> Value {
+    let mut award = held_award("0011223344556677", &"ab".repeat(32), "");
+    award["metadata"] = json!({ "name": "digits-1", "namespace": "team", "uid": "award-uid" });
+    award["spec"]["side"] = json!("Home");
+    award["spec"]["seat"] = json!(seat);
+    award
+}
+
+fn list(items: &[Value]) -> Option<Value> {
+    Some(json!({ "kind": "AwardList", "apiVersion": "vendue.dev/v1alpha1", "metadata": {}, "items": items }))
+}
+
+/// A home whose watch last saw seat 0.
+fn behind(f: &Fixture) -> (Arc<HomeContext>, reflector::store::Writer<DeserializeGuard<Award>>) {
+    let (awards, mut writer) = Guarded::empty();
+    let award: Award = serde_json::from_value(served_by(0)).unwrap();
+    writer.apply_watcher_event(&watcher::Event::Apply(DeserializeGuard(Ok(award))));
+    let store = Arc::new(Store::open(&f.dir.path().join("store"), 10).unwrap());
+    let (record, net, engine) = (f.record.clone(), f.net.clone(), f.engine.clone());
+    (Arc::new(HomeContext::new(f.cluster.clone(), record, 0, net, engine, awards, store)), writer)
+}
+
+fn status() -> Handover {
+    let status = json!({ "state": "Running" });
+    Handover::Status { award: reference(), version: 1, status: serde_json::from_value(status).unwrap() }
+}
+
+#[tokio::test]
+async fn the_api_server_decides_when_the_watch_knows_another_seat() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let script = vec![
+        get(LIST, list(&[served_by(1)])),
+        get(AWARD, Some(served_by(1))),
+        apply(&format!("{AWARD}/status"), RELAY, vec![("/status/state", json!("Running"))]),
+        // The seat of before is found in the watch, and is refused by the Award as it is now.
+        get(AWARD, Some(served_by(1))),
+        // Nobody's seat.
+        get(LIST, list(&[served_by(1)])),
+    ];
+    let requests = async {
+        let new = serve(&context, MemberId::Seat(1), status()).await;
+        let old = serve(&context, MemberId::Seat(0), status()).await;
+        let foreign = serve(&context, MemberId::Seat(2), status()).await;
+        [new, old, foreign].map(Option::unwrap)
+    };
+    let (replies, ()) = tokio::join!(requests, play(f.server, script));
+    assert_eq!(replies, [HandoverReply::Ok, HandoverReply::Unknown, HandoverReply::Unknown]);
+    assert_eq!(context.metrics.dropped_count("foreign_award"), 1);
+}
+
+#[tokio::test]
+async fn outputs_that_fit_later_are_not_refused() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let file = |size: u64| FileEntry { path: "model".into(), size, sha256: format!("{size:064}") };
+    context.store.begin("other", vec![file(8)]).unwrap();
+    let script = vec![get(LIST, list(&[served_by(1)])), get(LIST, list(&[served_by(1)]))];
+    let ask = |size: u64| {
+        let request = Handover::Manifest { award: reference(), files: vec![file(size)] };
+        serve(&context, MemberId::Seat(1), request)
+    };
+    let requests = async { (ask(9).await, ask(11).await) };
+    let (replies, ()) = tokio::join!(requests, play(f.server, script));
+    assert!(matches!(replies.0, Some(HandoverReply::Later { .. })), "{replies:?}");
+    assert!(matches!(replies.1, Some(HandoverReply::Refused { .. })), "{replies:?}");
+}
+
+#[tokio::test]
+async fn a_status_that_comes_after_the_last_one_changes_nothing() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let with = |conditions: &[&str]| {
+        let list: Vec<_> = conditions
+            .iter()
+            .map(|type_| {
+                json!({ "type": type_, "status": "True", "reason": "R", "message": "",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z" })
+            })
+            .collect();
+        json!({ "state": "Running", "conditions": list })
+    };
+    let status = |conditions: &[&str], version: u64| {
+        let status = serde_json::from_value(with(conditions)).unwrap();
+        Handover::Status { award: reference(), version, status }
+    };
+    let mut ended = served_by(0);
+    ended["status"] = with(&["HandedOver", "Released"]);
+    let script = vec![get(AWARD, Some(ended.clone())), get(AWARD, Some(ended))];
+    let requests = async {
+        let last = serve(&context, MemberId::Seat(0), status(&["HandedOver", "Released"], 9)).await;
+        let late = serve(&context, MemberId::Seat(0), status(&["HandedOver"], 8)).await;
+        [last, late].map(Option::unwrap)
+    };
+    let (replies, ()) = tokio::join!(requests, play(f.server, script));
+    assert_eq!(replies, [HandoverReply::Ok, HandoverReply::Ok]);
+    assert!(context.versions.lock().unwrap().is_empty());
+}
