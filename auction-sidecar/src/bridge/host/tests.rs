@@ -6,7 +6,7 @@ use kube::core::DeserializeGuard;
 use serde_json::json;
 use tokio::sync::mpsc;
 use vendue_auction_core::{SeatInput, SeatOutput};
-use vendue_crds::{Award, workload};
+use vendue_crds::Award;
 
 use super::*;
 use crate::bridge::stores::Guarded;
