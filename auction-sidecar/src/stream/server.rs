@@ -56,7 +56,7 @@ impl Default for Limits {
             trusted: 240,
             handshakes: 256,
             strangers: 16,
-            of_address: 16,
+            of_address: 32,
             handshake: Duration::from_secs(10),
             stranger: Duration::from_secs(10),
             header: Duration::from_secs(30),
