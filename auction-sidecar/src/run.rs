@@ -13,6 +13,7 @@ use kube::runtime::controller::{Config as ControllerConfig, Controller};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
+use vendue_auction_core::evidence::EvidenceKey;
 use vendue_auction_core::{Home, KeyOrigin, MarketRecord, RecordError, Seat, SeatCrypto, SignedMarketRecord};
 use vendue_crds::{Award, ComputeJob, Provision};
 
@@ -146,6 +147,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         metrics: metrics.clone(),
     })?;
     let cluster = Cluster::new(client().await?, metrics.clone(), args.pod_name.clone());
+    let user = keys.home.as_ref().map(|(_, home)| home.user.clone());
     let (seat, home) = sides(&args, &record, keys)?;
     let (seat_index, home_index) = (seat.as_ref().map(|(i, _)| *i), home.as_ref().map(|(i, _)| *i));
     let (engine, commands) = mpsc::channel(1024);
@@ -163,7 +165,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         home_index.map(|_| Store::open(&args.store, args.store_max_mib << 20)).transpose()?.map(Arc::new);
     let sides = Sides {
         host: seat_index.map(|seat| start_host(&parts, &args, seat)).transpose()?,
-        home: home_index.zip(store).map(|(home, store)| start_home(&parts, &args, home, store)),
+        home: home_index.zip(user).zip(store).map(|(home, store)| start_home(&parts, &args, home, store)),
     };
     let mut tasks = tokio::task::JoinSet::new();
     tasks.spawn(Engine::new(config, events_tx).run(net.rounds, commands));
@@ -297,7 +299,12 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
     Ok(context)
 }
 
-fn start_home(parts: &Parts, args: &RunArgs, home: u16, store: Arc<Store>) -> Arc<HomeContext> {
+fn start_home(
+    parts: &Parts,
+    args: &RunArgs,
+    home: (u16, Arc<EvidenceKey>),
+    store: Arc<Store>,
+) -> Arc<HomeContext> {
     let client = parts.cluster.client.clone();
     let award_api = Api::<DeserializeGuard<Award>>::all(client.clone());
     let controller = Controller::new(award_api.clone(), watch_config());

@@ -6,7 +6,10 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use vendue_auction_core::evidence::{self, EvidenceKey, close_hash};
 use vendue_crds::AwardStatus;
+use vendue_market::Digest;
+use vendue_market::encode::{from_hex, to_hex};
 
 /// Most outputs in a manifest; the log comes on top.
 pub const MAX_FILES: usize = 10_000;
@@ -59,6 +62,23 @@ impl AwardRef {
     }
 }
 
+impl AwardRef {
+    /// What the signature of a close signs; `None` for a malformed order.
+    fn close_hash(&self, market: &Digest, not_taken: bool) -> Option<Digest> {
+        let order: Digest = from_hex(&self.order)?.try_into().ok()?;
+        Some(close_hash(market, &self.id, &order, not_taken))
+    }
+
+    /// Whether a close of this award is signed by that user key.
+    pub fn is_closed_by(&self, market: &Digest, not_taken: bool, signature: &str, user: &[u8; 33]) -> bool {
+        let signature: Option<[u8; 65]> = from_hex(signature).and_then(|s| s.try_into().ok());
+        let (Some(signature), Some(hash)) = (signature, self.close_hash(market, not_taken)) else {
+            return false;
+        };
+        evidence::verify(&hash, &signature, user).is_ok()
+    }
+}
+
 /// Whether a uid is safe as the name of a file: letters, digits and dashes.
 pub fn sound_uid(uid: &str) -> bool {
     (1..=63).contains(&uid.len()) && uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
@@ -83,6 +103,8 @@ pub enum Handover {
         award: AwardRef,
         /// Whether the award was never used.
         not_taken: bool,
+        /// Signature of that by the user key of the home, 130 hex digits.
+        signature: String,
     },
     /// Seat to home: how the award stands; the latest counts.
     Status {
@@ -108,6 +130,12 @@ pub enum Handover {
 }
 
 impl Handover {
+    /// A signed close.
+    pub fn close(market: &Digest, award: AwardRef, not_taken: bool, user: &EvidenceKey) -> Option<Self> {
+        let signature = to_hex(&user.sign(&award.close_hash(market, not_taken)?));
+        Some(Self::Close { award, not_taken, signature })
+    }
+
     /// Whether a host answers it; a home answers the others.
     pub fn is_for_host(&self) -> bool {
         matches!(self, Self::Workload { .. } | Self::Close { .. })

@@ -75,6 +75,17 @@ pub fn order_hash(market: &Digest, order: &Order) -> Digest {
     typed_hash(market, &keccak(&[&keccak(&[b"Order(bytes32 digest)"]), &order.digest()]))
 }
 
+/// What a home's signature of the close of an award signs: the award by its id, the order, and whether the award was
+/// never used.
+pub fn close_hash(market: &Digest, award: &str, order: &Digest, not_taken: bool) -> Digest {
+    let type_hash = keccak(&[b"Close(string award,bytes32 order,bool notTaken)"]);
+    let mut flag = [0; 32];
+    if let Some(last) = flag.last_mut() {
+        *last = u8::from(not_taken);
+    }
+    typed_hash(market, &keccak(&[&type_hash, &keccak(&[award.as_bytes()]), order, &flag]))
+}
+
 /// What the issuer's signature of a market record signs.
 pub fn record_hash(record: &MarketRecord) -> Digest {
     typed_hash(&record.market, &keccak(&[&keccak(&[b"MarketRecord(bytes32 digest)"]), &record.digest()]))
@@ -147,6 +158,19 @@ mod tests {
         assert_eq!(verify(&[2; 32], &signature, &key.public_key()), Err(EvidenceError::WrongKey));
         assert_eq!(recover(&[1; 32], &[0xff; 65]), Err(EvidenceError::Malformed));
         assert!(EvidenceKey::from_bytes(&[0; 32]).is_err());
+    }
+
+    #[test]
+    fn a_close_is_of_one_market_award_order_and_way() {
+        let one = close_hash(&[1; 32], "0011223344556677", &[2; 32], false);
+        for other in [
+            close_hash(&[3; 32], "0011223344556677", &[2; 32], false),
+            close_hash(&[1; 32], "0011223344556678", &[2; 32], false),
+            close_hash(&[1; 32], "0011223344556677", &[3; 32], false),
+            close_hash(&[1; 32], "0011223344556677", &[2; 32], true),
+        ] {
+            assert_ne!(one, other);
+        }
     }
 
     #[test]

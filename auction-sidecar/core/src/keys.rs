@@ -11,6 +11,7 @@ use crate::record::{
 use crate::secret::{self, SecretBytes};
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use vendue_market::Digest;
 use vendue_market::encode::Writer;
 use vendue_sealed_bid::{
@@ -123,15 +124,15 @@ impl SeatKeys {
 
 /// A home's secret key. No `Debug`; wiped when dropped.
 pub struct HomeKeys {
-    /// Signs orders.
-    pub user: EvidenceKey,
+    /// Signs orders, and the closes of their awards elsewhere.
+    pub user: Arc<EvidenceKey>,
 }
 
 impl HomeKeys {
     /// The key in a file.
     pub fn from_file(file: &HomeKeyFile) -> Result<Self, KeyError> {
         let user = EvidenceKey::from_bytes(file.user.bytes()).map_err(|_| KeyError::Field("user"))?;
-        Ok(Self { user })
+        Ok(Self { user: Arc::new(user) })
     }
     /// The file form.
     pub fn to_file(&self) -> HomeKeyFile {
@@ -249,7 +250,7 @@ pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Deal
     let mut homes = Vec::new();
     let mut home_records = Vec::new();
     for member in &spec.homes {
-        let keys = HomeKeys { user: evidence_key(rng)? };
+        let keys = HomeKeys { user: Arc::new(evidence_key(rng)?) };
         home_records.push(HomeRecord {
             name: member.name.clone(),
             user_key: keys.user.public_key(),

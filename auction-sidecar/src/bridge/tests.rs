@@ -13,6 +13,7 @@ use kube::runtime::reflector;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tower_test::mock::{self, Handle};
+use vendue_auction_core::evidence::EvidenceKey;
 use vendue_auction_core::{
     Certificate, Choice, HoldRequest, HomeInput, HomeOutput, MarketRecord, SeatInput, SeatOutput,
     SignedMarketRecord,
@@ -27,6 +28,7 @@ use super::host::{self, CourierClient, HostContext};
 use super::stores::{Guarded, Seller};
 use crate::deal::{self, DealOptions};
 use crate::engine::{EngineCommand, now_ms};
+use crate::keys::Keys;
 use crate::metrics::Metrics;
 use crate::net::{self, MemberId, Members, NetConfig};
 use crate::store::Store;
@@ -465,9 +467,38 @@ async fn only_its_own_home_can_close_an_award() {
         apply(base, BRIDGE, vec![("/spec/close/reason", json!("UserClosed"))]),
         event(),
     ];
-    let close = || Handover::Close { award: reference(), not_taken: false };
+    let (market, user) = (f.record.market, user_key(&f));
+    let close = || Handover::close(&market, reference(), false, &user).unwrap();
+    let Handover::Close { signature, .. } = close() else { panic!("another message") };
+    // Of another seat; of the way that was not signed; of a signature of something else; none. Nobody is asked.
+    let unsigned = [
+        (MemberId::Seat(3), close()),
+        (
+            MemberId::Home(0),
+            Handover::Close { award: reference(), not_taken: true, signature: signature.clone() },
+        ),
+        (
+            MemberId::Home(0),
+            Handover::Close {
+                award: AwardRef { id: "00".repeat(8), ..reference() },
+                not_taken: false,
+                signature,
+            },
+        ),
+        (
+            MemberId::Home(0),
+            Handover::Close { award: reference(), not_taken: false, signature: String::new() },
+        ),
+    ];
+    for (from, request) in unsigned {
+        let reply = host::serve(&context, from, request).await;
+        assert!(matches!(reply, Some(HandoverReply::Refused { .. })), "{reply:?}");
+    }
+    assert_eq!(context.metrics.dropped_count("unsigned_close"), 4);
     let requests = async {
-        let foreign = host::serve(&context, MemberId::Seat(3), close()).await;
+        let other = AwardRef { job: "u-2".into(), ..reference() };
+        let other = Handover::close(&market, other, false, &user).unwrap();
+        let foreign = host::serve(&context, MemberId::Home(0), other).await;
         let own = host::serve(&context, MemberId::Home(0), close()).await;
         (foreign, own)
     };
@@ -480,7 +511,13 @@ fn home_context(f: &Fixture) -> Arc<HomeContext> {
     let (awards, _) = reflector::store::<DeserializeGuard<Award>>();
     let store = Arc::new(Store::open(&f.dir.path().join("store"), 1 << 20).unwrap());
     let (record, net, engine) = (f.record.clone(), f.net.clone(), f.engine.clone());
-    Arc::new(HomeContext::new(f.cluster.clone(), record, 0, net, engine, Guarded::new(awards), store))
+    let home = (0, user_key(f));
+    Arc::new(HomeContext::new(f.cluster.clone(), record, home, net, engine, Guarded::new(awards), store))
+}
+
+fn user_key(f: &Fixture) -> Arc<EvidenceKey> {
+    let text = std::fs::read_to_string(f.dir.path().join("deal/keys/home.json")).unwrap();
+    Keys::from_json(&text, &f.record).unwrap().home.unwrap().1.user
 }
 
 fn job_key() -> JobKey {

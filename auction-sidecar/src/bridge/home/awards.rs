@@ -106,7 +106,9 @@ async fn close(context: &Arc<HomeContext>, award: &Award, not_taken: bool) -> Re
     let reference =
         award_ref(award).ok_or_else(|| AwardError::Damaged("its names are malformed".to_owned()))?;
     let seat = u16::try_from(award.spec.seat).map_err(|_| AwardError::Damaged("spec.seat".to_owned()))?;
-    let request = encode(&Handover::Close { award: reference.clone(), not_taken });
+    let request = Handover::close(&context.record.market, reference.clone(), not_taken, &context.user)
+        .ok_or_else(|| AwardError::Damaged("spec.orderDigest".to_owned()))?;
+    let request = encode(&request);
     let answer = context.net.request(MemberId::Seat(seat), Protocol::Handover, request, TIMEOUT).await;
     let bytes = answer.map_err(|e| AwardError::Provider(e.to_string()))?;
     match decode::<HandoverReply>("reply", &bytes).map_err(|e| AwardError::Provider(e.to_string()))? {

@@ -25,6 +25,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Api;
 use tokio::sync::mpsc;
+use vendue_auction_core::evidence::EvidenceKey;
 use vendue_auction_core::{HomeInput, HomeOutput, MarketRecord};
 use vendue_crds::{AuctionStatus, Award};
 use vendue_market::Digest;
@@ -86,6 +87,8 @@ pub struct HomeContext {
     pub record: Arc<MarketRecord>,
     /// Position of this home in the record.
     pub home: u16,
+    /// Signs closes.
+    user: Arc<EvidenceKey>,
     /// The way to the seats.
     pub net: Handle,
     /// The way to the state machine.
@@ -108,7 +111,7 @@ impl HomeContext {
     pub fn new(
         cluster: Cluster,
         record: Arc<MarketRecord>,
-        home: u16,
+        (home, user): (u16, Arc<EvidenceKey>),
         net: Handle,
         engine: mpsc::Sender<EngineCommand>,
         awards: Guarded<Award>,
@@ -119,6 +122,7 @@ impl HomeContext {
             cluster,
             record,
             home,
+            user,
             net,
             engine,
             awards,

@@ -34,7 +34,14 @@ pub async fn serve(context: &Arc<HostContext>, from: MemberId, request: Handover
         Handover::Workload { award, workload, salt } => {
             take_workload(context, from, &award, &workload, &salt).await
         }
-        Handover::Close { award, not_taken } => take_close(context, from, &award, not_taken).await,
+        Handover::Close { award, not_taken, signature } => {
+            if !is_signed(context, from, &award, not_taken, &signature) {
+                tracing::warn!(%from, award = award.id, "a close that its home did not sign");
+                context.metrics.dropped("unsigned_close");
+                return Some(refused("the close is not signed by the key of its home"));
+            }
+            take_close(context, from, &award, not_taken).await
+        }
         Handover::Status { .. } | Handover::Manifest { .. } | Handover::Delivered { .. } => return None,
     };
     Some(result.unwrap_or_else(|error| {
@@ -72,6 +79,24 @@ fn is_same_cluster(context: &HostContext, owner: Option<MemberId>, from: MemberI
         MemberId::Home(home) => context.record.home(home).map(|h| h.peer_id.clone()),
     };
     owner.and_then(peer).is_some_and(|owner| peer(from) == Some(owner))
+}
+
+/// Whether the home behind `from` signed the close; whether the award is that home's is another question.
+fn is_signed(
+    context: &HostContext,
+    from: MemberId,
+    award: &AwardRef,
+    not_taken: bool,
+    signature: &str,
+) -> bool {
+    let record = &context.record;
+    let home = match from {
+        MemberId::Home(home) => record.home(home),
+        MemberId::Seat(seat) => {
+            record.seat(seat).and_then(|s| record.homes.iter().find(|h| h.peer_id == s.peer_id))
+        }
+    };
+    home.is_some_and(|h| award.is_closed_by(&record.market, not_taken, signature, &h.user_key))
 }
 
 fn refused(reason: &str) -> HandoverReply {
