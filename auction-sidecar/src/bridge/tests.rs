@@ -515,7 +515,7 @@ fn home_context(f: &Fixture) -> Arc<HomeContext> {
     Arc::new(HomeContext::new(f.cluster.clone(), record, home, net, engine, Guarded::new(awards), store))
 }
 
-fn user_key(f: &Fixture) -> Arc<EvidenceKey> {
+pub(super) fn user_key(f: &Fixture) -> Arc<EvidenceKey> {
     let text = std::fs::read_to_string(f.dir.path().join("deal/keys/home.json")).unwrap();
     Keys::from_json(&text, &f.record).unwrap().home.unwrap().1.user
 }

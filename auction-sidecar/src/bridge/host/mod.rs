@@ -86,6 +86,8 @@ pub(super) struct AwardMemory {
     pub(super) lock: Arc<tokio::sync::Mutex<()>>,
     /// The controller's answer that the seat was told.
     pub(super) told: Option<bool>,
+    /// Whether home said last that it does not know the award.
+    pub(super) unknown_at_home: bool,
     /// Hash of the status that home has.
     pub(super) relayed: Option<u64>,
     /// The status that is to go home next; the latest counts.
@@ -101,6 +103,7 @@ pub(super) struct AwardMemory {
 impl Default for AwardMemory {
     fn default() -> Self {
         Self {
+            unknown_at_home: false,
             since: Instant::now(),
             lock: Arc::default(),
             told: None,

@@ -20,6 +20,9 @@ use crate::engine::now_ms;
 
 /// How long outputs and the last status are tried to bring home after the end.
 pub(super) const DELIVERY_TIME: Duration = Duration::from_secs(600);
+/// How long an Award that took a workload is kept when its home cannot be told of the end. Home asks for a day whether
+/// the workload arrived; as long as it does, "unknown" must mean that it never did.
+const KEPT_TIME: Duration = Duration::from_secs(25 * 3600);
 /// How long a namespace outlives a refusal, so that a repeated request finds the same answer.
 const REFUSED_TIME: Duration = Duration::from_secs(2);
 
@@ -68,8 +71,6 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
     };
     let finished = conditions::is_true(list, condition::FINISHED);
     let released = conditions::is_true(list, condition::RELEASED);
-    let deadline = u64::try_from(DELIVERY_TIME.as_millis()).unwrap_or(u64::MAX);
-    let over = |type_: &str| since(type_).is_some_and(|age| age > deadline);
     // A reservation's status is the seat's business until the workload is here.
     plan.relay = handed_over && memory.relayed != Some(status_hash);
     // Nobody waits for the outputs of an award that its user has closed.
@@ -89,10 +90,13 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
     if released {
         // What was handed over ends in Finished, and home is to know.
         let settled = !plan.relay && (finished || !handed_over);
-        plan.delete = settled || over(condition::RELEASED);
+        let taken = handed_over || award.spec.workload_secret.is_some();
+        let kept = if taken && !memory.unknown_at_home { KEPT_TIME } else { DELIVERY_TIME };
+        let age = since(condition::RELEASED);
+        plan.delete = settled || age.is_some_and(|age| u128::from(age) > kept.as_millis());
         if !plan.delete {
             // Soon at first, and less often when the home is away.
-            plan.again_ms = since(condition::RELEASED).map(|age| (age / 4).clamp(100, 5_000));
+            plan.again_ms = age.map(|age| (age / 4).clamp(100, 60_000));
         }
     }
     plan
@@ -269,8 +273,13 @@ mod tests {
         assert_eq!(plan(&mk_award(&all), &memory, 1, 20_000), Plan { relay: true, ..again });
         let relayed = AwardMemory { relayed: Some(1), ..memory.clone() };
         assert_eq!(plan(&mk_award(&all), &relayed, 1, 20_000), Plan { delete: true, ..Plan::default() });
-        let late = plan(&mk_award(&all), &memory, 1, 700_000);
+        // A home that knows nothing of it needs no more time; one that is away may ask for a day what became of it.
+        let unknown = AwardMemory { unknown_at_home: true, ..memory.clone() };
+        let late = plan(&mk_award(&all), &unknown, 1, 700_000);
         assert_eq!(late, Plan { relay: true, delete: true, ..Plan::default() });
+        let away = plan(&mk_award(&all), &memory, 1, 86_400_000);
+        assert_eq!(away, Plan { relay: true, again_ms: Some(60_000), ..Plan::default() });
+        assert!(plan(&mk_award(&all), &memory, 1, 90_100_000).delete);
     }
 
     #[test]
@@ -279,7 +288,7 @@ mod tests {
         let memory = AwardMemory { told: Some(true), relayed: Some(1), ..AwardMemory::default() };
         let again = Plan { again_ms: Some(2_500), ..Plan::default() };
         assert_eq!(plan(&mk_award(&list), &memory, 1, 20_000), again);
-        assert!(plan(&mk_award(&list), &memory, 1, 700_000).delete);
+        assert!(plan(&mk_award(&list), &memory, 1, 90_100_000).delete);
         list.push(("Finished", true, "RuntimeError"));
         assert_eq!(plan(&mk_award(&list), &memory, 1, 20_000), Plan { delete: true, ..Plan::default() });
     }

@@ -49,7 +49,13 @@ async fn relay(context: &HostContext, home: MemberId, reference: AwardRef) {
             m.to_relay.clone()
         });
         let Some(Some(award)) = next else { return };
-        match send(context, home, &reference, &award).await {
+        let sent = send(context, home, &reference, &award).await;
+        context.remembered(&id, |m| match sent {
+            Sent::Acked => m.unknown_at_home = false,
+            Sent::Unknown => m.unknown_at_home = true,
+            Sent::Failed => {}
+        });
+        match sent {
             Sent::Acked => {
                 let hash = status_hash(&award);
                 context.remembered(&id, |m| {

@@ -135,17 +135,17 @@ async fn take_workload(
         return Ok(HandoverReply::Unknown);
     };
     let list = conditions_of(&award);
-    if award.spec.workload_secret.is_some() && conditions::is_true(list, condition::HANDED_OVER) {
+    let is_here = award.spec.workload_secret.is_some();
+    if is_here && conditions::is_true(list, condition::HANDED_OVER) {
         return Ok(HandoverReply::Ok);
     }
-    if award.spec.close.is_some()
-        || conditions::is_true(list, condition::RELEASED)
-        || award.metadata.deletion_timestamp.is_some()
-    {
-        return Ok(refused(ENDED));
-    }
-    // Spec first, condition second: a crash in between is mended by the repeat, whatever the time is by then.
-    if award.spec.workload_secret.is_none() {
+    // Spec first, condition second: a crash in between is mended by the repeat, whatever became of the award by then. To
+    // say that it ended would let home give the order to somebody else.
+    if !is_here {
+        let gone = award.spec.close.is_some() || award.metadata.deletion_timestamp.is_some();
+        if gone || conditions::is_true(list, condition::RELEASED) {
+            return Ok(refused(ENDED));
+        }
         if !conditions::is_true(list, condition::HELD) {
             return Ok(HandoverReply::Later { reason: "the devices are not held".to_owned() });
         }

@@ -12,7 +12,7 @@ use super::*;
 use crate::bridge::stores::Guarded;
 use crate::bridge::tests::{
     BRIDGE, DEADLINE, Fixture, apply, fixture, get, held_award, hold_request, host_context, play, reference,
-    some_workload,
+    some_workload, user_key,
 };
 use crate::engine::EngineCommand;
 use crate::net::{self, Inbound, Members, Net, NetConfig};
@@ -110,15 +110,18 @@ async fn requests_about_others_awards_leave_nothing_behind() {
     let script = vec![get(AWARD, None), get(AWARD, Some(award.clone())), get(AWARD, Some(award))];
     let workload = |award: AwardRef| Handover::Workload { award, workload: "w".into(), salt: "s".into() };
     let unsound = AwardRef { id: "x".repeat(1 << 20), ..reference() };
+    let close = Handover::close(&f.record.market, reference(), true, &user_key(&f)).unwrap();
     let requests = async {
         for (from, message) in [
             (MemberId::Home(0), workload(unsound)),
             (MemberId::Home(0), workload(reference())),
             (MemberId::Seat(3), workload(reference())),
-            (MemberId::Seat(3), Handover::Close { award: reference(), not_taken: true }),
         ] {
             assert_eq!(serve(&context, from, message).await, Some(HandoverReply::Unknown));
         }
+        // A seat has no key that closes anything.
+        let refused = serve(&context, MemberId::Seat(3), close).await;
+        assert!(matches!(refused, Some(HandoverReply::Refused { .. })), "{refused:?}");
     };
     tokio::join!(requests, play(f.server, script));
     assert_eq!(remembered(&context), 0);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::bridge::stores::Guarded;
-use crate::bridge::tests::{Fixture, RELAY, apply, fixture, get, held_award, play, reference};
+use crate::bridge::tests::{Fixture, RELAY, apply, fixture, get, held_award, play, reference, user_key};
 
 const LIST: &str = "/apis/vendue.dev/v1alpha1/awards";
 const AWARD: &str = "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1";
@@ -31,7 +31,8 @@ fn behind(f: &Fixture) -> (Arc<HomeContext>, reflector::store::Writer<Deserializ
     writer.apply_watcher_event(&watcher::Event::Apply(DeserializeGuard(Ok(award))));
     let store = Arc::new(Store::open(&f.dir.path().join("store"), 10).unwrap());
     let (record, net, engine) = (f.record.clone(), f.net.clone(), f.engine.clone());
-    (Arc::new(HomeContext::new(f.cluster.clone(), record, 0, net, engine, awards, store)), writer)
+    let home = (0, user_key(f));
+    (Arc::new(HomeContext::new(f.cluster.clone(), record, home, net, engine, awards, store)), writer)
 }
 
 fn status() -> Handover {

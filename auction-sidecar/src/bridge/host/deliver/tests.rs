@@ -16,7 +16,7 @@ use crate::bridge::dispatch::{self, Sides};
 use crate::bridge::home::{self, HomeContext};
 use crate::bridge::host::courier::Courier;
 use crate::bridge::stores::Guarded;
-use crate::bridge::tests::{DEADLINE, Fixture, fixture, held_award, reference};
+use crate::bridge::tests::{DEADLINE, Fixture, fixture, held_award, reference, user_key};
 use crate::metrics::Metrics;
 use crate::net::{self, CHUNK, Inbound, Member, Members, Net, NetConfig, Protocol};
 use crate::store::Store;
@@ -117,7 +117,9 @@ fn start_home(f: &Fixture, net: Net, cut_after: usize) -> Home {
     let store = Arc::new(Store::open(&f.dir.path().join("store"), 64 << 20).unwrap());
     let (record, cluster, engine) = (f.record.clone(), f.cluster.clone(), f.engine.clone());
     let metrics = cluster.metrics.clone();
-    let context = Arc::new(HomeContext::new(cluster, record, 0, net.handle.clone(), engine, awards, store));
+    let home = (0, user_key(f));
+    let context =
+        Arc::new(HomeContext::new(cluster, record, home, net.handle.clone(), engine, awards, store));
     let pieces = Arc::new(AtomicUsize::new(0));
     let (forward, requests) = mpsc::channel(64);
     tokio::spawn(pass_on(net, forward, pieces.clone(), cut_after));
