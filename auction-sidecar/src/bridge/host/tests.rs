@@ -107,7 +107,7 @@ async fn requests_about_others_awards_leave_nothing_behind() {
     let f = fixture();
     let context = host_context(&f);
     let award = held_award("0011223344556677", &"ab".repeat(32), "");
-    let script = vec![get(AWARD, None), get(AWARD, Some(award.clone())), get(AWARD, Some(award))];
+    let script = vec![get(AWARD, None), get(AWARD, Some(award))];
     let workload = |award: AwardRef| Handover::Workload { award, workload: "w".into(), salt: "s".into() };
     let unsound = AwardRef { id: "x".repeat(1 << 20), ..reference() };
     let close = Handover::close(&f.record.market, reference(), true, &user_key(&f)).unwrap();
