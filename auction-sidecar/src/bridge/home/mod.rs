@@ -43,6 +43,8 @@ pub use server::{serve, serve_bulk};
 
 /// Longest wait for the state machine; it may be busy with a round.
 const ENGINE_WAIT: Duration = Duration::from_secs(5);
+/// Objects whose failures are counted.
+const MAX_FAILURES: usize = 4096;
 /// Places in an order's queue that only events may take which are not repeated.
 const RESERVED_PLACES: usize = 32;
 
@@ -174,6 +176,10 @@ impl HomeContext {
         if !failed {
             failures.remove(key);
             return 0;
+        }
+        // Of objects that failed last and are gone nobody says so; without memory a failure counts as the first.
+        if failures.len() >= MAX_FAILURES {
+            failures.clear();
         }
         let count = failures.entry(key.to_owned()).or_default();
         *count = count.saturating_add(1);
