@@ -13,6 +13,7 @@ use kube::runtime::controller::{Config as ControllerConfig, Controller};
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use vendue_auction_core::evidence::EvidenceKey;
 use vendue_auction_core::{Home, KeyOrigin, MarketRecord, RecordError, Seat, SeatCrypto, SignedMarketRecord};
 use vendue_crds::{Award, ComputeJob, Provision};
@@ -31,6 +32,9 @@ use crate::metrics::Metrics;
 use crate::net::{self, Handle, Member, Members, NetConfig, StartError};
 use crate::store::{Store, StoreError};
 use crate::stream::{self, KubeBackend, StreamConfig};
+
+/// How often the log says why the process is not ready.
+const MISSING_TIME: Duration = Duration::from_secs(15);
 
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +175,7 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     tasks.spawn(Engine::new(config, events_tx).run(net.rounds, commands));
     tasks.spawn(route(sides.clone(), events));
     tasks.spawn(dispatch::run(sides, net.requests, metrics.clone()));
+    tokio::spawn(name_what_is_missing(ready.clone()));
     tracing::info!(seat = ?seat_index, home = ?home_index, "started");
     tokio::select! {
         () = crate::signals::terminated() => tracing::info!("signal received; the process ends"),
@@ -182,9 +187,23 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     Ok(())
 }
 
+/// Says in the log why the process is not ready, for those who do not see the answers to probes.
+async fn name_what_is_missing(ready: Readiness) {
+    let mut tick = tokio::time::interval_at(Instant::now() + MISSING_TIME, MISSING_TIME);
+    loop {
+        tick.tick().await;
+        let missing = ready.missing();
+        if !missing.is_empty() {
+            tracing::warn!(missing = missing.join(", "), "not ready");
+        }
+    }
+}
+
 async fn client() -> Result<Client, RunError> {
     let mut config = kube::Config::infer().await?;
     config.connect_timeout = Some(Duration::from_secs(5));
+    // Longer than a watch lasts; what is silent for longer is broken.
+    config.read_timeout = Some(Duration::from_secs(230));
     // The bridge has its own timeouts and repeats; a hidden retry would outlive both.
     config.default_retry = false;
     Client::try_from(config).map_err(|e| RunError::Client(Box::new(e)))

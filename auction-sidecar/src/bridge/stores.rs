@@ -17,7 +17,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 use vendue_auction_core::SeatInput;
 use vendue_crds::conditions::{self, provision, reasons};
 use vendue_crds::{Award, ExclusionCount, Provision, names};
@@ -28,10 +28,16 @@ use crate::engine::EngineCommand;
 
 /// A store whose objects may not parse.
 #[derive(Clone)]
-pub struct Guarded<K>(Store<DeserializeGuard<K>>)
+pub struct Guarded<K>
 where
     K: Resource + Clone + Debug + 'static,
-    K::DynamicType: Eq + Hash + Clone + Default;
+    K::DynamicType: Eq + Hash + Clone + Default,
+{
+    store: Store<DeserializeGuard<K>>,
+    /// One task at a time waits for the store, and all others for that one: a store wakes only whoever asked last
+    /// (kube-runtime 5.0).
+    ready: Arc<OnceCell<bool>>,
+}
 
 impl<K> Guarded<K>
 where
@@ -40,32 +46,31 @@ where
 {
     /// Wraps a store that nobody else waits for.
     pub fn new(store: Store<DeserializeGuard<K>>) -> Self {
-        Self(store)
+        Self { store, ready: Arc::default() }
     }
 
     /// An empty store and the writer that [`follow`] fills it with.
     ///
-    /// A controller's own store cannot be wrapped: only the last task that waits for a store's first list is woken
-    /// (kube-runtime 5.0), and a controller waits for its own.
+    /// A controller's own store cannot be wrapped: the controller waits for it.
     pub fn empty() -> (Self, reflector::store::Writer<DeserializeGuard<K>>) {
         let (store, writer) = reflector::store();
-        (Self(store), writer)
+        (Self::new(store), writer)
     }
 
     /// The objects that parse.
     pub fn items(&self) -> Vec<K> {
-        self.0.state().iter().filter_map(|object| object.0.as_ref().ok().cloned()).collect()
+        self.store.state().iter().filter_map(|object| object.0.as_ref().ok().cloned()).collect()
     }
 
     /// The first object that parses and fits.
     pub fn find(&self, fits: impl Fn(&K) -> bool) -> Option<K> {
-        let found = self.0.find(|object| object.0.as_ref().is_ok_and(&fits))?;
+        let found = self.store.find(|object| object.0.as_ref().is_ok_and(&fits))?;
         found.0.as_ref().ok().cloned()
     }
 
-    /// Waits until the first list is here.
+    /// Waits until the first list is here. Any number of tasks may.
     pub async fn ready(&self) -> bool {
-        self.0.wait_until_ready().await.is_ok()
+        *self.ready.get_or_init(|| async { self.store.wait_until_ready().await.is_ok() }).await
     }
 }
 
@@ -206,5 +211,28 @@ impl Seller {
                 tracing::warn!(%error, "Provision status not written");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everybody_who_waits_for_the_first_list_is_woken() {
+        let (awards, mut writer) = Guarded::<Award>::empty();
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let awards = awards.clone();
+                tokio::spawn(async move { awards.ready().await })
+            })
+            .collect();
+        // All of them wait by then: this runtime has one thread, and a task that yields is asked last.
+        tokio::task::yield_now().await;
+        writer.apply_watcher_event(&watcher::Event::Init);
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        let all = futures::future::try_join_all(waiting);
+        let woken = tokio::time::timeout(Duration::from_secs(5), all).await;
+        assert_eq!(woken.unwrap().unwrap(), [true; 3]);
     }
 }
