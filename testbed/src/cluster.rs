@@ -54,12 +54,18 @@ pub(crate) struct Own {
 }
 
 impl Cluster {
-    /// A cluster that the user already has.
-    pub(crate) async fn existing(kubeconfig: &Path, context: &str) -> Result<Self> {
+    /// A cluster that the user already has, under a name of its own.
+    pub(crate) async fn existing(kubeconfig: &Path, name: &str, context: &str) -> Result<Self> {
         let client = connect(kubeconfig, Some(context)).await?;
-        get_text(&client, "/readyz").await?;
+        get_text(&client, "/readyz").await.map_err(|error| {
+            Error::Invalid(format!(
+                "{name} cannot be reached or does not know you: {error}; next: `kubectl --kubeconfig {} --context \
+                 {context} get --raw /readyz`",
+                kubeconfig.display()
+            ))
+        })?;
         Ok(Self {
-            name: context.into(),
+            name: name.into(),
             kubeconfig: kubeconfig.into(),
             context: Some(context.into()),
             client,
