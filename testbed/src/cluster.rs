@@ -21,7 +21,7 @@ use crate::process::ProcessId;
 use crate::spec::ClusterSpec;
 use crate::state::{ClusterState, ComponentState};
 use crate::wait::{self, Poll};
-use crate::{files, network, objects, store, volumes};
+use crate::{disk, files, network, objects, store, volumes};
 
 const API_READY: Duration = Duration::from_secs(60);
 const NODE_READY: Duration = Duration::from_secs(60);
@@ -202,7 +202,11 @@ pub(crate) struct Ingredients {
 
 /// Starts a cluster and waits until its node is ready, its DNS answers and its GPUs are advertised.
 pub(crate) async fn start(layout: Layout, spec: &ClusterSpec, with: &Ingredients) -> Result<(Cluster, Tie)> {
-    prepare_files(&layout, spec)?;
+    prepare_files(&layout)?;
+    if let Some(mib) = spec.disk_mib {
+        // Before the node's process has its own view of the mounts, so that host and node see the same disk.
+        disk::mount(&layout.volumes(), mib).await?;
+    }
     network::create_cluster(&layout.place).await?;
     let (process, tie) = node::start(&layout).await?;
     let fresh =
@@ -242,7 +246,7 @@ pub(crate) async fn start(layout: Layout, spec: &ClusterSpec, with: &Ingredients
     Ok((cluster, tie))
 }
 
-fn prepare_files(layout: &Layout, _spec: &ClusterSpec) -> Result<()> {
+fn prepare_files(layout: &Layout) -> Result<()> {
     files::create_dir(&layout.folder)?;
     for folder in [layout.kubelet(), layout.pod_logs(), layout.volumes(), layout.node()] {
         files::create_dir(folder)?;

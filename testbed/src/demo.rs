@@ -151,9 +151,9 @@ pub fn look_around(deployment: &Deployment) -> String {
     text.push_str(&format!("  kubectl --context {user} get jobs.vendue.dev\n"));
     text.push_str(&format!("  kubectl --context {provider} get provisions,bids,awards,gpunodes -A\n"));
     text.push_str(&format!("  kubectl vendue --context {user} doctor\n"));
-    text.push_str(match deployment.market.is_own() {
-        true => "stop it with\n  cargo testbed down\n",
-        false => "take it off the clusters with the same command and --remove instead of --keep\n",
+    text.push_str(&match deployment.market.is_own() {
+        true => format!("stop it with\n  cargo testbed down --market {}\n", deployment.market.name()),
+        false => "take it off the clusters with the same command and --remove instead of --keep\n".to_owned(),
     });
     text
 }

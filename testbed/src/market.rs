@@ -169,6 +169,11 @@ impl Market {
         })
     }
 
+    /// Name of the market; empty for clusters of the user's.
+    pub fn name(&self) -> String {
+        self.shared.as_ref().and_then(|s| s.read(|m| m.spec.name.clone()).ok()).unwrap_or_default()
+    }
+
     /// Whether the clusters are the test bed's own.
     pub fn is_own(&self) -> bool {
         self.run.is_some()
