@@ -119,6 +119,7 @@ fn main() -> ExitCode {
         demo::digits_from_apply_to_model,
         access::strangers_are_refused,
         access::tampering_is_found,
+        access::agents_write_only_their_own_node,
         training::raising_script_fails,
         training::missing_interpreter_fails,
         training::deadline_ends_the_run,
