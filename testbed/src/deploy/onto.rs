@@ -108,7 +108,7 @@ async fn install_all(
             profile: site.profile,
             nvml: existing.simulated_nvml.as_deref().filter(|_| is_provider),
             storage_class: &found.storage_class,
-            more: values(existing, seats.iter().find(|s| s.name == site.name)),
+            more: values(existing, found, seats.iter().find(|s| s.name == site.name)),
         };
         install(&site.tools, &release).await
     };
@@ -140,13 +140,17 @@ async fn deal_keys(
 }
 
 /// Values of the chart that follow from the options.
-fn values(existing: &Existing, seat: Option<&Seat>) -> Value {
+fn values(existing: &Existing, found: &Found, seat: Option<&Seat>) -> Value {
     let mut values = json!({
         "image": { "repository": existing.image.repository, "tag": existing.image.tag },
         "auction": { "p2p": { "nodePort": existing.node_port, "serviceType": existing.reach.service_type() } },
     });
     if let Some(class) = &existing.runtime_class {
-        values["gpuAgent"] = json!({ "runtimeClassName": class });
+        values["gpuAgent"]["runtimeClassName"] = json!(class);
+    }
+    // Elsewhere an agent would have nothing to say, and NVIDIA's runtime class would not start it.
+    if found.gpus_labelled {
+        values["gpuAgent"]["nodeSelector"] = json!({ preflight::GPU_LABEL: "true" });
     }
     if let Some(node) = seat.and_then(|s| s.node.as_ref()) {
         values["auction"]["nodeSelector"] = json!({ "kubernetes.io/hostname": node });
@@ -199,12 +203,15 @@ mod tests {
             multiaddr: "/ip4/1.2.3.4/udp/1/quic-v1".into(),
             node: Some("n".into()),
         };
-        let with = values(&two_clusters(), Some(&seat));
+        let found = |gpus_labelled| Found { gpus_labelled, ..Found::default() };
+        let with = values(&two_clusters(), &found(true), Some(&seat));
+        assert_eq!(with["gpuAgent"]["nodeSelector"]["nvidia.com/gpu.present"], "true");
         assert_eq!(with["auction"]["nodeSelector"]["kubernetes.io/hostname"], "n");
         assert_eq!(with["image"]["tag"], "0.1");
-        let home = values(&Existing { runtime_class: Some("nvidia".into()), ..two_clusters() }, None);
+        let home =
+            values(&Existing { runtime_class: Some("nvidia".into()), ..two_clusters() }, &found(false), None);
         assert!(home["auction"].get("nodeSelector").is_none());
-        assert_eq!(home["gpuAgent"]["runtimeClassName"], "nvidia");
+        assert_eq!(home["gpuAgent"], json!({ "runtimeClassName": "nvidia" }));
     }
 
     #[test]

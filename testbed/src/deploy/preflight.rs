@@ -24,13 +24,16 @@ use crate::gpu;
 const JOB_GPUS: u32 = 2;
 
 /// What was found on a cluster that can be used.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     /// Its nodes.
     pub nodes: Vec<Node>,
     /// Storage class to use.
     pub storage_class: String,
-    gpus: u32,
+    /// Whether NVIDIA's label tells the nodes with GPUs from those without.
+    pub gpus_labelled: bool,
+    /// Most GPUs of one usable node.
+    pub gpus: u32,
 }
 
 /// A right: group, resource, verb, and a namespace if it is not needed in all.
@@ -111,7 +114,11 @@ async fn one(site: &Site, options: &Existing) -> std::result::Result<Found, Vec<
             String::new()
         }
     };
-    if problems.is_empty() { Ok(Found { nodes, storage_class, gpus }) } else { Err(problems) }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let gpus_labelled = nodes.iter().filter(|n| gpus_of(n) > 0).all(has_gpu_label);
+    Ok(Found { nodes, storage_class, gpus_labelled, gpus })
 }
 
 /// Rights that the user lacks.
@@ -173,6 +180,13 @@ pub(super) fn is_usable(node: &Node) -> bool {
 fn gpus_of(node: &Node) -> u32 {
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
     allocatable.and_then(|a| a.get(gpu::RESOURCE)?.0.parse().ok()).unwrap_or_default()
+}
+
+/// The label that NVIDIA's feature discovery sets.
+pub(super) const GPU_LABEL: &str = "nvidia.com/gpu.present";
+
+fn has_gpu_label(node: &Node) -> bool {
+    node.labels().get(GPU_LABEL).is_some_and(|value| value == "true")
 }
 
 fn no_gpus(nodes: &[Node]) -> String {
