@@ -18,6 +18,7 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use vendue_testbed::deploy::{self, Deployment, Existing, Reach, Source};
 use vendue_testbed::images::{self, RAY_IMAGE, VENDUE_IMAGE};
+use vendue_testbed::wait::{Poll, until};
 use vendue_testbed::{
     Cluster, ClusterSpec, Market, MarketSpec, Options, Paths, Progress, Result, Setup, demo, gpu, setup,
 };
@@ -129,11 +130,43 @@ async fn demo_on_them(setup: &Setup, market: &Market) -> Result<()> {
     let mut report = demo::run_job(&deployment, &progress).await?;
     demo::look_at_results(&deployment, &mut report, &progress).await?;
     assert_eq!((report.winner.as_str(), report.certificate_verified), ("east", true));
-    // A kept installation is used again, and taken off by itself.
+    // A kept installation is used again, here with a load balancer before the seat, and taken off by itself.
     drop(deployment);
-    let again = Deployment::up(&setup.paths, &source, &progress).await?;
+    let balanced = Existing { reach: Reach::LoadBalancer, ..options.clone() };
+    let source = Source::Existing(Box::new(balanced));
+    let again = tokio::select! {
+        again = Deployment::up(&setup.paths, &source, &progress) => again?,
+        error = balance(setup, market.cluster("theirs")?) => return error,
+    };
+    assert_eq!(kubectl(setup, market.cluster("theirs")?, &SEAT_TYPE).await?, "LoadBalancer");
     drop(again);
     deploy::remove_earlier(&setup.paths, &options, &progress).await
+}
+
+const SEAT_TYPE: [&str; 6] =
+    ["get", "service", "vendue-auction-p2p", "--namespace=vendue-system", "-o", "jsonpath={.spec.type}"];
+
+/// Does what a cloud's load balancer does: gives the seat's Service an address, here the node's. Never ends well.
+async fn balance(setup: &Setup, cluster: &Cluster) -> Result<()> {
+    let status =
+        json!({ "status": { "loadBalancer": { "ingress": [{ "ip": cluster.address() }] } } }).to_string();
+    let patch = [
+        "patch",
+        SEAT_TYPE[1],
+        SEAT_TYPE[2],
+        SEAT_TYPE[3],
+        "--subresource=status",
+        "--type=merge",
+        "-p",
+        &status,
+    ];
+    let period = Duration::from_millis(500);
+    until("balance", LIMIT, period, || async {
+        // Refused until the Service is there and of the right type.
+        let _ = kubectl(setup, cluster, &patch).await;
+        Ok(Poll::Pending("the test goes on".into()))
+    })
+    .await
 }
 
 async fn all(setup: &Setup, market: &Market) -> Result<()> {
