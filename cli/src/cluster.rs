@@ -1,5 +1,7 @@
 //! The way to a cluster, and to one Job in it.
 
+use std::time::Duration;
+
 use http::Request;
 use k8s_openapi::jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -12,8 +14,15 @@ use crate::error::{CliError, chain};
 /// Root of the aggregated API.
 const STREAM: &str = "/apis/stream.vendue.dev/v1alpha1";
 
+/// Longest silence of a cluster that is asked something. A log that is followed may be silent for longer.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// A connection to the cluster that the options name.
 pub async fn connect(global: &Global) -> Result<Client, CliError> {
+    connect_with(global, Some(SILENCE)).await
+}
+
+async fn connect_with(global: &Global, silence: Option<Duration>) -> Result<Client, CliError> {
     let unusable = |what: String| CliError::Cluster {
         message: format!("kubeconfig: {what}"),
         next: "name one with --kubeconfig FILE and --context NAME".to_owned(),
@@ -29,6 +38,8 @@ pub async fn connect(global: &Global) -> Result<Client, CliError> {
     };
     // A person waits: the default would retry for minutes.
     config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(10));
+    config.read_timeout = silence;
     Client::try_from(config).map_err(|e| unusable(chain(&e)))
 }
 
@@ -45,7 +56,16 @@ pub struct Target {
 impl Target {
     /// Connects; does not ask whether the Job exists.
     pub async fn connect(global: &Global, job: &str) -> Result<Self, CliError> {
-        let client = connect(global).await?;
+        Self::new(global, job, Some(SILENCE)).await
+    }
+
+    /// The same for what may be silent for long.
+    pub async fn connect_to_follow(global: &Global, job: &str) -> Result<Self, CliError> {
+        Self::new(global, job, None).await
+    }
+
+    async fn new(global: &Global, job: &str, silence: Option<Duration>) -> Result<Self, CliError> {
+        let client = connect_with(global, silence).await?;
         let namespace = global.namespace.clone().unwrap_or_else(|| client.default_namespace().to_owned());
         Ok(Self { client, namespace, job: job.to_owned() })
     }
@@ -136,6 +156,24 @@ pub mod tests {
     #[test]
     fn times() {
         assert_eq!(time(1_767_225_600_000), "2026-01-01 00:00:00 UTC");
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_does_not_answer_is_given_up() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("config");
+        let server = format!("http://{}", silent.local_addr().unwrap());
+        let config = serde_json::json!({"apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": server}}], "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]});
+        std::fs::write(&file, config.to_string()).unwrap();
+        let global = Global { kubeconfig: Some(file), ..Global::default() };
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let target = Target::new(&global, "digits", Some(Duration::from_millis(50))).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(20), target.get()).await;
+        let error = answer.expect("it is given up").unwrap_err();
+        assert_eq!(error.exit_code(), 3, "{error}");
     }
 
     #[tokio::test]

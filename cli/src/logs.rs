@@ -1,16 +1,22 @@
 //! `logs`: the log of a Job, as the aggregated API streams it.
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use futures::{AsyncBufReadExt, TryStreamExt};
 
 use crate::args::{LogOptions, Output};
 use crate::cluster::Target;
 use crate::error::CliError;
+use crate::terminal::Guard;
 
 /// Prints the log until it ends, or until the reader of standard output goes away.
 pub async fn run(target: &Target, options: &LogOptions, output: Output) -> Result<(), CliError> {
-    write(target, options, output, &mut std::io::stdout().lock()).await
+    let stdout = std::io::stdout();
+    // A file or another program gets the log as it is.
+    if stdout.is_terminal() && output == Output::Text {
+        return write(target, options, output, &mut Guard::new(stdout.lock())).await;
+    }
+    write(target, options, output, &mut stdout.lock()).await
 }
 
 fn query(options: &LogOptions) -> String {

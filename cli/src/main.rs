@@ -13,6 +13,7 @@ mod logs;
 mod metrics_text;
 mod outputs;
 mod report;
+mod terminal;
 mod verify;
 
 use std::process::ExitCode;
@@ -57,7 +58,10 @@ fn run(args: Args) -> Result<ExitCode, CliError> {
 async fn command(args: Args) -> Result<ExitCode, CliError> {
     let ok = match args.command {
         Command::Logs(options) => {
-            let target = cluster::Target::connect(&args.global, &options.job).await?;
+            let target = match options.follow {
+                true => cluster::Target::connect_to_follow(&args.global, &options.job).await?,
+                false => cluster::Target::connect(&args.global, &options.job).await?,
+            };
             logs::run(&target, &options, args.global.output).await?;
             true
         }

@@ -61,7 +61,10 @@ fn table(files: &[Entry]) -> String {
     let width = files.iter().map(|f| f.path.len()).max().unwrap_or(4).max(4);
     let mut text = format!("{:width$}  {:>12}  SHA-256\n", "FILE", "BYTES");
     for file in files {
-        text.push_str(&format!("{:width$}  {:>12}  {}\n", file.path, file.size, file.sha256));
+        // The names are the provider's: what would steer a terminal is shown, not sent.
+        let path = file.path.escape_default().to_string();
+        let path = if file.path.contains(char::is_control) { &path } else { &file.path };
+        text.push_str(&format!("{path:width$}  {:>12}  {}\n", file.size, file.sha256));
     }
     text
 }
@@ -115,7 +118,7 @@ async fn download(
 /// Where a file goes: below `folder`, or nowhere.
 fn place(folder: &Path, path: &str) -> Result<PathBuf, CliError> {
     let plain = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
-    if path.is_empty() || !plain || path.contains(['\\', '\0']) {
+    if path.is_empty() || !plain || path.contains('\\') || path.contains(char::is_control) {
         return Err(CliError::failed(format!(
             "the cluster names a file {path:?}, which would not lie in the folder"
         )));
@@ -222,9 +225,15 @@ mod tests {
     fn paths_stay_in_the_folder() {
         let folder = Path::new("/out");
         assert_eq!(place(folder, "a/b").unwrap(), Path::new("/out/a/b"));
-        for bad in ["", "/etc/passwd", "../x", "a/../../x", "a\\b", "a\0b"] {
+        for bad in ["", "/etc/passwd", "../x", "a/../../x", "a\\b", "a\0b", "a\x1b[2Jb"] {
             assert!(place(folder, bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn names_do_not_steer_the_terminal() {
+        let text = table(&[entry("a\x1b]0;owned\x07", b""), entry("modèle.npz", b"")]);
+        assert!(!text.contains('\x1b') && text.contains("\\u{1b}") && text.contains("modèle.npz"), "{text}");
     }
 
     #[tokio::test]

@@ -46,6 +46,7 @@ pub async fn market(paths: &Paths, name: &str) -> Result<()> {
         network::delete_management_links(state.slot).await?;
     }
     remove_cgroups(&format!("vendue/{name}")).await?;
+    crate::disk::unmount_below(&run)?;
     let folder = run.clone();
     let removed = tokio::task::spawn_blocking(move || files::remove_dir(&folder)).await;
     removed

@@ -21,7 +21,7 @@ use crate::process::ProcessId;
 use crate::spec::ClusterSpec;
 use crate::state::{ClusterState, ComponentState};
 use crate::wait::{self, Poll};
-use crate::{files, network, objects, store, volumes};
+use crate::{disk, files, network, objects, store, volumes};
 
 const API_READY: Duration = Duration::from_secs(60);
 const NODE_READY: Duration = Duration::from_secs(60);
@@ -54,12 +54,18 @@ pub(crate) struct Own {
 }
 
 impl Cluster {
-    /// A cluster that the user already has.
-    pub(crate) async fn existing(kubeconfig: &Path, context: &str) -> Result<Self> {
+    /// A cluster that the user already has, under a name of its own.
+    pub(crate) async fn existing(kubeconfig: &Path, name: &str, context: &str) -> Result<Self> {
         let client = connect(kubeconfig, Some(context)).await?;
-        get_text(&client, "/readyz").await?;
+        get_text(&client, "/readyz").await.map_err(|error| {
+            Error::Invalid(format!(
+                "{name} cannot be reached or does not know you: {error}; next: `kubectl --kubeconfig {} --context \
+                 {context} get --raw /readyz`",
+                kubeconfig.display()
+            ))
+        })?;
         Ok(Self {
-            name: context.into(),
+            name: name.into(),
             kubeconfig: kubeconfig.into(),
             context: Some(context.into()),
             client,
@@ -196,7 +202,11 @@ pub(crate) struct Ingredients {
 
 /// Starts a cluster and waits until its node is ready, its DNS answers and its GPUs are advertised.
 pub(crate) async fn start(layout: Layout, spec: &ClusterSpec, with: &Ingredients) -> Result<(Cluster, Tie)> {
-    prepare_files(&layout, spec)?;
+    prepare_files(&layout)?;
+    if let Some(mib) = spec.disk_mib {
+        // Before the node's process has its own view of the mounts, so that host and node see the same disk.
+        disk::mount(&layout.volumes(), mib).await?;
+    }
     network::create_cluster(&layout.place).await?;
     let (process, tie) = node::start(&layout).await?;
     let fresh =
@@ -236,7 +246,7 @@ pub(crate) async fn start(layout: Layout, spec: &ClusterSpec, with: &Ingredients
     Ok((cluster, tie))
 }
 
-fn prepare_files(layout: &Layout, _spec: &ClusterSpec) -> Result<()> {
+fn prepare_files(layout: &Layout) -> Result<()> {
     files::create_dir(&layout.folder)?;
     for folder in [layout.kubelet(), layout.pod_logs(), layout.volumes(), layout.node()] {
         files::create_dir(folder)?;

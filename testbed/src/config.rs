@@ -27,7 +27,7 @@ pub struct Layout {
 }
 
 /// Paths of the programs a cluster runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Programs {
     /// Folder with the Kubernetes programs.
     pub kubernetes: PathBuf,

@@ -11,22 +11,25 @@ use tokio::process::Command;
 use vendue_crds::conditions::{self, job as types, reasons};
 
 use crate::command::run;
-use crate::deploy::{Deployment, Follower, Report};
+use crate::deploy::{Deployment, Follower, Report, Site};
 use crate::error::{Error, IoContext as _, Result};
 use crate::progress::Progress;
 
-const NAMESPACE: &str = "default";
-const JOB: &str = "digits";
+/// Namespace of the example Job.
+pub const NAMESPACE: &str = "default";
+/// Name of the example Job and of its ConfigMap.
+pub const JOB: &str = "digits";
 
 /// Runs the Job and returns what was measured.
 pub async fn run_job(deployment: &Deployment, progress: &Progress) -> Result<Report> {
     let home = deployment.home();
     remove_earlier(deployment).await?;
-    let manifest = deployment.example("train-digits.yaml")?;
+    let manifest = deployment.job_manifest()?;
     progress.say("$ kubectl apply -f manifests/examples/train-digits.yaml");
     let mut follower = Follower::new(home.client.clone(), NAMESPACE, JOB);
     home.apply(NAMESPACE, &manifest).await?;
-    let job = follower.until_true(types::FINISHED, Duration::from_secs(300), progress).await?;
+    let finished = follower.until_true(types::FINISHED, deployment.job_limit(), progress);
+    let job = deployment.unless_unpullable(finished).await?;
     let status = job.status.clone().unwrap_or_default();
     let finished = conditions::find(&status.conditions, types::FINISHED);
     if finished.is_none_or(|c| c.reason != reasons::SUCCEEDED) {
@@ -130,15 +133,27 @@ fn accuracy(dir: &Path) -> Result<f64> {
 /// What to type to look around in a market that is left running.
 pub fn look_around(deployment: &Deployment) -> String {
     let home = &deployment.home().tools;
+    let context = |site: Option<&Site>| {
+        site.map(|s| if s.tools.context.is_empty() { &s.name } else { &s.tools.context })
+            .cloned()
+            .unwrap_or_default()
+    };
+    let (user, provider) = (
+        context(Some(deployment.home())),
+        context(deployment.providers().nth(1).or(deployment.providers().next())),
+    );
     let mut text = format!(
         "the market is left running; look around with\n  export KUBECONFIG={}\n  export PATH={}:{}:$PATH\n",
         deployment.market.kubeconfig().unwrap_or_else(|| home.kubeconfig.clone()).display(),
         home.kubectl.parent().unwrap_or(Path::new("/")).display(),
         deployment.programs.display(),
     );
-    text.push_str("  kubectl --context home get jobs.vendue.dev\n");
-    text.push_str("  kubectl --context bravo get provisions,bids,awards,gpunodes -A\n");
-    text.push_str("  kubectl vendue --context home doctor\n");
-    text.push_str("stop it with\n  cargo testbed down\n");
+    text.push_str(&format!("  kubectl --context {user} get jobs.vendue.dev\n"));
+    text.push_str(&format!("  kubectl --context {provider} get provisions,bids,awards,gpunodes -A\n"));
+    text.push_str(&format!("  kubectl vendue --context {user} doctor\n"));
+    text.push_str(&match deployment.market.is_own() {
+        true => format!("stop it with\n  cargo testbed down --market {}\n", deployment.market.name()),
+        false => "take it off the clusters with the same command and --remove instead of --keep\n".to_owned(),
+    });
     text
 }

@@ -51,6 +51,9 @@ pub enum Error {
     /// The machine lacks something; the text says what and how to get it.
     #[error("{0}")]
     Machine(String),
+    /// A signal ended the work.
+    #[error("{0}")]
+    Interrupted(&'static str),
     /// A name or state the caller gave does not fit.
     #[error("{0}")]
     Invalid(String),

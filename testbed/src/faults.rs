@@ -1,6 +1,7 @@
-//! Faults: cut a cluster off, kill, freeze and restart its components, kill a Pod's processes.
+//! Faults: cut a cluster off, kill, freeze and restart its components, kill a Pod's processes; and, by way of `clock`,
+//! `disk` and `gpu`, a shifted clock, a full disk, a lost GPU.
 //!
-//! All act on recorded or looked-up processes, never on names. Each is undone by its counterpart or by
+//! All that touch processes act on recorded or looked-up processes, never on names. Each is undone by its counterpart or by
 //! Kubernetes itself.
 
 use std::time::Duration;
@@ -54,6 +55,25 @@ pub enum Fault {
         /// Pod.
         pod: String,
     },
+    /// The disk of the cluster's volumes is full.
+    FillDisk,
+    /// Undoes `fill-disk`.
+    EmptyDisk,
+    /// The driver loses a GPU.
+    LoseGpu {
+        /// Index or UUID.
+        device: String,
+    },
+    /// Undoes `lose-gpu`.
+    ReturnGpu {
+        /// Index or UUID.
+        device: String,
+    },
+    /// The clock of the cluster's seat is off; 0 sets it right.
+    ShiftClock {
+        /// By how much it is ahead.
+        seconds: i32,
+    },
 }
 
 impl Cluster {
@@ -67,6 +87,11 @@ impl Cluster {
             Fault::Freeze { component } => self.freeze_component(component),
             Fault::Thaw { component } => self.thaw_component(component),
             Fault::KillPod { namespace, pod } => self.kill_pod(namespace, pod).await.map(|_| ()),
+            Fault::FillDisk => self.fill_disk(),
+            Fault::EmptyDisk => self.empty_disk(),
+            Fault::LoseGpu { device } => self.lose_gpu(device).await,
+            Fault::ReturnGpu { device } => self.return_gpu(device).await,
+            Fault::ShiftClock { seconds } => self.shift_clock(*seconds).await,
         }
     }
 
@@ -233,5 +258,7 @@ mod tests {
         let text = serde_json::to_string(&fault).unwrap();
         assert_eq!(text, r#"{"fault":"kill-pod","namespace":"a","pod":"b"}"#);
         assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), fault);
+        let shift: Fault = serde_json::from_str(r#"{"fault":"shift-clock","seconds":-5}"#).unwrap();
+        assert_eq!(shift, Fault::ShiftClock { seconds: -5 });
     }
 }

@@ -12,6 +12,7 @@ use kube::Client;
 use kube::api::Api;
 
 use crate::client::call;
+use crate::cluster::Cluster;
 use crate::command::{command, run};
 use crate::config::Layout;
 use crate::error::{Error, IoContext, Result};
@@ -89,6 +90,31 @@ fn make_readable(folder: &Path) -> Result<()> {
 /// Path, on the host, of a node's state file; tests change it with the simulator's own program.
 pub fn state_file(layout: &Layout) -> PathBuf {
     layout.node().join("nvml").join(STATE)
+}
+
+impl Cluster {
+    /// The driver loses a simulated GPU, given by index or UUID: what asks for it gets "GPU is lost", and kubelet gives
+    /// it to nobody.
+    pub async fn lose_gpu(&self, device: &str) -> Result<()> {
+        self.set_gpu(device, "lost").await
+    }
+
+    /// Undoes [`Cluster::lose_gpu`].
+    pub async fn return_gpu(&self, device: &str) -> Result<()> {
+        self.set_gpu(device, "healthy").await
+    }
+
+    async fn set_gpu(&self, device: &str, health: &str) -> Result<()> {
+        let layout = &self.own()?.layout;
+        let state = state_file(layout);
+        if !state.exists() {
+            return Err(Error::Invalid(format!("cluster {} has no simulated GPUs", self.name())));
+        }
+        let mut set =
+            command(layout.node().join("nvml-sim"), ["set", "--device", device, "--health", health]);
+        set.arg("--state").arg(&state);
+        run("change a simulated GPU", Duration::from_secs(10), set).await.map(drop)
+    }
 }
 
 /// Waits until the node offers this many GPUs.

@@ -47,6 +47,40 @@ pub fn write(path: &Path, entries: &[Entry<'_>]) -> Result<PathBuf> {
     Ok(path.to_path_buf())
 }
 
+/// An error that names what there is, if a context is missing.
+pub fn check_contexts<'a>(path: &Path, wanted: impl IntoIterator<Item = &'a str>) -> Result<()> {
+    let file = kube::config::Kubeconfig::read_from(path)
+        .map_err(|e| Error::Invalid(format!("kubeconfig {}: {e}", path.display())))?;
+    let there: Vec<&str> = file.contexts.iter().map(|c| c.name.as_str()).collect();
+    match wanted.into_iter().find(|context| !there.contains(context)) {
+        Some(missing) => Err(Error::Invalid(format!(
+            "kubeconfig {} has no context {missing:?}; next: choose from {}",
+            path.display(),
+            there.join(", ")
+        ))),
+        None => Ok(()),
+    }
+}
+
 fn embed(path: &Path) -> Result<String> {
     Ok(base64::engine::general_purpose::STANDARD.encode(std::fs::read(path).io("read", path)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_context_is_named_with_those_that_are_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeconfig");
+        let error = check_contexts(&path, ["a"]).unwrap_err().to_string();
+        assert!(error.contains("kubeconfig"), "{error}");
+        let text = json!({"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [],
+            "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}]});
+        std::fs::write(&path, text.to_string()).unwrap();
+        check_contexts(&path, ["one"]).unwrap();
+        let error = check_contexts(&path, ["one", "two"]).unwrap_err().to_string();
+        assert!(error.contains("\"two\"") && error.contains("choose from one"), "{error}");
+    }
 }

@@ -17,11 +17,13 @@
 pub mod base;
 pub mod cleanup;
 pub mod client;
+pub mod clock;
 pub mod cluster;
 pub mod command;
 pub mod config;
 pub mod demo;
 pub mod deploy;
+pub mod disk;
 pub mod doctor;
 pub mod dump;
 pub mod error;

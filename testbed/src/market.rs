@@ -144,9 +144,15 @@ impl Market {
         Ok(Some(Self { clusters, run: Some(run), shared: Some(shared), ties: vec![], recyclers: vec![] }))
     }
 
-    /// Uses clusters that the user already has; they are neither started nor stopped nor broken.
-    pub async fn existing(kubeconfig: &Path, contexts: &[String]) -> Result<Self> {
-        let clusters = try_join_all(contexts.iter().map(|c| Cluster::existing(kubeconfig, c))).await?;
+    /// Uses clusters that the user already has, each as (name, context); they are neither started nor stopped nor
+    /// broken.
+    pub async fn existing(kubeconfig: &Path, members: &[(&str, &str)]) -> Result<Self> {
+        kubeconfig::check_contexts(kubeconfig, members.iter().map(|(_, context)| *context))?;
+        let connect = |(name, context): &(&str, &str)| {
+            let (name, context) = (name.to_string(), context.to_string());
+            async move { Cluster::existing(kubeconfig, &name, &context).await }
+        };
+        let clusters = try_join_all(members.iter().map(connect)).await?;
         Ok(Self { clusters, run: None, shared: None, ties: vec![], recyclers: vec![] })
     }
 
@@ -161,6 +167,11 @@ impl Market {
             let names: Vec<_> = self.clusters.iter().map(Cluster::name).collect();
             Error::Invalid(format!("no cluster {name}: there are {}", names.join(", ")))
         })
+    }
+
+    /// Name of the market; empty for clusters of the user's.
+    pub fn name(&self) -> String {
+        self.shared.as_ref().and_then(|s| s.read(|m| m.spec.name.clone()).ok()).unwrap_or_default()
     }
 
     /// Whether the clusters are the test bed's own.

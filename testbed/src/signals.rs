@@ -11,7 +11,7 @@ pub async fn until_interrupted<T>(work: impl Future<Output = Result<T>>) -> Resu
     let mut terminate = listen(SignalKind::terminate(), "SIGTERM")?;
     tokio::select! {
         result = work => result,
-        _ = interrupt.recv() => Err(Error::Machine("interrupted".into())),
-        _ = terminate.recv() => Err(Error::Machine("terminated".into())),
+        _ = interrupt.recv() => Err(Error::Interrupted("interrupted")),
+        _ = terminate.recv() => Err(Error::Interrupted("terminated")),
     }
 }

@@ -38,6 +38,9 @@ pub struct ClusterSpec {
     pub gpus: Option<Gpus>,
     /// How many pre-made volumes.
     pub volumes: u32,
+    /// Size of a memory disk that holds the volumes, so that it can be filled; the machine's own disk if not given.
+    #[serde(default)]
+    pub disk_mib: Option<u32>,
     /// Labels of the node.
     pub labels: Vec<(String, String)>,
 }
@@ -45,7 +48,7 @@ pub struct ClusterSpec {
 impl ClusterSpec {
     /// A cluster without GPUs and with a few volumes.
     pub fn new(name: &str) -> Self {
-        Self { name: name.into(), gpus: None, volumes: 4, labels: Vec::new() }
+        Self { name: name.into(), gpus: None, volumes: 4, disk_mib: None, labels: Vec::new() }
     }
 
     /// The same with simulated GPUs.
@@ -84,6 +87,24 @@ impl MarketSpec {
                 ClusterSpec::new("delta").with_gpus("h100", 1).with_label(region, "ap-south"),
             ],
         }
+    }
+
+    /// The same with the volumes of each of these clusters on a memory disk of this size.
+    pub fn with_disks(mut self, mib: u32, wanted: impl Fn(&str) -> bool) -> Self {
+        for cluster in self.clusters.iter_mut().filter(|c| wanted(&c.name)) {
+            cluster.disk_mib = Some(mib);
+        }
+        self
+    }
+
+    /// Only these clusters; all of them if none is named.
+    pub fn only(mut self, names: &[String]) -> Result<Self> {
+        let known: Vec<&str> = self.clusters.iter().map(|c| c.name.as_str()).collect();
+        if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(Error::Invalid(format!("no cluster {unknown}: there are {}", known.join(", "))));
+        }
+        self.clusters.retain(|c| names.is_empty() || names.contains(&c.name));
+        Ok(self)
     }
 
     /// The same clusters under another market name.
@@ -231,6 +252,17 @@ mod tests {
         let mut twice = MarketSpec::demo();
         twice.clusters.push(ClusterSpec::new("home"));
         assert!(twice.validate().is_err());
+    }
+
+    #[test]
+    fn a_cluster_that_is_not_there_is_named() {
+        let only = |names: &[&str]| {
+            MarketSpec::demo().only(&names.iter().map(|n| n.to_string()).collect::<Vec<_>>())
+        };
+        assert_eq!(only(&[]).unwrap().clusters.len(), 5);
+        assert_eq!(only(&["alpha"]).unwrap().clusters.len(), 1);
+        let error = only(&["home", "alhpa"]).unwrap_err().to_string();
+        assert!(error.contains("alhpa") && error.contains("delta"), "{error}");
     }
 
     #[test]

@@ -117,6 +117,16 @@ pub async fn prepare(paths: &Paths, progress: &Progress) -> Result<Programs> {
     find(paths)
 }
 
+/// helm and kubectl, for clusters that the user has: those on the search path, else the fetched ones. The rest of the
+/// programs is not needed there and stays unset.
+pub async fn clients(paths: &Paths, progress: &Progress) -> Result<Programs> {
+    if let (Some(helm), Some(kubectl)) = (which("helm"), which("kubectl")) {
+        return Ok(Programs { helm, kubectl, ..Programs::default() });
+    }
+    let folder = kubernetes_clients(paths, progress).await?;
+    Ok(Programs { helm: folder.join("helm"), kubectl: folder.join("kubectl"), ..Programs::default() })
+}
+
 /// Finds all programs; an error says that set-up has not been run.
 pub fn find(paths: &Paths) -> Result<Programs> {
     let folder = |name: &str| -> Result<PathBuf> {

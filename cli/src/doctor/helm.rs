@@ -32,6 +32,9 @@ pub enum ReleaseError {
     /// No such field.
     #[error("release has no info")]
     NoInfo,
+    /// Another revision than the one that Helm takes away: after a rollback, the check knows the one that it came with.
+    #[error("release is {0:?}, not uninstalling")]
+    NotUninstalling(String),
 }
 
 /// The release with the status "deployed" and a description that says why.
@@ -40,6 +43,10 @@ pub fn reopened(release: &[u8], description: &str) -> Result<Vec<u8>, ReleaseErr
     GzDecoder::new(STANDARD.decode(release)?.as_slice()).take(MAX).read_to_end(&mut text)?;
     let mut value: Value = serde_json::from_slice(&text)?;
     let info = value.get_mut("info").and_then(Value::as_object_mut).ok_or(ReleaseError::NoInfo)?;
+    let status = info.get("status").and_then(Value::as_str).unwrap_or_default();
+    if status != "uninstalling" {
+        return Err(ReleaseError::NotUninstalling(status.to_owned()));
+    }
     info.insert("status".to_owned(), "deployed".into());
     info.insert("description".to_owned(), description.into());
     info.remove("deleted");
@@ -76,5 +83,8 @@ mod tests {
         assert!(matches!(reopened(b"***", ""), Err(ReleaseError::Base64(_))));
         assert!(matches!(reopened(STANDARD.encode("x").as_bytes(), ""), Err(ReleaseError::Gzip(_))));
         assert!(matches!(reopened(&pack(&json!({})), ""), Err(ReleaseError::NoInfo)));
+        let rolled_back = pack(&json!({"info": {"status": "superseded"}}));
+        let error = reopened(&rolled_back, "").unwrap_err();
+        assert!(matches!(&error, ReleaseError::NotUninstalling(s) if s == "superseded"), "{error}");
     }
 }

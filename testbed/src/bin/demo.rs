@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vendue_testbed::deploy::{Deployment, Source};
-use vendue_testbed::error::Result;
+use vendue_testbed::deploy::{
+    self, Deployment, Existing, ImageName, Member, P2P_NODE_PORT, Reach, SeatAddress, Source,
+};
+use vendue_testbed::error::{Error, Result};
 use vendue_testbed::paths::Paths;
 use vendue_testbed::progress::Progress;
 use vendue_testbed::spec::MarketSpec;
@@ -16,7 +18,9 @@ use vendue_testbed::{cleanup, demo, signals};
 #[command(
     name = "demo",
     version,
-    after_help = "Without options the clusters are stopped at the end, also on failure and on Ctrl-C."
+    max_term_width = 110,
+    after_help = "Without --keep the clusters are stopped at the end, also on failure and on Ctrl-C; Vendue is taken off \
+                  clusters that you have.\nExit codes: 0 done, 1 failed, 2 wrong usage."
 )]
 struct Args {
     /// Leave the market running and say how to look around; a later run uses it again.
@@ -25,26 +29,81 @@ struct Args {
     /// Write what was measured to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
-    /// Use clusters that you have: their kubeconfig. Vendue's images must be pullable there.
-    #[arg(long, value_name = "FILE", requires = "contexts")]
+    #[command(flatten)]
+    yours: Yours,
+}
+
+/// Options for clusters that the user has.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Clusters that you have")]
+struct Yours {
+    /// Their kubeconfig. Nothing else of the test bed is started; neither root nor Debian is needed.
+    #[arg(long, value_name = "FILE", requires_all = ["contexts", "image", "ray_image"])]
     kubeconfig: Option<PathBuf>,
-    /// Contexts in that kubeconfig; name them home and the providers alpha, bravo, charlie, delta.
-    #[arg(long, value_name = "A,B,C,D,E", value_delimiter = ',', requires = "kubeconfig")]
-    contexts: Vec<String>,
+    /// Name in the market and context of each: one home, the others providers.
+    #[arg(long, value_name = "home=CONTEXT,NAME=CONTEXT", value_delimiter = ',', requires = "kubeconfig")]
+    contexts: Vec<Member>,
+    /// Vendue's image, built from images/vendue/Containerfile, where the clusters can pull it.
+    #[arg(long, value_name = "REPOSITORY:TAG", requires = "kubeconfig")]
+    image: Option<ImageName>,
+    /// Image that the Job runs in, built from images/ray/Containerfile, where the clusters can pull it.
+    #[arg(long, value_name = "REPOSITORY:TAG", requires = "kubeconfig")]
+    ray_image: Option<ImageName>,
+    /// How the seats are reached; an address of a node is chosen, or the load balancer's is waited for.
+    #[arg(long, value_enum, default_value_t, requires = "kubeconfig")]
+    service: Reach,
+    /// UDP node port of the seats.
+    #[arg(long, value_name = "PORT", default_value_t = P2P_NODE_PORT, requires = "kubeconfig",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    node_port: u16,
+    /// Where the others reach the seat of a provider, if not as --service says. Repeat for each.
+    #[arg(long = "seat-address", value_name = "NAME=HOST[:PORT]", requires = "kubeconfig")]
+    seat_addresses: Vec<SeatAddress>,
+    /// Storage class for home's store and the Jobs' volumes; the default class if not given.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    storage_class: Option<String>,
+    /// Runtime class that gives the GPU agent NVIDIA's library, usually nvidia.
+    #[arg(long, value_name = "NAME", requires = "kubeconfig", conflicts_with = "simulated_gpus")]
+    runtime_class: Option<String>,
+    /// The nodes' GPUs are simulated: this folder on them holds libnvidia-ml.so.1 and state.json.
+    #[arg(long, value_name = "DIR", requires = "kubeconfig")]
+    simulated_gpus: Option<PathBuf>,
+    /// Only take off the clusters what an earlier run with --keep left.
+    #[arg(long, requires = "kubeconfig", conflicts_with = "keep")]
+    remove: bool,
 }
 
 fn source(args: &Args) -> Source {
-    match &args.kubeconfig {
-        Some(kubeconfig) => Source::Existing(kubeconfig.clone(), args.contexts.clone()),
-        None => Source::Own(MarketSpec::demo()),
-    }
+    let yours = &args.yours;
+    let (Some(kubeconfig), Some(image), Some(ray_image)) =
+        (&yours.kubeconfig, &yours.image, &yours.ray_image)
+    else {
+        return Source::Own(MarketSpec::demo());
+    };
+    Source::Existing(Box::new(Existing {
+        kubeconfig: kubeconfig.clone(),
+        members: yours.contexts.clone(),
+        image: image.clone(),
+        ray_image: ray_image.clone(),
+        reach: yours.service,
+        node_port: yours.node_port,
+        addresses: yours.seat_addresses.clone(),
+        storage_class: yours.storage_class.clone(),
+        runtime_class: yours.runtime_class.clone(),
+        simulated_nvml: yours.simulated_gpus.clone(),
+    }))
 }
 
 async fn work(args: &Args, progress: &Progress) -> Result<()> {
     let paths = Paths::from_env()?;
-    let mut deployment = Deployment::up(&paths, &source(args), progress).await?;
+    let source = source(args);
+    if let (Source::Existing(existing), true) = (&source, args.yours.remove) {
+        return deploy::remove_earlier(&paths, existing, progress).await;
+    }
+    let mut deployment = Deployment::up(&paths, &source, progress).await?;
     let result = show(&deployment, args, progress).await;
-    if result.is_err() {
+    // Other people's Pods and logs are none of ours: only the test bed's own clusters are dumped.
+    if result.is_err() && deployment.market.is_own() {
         let dump = paths.cache().join("failed/demo");
         // The failure is what counts; the dump is a help only.
         let _ = vendue_testbed::dump::market(&deployment.market, &dump).await;
@@ -52,10 +111,11 @@ async fn work(args: &Args, progress: &Progress) -> Result<()> {
     if args.keep {
         deployment.market.keep().await?;
         progress.say(demo::look_around(&deployment));
-    } else {
-        progress.step("stop the clusters", deployment.stop()).await?;
+        return result;
     }
-    result
+    let step = if deployment.market.is_own() { "stop the clusters" } else { "take Vendue off the clusters" };
+    let stopped = progress.step(step, deployment.stop()).await;
+    result.and(stopped)
 }
 
 async fn show(deployment: &Deployment, args: &Args, progress: &Progress) -> Result<()> {
@@ -68,6 +128,19 @@ async fn show(deployment: &Deployment, args: &Args, progress: &Progress) -> Resu
     Ok(())
 }
 
+/// What an interrupted run left: its handles went with the work, so it is found by name.
+async fn clean_up(args: &Args, error: &Error, progress: &Progress) -> Result<()> {
+    let paths = Paths::from_env()?;
+    match source(args) {
+        Source::Own(spec) => cleanup::market(&paths, &spec.name).await,
+        // Other failures were cleaned up after where they happened.
+        Source::Existing(existing) if matches!(error, Error::Interrupted(_)) => {
+            deploy::remove_earlier(&paths, &existing, progress).await
+        }
+        Source::Existing(_) => Ok(()),
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
@@ -76,12 +149,37 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     eprintln!("demo failed: {error}");
-    if let (Source::Own(spec), false) = (source(&args), args.keep) {
-        // The market's handle went with the work: what it left is found by its name.
-        let cleaned = async { cleanup::market(&Paths::from_env()?, &spec.name).await };
-        if let Err(error) = cleaned.await {
-            eprintln!("clean up: {error}; the next start tries again");
-        }
+    if !args.keep
+        && let Err(error) = clean_up(&args, &error, &progress).await
+    {
+        eprintln!("clean up: {error}");
     }
     ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn clusters_of_the_user_need_images() {
+        Args::command().debug_assert();
+        let parse = |line: &str| Args::try_parse_from(line.split(' '));
+        assert!(matches!(source(&parse("demo --keep").unwrap()), Source::Own(_)));
+        let full = "demo --kubeconfig k --contexts home=a,alpha=b --image r/vendue:1 --ray-image r/ray:2";
+        let Source::Existing(existing) = source(&parse(full).unwrap()) else {
+            panic!("not the user's clusters")
+        };
+        assert_eq!(existing.members.len(), 2);
+        assert_eq!(existing.simulated_nvml, None, "simulated only when asked for");
+        for bad in [
+            "demo --kubeconfig k --contexts home=a,alpha=b --image r/vendue:1",
+            "demo --contexts home=a,alpha=b",
+            "demo --remove",
+            "demo --simulated-gpus /x",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
 }

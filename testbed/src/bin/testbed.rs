@@ -56,6 +56,22 @@ enum Command {
     Freeze(Component),
     /// Undo freeze.
     Thaw(Component),
+    /// Fill the disk of a cluster's volumes; the market must have been started with --disk-mib.
+    Fill(ClusterName),
+    /// Undo fill.
+    Empty(ClusterName),
+    /// Let the driver of a cluster's node lose a simulated GPU.
+    LoseGpu(Gpu),
+    /// Undo lose-gpu.
+    ReturnGpu(Gpu),
+    /// Set the clock of a cluster's seat ahead or back, and restart the seat; 0 sets it right.
+    ShiftClock {
+        #[command(flatten)]
+        at: ClusterName,
+        /// Seconds ahead; below 0: back.
+        #[arg(allow_negative_numbers = true)]
+        seconds: i32,
+    },
     /// Write events, Pods, nodes and logs of all clusters into a folder.
     Dump {
         #[command(flatten)]
@@ -89,6 +105,9 @@ struct Up {
     /// Folder with the built programs (GPU simulator, Vendue); default is the one this program is in.
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// Put each cluster's volumes on a memory disk of this size, so that `fill` can fill it.
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(16..=16384))]
+    disk_mib: Option<u32>,
     /// Put Vendue's image, as far as its programs are built, into the clusters.
     #[arg(long)]
     vendue: bool,
@@ -120,6 +139,14 @@ struct Component {
     at: ClusterName,
     /// Component, such as kubelet.
     component: String,
+}
+
+#[derive(Debug, Args)]
+struct Gpu {
+    #[command(flatten)]
+    at: ClusterName,
+    /// Index or UUID of the device.
+    device: String,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +214,11 @@ async fn run(command: Command) -> Result<ExitCode> {
         Command::Thaw(Component { at, component }) => {
             inflict(&paths, &at, &Fault::Thaw { component }).await?
         }
+        Command::Fill(at) => inflict(&paths, &at, &Fault::FillDisk).await?,
+        Command::Empty(at) => inflict(&paths, &at, &Fault::EmptyDisk).await?,
+        Command::LoseGpu(Gpu { at, device }) => inflict(&paths, &at, &Fault::LoseGpu { device }).await?,
+        Command::ReturnGpu(Gpu { at, device }) => inflict(&paths, &at, &Fault::ReturnGpu { device }).await?,
+        Command::ShiftClock { at, seconds } => inflict(&paths, &at, &Fault::ShiftClock { seconds }).await?,
         Command::Dump { market, to } => {
             let market = attach(&paths, &market.market).await?;
             print!("{}", dump::market(&market, &to).await?);
@@ -224,9 +256,9 @@ async fn inflict(paths: &Paths, at: &ClusterName, fault: &Fault) -> Result<()> {
 async fn up(paths: &Paths, progress: &Progress, args: Up) -> Result<ExitCode> {
     let setup = setup::prepare(paths, progress).await?;
     let programs = programs(args.programs.clone())?;
-    let mut spec = MarketSpec::demo().named(&args.market.market);
-    if !args.only.is_empty() {
-        spec.clusters.retain(|c| args.only.contains(&c.name));
+    let mut spec = MarketSpec::demo().named(&args.market.market).only(&args.only)?;
+    if let Some(mib) = args.disk_mib {
+        spec = spec.with_disks(mib, |_| true);
     }
     let mut options = Options { progress: progress.clone(), ..Options::default() };
     if programs.join("nvml-sim").exists() {

@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::command::{command, run, run_with_input};
+use serde_json::{Value, json};
+
+use crate::command::{command, run_with_input};
 use crate::error::Result;
 
 /// Namespace of the release.
@@ -64,12 +66,17 @@ impl Tools {
 
     /// `helm ARGS` on the cluster.
     pub async fn helm(&self, args: &[&str]) -> Result<String> {
+        self.helm_with_input(args, "").await
+    }
+
+    /// `helm ARGS` with text on its standard input.
+    pub async fn helm_with_input(&self, args: &[&str], input: &str) -> Result<String> {
         let mut helm = command(&self.helm, args);
         helm.arg("--kubeconfig").arg(&self.kubeconfig);
         if !self.context.is_empty() {
             helm.args(["--kube-context", &self.context]);
         }
-        run("helm", LIMIT, helm).await
+        run_with_input("helm", LIMIT, helm, input).await
     }
 }
 
@@ -88,6 +95,37 @@ pub struct Release<'a> {
     pub nvml: Option<&'a Path>,
     /// Storage class of home's store.
     pub storage_class: &'a str,
+    /// More values; they win over those that follow from the above.
+    pub more: Value,
+}
+
+impl Release<'_> {
+    /// Values of the chart `vendue`, without the record.
+    fn values(&self) -> Value {
+        let mut values = json!({
+            "profile": self.profile.value(),
+            "auction": { "store": { "storageClassName": self.storage_class } },
+        });
+        if let Some(dir) = self.nvml {
+            values["gpuAgent"]["nvml"] = json!({
+                "hostPath": dir, "libraryPath": dir.join("libnvidia-ml.so.1"), "statePath": dir.join("state.json"),
+            });
+        }
+        merge(&mut values, &self.more);
+        values
+    }
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) if !from.is_null() => *into = from.clone(),
+        _ => {}
+    }
 }
 
 /// Installs or upgrades both charts and waits until their Pods are ready.
@@ -99,36 +137,40 @@ pub async fn install(tools: &Tools, release: &Release<'_>) -> Result<()> {
     tools.kubectl(&["apply", "--namespace", NAMESPACE, "-f", &path(release.keys)]).await?;
     let chart = path(&release.charts.join("vendue"));
     let record = format!("market.record={}", release.record.display());
-    let mut set = vec![
-        format!("profile={}", release.profile.value()),
-        format!("auction.store.storageClassName={}", release.storage_class),
-    ];
-    if let Some(dir) = release.nvml {
-        set.push(format!("gpuAgent.nvml.hostPath={}", dir.display()));
-        set.push(format!("gpuAgent.nvml.libraryPath={}", dir.join("libnvidia-ml.so.1").display()));
-        set.push(format!("gpuAgent.nvml.statePath={}", dir.join("state.json").display()));
-    }
-    let set = set.join(",");
-    tools
-        .helm(&[
-            "upgrade",
-            "--install",
-            "vendue",
-            &chart,
-            "--namespace",
-            NAMESPACE,
-            "--wait",
-            "--timeout",
-            "180s",
-            "--set-file",
-            &record,
-            "--set",
-            &set,
-        ])
-        .await?;
+    let mut args = vec!["upgrade", "--install", "vendue", &chart, "--namespace", NAMESPACE, "--wait"];
+    // JSON is YAML.
+    args.extend(["--timeout", "180s", "--set-file", &record, "--values", "-"]);
+    tools.helm_with_input(&args, &release.values().to_string()).await?;
     Ok(())
 }
 
 fn path(path: &Path) -> String {
     path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_values_go_into_what_is_there() {
+        let release = Release {
+            charts: Path::new("charts"),
+            record: Path::new("market.json"),
+            keys: Path::new("keys.yaml"),
+            profile: Profile::Provider,
+            nvml: Some(Path::new("/sim")),
+            storage_class: "fast",
+            more: json!({ "auction": { "p2p": { "nodePort": 31000 } }, "image": { "tag": "1,2" }, "log": null }),
+        };
+        assert_eq!(
+            release.values(),
+            json!({
+                "profile": "provider", "image": { "tag": "1,2" }, "log": null,
+                "auction": { "store": { "storageClassName": "fast" }, "p2p": { "nodePort": 31000 } },
+                "gpuAgent": { "nvml": { "hostPath": "/sim", "libraryPath": "/sim/libnvidia-ml.so.1",
+                                        "statePath": "/sim/state.json" } },
+            })
+        );
+    }
 }

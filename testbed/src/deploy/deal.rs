@@ -38,7 +38,7 @@ impl Deal {
     }
 }
 
-/// Deals keys for seats (name, address) and homes into `dir`.
+/// Deals keys for seats (name, multiaddr) and homes into `dir`.
 pub async fn deal(
     program: &Path,
     market: &str,
@@ -54,7 +54,7 @@ pub async fn deal(
     let mut run_deal = command(program, ["deal", "--market", market, "--delay-ms", &DELAY_MS.to_string()]);
     run_deal.args(["--period-ms", &PERIOD_MS.to_string(), "--handover-ms", &HANDOVER_MS.to_string()]);
     for (name, address) in seats {
-        run_deal.arg("--seat").arg(format!("{name}=/ip4/{address}/udp/{P2P_NODE_PORT}/quic-v1"));
+        run_deal.arg("--seat").arg(format!("{name}={address}"));
     }
     for home in homes {
         run_deal.arg("--home").arg(home);

@@ -6,15 +6,20 @@
 
 mod charts;
 mod deal;
+mod existing;
 mod follow;
+mod onto;
+mod preflight;
 mod programs;
+mod pull;
+mod reach;
+mod remove;
 mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use k8s_openapi::api::core::v1::Node;
 use kube::Client;
 use kube::api::{Api, ListParams};
 
@@ -33,7 +38,9 @@ use crate::wait::{self, Poll};
 
 pub use charts::{NAMESPACE, Profile, Release, Tools, install};
 pub use deal::{DELAY_MS, Deal, P2P_NODE_PORT, deal};
+pub use existing::{Existing, HOME, ImageName, Member, Reach, SeatAddress};
 pub use follow::{Follower, STEPS, describe};
+pub use onto::remove_earlier;
 pub use programs::{build, folder};
 pub use report::Report;
 
@@ -88,6 +95,8 @@ pub struct Deployment {
     pub deal: Deal,
     /// Folder with Vendue's programs.
     pub programs: PathBuf,
+    /// How Vendue got onto clusters that the user has; `None` for the test bed's own.
+    pub existing: Option<Existing>,
     /// Seconds from the start until the clusters were ready.
     pub clusters_ready: f64,
     /// Seconds from the start until the charts were ready.
@@ -99,33 +108,37 @@ pub struct Deployment {
 pub enum Source {
     /// The test bed's own, started for this; one that was kept under the same name is used again.
     Own(MarketSpec),
-    /// Clusters that the user has: kubeconfig and contexts, the first is home.
-    Existing(PathBuf, Vec<String>),
+    /// Clusters that the user has.
+    Existing(Box<Existing>),
 }
 
 impl Deployment {
     /// Builds the programs, starts or finds the clusters, installs Vendue and waits until the providers offer GPUs.
     pub async fn up(paths: &Paths, source: &Source, progress: &Progress) -> Result<Self> {
+        match source {
+            Source::Own(spec) => Self::up_own(paths, spec, progress).await,
+            Source::Existing(existing) => onto::up(paths, existing, progress).await,
+        }
+    }
+
+    async fn up_own(paths: &Paths, spec: &MarketSpec, progress: &Progress) -> Result<Self> {
         let setup = setup::prepare(paths, progress).await?;
         let programs = build(paths, progress).await?;
         let image = images::vendue_image(paths, &programs, false, progress).await?;
-        let market = match source {
-            Source::Existing(kubeconfig, contexts) => Market::existing(kubeconfig, contexts).await?,
-            Source::Own(spec) => match Market::attach(&setup, &spec.name).await? {
-                Some(market) => {
-                    progress.say(format!("market {} is running and is used again", spec.name));
-                    progress.step("import Vendue's image", market.import(&image)).await?;
-                    market
-                }
-                None => {
-                    let options = Options {
-                        images: vec![image],
-                        programs: Some(programs.clone()),
-                        progress: progress.clone(),
-                    };
-                    Market::start(&setup, spec, &options).await?
-                }
-            },
+        let market = match Market::attach(&setup, &spec.name).await? {
+            Some(market) => {
+                progress.say(format!("market {} is running and is used again", spec.name));
+                progress.step("import Vendue's image", market.import(&image)).await?;
+                market
+            }
+            None => {
+                let options = Options {
+                    images: vec![image],
+                    programs: Some(programs.clone()),
+                    progress: progress.clone(),
+                };
+                Market::start(&setup, spec, &options).await?
+            }
         };
         let clusters_ready = progress.elapsed().as_secs_f64();
         let installed = Self::install_all(&setup, &market, &programs, progress).await;
@@ -140,7 +153,7 @@ impl Deployment {
             }
         };
         let charts_ready = progress.elapsed().as_secs_f64();
-        Ok(Self { setup, market, sites, deal, programs, clusters_ready, charts_ready })
+        Ok(Self { setup, market, sites, deal, programs, existing: None, clusters_ready, charts_ready })
     }
 
     async fn install_all(
@@ -150,11 +163,8 @@ impl Deployment {
         progress: &Progress,
     ) -> Result<(Vec<Site>, Deal)> {
         let sites: Vec<Site> = market.clusters().iter().map(|c| Site::new(c, setup)).collect();
-        let dir = match market.folder() {
-            Some(folder) => folder.join("deal"),
-            None => setup.paths.cache().join("deal"),
-        };
-        let deal = deal_keys(programs, &sites, &dir).await?;
+        let folder = market.folder().ok_or_else(|| Error::Invalid("the market has no folder".into()))?;
+        let deal = deal_keys(programs, &sites, &folder.join("deal")).await?;
         let charts = setup.paths.checkout().join("charts");
         progress
             .step(
@@ -205,9 +215,34 @@ impl Deployment {
         self.site(name).cluster.heal().await
     }
 
-    /// Stops the clusters, or leaves alone those of the user.
+    /// The example Job, in the user's words where the clusters are the user's.
+    pub fn job_manifest(&self) -> Result<String> {
+        let example = self.example("train-digits.yaml")?;
+        Ok(match &self.existing {
+            Some(existing) => existing.adapt_job(&example),
+            None => example,
+        })
+    }
+
+    /// How long the example Job may take: a user's cluster pulls its image first.
+    pub fn job_limit(&self) -> Duration {
+        Duration::from_secs(if self.existing.is_some() { 900 } else { 300 })
+    }
+
+    /// Does the work, unless one of the user's clusters turns out to be unable to pull an image.
+    pub async fn unless_unpullable<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        match self.existing {
+            Some(_) => pull::unless_unpullable(&self.sites, work).await,
+            None => work.await,
+        }
+    }
+
+    /// Stops the clusters; takes Vendue off those of the user.
     pub async fn stop(self) -> Result<()> {
-        self.market.stop(&self.setup).await
+        match &self.existing {
+            Some(existing) => onto::remove(&self.setup.paths, existing, &self.sites).await,
+            None => self.market.stop(&self.setup).await,
+        }
     }
 }
 
@@ -215,31 +250,17 @@ async fn deal_keys(programs: &Path, sites: &[Site], dir: &Path) -> Result<Deal> 
     let mut seats = Vec::new();
     let mut homes = Vec::new();
     for site in sites {
-        match site.profile {
-            Profile::Home => homes.push(site.name.clone()),
-            Profile::Provider => seats.push((site.name.clone(), node_address(site).await?)),
+        match (site.profile, site.cluster.address()) {
+            (Profile::Home, _) => homes.push(site.name.clone()),
+            (Profile::Provider, Some(address)) => {
+                seats.push((site.name.clone(), reach::multiaddr(&address, P2P_NODE_PORT)));
+            }
+            (Profile::Provider, None) => {
+                return Err(Error::Invalid(format!("{} has no address", site.name)));
+            }
         }
     }
     deal(&programs.join("vendue-auction"), "demo", &seats, &homes, dir).await
-}
-
-async fn node_address(site: &Site) -> Result<String> {
-    if let Some(address) = site.cluster.address() {
-        return Ok(address);
-    }
-    let what = format!("list nodes of {}", site.name);
-    let nodes = Api::<Node>::all(site.client.clone())
-        .list(&ListParams::default())
-        .await
-        .map_err(|e| Error::kube(what, e))?;
-    nodes
-        .items
-        .into_iter()
-        .filter_map(|n| n.status?.addresses)
-        .flatten()
-        .find(|a| a.type_ == "InternalIP")
-        .map(|a| a.address)
-        .ok_or_else(|| Error::Invalid(format!("no node of {} has an InternalIP", site.name)))
 }
 
 async fn install_one(site: &Site, charts: &Path, deal: &Deal) -> Result<()> {
@@ -249,9 +270,9 @@ async fn install_one(site: &Site, charts: &Path, deal: &Deal) -> Result<()> {
         record: &deal.record(),
         keys: &deal.keys(&site.name),
         profile: site.profile,
-        nvml: (site.profile == Profile::Provider && site.cluster.address().is_some())
-            .then_some(nvml.as_path()),
+        nvml: (site.profile == Profile::Provider).then_some(nvml.as_path()),
         storage_class: STORAGE_CLASS,
+        more: serde_json::Value::Null,
     };
     install(&site.tools, &release).await
 }
@@ -259,7 +280,12 @@ async fn install_one(site: &Site, charts: &Path, deal: &Deal) -> Result<()> {
 async fn offer(site: &Site, examples: &Path) -> Result<()> {
     let path = examples.join(format!("{}.yaml", site.name));
     let manifest = std::fs::read_to_string(&path).io("read", &path)?;
-    site.tools.kubectl_with_input(&["apply", "-f", "-"], &manifest).await?;
+    offer_text(site, &manifest).await
+}
+
+/// Applies a Provision and waits until the seat bids with it.
+async fn offer_text(site: &Site, manifest: &str) -> Result<()> {
+    site.tools.kubectl_with_input(&["apply", "-f", "-"], manifest).await?;
     let api: Api<Provision> = Api::namespaced(site.client.clone(), NAMESPACE);
     wait::until(&format!("{} offers its GPUs", site.name), Duration::from_secs(90), LOOK, || async {
         let list = api.list(&ListParams::default()).await.map_err(|e| Error::kube("list provisions", e))?;

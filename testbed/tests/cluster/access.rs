@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
+use vendue_testbed::deploy::NAMESPACE;
 
 use crate::env::{Env, Failure, Ran, Scenario, check};
 
@@ -52,6 +53,28 @@ async fn user(env: &Env, ns: &str, name: &str, path: &PathBuf) -> Result<PathBuf
     kubectl.arg("--kubeconfig").arg(&path).args(["config", "set-context", "--current", "--user", "stranger"]);
     check(kubectl.output().await?.status.success(), || "set context".into())?;
     Ok(path)
+}
+
+/// The agent of one node cannot speak for another: whoever takes over a node cannot say what others have.
+pub async fn agents_write_only_their_own_node(env: &Env) -> Scenario {
+    let tools = &env.site("alpha").tools;
+    let node = env.site("alpha").cluster.node().ok_or("alpha has no node")?;
+    let agent = format!("--as=system:serviceaccount:{NAMESPACE}:vendue-gpu-agent");
+    let on = format!("--as-user-extra=authentication.kubernetes.io/node-name={node}");
+    let write = async |name: &str, who: &[&str]| {
+        let object = json!({ "apiVersion": "vendue.dev/v1alpha1", "kind": "GpuNode", "metadata": { "name": name }, "spec": {} });
+        let args = [&["apply", "--server-side", "--dry-run=server", "-f", "-"], who].concat();
+        tools.kubectl_with_input(&args, &object.to_string()).await
+    };
+    write(&node, &[&agent, &on]).await?;
+    for (name, who) in [("other-node", &[agent.as_str(), &on][..]), (&node, &[&agent])] {
+        let error = match write(name, who).await {
+            Ok(_) => return Err(format!("an agent wrote {name} as {who:?}").into()),
+            Err(error) => error.to_string(),
+        };
+        check(error.contains("only the GpuNode of its own node"), || format!("another refusal: {error}"))?;
+    }
+    Ok(())
 }
 
 /// What `verify` needs, as files that can be tampered with.

@@ -245,6 +245,8 @@ impl Env {
         for site in &self.deployment.sites {
             // Healing what is not cut is no change; a failure shows in the next scenario.
             let _ = site.cluster.heal().await;
+            let _ = site.cluster.empty_disk();
+            crate::machine::mend(site).await;
             for name in ["vendue-controller", "vendue-auction"] {
                 let pods = self
                     .pods(&site.name, vendue_testbed::deploy::NAMESPACE)

@@ -14,8 +14,8 @@ use vendue_testbed::wait::{self, Poll};
 use crate::env::{Env, Failure, Scenario, check, condition};
 use crate::jobs::{IMAGE, job};
 
-/// Counts to ninety, one line a second, so that a gap or a restart shows in the log.
-const COUNTER: &str =
+/// Counts to sixty, one line a second, so that a gap or a restart shows in the log.
+pub const COUNTER: &str =
     "import time\nfor i in range(60):\n    print('tick', i, flush=True)\n    time.sleep(1)\n";
 
 /// Waits until the Job's log contains `text`.
@@ -51,7 +51,7 @@ pub async fn kill(env: &Env, site: &str, deployment: &str) -> Scenario {
 }
 
 /// The run went through in one piece and every line is in the log.
-async fn undisturbed(env: &Env, ns: &str, name: &str) -> Scenario {
+pub async fn undisturbed(env: &Env, ns: &str, name: &str) -> Scenario {
     let job = env.finished(ns, name, 200).await?;
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
@@ -90,7 +90,7 @@ pub async fn home_is_cut_off(env: &Env) -> Scenario {
 }
 
 /// Waits until the host says that the workload ended; home cannot know yet.
-async fn host_finished(env: &Env, site: &str, ns: &str) -> Scenario {
+pub async fn host_finished(env: &Env, site: &str, ns: &str) -> Scenario {
     let awards: Api<Award> = Api::namespaced(env.site(site).client.clone(), ns);
     wait::until(
         "the workload ends on its host",

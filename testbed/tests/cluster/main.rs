@@ -1,8 +1,8 @@
 //! Scenarios on real clusters: five of them, started once, shared by all scenarios, one after the other.
 //!
 //! Run by `cargo verify`; plain `cargo test` lists them as ignored, because they need root and the test bed's tools.
-//! A failed scenario dumps events, Pod states and the last log lines of every component. `VENDUE_KEEP=1` leaves the
-//! market running.
+//! A failed scenario dumps events, Pod states and the last log lines of every component. `VENDUE_KEEP=1`, which
+//! `cargo verify --keep` sets, leaves the market running.
 
 // A manifest that a scenario builds wrongly is a mistake in the scenario.
 #![allow(clippy::expect_used)]
@@ -15,6 +15,7 @@ mod env;
 mod faults;
 mod jobs;
 mod lifecycle;
+mod machine;
 mod observe;
 mod release;
 mod restart;
@@ -36,6 +37,8 @@ use vendue_testbed::spec::MarketSpec;
 use crate::env::{Env, Scenario};
 
 const MARKET: &str = "verify";
+/// Size of home's disk, which one scenario fills.
+const HOME_DISK_MIB: u32 = 256;
 /// Longest that a single scenario may take.
 const LIMIT: Duration = Duration::from_secs(420);
 
@@ -50,7 +53,8 @@ impl Shared {
         let start = async {
             let progress = Progress::stderr();
             let paths = Paths::from_env()?;
-            let source = Source::Own(MarketSpec::demo().named(MARKET));
+            let source =
+                Source::Own(MarketSpec::demo().named(MARKET).with_disks(HOME_DISK_MIB, |c| c == "home"));
             let deployment = Deployment::up(&paths, &source, &progress).await?;
             Ok(Env { deployment, progress })
         };
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
         demo::digits_from_apply_to_model,
         access::strangers_are_refused,
         access::tampering_is_found,
+        access::agents_write_only_their_own_node,
         training::raising_script_fails,
         training::missing_interpreter_fails,
         training::deadline_ends_the_run,
@@ -131,23 +136,31 @@ fn main() -> ExitCode {
         restart::a_job_that_bids_goes_on,
         restart::an_award_that_nobody_took_is_replaced,
         restart::deleted_while_the_auction_is_down,
+        machine::full_disk_delays_outputs,
+        machine::lost_gpu_is_not_sold,
+        machine::seat_with_a_wrong_clock_is_left_out,
         release::upgrade_and_uninstall_with_a_running_award,
         observe::prometheus_fills_every_panel,
     );
     let conclusion = libtest_mimic::run(&args, trials);
-    finish(&shared);
+    finish(shared);
     conclusion.exit_code()
 }
 
-fn finish(shared: &Shared) {
-    if shared.env.get().is_none() {
-        return;
-    }
-    if std::env::var_os("VENDUE_KEEP").is_some() {
-        eprintln!("the market `{MARKET}` ends with this process; use `cargo demo --keep` for one that stays");
-    }
-    let cleaned = shared.runtime.block_on(async { cleanup::market(&Paths::from_env()?, MARKET).await });
-    if let Err(error) = cleaned {
+/// Stops the market, or leaves it running if that was asked for.
+fn finish(shared: Arc<Shared>) {
+    // The scenarios are over and have let go of it.
+    let Some(Shared { runtime, env }) = Arc::into_inner(shared) else { return };
+    let Some(mut env) = env.into_inner() else { return };
+    let done = runtime.block_on(async {
+        if std::env::var_os("VENDUE_KEEP").is_none() {
+            return cleanup::market(&Paths::from_env()?, MARKET).await;
+        }
+        env.deployment.market.keep().await?;
+        eprintln!("{}", vendue_testbed::demo::look_around(&env.deployment));
+        Ok::<_, vendue_testbed::Error>(())
+    });
+    if let Err(error) = done {
         eprintln!("clean up: {error}; the next start tries again");
     }
 }

@@ -37,6 +37,13 @@ pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
             "controller.podAnnotations.upgraded=yes,auction.podAnnotations.upgraded=yes",
         ])
         .await?;
+    // The doctor in the cluster has the rights that the chart gives it, and no others.
+    let test =
+        tools.helm(&["test", "vendue", "--namespace", NAMESPACE, "--logs", "--timeout", "90s"]).await?;
+    for part in ["crds", "vendue-controller", "provision vendue-system/"] {
+        let line = test.lines().find(|l| l.contains(part)).unwrap_or_default();
+        check(line.starts_with("ok"), || format!("the doctor did not see {part}: {test}"))?;
+    }
     let job = env.finished(&ns, "steady", 180).await?;
     let finished = crate::env::condition(&job, types::FINISHED)?;
     check(finished.reason == "Succeeded", || format!("{}: {}", finished.reason, finished.message))?;

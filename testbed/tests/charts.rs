@@ -1,0 +1,93 @@
+//! What the charts render to, as helm renders them: hardening of every Pod, and what is refused.
+//!
+//! Inputs: helm, fetched if it is missing. Invariant: no cluster is asked.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
+use std::time::Duration;
+
+use serde_json::Value;
+use vendue_testbed::command::{command, run};
+use vendue_testbed::{Paths, Progress, Result, tools};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+async fn template(profile: &str, set: &[&str]) -> Result<String> {
+    let paths = Paths::from_env()?;
+    let clients = tools::clients(&paths, &Progress::stderr()).await?;
+    let chart = paths.checkout().join("charts/vendue");
+    let mut helm = command(clients.helm, ["template", "vendue", "--namespace", "vendue-system"]);
+    helm.arg(&chart).arg("--values").arg(chart.join(format!("ci/{profile}-values.yaml")));
+    helm.args(set.iter().flat_map(|value| ["--set", value]));
+    run("helm template", LIMIT, helm).await
+}
+
+async fn objects(profile: &str) -> Vec<Value> {
+    let text = template(profile, &[]).await.unwrap();
+    let parts = text.split("\n---\n").map(|part| serde_saphyr::from_str::<Value>(part).unwrap());
+    parts.filter(Value::is_object).collect()
+}
+
+/// The Pod that an object makes, if it makes one.
+fn pod_spec(object: &Value) -> Option<&Value> {
+    match object["kind"].as_str()? {
+        "Pod" => Some(&object["spec"]),
+        "Deployment" | "DaemonSet" | "Job" => Some(&object["spec"]["template"]["spec"]),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn every_pod_is_hardened_bounded_and_watched() {
+    for profile in ["home", "provider", "both"] {
+        let objects = objects(profile).await;
+        let mut pods = 0;
+        for object in &objects {
+            let Some(spec) = pod_spec(object) else { continue };
+            let name = format!("{profile}: {} {}", object["kind"], object["metadata"]["name"]);
+            pods += 1;
+            assert_eq!(spec["securityContext"]["runAsNonRoot"], true, "{name}");
+            assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+            assert!(spec["hostNetwork"].is_null() && spec["hostPID"].is_null(), "{name}");
+            for container in spec["containers"].as_array().unwrap() {
+                let security = &container["securityContext"];
+                assert_eq!(security["allowPrivilegeEscalation"], false, "{name}");
+                assert_eq!(security["readOnlyRootFilesystem"], true, "{name}");
+                assert_eq!(security["capabilities"]["drop"][0], "ALL", "{name}");
+                assert!(container["resources"]["limits"]["memory"].is_string(), "{name}");
+                assert!(container["resources"]["requests"]["cpu"].is_string(), "{name}");
+                let stays = matches!(object["kind"].as_str(), Some("Deployment" | "DaemonSet"));
+                for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+                    assert_eq!(container[probe].is_object(), stays, "{name} {probe}");
+                }
+            }
+        }
+        assert!(pods >= 5, "{profile}: {pods} Pods");
+        for role in objects.iter().filter(|o| o["kind"].as_str().is_some_and(|k| k.ends_with("Role"))) {
+            assert!(!role["rules"].to_string().contains("\"*\""), "{profile}: {role}");
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn values_that_cannot_work_are_refused_with_their_name() {
+    for (set, word) in [
+        ("auction.store.maxMib=6000", "auction.store.maxMib"),
+        ("auction.store.size=1000Mi", "auction.store.size"),
+        ("auction.p2p.nodePort=70000", "nodePort"),
+        ("auction.p2p.serviceTyp=NodePort", "serviceTyp"),
+        ("profile=seller", "profile"),
+        ("market.record=", "market.record"),
+        ("market.existingConfigMap=other", "only one of"),
+    ] {
+        let error = template("home", &[set]).await.expect_err(set).to_string();
+        assert!(error.contains(word), "{set}: {error}");
+    }
+    template("home", &["auction.store.size=1Ti,auction.store.maxMib=1048576"]).await.unwrap();
+}

@@ -1,0 +1,212 @@
+//! Faults of the machines themselves: a full disk, a lost GPU, a clock that is off.
+
+use std::time::Duration;
+
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+use vendue_crds::conditions::{self, gpu_node, job as types, reasons};
+use vendue_crds::{GpuHealth, GpuNode, Provision};
+use vendue_testbed::deploy::{NAMESPACE, Site};
+use vendue_testbed::wait::{self, Poll};
+
+use crate::env::{Env, Failure, Scenario, check, condition};
+use crate::faults::{COUNTER, host_finished, pod_name, undisturbed};
+use crate::jobs::job;
+
+const LOOK: Duration = Duration::from_millis(500);
+/// Far beyond what the market's delay of 125 ms allows for.
+const CLOCK_OFF: i32 = 5;
+
+/// Undoes what a scenario that failed left: GPUs come back, clocks are right.
+pub async fn mend(site: &Site) {
+    for index in 0..4 {
+        // Clusters have fewer GPUs, or none.
+        let _ = site.cluster.return_gpu(&index.to_string()).await;
+    }
+    let seat = ["get", "deployment", "vendue-auction", "-n", NAMESPACE, "-o", "yaml"];
+    if site.tools.kubectl(&seat).await.is_ok_and(|text| text.contains("VENDUE_CLOCK_SHIFT_MS")) {
+        let _ = site.cluster.shift_clock(0).await;
+    }
+}
+
+/// Home's disk is full when the outputs arrive: they are sent later, nothing is lost, and they are whole when there is
+/// room again.
+pub async fn full_disk_delays_outputs(env: &Env) -> Scenario {
+    let ns = env.namespace("disk").await?;
+    let script =
+        "open('/vendue/outputs/model.bin', 'wb').write(bytes(3_000_000))\nprint('written', flush=True)\n";
+    env.home().cluster.fill_disk()?;
+    let applied = env.home().apply(&ns, &job("saver", script).manifest()).await;
+    let delayed = delayed(env, &ns).await;
+    env.home().cluster.empty_disk()?;
+    applied?;
+    delayed?;
+    let job = env.finished(&ns, "saver", 120).await?;
+    let finished = condition(&job, types::FINISHED)?;
+    check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
+    let dir = tempfile::tempdir()?;
+    let to = dir.path().display().to_string();
+    let ran = env.vendue(&["outputs", "-n", &ns, "job/saver", "--to", &to]).await?;
+    check(ran.code == 0, || format!("outputs: {ran:?}"))?;
+    let size = std::fs::metadata(dir.path().join("model.bin"))?.len();
+    check(size == 3_000_000, || format!("model.bin has {size} bytes"))?;
+    env.delete_job(&ns, "saver", 30).await?;
+    env.nothing_left(60).await
+}
+
+/// The run ends on its host, which tries to deliver and is told why it cannot; the Job waits for its outputs.
+async fn delayed(env: &Env, ns: &str) -> Scenario {
+    let (site, award) = env.host_award(60).await?;
+    host_finished(env, &site, &award.metadata.namespace.unwrap_or_default()).await?;
+    let args = ["logs", "-n", NAMESPACE, "deployment/vendue-auction", "--since=5m"];
+    let tools = &env.site(&site).tools;
+    wait::until("the host is told that home has no room", Duration::from_secs(60), LOOK, || async move {
+        let log = tools.kubectl(&args).await?;
+        let told =
+            log.lines().any(|l| l.contains("not delivered yet") && l.contains("No space left on device"));
+        Ok(if told { Poll::Ready(()) } else { Poll::Pending(log.lines().last().unwrap_or_default().into()) })
+    })
+    .await?;
+    let job = env.jobs(ns).get("saver").await?;
+    let over = job.status.is_some_and(|s| conditions::is_true(&s.conditions, types::FINISHED));
+    check(!over, || "the Job is Finished although its outputs are not at home".into())
+}
+
+/// A GPU is lost while a Job runs on it: the agent names it, nothing of that node is sold until it is back, and the run
+/// itself, which still has what it had, is left alone.
+pub async fn lost_gpu_is_not_sold(env: &Env) -> Scenario {
+    let ns = env.namespace("gpu").await?;
+    let wants =
+        |name: &str, script: &str| job(name, script).with("/train/workers/gpuModels", json!(["A100"]));
+    env.home().apply(&ns, &wants("steady", COUNTER).manifest()).await?;
+    env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
+    let (site, award) = env.host_award(10).await?;
+    let device = device_of(env, &site, &award.metadata.namespace.unwrap_or_default()).await?;
+    env.site(&site).cluster.lose_gpu(&device).await?;
+    let seen = unsold(env, &site, &ns, &device, &wants("next", "print('served')")).await;
+    let undisturbed = match seen {
+        Ok(()) => env.finished(&ns, "steady", 120).await.map(drop),
+        Err(error) => Err(error),
+    };
+    env.site(&site).cluster.return_gpu(&device).await?;
+    undisturbed?;
+    env.condition_true(&ns, "next", types::AWARDED, 60).await?;
+    env.finished(&ns, "next", 120).await?;
+    env.delete_job(&ns, "next", 30).await?;
+    self::undisturbed(env, &ns, "steady").await
+}
+
+/// The agent reports the device, the Provision has nothing free, and an order finds nobody.
+async fn unsold(env: &Env, site: &str, ns: &str, device: &str, next: &crate::jobs::Job) -> Scenario {
+    let nodes: Api<GpuNode> = Api::all(env.site(site).client.clone());
+    wait::until("the agent reports the lost GPU", Duration::from_secs(45), LOOK, || async {
+        let list = nodes.list(&ListParams::default()).await;
+        let found = list.map(|l| l.items).unwrap_or_default().into_iter().filter_map(|n| n.status).next();
+        let Some(status) = found else { return Ok(Poll::Pending("no status".into())) };
+        let ready = conditions::find(&status.conditions, gpu_node::READY);
+        let failed = status.devices.iter().any(|d| d.uuid == device && d.health == GpuHealth::Failed);
+        Ok(match ready {
+            Some(c) if failed && c.reason == "DeviceLost" && c.message.contains(device) => Poll::Ready(()),
+            Some(c) => Poll::Pending(format!("{}: {}", c.reason, c.message)),
+            None => Poll::Pending("no condition".into()),
+        })
+    })
+    .await?;
+    let provisions: Api<Provision> = Api::all(env.site(site).client.clone());
+    wait::until("the Provision has nothing free", Duration::from_secs(30), LOOK, || async {
+        let list = provisions.list(&ListParams::default()).await.map(|l| l.items).unwrap_or_default();
+        let free: i32 = list.into_iter().filter_map(|p| p.status).map(|s| s.free_gpus).sum();
+        Ok(if free == 0 { Poll::Ready(()) } else { Poll::Pending(format!("{free} GPUs are free")) })
+    })
+    .await?;
+    env.home().apply(ns, &next.manifest()).await?;
+    env.job_until(ns, "next", "finds nobody", 20, |job| {
+        let conditions = job.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
+        conditions::find(conditions, types::AWARDED).is_some_and(|c| c.reason == reasons::NO_FEASIBLE_BID)
+    })
+    .await
+    .map(drop)
+}
+
+/// The GPU that the award's worker holds.
+async fn device_of(env: &Env, site: &str, ns: &str) -> Result<String, Failure> {
+    let list = ListParams::default().labels("vendue.dev/role=worker");
+    let workers = env.pods(site, ns).list(&list).await?;
+    let name = workers.items.into_iter().find_map(|p| p.metadata.name).ok_or("the award has no worker")?;
+    let args = ["exec", "-n", ns, &name, "--", "printenv", "NVIDIA_VISIBLE_DEVICES"];
+    let device = env.site(site).tools.kubectl(&args).await?.trim().to_owned();
+    check(device.starts_with("GPU-"), || format!("the worker holds {device:?}"))?;
+    Ok(device)
+}
+
+/// The clock of the cheapest seat is five seconds ahead: what it sends belongs to rounds that are not there yet and is
+/// dropped; the others decide without it. With its clock right, it wins again.
+pub async fn seat_with_a_wrong_clock_is_left_out(env: &Env) -> Scenario {
+    let ns = env.namespace("clock").await?;
+    let wants = |name: &str| {
+        let two = job(name, "print('ran', flush=True)").with("/train/workers/replicas", json!(2));
+        two.with("/train/workers/gpuModels", json!(["A100", "H100"]))
+    };
+    let bravo = &env.site("bravo").cluster;
+    let before = dropped(env, "alpha").await?;
+    bravo.shift_clock(CLOCK_OFF).await?;
+    let decided = decided_without(env, &ns, &wants("without"), before).await;
+    bravo.shift_clock(0).await?;
+    decided?;
+    env.delete_job(&ns, "without", 60).await?;
+    env.nothing_left(60).await?;
+    back_in_the_market(env).await?;
+    env.home().apply(&ns, &wants("with").manifest()).await?;
+    let job = env.finished(&ns, "with", 180).await?;
+    let award = job.status.and_then(|s| s.award).unwrap_or_default();
+    check(award.provider == "bravo", || {
+        format!("{} won although bravo is cheaper and back", award.provider)
+    })?;
+    env.delete_job(&ns, "with", 30).await?;
+    env.nothing_left(60).await
+}
+
+async fn decided_without(env: &Env, ns: &str, wants: &crate::jobs::Job, before: u64) -> Scenario {
+    wait::until("alpha drops what bravo sends", Duration::from_secs(60), LOOK, || async {
+        let now = dropped(env, "alpha").await.unwrap_or_default();
+        Ok(if now > before {
+            Poll::Ready(())
+        } else {
+            Poll::Pending(format!("{now} dropped, {before} before"))
+        })
+    })
+    .await?;
+    env.home().apply(ns, &wants.manifest()).await?;
+    let job = env.finished(ns, &wants.name, 180).await?;
+    let award = job.status.and_then(|s| s.award).unwrap_or_default();
+    check(award.provider == "alpha", || format!("{} won; bravo's bid cannot count", award.provider))
+}
+
+/// Messages that a seat dropped because their round was not one of now.
+async fn dropped(env: &Env, site: &str) -> Result<u64, Failure> {
+    let pod = pod_name(env, site, "vendue-auction").await?;
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9472/proxy/metrics");
+    let text = env.site(site).tools.kubectl(&["get", "--raw", &path]).await?;
+    let line = text.lines().find(|l| l.contains("messages_dropped_total") && l.contains("wrong_round"));
+    let value = line.and_then(|l| l.rsplit(' ').next()?.parse().ok());
+    value.ok_or_else(|| "no count of messages of a wrong round".into())
+}
+
+/// Waits until bravo's seat is ready and its Provision is advertised.
+async fn back_in_the_market(env: &Env) -> Scenario {
+    let site = env.site("bravo");
+    let args = ["rollout", "status", "deployment/vendue-auction", "-n", NAMESPACE, "--timeout=90s"];
+    site.tools.kubectl(&args).await?;
+    let provisions: Api<Provision> = Api::all(site.client.clone());
+    wait::until("bravo bids again", Duration::from_secs(60), LOOK, || async {
+        let list = provisions.list(&ListParams::default()).await.map(|l| l.items).unwrap_or_default();
+        let advertised = list
+            .iter()
+            .filter_map(|p| p.status.as_ref())
+            .any(|s| conditions::is_true(&s.conditions, conditions::provision::ADVERTISED));
+        Ok(if advertised { Poll::Ready(()) } else { Poll::Pending("not advertised".into()) })
+    })
+    .await?;
+    Ok(())
+}
