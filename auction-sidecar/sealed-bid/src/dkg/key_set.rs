@@ -4,7 +4,7 @@
 
 use super::DkgError;
 use super::poly::{evaluate, read_points};
-use super::setup::quorum;
+use super::setup::{MOST_SEATS, quorum};
 use crate::SealShare;
 use crate::raw::{G1, G1Sum};
 use sha2::{Digest, Sha256};
@@ -55,6 +55,9 @@ impl KeySet {
             expected: 2,
         })?;
         let seats = u16::from_be_bytes(*seats);
+        if usize::from(seats) > MOST_SEATS {
+            return Err(DkgError::Seats(usize::from(seats)));
+        }
         Self::new(read_points(what, usize::from(quorum(seats)), points)?, seats)
     }
 

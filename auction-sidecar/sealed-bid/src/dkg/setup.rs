@@ -10,7 +10,7 @@ use crate::{CryptoError, VoteKeySet};
 use sha2::{Digest, Sha256};
 
 /// Most seats that share a key.
-const MOST_SEATS: usize = 256;
+pub(super) const MOST_SEATS: usize = 256;
 
 /// How many of `seats` seats open a round: all but the faulty that are tolerated, q = n - floor((n - 1) / 3).
 pub fn quorum(seats: u16) -> u16 {
