@@ -8,6 +8,8 @@ use vendue_sealed_bid::dkg::{
 };
 use vendue_sealed_bid::*;
 
+pub mod vectors;
+
 pub const MARKET: [u8; 32] = [1; 32];
 pub const EPOCH: u32 = 2;
 pub const ID: RoundId = RoundId { market: MARKET, epoch: EPOCH, round: 3 };
