@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 /// A share and its key as points, with the weight that they have in every check.
 pub(crate) struct Weighted {
-    pub(crate) seat: u16,
-    pub(crate) share: G2,
+    seat: u16,
+    share: G2,
     key: G1,
     weight: Weight,
 }

@@ -46,7 +46,7 @@ pub fn deal<R: RngCore + CryptoRng>(seats: u16, quorum: u16, rng: &mut R) -> Res
     let seal_key = public.public_key().to_bytes();
     // threshold_crypto accepts the identity as a key; a zero polynomial must not pass.
     check_seal_key(&seal_key)?;
-    let mut shares = Vec::new();
+    let mut shares = Vec::with_capacity(usize::from(seats));
     let mut verification_keys = Vec::new();
     for seat in 0..seats {
         // The polynomial at seat + 1, as threshold_crypto numbers its shares.

@@ -21,6 +21,10 @@
 //! Jarecki, Krawczyk and Yung, "Proactive Secret Sharing", 1995), and [`Recovery`] gives a seat its lost share back.
 //! An epoch change is a new key generation.
 //!
+//! Deal keys and dealer seeds are made anew for each setup and wiped after it. Whoever takes a deal key later and has
+//! recorded the traffic can open what was sent to it, and whoever takes a seed can deal again what was dealt from it:
+//! with keys that live on, a refresh would not protect the shares of before.
+//!
 //! Inputs: bytes, keys and seeds. Outputs: bytes, a [`KeySet`] and a seat's [`SealShare`](crate::SealShare). No IO
 //! and no clock. Invariants: the outcome does not depend on the order of logs; everything that a dealer sends is a
 //! function of its seed, so that after a restart it sends the same again; secrets are wiped when dropped.

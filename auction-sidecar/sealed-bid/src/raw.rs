@@ -210,14 +210,6 @@ impl G2 {
         out
     }
 
-    /// Value at 0 of the polynomial in the exponent that has `points[i].1` at `points[i].0 + 1`, compressed.
-    pub(crate) fn interpolate(points: &[(u16, Self)]) -> [u8; 96] {
-        let seats: Vec<u16> = points.iter().map(|(seat, _)| *seat).collect();
-        let weights = lagrange(&seats, 0);
-        let weighted: Vec<_> = weights.into_iter().zip(points).map(|(w, (_, p))| (w, *p)).collect();
-        G2Sum::weighted(&weighted, WeightBits::Scalar).to_bytes()
-    }
-
     fn from_projective(p: &blst_p2) -> Option<Self> {
         let mut affine = blst_p2_affine::default();
         // SAFETY: both are live values.
@@ -227,6 +219,27 @@ impl G2 {
         };
         (!infinite).then_some(Self(affine))
     }
+}
+
+/// Value at 0 of the polynomial in the exponent that has the point `shares[i].1` at `shares[i].0 + 1`, compressed; `None`
+/// when one is not on the curve.
+///
+/// The shares need not be in the subgroup: whoever uses this verifies the result, which checks that too, and a result
+/// that verifies is right whatever it was made of.
+pub(crate) fn interpolate_unchecked(shares: &[(u16, [u8; 96])]) -> Option<[u8; 96]> {
+    let seats: Vec<u16> = shares.iter().map(|(seat, _)| *seat).collect();
+    let on_curve = |bytes: &[u8; 96]| {
+        let mut p = blst_p2_affine::default();
+        // SAFETY: `bytes` holds the 96 bytes that are read; `p` is written whole.
+        let ok = unsafe {
+            blst_p2_uncompress(&mut p, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS
+                && !blst_p2_affine_is_inf(&p)
+        };
+        ok.then_some(G2(p))
+    };
+    let weigh = |(weight, (_, share)): (Weight, &(u16, [u8; 96]))| Some((weight, on_curve(share)?));
+    let weighted: Vec<_> = lagrange(&seats, 0).into_iter().zip(shares).map(weigh).collect::<Option<_>>()?;
+    Some(G2Sum::weighted(&weighted, WeightBits::Scalar).to_bytes())
 }
 
 impl G2Sum {

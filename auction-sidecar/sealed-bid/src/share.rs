@@ -6,7 +6,7 @@
 //! The combination is optimistic: any quorum of shares is combined unverified and the one result is checked; only
 //! when that fails are the shares checked, all at once, and the bad ones named.
 
-use crate::raw::{G1, G1Sum, G2, Scalar};
+use crate::raw::{G1, G1Sum, G2, Scalar, interpolate_unchecked};
 use crate::{CryptoError, SEAL_DOMAIN, batch};
 use blst::min_pk;
 use std::collections::BTreeSet;
@@ -141,46 +141,33 @@ pub fn bad_shares<'k>(
     shares: &[(u16, [u8; 96])],
     verification_key: impl Fn(u16) -> Option<&'k [u8; 48]>,
 ) -> Vec<u16> {
-    let (points, mut bad) = decode(shares);
-    let (_, wrong) = split(id, points, verification_key);
-    bad.extend(wrong);
-    bad.sort_unstable();
-    bad
+    judge(id, &first_of_each(shares), verification_key).1.into_iter().collect()
 }
 
-/// The first share of each seat as a point, and the seats whose first share is none.
-fn decode(shares: &[(u16, [u8; 96])]) -> (Vec<(u16, G2)>, Vec<u16>) {
-    let (mut points, mut bad) = (Vec::new(), Vec::new());
+/// The first share of each seat.
+fn first_of_each(shares: &[(u16, [u8; 96])]) -> Vec<(u16, [u8; 96])> {
     let mut seen = BTreeSet::new();
-    for (seat, share) in shares.iter().filter(|(seat, _)| seen.insert(*seat)) {
-        match G2::from_bytes(share) {
-            Some(point) => points.push((*seat, point)),
-            None => bad.push(*seat),
-        }
-    }
-    (points, bad)
+    shares.iter().filter(|(seat, _)| seen.insert(*seat)).copied().collect()
 }
 
 /// Good shares, and the seats of bad ones.
-fn split<'k>(
+fn judge<'k>(
     id: &RoundId,
-    points: Vec<(u16, G2)>,
+    shares: &[(u16, [u8; 96])],
     verification_key: impl Fn(u16) -> Option<&'k [u8; 48]>,
-) -> (Vec<(u16, G2)>, BTreeSet<u16>) {
+) -> (Vec<(u16, [u8; 96])>, BTreeSet<u16>) {
     let mut bad = BTreeSet::new();
     let mut known = Vec::new();
-    for (seat, share) in points {
-        match verification_key(seat).and_then(G1::from_bytes) {
-            Some(key) => known.push((seat, share, key)),
-            None => {
-                bad.insert(seat);
+    for (seat, share) in shares {
+        match (G2::from_bytes(share), verification_key(*seat).and_then(G1::from_bytes)) {
+            (Some(share), Some(key)) => known.push((*seat, share, key)),
+            _ => {
+                bad.insert(*seat);
             }
         }
     }
-    let weighted = batch::weigh(id, known);
-    bad.extend(batch::bad_seats(&id.point(), &weighted));
-    let good = weighted.iter().filter(|w| !bad.contains(&w.seat)).map(|w| (w.seat, w.share)).collect();
-    (good, bad)
+    bad.extend(batch::bad_seats(&id.point(), &batch::weigh(id, known)));
+    (shares.iter().filter(|(seat, _)| !bad.contains(seat)).copied().collect(), bad)
 }
 
 /// Combines `quorum` shares of distinct seats. `verification_key` gives each seat's key, to name bad shares.
@@ -192,22 +179,19 @@ pub fn combine<'k>(
     verification_key: impl Fn(u16) -> Option<&'k [u8; 48]>,
 ) -> Result<Combined, CryptoError> {
     let needed = usize::from(quorum);
-    let attempt = |points: &[(u16, G2)]| {
-        points.get(..needed).map(G2::interpolate).and_then(|bytes| verify_combined(id, seal_key, &bytes))
+    let attempt = |shares: &[(u16, [u8; 96])]| {
+        let bytes = interpolate_unchecked(shares.get(..needed)?)?;
+        verify_combined(id, seal_key, &bytes)
     };
-    let (points, mut bad) = decode(shares);
-    if let Some(found) = attempt(&points) {
+    let shares = first_of_each(shares);
+    if let Some(found) = attempt(&shares) {
         return Ok(found);
     }
     // Some share is wrong, or there are too few: find the bad ones.
-    let (good, wrong) = split(id, points, verification_key);
-    bad.extend(wrong);
+    let (good, bad) = judge(id, &shares, verification_key);
     match attempt(&good) {
         Some(found) => Ok(found),
-        None if !bad.is_empty() => {
-            bad.sort_unstable();
-            Err(CryptoError::BadShares(bad))
-        }
+        None if !bad.is_empty() => Err(CryptoError::BadShares(bad.into_iter().collect())),
         None => Err(CryptoError::TooFewShares { found: good.len(), needed }),
     }
 }

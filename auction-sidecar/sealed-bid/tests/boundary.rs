@@ -4,10 +4,60 @@
 mod support;
 
 use support::*;
-use vendue_sealed_bid::dkg::{DealKey, DkgError, KeySet, Log, Purpose, Recovery, Setup};
+use vendue_sealed_bid::dkg::{
+    DealKey, Dealer, DealerSeed, DkgError, KeySet, Log, Player, Purpose, Recovery, Setup,
+};
 use vendue_sealed_bid::*;
 
 const MESSAGE: &[u8] = b"message";
+
+/// Does not compile when a type with a secret can be printed or copied about.
+macro_rules! neither_printed_nor_cloned {
+    ($($secret:ty),*) => {$(const _: fn() = || {
+        trait Never<Which> {
+            fn check() {}
+        }
+        struct Printed;
+        struct Cloned;
+        impl<T: ?Sized> Never<()> for T {}
+        impl<T: ?Sized + std::fmt::Debug> Never<Printed> for T {}
+        impl<T: Clone> Never<Cloned> for T {}
+        // Ambiguous as soon as there is a second implementation.
+        let _ = <$secret as Never<_>>::check;
+    };)*};
+}
+neither_printed_nor_cloned!(
+    SealShare,
+    VoteKey,
+    BidKey,
+    DealKey,
+    DealerSeed,
+    Dealer<'static>,
+    Player<'static>
+);
+
+#[test]
+fn the_refused_points_are_wrong_in_the_way_they_say() {
+    use blst::BLST_ERROR::*;
+    for (what, bytes) in bad_g1() {
+        let read = blst::min_sig::Signature::uncompress(&bytes);
+        match what {
+            "off the curve" => assert_eq!(read.err(), Some(BLST_POINT_NOT_ON_CURVE)),
+            "off the subgroup" => assert!(!read.unwrap().subgroup_check()),
+            "identity" => assert!(read.is_ok()),
+            _ => assert_eq!(read.err(), Some(BLST_BAD_ENCODING), "{what}"),
+        }
+    }
+    for (what, bytes) in bad_g2() {
+        let read = blst::min_pk::Signature::uncompress(&bytes);
+        match what {
+            "off the curve" => assert_eq!(read.err(), Some(BLST_POINT_NOT_ON_CURVE)),
+            "off the subgroup" => assert!(!read.unwrap().subgroup_check()),
+            "identity" => assert!(read.is_ok()),
+            _ => assert_eq!(read.err(), Some(BLST_BAD_ENCODING), "{what}"),
+        }
+    }
+}
 
 /// A name and whether the interface takes the bytes.
 type Interface<'a, const N: usize> = (&'static str, Box<dyn Fn(&[u8; N]) -> bool + 'a>);

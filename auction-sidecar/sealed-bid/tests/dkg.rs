@@ -130,7 +130,8 @@ fn a_wrong_share_is_refused_by_the_player_and_in_the_log() {
 fn a_polynomial_of_another_degree_is_refused() {
     let market = Market::new(4);
     let setup = market.setup();
-    let points = points_of(&setup, &market.log(&setup, 0, &mut market.players(&setup), &[]));
+    let mut players = market.players(&setup);
+    let points = points_of(&setup, &market.log(&setup, 0, &mut players, &[]));
     let expected = 35 + 3 * 48 + 1 + 48 + 48;
     for other in [&points[..96], &[points.as_slice(), &points[..48]].concat()] {
         let log = market.forge_log(&setup, 0, other, &[0, 1, 2, 3], &[]);
@@ -145,6 +146,7 @@ fn a_polynomial_of_another_degree_is_refused() {
             let log = market.forge_log(&setup, 0, &points, &[0, 1, 2, 3], &[]);
             let refused = Some(DkgError::Point { what: "commitment", index });
             assert_eq!(Log::verify(&setup, &log).err(), refused, "{what} at {index}");
+            assert_eq!(players[1].verify_log(&log).err(), refused, "{what} at {index}");
         }
     }
     // A polynomial of higher degree has values that do not lie on the lower one that is committed to: dealing 0 of a
@@ -162,12 +164,18 @@ fn a_polynomial_of_another_degree_is_refused() {
 fn every_changed_bit_length_and_name_in_a_log_is_refused() {
     let market = Market::new(4);
     let setup = market.setup();
-    let log = market.log(&setup, 1, &mut market.players(&setup), &[2]);
+    let mut players = market.players(&setup);
+    let log = market.log(&setup, 1, &mut players, &[2]);
     assert!(Log::verify(&setup, &log).is_ok());
+    assert_eq!(players[0].verify_log(&log).map(|l| l.digest()), Ok(sha(&log)));
     for at in 0..log.len() {
         let mut bad = log.clone();
         bad[at] ^= 1 << (at % 8);
-        assert!(Log::verify(&setup, &bad).is_err(), "byte {at}");
+        let refused = Log::verify(&setup, &bad).err();
+        assert!(refused.is_some(), "byte {at}");
+        // A player that has acknowledged the commitment, and one that has not, see the same.
+        assert_eq!(players[0].verify_log(&bad).err(), refused, "byte {at}");
+        assert_eq!(players[2].verify_log(&bad).err(), refused, "byte {at}");
     }
     for length in 0..log.len() {
         assert!(Log::verify(&setup, &log[..length]).is_err(), "{length} bytes");

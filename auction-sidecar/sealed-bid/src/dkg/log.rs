@@ -32,6 +32,15 @@ pub(super) fn message(setup: &Setup, dealer: u16, body: &[u8]) -> Vec<u8> {
 impl Log {
     /// Reads a log and verifies all of it: signatures, points, and that every player is accounted for.
     pub fn verify(setup: &Setup, bytes: &[u8]) -> Result<Self, DkgError> {
+        Self::verify_with(setup, bytes, |_| None)
+    }
+
+    /// [`Log::verify`] when some dealers' commitments have been read before: most of the work is to check points.
+    pub(super) fn verify_with<'c>(
+        setup: &Setup,
+        bytes: &[u8],
+        known: impl Fn(u16) -> Option<&'c Commitment>,
+    ) -> Result<Self, DkgError> {
         let what = "log";
         let (points_len, bitmap_len) = (setup.points() * 48, usize::from(setup.seats()).div_ceil(8));
         let least = HEAD + points_len + bitmap_len + 48 + 48;
@@ -55,7 +64,10 @@ impl Log {
         }
         let body = bytes.split_last_chunk::<48>().map(|(body, _)| body).unwrap_or_default();
         setup.verify(what, dealer, &message(setup, dealer, body), signature)?;
-        let commitment = Commitment::from_bytes(setup, points)?;
+        let commitment = match known(dealer).filter(|known| known.to_bytes() == points) {
+            Some(known) => known.clone(),
+            None => Commitment::from_bytes(setup, points)?,
+        };
         let commitment_digest = commitment.digest(setup, dealer);
         acks.verify_in(
             DKG_DOMAIN,

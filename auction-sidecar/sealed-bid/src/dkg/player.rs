@@ -10,6 +10,7 @@ use super::dealing;
 use super::envelope::{self, DealKey};
 use super::key_set::KeySet;
 use super::log::Log;
+use super::poly::Commitment;
 use super::{DkgError, Purpose, Setup};
 use crate::raw::{G1Sum, Scalar};
 use crate::{CryptoError, DKG_DOMAIN, SealShare, SignerSet, VoteKey};
@@ -63,7 +64,8 @@ pub fn outcome(setup: &Setup, logs: &[Log]) -> Result<Outcome, DkgError> {
 
 /// A share that was acknowledged, and what for.
 struct Accepted {
-    commitment: [u8; 32],
+    digest: [u8; 32],
+    commitment: Commitment,
     share: Scalar,
 }
 
@@ -90,18 +92,23 @@ impl<'a> Player<'a> {
     /// acknowledged, and then the dealer has to reveal the share.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(u16, [u8; 48]), DkgError> {
         let dealing = dealing::read(self.setup, self.seat, bytes)?;
-        let dealer = dealing.dealer;
-        let commitment = dealing.commitment.digest(self.setup, dealer);
-        if self.accepted.get(&dealer).is_some_and(|before| before.commitment != commitment) {
+        let (dealer, commitment) = (dealing.dealer, dealing.commitment);
+        let digest = commitment.digest(self.setup, dealer);
+        if self.accepted.get(&dealer).is_some_and(|before| before.digest != digest) {
             return Err(DkgError::Equivocation(dealer));
         }
-        let context = dealing::context(self.setup, dealer, self.seat, &commitment);
+        let context = dealing::context(self.setup, dealer, self.seat, &digest);
         let share = envelope::open(self.deal, &context, &dealing.envelope)
-            .filter(|share| dealing.commitment.fits(self.seat, share))
+            .filter(|share| commitment.fits(self.seat, share))
             .ok_or(DkgError::Share { from: dealer, to: self.seat })?;
-        self.accepted.insert(dealer, Accepted { commitment, share });
-        let message = ack_message(self.setup, dealer, &commitment);
+        self.accepted.insert(dealer, Accepted { digest, commitment, share });
+        let message = ack_message(self.setup, dealer, &digest);
         Ok((dealer, self.vote.sign_in(DKG_DOMAIN, &message)))
+    }
+
+    /// [`Log::verify`], without checking the points again of a commitment that this player has acknowledged.
+    pub fn verify_log(&self, bytes: &[u8]) -> Result<Log, DkgError> {
+        Log::verify_with(self.setup, bytes, |dealer| self.accepted.get(&dealer).map(|a| &a.commitment))
     }
 
     /// This seat's share of the new key that an agreed set of logs makes.
@@ -125,8 +132,7 @@ impl<'a> Player<'a> {
         let outcome = outcome(self.setup, logs)?;
         let mut parts: Vec<&Scalar> = old.map(|share| &share.0).into_iter().collect();
         for log in logs {
-            let acknowledged =
-                self.accepted.get(&log.dealer).filter(|a| a.commitment == log.commitment_digest);
+            let acknowledged = self.accepted.get(&log.dealer).filter(|a| a.digest == log.commitment_digest);
             let part = log.revealed.get(&self.seat).or(acknowledged.map(|a| &a.share));
             parts.push(part.ok_or(DkgError::LostShare(log.dealer))?);
         }

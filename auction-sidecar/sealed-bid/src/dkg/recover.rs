@@ -127,15 +127,17 @@ impl<'a> Recovery<'a> {
     fn parts(&self, helper: u16, share: &SealShare, seed: &DealerSeed) -> Result<Vec<Scalar>, DkgError> {
         let (_, weight) = self.helpers.get(self.position(helper)?).ok_or(DkgError::UnknownSeat(helper))?;
         let zero = CryptoError::Generation;
-        let mut rest = weight.to_scalar().and_then(|w| w.times(&share.0)).ok_or(zero.clone())?;
-        let mut parts = Vec::new();
+        // The first helper's part is what remains. Room for all from the start, so that no secret is left behind where
+        // the list was before.
+        let mut parts = Vec::with_capacity(self.helpers.len());
+        parts.push(weight.to_scalar().and_then(|w| w.times(&share.0)).ok_or(zero.clone())?);
         for (to, _) in self.helpers.iter().skip(1) {
             let part = seed.scalar(b"SPLIT", &self.digest, helper, *to)?;
-            rest = rest.minus(&part).ok_or(zero.clone())?;
+            if let Some(rest) = parts.first_mut() {
+                *rest = rest.minus(&part).ok_or(zero.clone())?;
+            }
             parts.push(part);
         }
-        // The first helper's part is what remains.
-        parts.insert(0, rest);
         Ok(parts)
     }
 
@@ -196,7 +198,7 @@ impl<'a> Recovery<'a> {
         self.setup.votes().check_owner(helper, vote)?;
         let column = self.position(helper)?;
         let (splits, digest) = self.complete(splits)?;
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(splits.len());
         for split in splits {
             let wrong = DkgError::Share { from: split.helper, to: helper };
             let (Some(point), Some(sealed)) = (split.points.get(column), split.envelopes.get(column)) else {
