@@ -7,7 +7,7 @@
 //! check that is repeated gives the same answer. Two shares whose errors cancel in a plain sum do not pass.
 //!
 //! Inputs: a round, shares by seat, and each seat's key. Output: the seats whose shares are bad. Invariant: a share
-//! is named exactly when it does not verify on its own.
+//! that is named does not verify on its own, and but for that chance every share that does not is named.
 
 use crate::raw::{G1, G1Sum, G2, G2Sum, Weight, WeightBits, pairings_agree};
 use crate::share::RoundId;

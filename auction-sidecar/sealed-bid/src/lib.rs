@@ -9,7 +9,12 @@
 //! identity, off the curve, off the subgroup or of the wrong length is refused; secrets are wiped when dropped and
 //! have no `Debug`; sealing the same input twice gives the same bytes, so that a restarted seat cannot say two things.
 //!
-//! Key sets come from `threshold_crypto`; every operation on secrets at run time is done by blst in constant time.
+//! The seats make the seal key together ([`dkg`]); [`deal`] is for development. Polynomials are `threshold_crypto`'s;
+//! every multiplication of a point by a secret that a seat keeps is done by blst in constant time.
+//!
+//! Sources: Boneh and Franklin, "Identity-Based Encryption from the Weil Pairing", 2001; Fujisaki and Okamoto, "Secure
+//! Integration of Asymmetric and Symmetric Encryption Schemes", 1999; RFC 9380; draft-irtf-cfrg-bls-signature. Every byte
+//! that another implementation has to agree on is written down, with vectors, in the folder `vectors` of this crate.
 
 mod batch;
 mod deal;

@@ -253,9 +253,8 @@ impl VoteKeySet {
         };
         sig.verify(false, message, domain, &[], key, false) == BLST_ERROR::BLST_SUCCESS
     }
-    /// Checks that a secret key is the seat's.
-    pub(crate) fn check_owner(&self, seat: u16, key: &VoteKey) -> Result<(), crate::dkg::DkgError> {
-        let public = self.keys.get(usize::from(seat)).ok_or(crate::dkg::DkgError::UnknownSeat(seat))?;
-        if *public == key.public_key() { Ok(()) } else { Err(crate::dkg::DkgError::NotOurs("vote key")) }
+    /// A seat's key.
+    pub fn key(&self, seat: u16) -> Option<&[u8; 96]> {
+        self.keys.get(usize::from(seat))
     }
 }

@@ -3,6 +3,7 @@
 
 mod support;
 
+use proptest::prelude::*;
 use support::*;
 use vendue_sealed_bid::dkg::{
     DealKey, Dealer, DealerSeed, DkgError, KeySet, Log, Player, Purpose, Setup, outcome,
@@ -334,4 +335,45 @@ fn a_dealer_that_cancels_the_others_cannot_account_for_all_players() {
     let share = [3; 32];
     let log = market.forge_log(&setup, 3, &points, &[0, 1, 3], &[share]);
     assert_eq!(Log::verify(&setup, &log).err(), Some(DkgError::Share { from: 3, to: 2 }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn any_agreed_quorum_with_any_faults_makes_a_key_that_any_quorum_opens_with(
+        n in 4u16..9,
+        order in prop::collection::vec(any::<u64>(), 8),
+        silent in prop::collection::vec(any::<prop::sample::Index>(), 8),
+    ) {
+        let market = Market::new(n);
+        let setup = market.setup();
+        let mut players = market.players(&setup);
+        let by = |keys: &[u64]| -> Vec<u16> {
+            let mut seats: Vec<u16> = (0..n).collect();
+            seats.sort_by_key(|s| keys[usize::from(*s)]);
+            seats
+        };
+        // Some q to n dealers; towards each, up to f seats are silent, not the same ones.
+        let mut logs: Vec<Log> = vec![];
+        for dealer in by(&order).into_iter().take(usize::from(market.q()) + order[0] as usize % 2) {
+            let silent: Vec<u16> = (0..market.f())
+                .map(|i| silent[usize::from((dealer + i) % 8)].index(usize::from(n)) as u16)
+                .collect();
+            let log = market.log(&setup, dealer, &mut players, &silent);
+            logs.push(Log::verify(&setup, &log).unwrap());
+        }
+        let made = outcome(&setup, &logs).unwrap();
+        prop_assert_eq!(check_key_set(made.keys.seal_key(), made.keys.share_keys(), market.q()), Ok(()));
+        prop_assert!(made.public.len() <= usize::from(market.f()));
+        let shares: Vec<_> = players.iter().map(|p| p.share(&logs).unwrap().1).collect();
+        let mut beacons = vec![];
+        for keys in [&order[..], &order.iter().rev().copied().collect::<Vec<_>>()] {
+            let seats: Vec<u16> = by(keys).into_iter().take(usize::from(market.q())).collect();
+            let own: Vec<_> = seats.iter().map(|s| &shares[usize::from(*s)]).collect();
+            beacons.push(opens(&made.keys, &own, &seats).unwrap());
+        }
+        prop_assert_eq!(beacons[0], beacons[1]);
+        logs.reverse();
+        prop_assert_eq!(outcome(&setup, &logs), Ok(made));
+    }
 }

@@ -46,6 +46,25 @@ fn a_refresh_keeps_the_key_and_changes_every_share() {
 }
 
 #[test]
+fn a_new_epoch_has_a_new_key_that_old_shares_do_not_open() {
+    let market = Market::new(4);
+    let deal: Vec<_> = market.deal.iter().map(|k| k.public_key().unwrap()).collect();
+    let votes = vote_key_set(&market.vote);
+    let setup = Setup::new(Purpose::Key, &MARKET, EPOCH + 1, 0, votes, &deal).unwrap();
+    let (before, old) = market.generate();
+    let (after, new) = market.run(&setup, &[0, 1, 2, 3], None);
+    assert_ne!(after.keys.seal_key(), before.keys.seal_key());
+    let id = RoundId { epoch: EPOCH + 1, ..ID };
+    let sign =
+        |shares: &[SealShare]| -> Vec<_> { (0u16..3).zip(shares).map(|(s, k)| (s, k.sign(&id))).collect() };
+    let combine = |shares: &[(u16, [u8; 96])]| {
+        combine(&id, after.keys.seal_key(), 3, shares, |seat| after.keys.share_key(seat))
+    };
+    assert!(combine(&sign(&new)).is_ok());
+    assert_eq!(combine(&sign(&old)), Err(CryptoError::BadShares(vec![0, 1, 2])));
+}
+
+#[test]
 fn a_refresh_takes_sharings_of_zero_for_its_own_key_only() {
     let market = Market::new(4);
     let (made, shares) = market.generate();

@@ -34,7 +34,7 @@ impl<'a> Dealer<'a> {
         seed: &'a DealerSeed,
         vote: &'a VoteKey,
     ) -> Result<Self, DkgError> {
-        setup.votes().check_owner(seat, vote)?;
+        setup.check_owner(seat, vote)?;
         let poly = SecretPoly::derive(setup, seat, seed)?;
         Ok(Self { setup, seat, seed, vote, poly, acks: BTreeMap::new() })
     }

@@ -81,7 +81,7 @@ pub struct Player<'a> {
 impl<'a> Player<'a> {
     /// The player of a seat.
     pub fn new(setup: &'a Setup, seat: u16, vote: &'a VoteKey, deal: &'a DealKey) -> Result<Self, DkgError> {
-        setup.votes().check_owner(seat, vote)?;
+        setup.check_owner(seat, vote)?;
         if setup.deal_key(seat)?.1 != deal.public_key()? {
             return Err(DkgError::NotOurs("deal key"));
         }

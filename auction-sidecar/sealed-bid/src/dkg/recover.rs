@@ -104,7 +104,7 @@ impl<'a> Recovery<'a> {
         seed: &DealerSeed,
         vote: &VoteKey,
     ) -> Result<Vec<u8>, DkgError> {
-        self.setup.votes().check_owner(helper, vote)?;
+        self.setup.check_owner(helper, vote)?;
         if !self.keys.fits(helper, share) {
             return Err(DkgError::NotOurs("share"));
         }
@@ -195,7 +195,7 @@ impl<'a> Recovery<'a> {
         seed: &DealerSeed,
         vote: &VoteKey,
     ) -> Result<Vec<u8>, DkgError> {
-        self.setup.votes().check_owner(helper, vote)?;
+        self.setup.check_owner(helper, vote)?;
         let column = self.position(helper)?;
         let (splits, digest) = self.complete(splits)?;
         let mut parts = Vec::with_capacity(splits.len());

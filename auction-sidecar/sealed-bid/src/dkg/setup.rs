@@ -6,7 +6,7 @@
 use super::DkgError;
 use super::key_set::KeySet;
 use crate::raw::G1;
-use crate::{CryptoError, VoteKeySet};
+use crate::{CryptoError, VoteKey, VoteKeySet};
 use sha2::{Digest, Sha256};
 
 /// Most seats that share a key.
@@ -109,6 +109,11 @@ impl Setup {
     /// A seat's deal key.
     pub(super) fn deal_key(&self, seat: u16) -> Result<&(G1, [u8; 48]), DkgError> {
         self.deal_keys.get(usize::from(seat)).ok_or(DkgError::UnknownSeat(seat))
+    }
+    /// Checks that a secret vote key is the seat's.
+    pub(super) fn check_owner(&self, seat: u16, vote: &VoteKey) -> Result<(), DkgError> {
+        let key = self.votes.key(seat).ok_or(DkgError::UnknownSeat(seat))?;
+        if *key == vote.public_key() { Ok(()) } else { Err(DkgError::NotOurs("vote key")) }
     }
     pub(super) fn check_seat(&self, seat: u16) -> Result<(), DkgError> {
         if seat < self.seats() { Ok(()) } else { Err(DkgError::UnknownSeat(seat)) }

@@ -66,6 +66,15 @@ pub fn coefficients(setup: &Setup, dealer: u16, seed: &DealerSeed, first: u16) -
         .collect()
 }
 
+/// A key generation of `n` seats by `dealers`, and each dealer's coefficients.
+pub fn generated(n: u16, dealers: &[u16]) -> (Outcome, Vec<SealShare>, Vec<Vec<[u8; 32]>>) {
+    let market = Market::new(n);
+    let setup = market.setup();
+    let (made, shares) = market.run(&setup, dealers, None);
+    let polys = dealers.iter().map(|d| coefficients(&setup, *d, &market.seeds[usize::from(*d)], 0)).collect();
+    (made, shares, polys)
+}
+
 /// The hash of an identity to G2, compressed.
 fn hash_to_g2(message: &[u8], domain: &[u8]) -> [u8; 96] {
     let mut one = [0; 32];
