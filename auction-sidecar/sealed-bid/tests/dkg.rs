@@ -5,6 +5,7 @@ mod support;
 
 use proptest::prelude::*;
 use support::*;
+use threshold_crypto::ff::Field;
 use vendue_sealed_bid::dkg::{
     DealKey, Dealer, DealerSeed, DkgError, KeySet, Log, Player, Purpose, Setup, outcome,
 };
@@ -99,18 +100,33 @@ fn a_wrong_share_is_refused_by_the_player_and_in_the_log() {
     let market = Market::new(4);
     let setup = market.setup();
     let mut players = market.players(&setup);
-    // A dealing whose envelope is of another dealer's polynomial, signed by the dealer.
+    // The dealer signs each: an envelope for another commitment, one with a wrong share, one with no scalar in it.
     let honest = market.dealer(&setup, 0).dealing(1).unwrap();
     let other = Dealer::new(&setup, 0, &market.seeds[2], &market.vote[0]).unwrap().dealing(1).unwrap();
     let points = &honest[37..37 + 144];
-    let envelope = &other[other.len() - 144..other.len() - 48];
-    let mut wrong = honest[..37 + 144].to_vec();
-    wrong.extend(envelope);
-    let message =
-        [&[1], setup.digest().as_slice(), &[0, 0, 0, 1], &commitment_digest(&setup, 0, points), envelope]
-            .concat();
-    wrong.extend(market.sign_dkg(0, &message));
-    assert_eq!(players[1].receive(&wrong), Err(DkgError::Share { from: 0, to: 1 }));
+    let deal_key = market.deal[1].public_key().unwrap();
+    let context = [setup.digest().as_slice(), &[0, 0, 0, 1], &commitment_digest(&setup, 0, points)].concat();
+    let right = support::vectors::coefficients(&setup, 0, &market.seeds[0], 0);
+    let right = right.iter().rev().fold(threshold_crypto::Fr::zero(), |mut sum, c| {
+        sum.mul_assign(&support::vectors::reduce(&[2]));
+        sum.add_assign(&support::vectors::reduce(c));
+        sum
+    });
+    let right = support::vectors::scalar_bytes(right);
+    let mut wrong = right;
+    wrong[31] ^= 1;
+    let to_one = |envelope: &[u8]| market.forge_dealing(&setup, 0, 1, points, envelope);
+    for envelope in [
+        &other[other.len() - 144..other.len() - 48],
+        &forge_envelope(&deal_key, &context, &wrong),
+        &forge_envelope(&deal_key, &context, &[0; 32]),
+        &forge_envelope(&deal_key, &context, &[0xff; 32]),
+        &forge_envelope(&market.deal[2].public_key().unwrap(), &context, &right),
+    ] {
+        assert_eq!(players[1].receive(&to_one(envelope)), Err(DkgError::Share { from: 0, to: 1 }));
+    }
+    let again = to_one(&forge_envelope(&deal_key, &context, &right));
+    assert!(market.player(&setup, 1).receive(&again).is_ok(), "it is the share that was wrong");
     // Nothing was acknowledged: the right one is taken afterwards.
     assert!(players[1].receive(&honest).is_ok());
 

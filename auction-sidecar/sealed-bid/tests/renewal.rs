@@ -199,6 +199,12 @@ fn who_helps_is_fixed_and_each_helper_counts_once() {
     let other = help(&market, &again, &shares, &[0, 1, 3]);
     assert_eq!(recovery.read_part(&splits, &other.parts[0]).err(), Some(DkgError::Foreign("part")));
     assert_ne!(other.splits[0][35..], said.splits[0][35..], "parts are fresh");
+    // A helper that splits twice: a part made from the other split is nobody's fault but that helper's.
+    let second = recovery.split(1, &shares[1], &market.seeds[2], &market.vote[1]).unwrap();
+    let mixed = read_splits(&recovery, &[said.splits[0].clone(), second, said.splits[2].clone()]);
+    let part = recovery.part(0, &mixed, &market.deal[0], &market.seeds[0], &market.vote[0]).unwrap();
+    assert_eq!(recovery.read_part(&splits, &part).err(), Some(DkgError::Foreign("part")));
+    assert!(recovery.read_part(&mixed, &part).is_ok());
 }
 
 #[test]
@@ -228,18 +234,23 @@ fn a_helper_that_cheats_is_named() {
     body.copy_within(35..83, 83);
     let bad = [body.as_slice(), &resign(4, 1, &sha(&body))].concat();
     assert_eq!(recovery.read_split(&bad).err(), Some(DkgError::Split(1)));
-    // A part that its envelope does not hold: the helper that was to get it names who made it.
-    let mut body = said.splits[1][..said.splits[1].len() - 48].to_vec();
-    let envelope = 35 + 3 * 48 + 96 * 2;
-    body[envelope + 60] ^= 1;
+    // A part that is not the one committed to: the helper that was to get it names who made it.
+    let with_envelope = |message: &[u8], at: usize, context: &[u8], to: u16| {
+        let key = market.deal[usize::from(to)].public_key().unwrap();
+        let mut body = message[..message.len() - 48].to_vec();
+        body[at..at + 96].copy_from_slice(&forge_envelope(&key, context, &[7; 32]));
+        body
+    };
+    let context = [recovery.digest().as_slice(), &[0, 1, 0, 3], &[0; 32]].concat();
+    let body = with_envelope(&said.splits[1], 35 + 3 * 48 + 2 * 96, &context, 3);
     let bad = [body.as_slice(), &resign(4, 1, &sha(&body))].concat();
     let splits = read_splits(&recovery, &[said.splits[0].clone(), bad, said.splits[2].clone()]);
     let part = recovery.part(3, &splits, &market.deal[3], &market.seeds[3], &market.vote[3]);
     assert_eq!(part, Err(DkgError::Share { from: 1, to: 3 }));
     // A sum that is not that of the parts: the seat names who made it.
     let splits = read_splits(&recovery, &said.splits);
-    let mut body = said.parts[1][..said.parts[1].len() - 48].to_vec();
-    body[35 + 32 + 60] ^= 1;
+    let context = [recovery.digest().as_slice(), &[0, 1, 0, 2], &said.parts[1][35..67]].concat();
+    let body = with_envelope(&said.parts[1], 67, &context, 2);
     let bad = [body.as_slice(), &resign(5, 1, &body[35..])].concat();
     let parts: Vec<_> = [&said.parts[0], &bad, &said.parts[2]]
         .iter()

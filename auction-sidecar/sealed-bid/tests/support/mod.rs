@@ -125,6 +125,21 @@ impl Market {
                 .concat();
         [body, &self.sign_dkg(dealer, &message)].concat()
     }
+    /// A dealing with this commitment and envelope.
+    pub fn forge_dealing(
+        &self,
+        setup: &Setup,
+        dealer: u16,
+        player: u16,
+        points: &[u8],
+        envelope: &[u8],
+    ) -> Vec<u8> {
+        let (from, to) = (dealer.to_be_bytes(), player.to_be_bytes());
+        let digest = commitment_digest(setup, dealer, points);
+        let message = [&[1], setup.digest().as_slice(), &from, &to, &digest, envelope].concat();
+        let signature = self.sign_dkg(dealer, &message);
+        [&[1], setup.digest().as_slice(), &from, &to, points, envelope, &signature].concat()
+    }
     /// The acknowledgement of a commitment by a seat that checks nothing.
     pub fn blind_ack(&self, setup: &Setup, dealer: u16, player: u16, points: &[u8]) -> [u8; 48] {
         let message = [
@@ -155,6 +170,27 @@ impl Market {
         reveals.iter().for_each(|share| body.extend(share));
         self.sign_log(setup, dealer, &body)
     }
+}
+
+/// An envelope that opens, with any 32 bytes in it, made by another library than the one under test.
+pub fn forge_envelope(deal_key: &[u8; 48], context: &[u8], secret: &[u8; 32]) -> [u8; 96] {
+    use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+    use threshold_crypto::group::{CurveAffine, CurveProjective, EncodedPoint};
+    use threshold_crypto::pairing::bls12_381::G1Affine;
+    let ephemeral = vectors::reduce(&fixed("ephemeral", 0));
+    let bytes = |point: G1Affine| -> [u8; 48] { point.into_compressed().as_ref().try_into().unwrap() };
+    let mut recipient = <G1Affine as CurveAffine>::Compressed::empty();
+    recipient.as_mut().copy_from_slice(deal_key);
+    let public = bytes(G1Affine::one().mul(ephemeral).into_affine());
+    let shared = bytes(recipient.into_affine().unwrap().mul(ephemeral).into_affine());
+    let mut okm = [0; 44];
+    let info = [public.as_slice(), deal_key, context].concat();
+    hkdf::Hkdf::<Sha256>::new(Some(b"VENDUE-V1-DKG-ENVELOPE"), &shared).expand(&info, &mut okm).unwrap();
+    let sealed = chacha20poly1305::ChaCha20Poly1305::new_from_slice(&okm[..32])
+        .unwrap()
+        .encrypt(okm[32..].into(), Payload { msg: secret, aad: context })
+        .unwrap();
+    [public.as_slice(), &sealed].concat().try_into().unwrap()
 }
 
 pub fn commitment_digest(setup: &Setup, dealer: u16, points: &[u8]) -> [u8; 32] {
