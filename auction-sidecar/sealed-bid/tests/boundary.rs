@@ -59,222 +59,148 @@ fn the_refused_points_are_wrong_in_the_way_they_say() {
     }
 }
 
-/// A name and whether the interface takes the bytes.
-type Interface<'a, const N: usize> = (&'static str, Box<dyn Fn(&[u8; N]) -> bool + 'a>);
-
-/// Each interface takes its good value and none of the bad ones.
-fn refuses_all<const N: usize>(interfaces: &[(Interface<'_, N>, [u8; N])], bad: &[(&'static str, [u8; N])]) {
-    for ((name, takes), good) in interfaces {
-        assert!(takes(good), "{name} takes a good value");
-        for (what, bytes) in bad {
-            assert!(!takes(bytes), "{name}: {what}");
-        }
+/// The interface takes the good value and none of the bad ones.
+fn refuses<const N: usize>(
+    bad: &[(&'static str, [u8; N])],
+    interface: &str,
+    good: [u8; N],
+    takes: impl Fn(&[u8; N]) -> bool,
+) {
+    assert!(takes(&good), "{interface} takes a good value");
+    for (what, bytes) in bad {
+        assert!(!takes(bytes), "{interface}: {what}");
     }
 }
 
-#[test]
-fn points_of_g1() {
-    let market = Market::new(4);
-    let (setup, (made, shares)) = (market.setup(), market.generate());
-    let seats = [0, 1, 2];
-    let combined = opens(&made.keys, &[&shares[0], &shares[1], &shares[2]], &seats).unwrap();
-    let sealed = seal(&ID, made.keys.seal_key(), b"h", b"bid", &BidKey::from_bytes(&[5; 32])).unwrap();
-    let vote = &market.vote[0];
-    let (vote_key, proof) = (vote.public_key(), vote.prove(b"c"));
-    let keys = vote_key_set(&market.vote);
-    let dealing = market.dealer(&setup, 0).dealing(1).unwrap();
-    let log = market.log(&setup, 0, &mut market.players(&setup), &[]);
-    let mut dealer_ack = None;
-    market.player(&setup, 1).receive(&dealing).map(|(_, ack)| dealer_ack = Some(ack)).unwrap();
-    let at = |bytes: &[u8], from: usize| -> [u8; 48] { bytes[from..from + 48].try_into().unwrap() };
-    let with = |bytes: &[u8], from: usize, point: &[u8; 48]| {
-        let mut out = bytes.to_vec();
-        out[from..from + 48].copy_from_slice(point);
-        out
-    };
-    let key_set = made.keys.to_bytes();
-    let deal: Vec<_> = market.deal.iter().map(|k| k.public_key().unwrap()).collect();
-    let (points, end) = (points_of(&setup, &log), log.len() - 48);
-    let interfaces: Vec<(Interface<'_, 48>, [u8; 48])> = vec![
-        (("seal key", Box::new(|p| check_seal_key(p).is_ok())), *made.keys.seal_key()),
-        (
-            (
-                "seal key to seal to",
-                Box::new(|p| seal(&ID, p, b"h", b"x", &BidKey::from_bytes(&[5; 32])).is_ok()),
-            ),
-            *made.keys.seal_key(),
-        ),
-        (
-            (
-                "seal key to verify with",
-                Box::new(|p| verify_combined(&ID, p, &combined.to_bytes()).is_some()),
-            ),
-            *made.keys.seal_key(),
-        ),
-        (("share key", Box::new(|p| verify_share(&ID, p, &shares[0].sign(&ID)))), made.keys.share_keys()[0]),
-        (
-            ("key set's seal key", Box::new(|p| check_key_set(p, made.keys.share_keys(), 3).is_ok())),
-            *made.keys.seal_key(),
-        ),
-        (
-            (
-                "key set's share key",
-                Box::new(|p| {
-                    let mut keys = made.keys.share_keys().to_vec();
-                    keys[2] = *p;
-                    check_key_set(made.keys.seal_key(), &keys, 3).is_ok()
-                }),
-            ),
-            made.keys.share_keys()[2],
-        ),
-        (
-            ("public polynomial", Box::new(|p| KeySet::from_bytes(&with(&key_set, 2 + 48, p)).is_ok())),
-            at(&key_set, 2 + 48),
-        ),
-        (
-            (
-                "key encapsulation",
-                Box::new(|p| open(&combined, b"h", &Sealed { u: *p, ..sealed.clone() }).is_some()),
-            ),
-            sealed.u,
-        ),
-        (("vote", Box::new(|p| verify_vote(&vote_key, MESSAGE, p))), vote.sign(MESSAGE)),
-        (("vote to aggregate", Box::new(|p| aggregate_votes(&[*p]).is_some())), vote.sign(MESSAGE)),
-        (("aggregate", Box::new(|p| verify_aggregate(&[&vote_key], MESSAGE, p))), vote.sign(MESSAGE)),
-        (
-            (
-                "aggregate with bitmap",
-                Box::new(|p| {
-                    let signers = SignerSet::from_seats(4, [0]).unwrap();
-                    MultiVote { signers, aggregate: *p }.verify(&keys, 1, MESSAGE).is_ok()
-                }),
-            ),
-            vote.sign(MESSAGE),
-        ),
-        (("proof of possession", Box::new(|p| check_vote_key(&vote_key, p, b"c").is_ok())), proof),
-        (
-            (
-                "deal key",
-                Box::new(|p| {
-                    let mut keys = deal.clone();
-                    keys[3] = *p;
-                    Setup::new(Purpose::Key, &MARKET, EPOCH, 0, vote_key_set(&market.vote), &keys).is_ok()
-                }),
-            ),
-            deal[3],
-        ),
-        (
-            ("acknowledgement", Box::new(|p| market.dealer(&setup, 0).acknowledge(1, p).is_ok())),
-            dealer_ack.unwrap(),
-        ),
-        (
-            (
-                "commitment in a log",
-                Box::new(|p| {
-                    let points = with(&points, 48, p);
-                    Log::verify(&setup, &market.forge_log(&setup, 0, &points, &[0, 1, 2, 3], &[])).is_ok()
-                }),
-            ),
-            at(&points, 48),
-        ),
-        (
-            (
-                "acknowledgements in a log",
-                Box::new(|p| {
-                    let body = with(&log[..end], 35 + 144 + 1, p);
-                    Log::verify(&setup, &market.sign_log(&setup, 0, &body)).is_ok()
-                }),
-            ),
-            at(&log, 35 + 144 + 1),
-        ),
-        (
-            ("signature of a log", Box::new(|p| Log::verify(&setup, &with(&log, end, p)).is_ok())),
-            at(&log, end),
-        ),
-        (
-            (
-                "envelope in a dealing",
-                Box::new(|p| {
-                    market.player(&setup, 1).receive(&resign_dealing(&market, &setup, &dealing, p)).is_ok()
-                }),
-            ),
-            at(&dealing, 37 + 144),
-        ),
-    ];
-    refuses_all(&interfaces, &bad_g1());
+fn at(bytes: &[u8], from: usize) -> [u8; 48] {
+    bytes[from..from + 48].try_into().unwrap()
 }
 
-/// A dealing with another ephemeral key, signed by its dealer.
-fn resign_dealing(market: &Market, setup: &Setup, dealing: &[u8], ephemeral: &[u8; 48]) -> Vec<u8> {
-    let mut body = dealing[..dealing.len() - 48].to_vec();
-    body[37 + 144..37 + 144 + 48].copy_from_slice(ephemeral);
-    let digest = commitment_digest(setup, 0, &body[37..37 + 144]);
-    let message = [&[1], setup.digest().as_slice(), &[0, 0, 0, 1], &digest, &body[37 + 144..]].concat();
-    body.extend(market.sign_dkg(0, &message));
-    body
+/// The bytes with a point put in.
+fn with(bytes: &[u8], from: usize, point: &[u8; 48]) -> Vec<u8> {
+    let mut out = bytes.to_vec();
+    out[from..from + 48].copy_from_slice(point);
+    out
 }
 
 #[test]
-fn points_of_g2() {
+fn keys_of_seals_and_sealed_values() {
+    let bad = bad_g1();
+    let (made, shares) = Market::new(4).generate();
+    let (keys, bid) = (&made.keys, BidKey::from_bytes(&[5; 32]));
+    let combined = opens(keys, &[&shares[0], &shares[1], &shares[2]], &[0, 1, 2]).unwrap();
+    let (seal_key, share_key) = (*keys.seal_key(), keys.share_keys()[2]);
+    refuses(&bad, "seal key", seal_key, |p| check_seal_key(p).is_ok());
+    refuses(&bad, "seal key to seal to", seal_key, |p| seal(&ID, p, b"h", b"x", &bid).is_ok());
+    refuses(&bad, "seal key to verify with", seal_key, |p| {
+        verify_combined(&ID, p, &combined.to_bytes()).is_some()
+    });
+    refuses(&bad, "share key", share_key, |p| verify_share(&ID, p, &shares[2].sign(&ID)));
+    refuses(&bad, "seal key of a set", seal_key, |p| check_key_set(p, keys.share_keys(), 3).is_ok());
+    refuses(&bad, "share key of a set", share_key, |p| {
+        let mut all = keys.share_keys().to_vec();
+        all[2] = *p;
+        check_key_set(keys.seal_key(), &all, 3).is_ok()
+    });
+    let bytes = keys.to_bytes();
+    refuses(&bad, "public polynomial", at(&bytes, 50), |p| KeySet::from_bytes(&with(&bytes, 50, p)).is_ok());
+    let sealed = seal(&ID, &seal_key, b"h", b"bid", &bid).unwrap();
+    refuses(&bad, "key encapsulation", sealed.u, |p| {
+        open(&combined, b"h", &Sealed { u: *p, ..sealed.clone() }).is_some()
+    });
+}
+
+#[test]
+fn votes() {
+    let bad = bad_g1();
     let market = Market::new(4);
-    let (made, shares) = market.generate();
-    let seats = [0, 1, 2];
-    let combined = opens(&made.keys, &[&shares[0], &shares[1], &shares[2]], &seats).unwrap();
-    let vote = &market.vote[0];
-    let (good_vote, proof) = (vote.sign(MESSAGE), vote.prove(&possession(0)));
+    let (vote, keys) = (&market.vote[0], vote_key_set(&market.vote));
+    let (key, signed) = (vote.public_key(), vote.sign(MESSAGE));
+    refuses(&bad, "vote", signed, |p| verify_vote(&key, MESSAGE, p));
+    refuses(&bad, "vote to aggregate", signed, |p| aggregate_votes(&[*p]).is_some());
+    refuses(&bad, "aggregate", signed, |p| verify_aggregate(&[&key], MESSAGE, p));
+    refuses(&bad, "aggregate with bitmap", signed, |p| {
+        let signers = SignerSet::from_seats(4, [0]).unwrap();
+        MultiVote { signers, aggregate: *p }.verify(&keys, 1, MESSAGE).is_ok()
+    });
+    refuses(&bad, "proof", vote.prove(b"c"), |p| check_vote_key(&key, p, b"c").is_ok());
+
+    let bad = bad_g2();
+    let proof = vote.prove(&possession(0));
+    refuses(&bad, "vote key", key, |p| verify_vote(p, MESSAGE, &signed));
+    refuses(&bad, "vote key to prove", key, |p| check_vote_key(p, &proof, &possession(0)).is_ok());
+    refuses(&bad, "vote key of an aggregate", key, |p| verify_aggregate(&[p], MESSAGE, &signed));
+    refuses(&bad, "vote key of a set", key, |p| {
+        let claim = VoteKeyClaim { key: *p, proof, address: "seat-0" };
+        VoteKeySet::new(&MARKET, EPOCH, &[claim]).is_ok()
+    });
+}
+
+#[test]
+fn shares() {
+    let bad = bad_g2();
+    let (made, shares) = Market::new(4).generate();
+    let keys = &made.keys;
+    let combined = opens(keys, &[&shares[0], &shares[1], &shares[2]], &[0, 1, 2]).unwrap();
+    let good = shares[0].sign(&ID);
     let one = |share: &[u8; 96]| {
         let shares = [(0, *share), (1, shares[1].sign(&ID)), (2, shares[2].sign(&ID))];
-        combine(&ID, made.keys.seal_key(), 3, &shares, |seat| made.keys.share_key(seat))
+        combine(&ID, keys.seal_key(), 3, &shares, |seat| keys.share_key(seat))
     };
-    let interfaces: Vec<(Interface<'_, 96>, [u8; 96])> = vec![
-        (("share", Box::new(|p| verify_share(&ID, &made.keys.share_keys()[0], p))), shares[0].sign(&ID)),
-        (
-            (
-                "share among others",
-                Box::new(|p| bad_shares(&ID, &[(0, *p)], |seat| made.keys.share_key(seat)).is_empty()),
-            ),
-            shares[0].sign(&ID),
-        ),
-        (("share to combine", Box::new(|p| one(p).is_ok())), shares[0].sign(&ID)),
-        (
-            ("combined", Box::new(|p| verify_combined(&ID, made.keys.seal_key(), p).is_some())),
-            combined.to_bytes(),
-        ),
-        (("vote key", Box::new(|p| verify_vote(p, MESSAGE, &good_vote))), vote.public_key()),
-        (
-            ("vote key to prove", Box::new(|p| check_vote_key(p, &proof, &possession(0)).is_ok())),
-            vote.public_key(),
-        ),
-        (
-            ("vote key of an aggregate", Box::new(|p| verify_aggregate(&[p], MESSAGE, &good_vote))),
-            vote.public_key(),
-        ),
-        (
-            (
-                "vote key of a set",
-                Box::new(|p| {
-                    let claim = VoteKeyClaim { key: *p, proof, address: "seat-0" };
-                    VoteKeySet::new(&MARKET, EPOCH, &[claim]).is_ok()
-                }),
-            ),
-            vote.public_key(),
-        ),
-    ];
-    refuses_all(&interfaces, &bad_g2());
-    for (what, bytes) in bad_g2() {
+    refuses(&bad, "share", good, |p| verify_share(&ID, &keys.share_keys()[0], p));
+    refuses(&bad, "share among others", good, |p| {
+        bad_shares(&ID, &[(0, *p)], |seat| keys.share_key(seat)).is_empty()
+    });
+    refuses(&bad, "share to combine", good, |p| one(p).is_ok());
+    refuses(&bad, "combined", combined.to_bytes(), |p| verify_combined(&ID, keys.seal_key(), p).is_some());
+    for (what, bytes) in bad {
         assert_eq!(one(&bytes), Err(CryptoError::BadShares(vec![0])), "{what}");
     }
 }
 
 #[test]
+fn messages_of_key_generation() {
+    let bad = bad_g1();
+    let market = Market::new(4);
+    let setup = market.setup();
+    let deal: Vec<_> = market.deal.iter().map(|k| k.public_key().unwrap()).collect();
+    refuses(&bad, "deal key", deal[3], |p| {
+        let mut keys = deal.clone();
+        keys[3] = *p;
+        Setup::new(Purpose::Key, &MARKET, EPOCH, 0, vote_key_set(&market.vote), &keys).is_ok()
+    });
+    let dealing = market.dealer(&setup, 0).dealing(1).unwrap();
+    let (_, ack) = market.player(&setup, 1).receive(&dealing).unwrap();
+    refuses(&bad, "acknowledgement", ack, |p| market.dealer(&setup, 0).acknowledge(1, p).is_ok());
+    let (points, envelope) = (&dealing[37..37 + 144], &dealing[37 + 144..37 + 144 + 96]);
+    let takes = |points: &[u8], envelope: &[u8]| {
+        let dealing = market.forge_dealing(&setup, 0, 1, points, envelope);
+        market.player(&setup, 1).receive(&dealing).is_ok()
+    };
+    refuses(&bad, "envelope in a dealing", at(envelope, 0), |p| takes(points, &with(envelope, 0, p)));
+    let end = dealing.len() - 48;
+    refuses(&bad, "signature of a dealing", at(&dealing, end), |p| {
+        market.player(&setup, 1).receive(&with(&dealing, end, p)).is_ok()
+    });
+    let log = market.log(&setup, 0, &mut market.players(&setup), &[]);
+    refuses(&bad, "commitment in a log", at(points, 48), |p| {
+        let points = with(points, 48, p);
+        Log::verify(&setup, &market.forge_log(&setup, 0, &points, &[0, 1, 2, 3], &[])).is_ok()
+    });
+    let (acks, end) = (35 + 144 + 1, log.len() - 48);
+    refuses(&bad, "acknowledgements in a log", at(&log, acks), |p| {
+        Log::verify(&setup, &market.sign_log(&setup, 0, &with(&log[..end], acks, p))).is_ok()
+    });
+    refuses(&bad, "signature of a log", at(&log, end), |p| Log::verify(&setup, &with(&log, end, p)).is_ok());
+}
+
+#[test]
 fn secret_scalars() {
     let good = [1; 32];
-    let interfaces: Vec<(Interface<'_, 32>, [u8; 32])> = vec![
-        (("seal share", Box::new(|s| SealShare::from_bytes(s).is_ok())), good),
-        (("vote key", Box::new(|s| VoteKey::from_bytes(s).is_ok())), good),
-        (("deal key", Box::new(|s| DealKey::from_bytes(s).is_ok())), good),
-    ];
-    refuses_all(&interfaces, &bad_scalars());
+    let bad = bad_scalars();
+    refuses(&bad, "seal share", good, |s| SealShare::from_bytes(s).is_ok());
+    refuses(&bad, "vote key", good, |s| VoteKey::from_bytes(s).is_ok());
+    refuses(&bad, "deal key", good, |s| DealKey::from_bytes(s).is_ok());
     let (share, vote, deal) = (
         SealShare::from_bytes(&good).unwrap(),
         VoteKey::from_bytes(&good).unwrap(),
