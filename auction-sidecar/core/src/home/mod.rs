@@ -97,6 +97,8 @@ struct Entry {
     ask_ms: u64,
     /// Whether the delay of this round's result was reported.
     delayed: bool,
+    /// Whether this home has made the body and has run ever since.
+    is_fresh: bool,
 }
 
 /// A home of a market and its orders.
@@ -174,6 +176,9 @@ impl Home {
         let mut wakes = Vec::new();
         match &e.state {
             State::Waiting => {
+                if e.round == e.order.first_round && self.now < p.t0(e.round) {
+                    wakes.push(p.t0(e.round));
+                }
                 wakes.extend([e.ask_ms, p.expiry(e.round)]);
                 if e.receipts.len() < usize::from(self.record.n()) {
                     wakes.push(e.resend_ms);
@@ -283,6 +288,9 @@ impl Home {
                 let early = order.after.is_some();
                 let (round, may_be_awarded) = self.round_to_follow(now_ms, &order);
                 self.adopt(now_ms, digest, order, round, State::Waiting);
+                if let Some(entry) = self.orders.get_mut(&digest) {
+                    entry.is_fresh = false;
+                }
                 if early && !may_be_awarded {
                     self.start_again(now_ms, digest, out);
                 }
@@ -305,6 +313,7 @@ impl Home {
             backoff_ms: 2 * self.record.params.delay_ms,
             ask_ms: self.first_ask(round),
             delayed: false,
+            is_fresh: true,
         };
         self.orders.insert(digest, entry);
     }
@@ -372,6 +381,14 @@ impl Home {
     fn wait(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
         let p = self.record.params;
         let n = usize::from(self.record.n());
+        if self.misses_its_round(now_ms, &digest) {
+            let seen = self.orders.get(&digest).map(|e| (e.round, e.receipts.len() as u16));
+            let retry_ms = self.start_again(now_ms, digest, out);
+            if let (Some((round, receipts)), Some(retry_ms)) = (seen, retry_ms) {
+                out.push(HomeOutput::Delayed { order: self.named(&digest), round, receipts, retry_ms });
+            }
+            return;
+        }
         let Some(entry) = self.orders.get_mut(&digest) else { return };
         if now_ms >= p.expiry(entry.round) {
             let (round, receipts) = (entry.round, entry.receipts.len() as u16);
@@ -410,6 +427,18 @@ impl Home {
         if ask {
             out.push(HomeOutput::Broadcast(self.encode(Body::Fetch(Fetch::Proof(digest)))));
         }
+    }
+
+    /// Whether a body's first round begins and fewer seats have it than are needed for it to be served. Its next round is
+    /// a whole step away, so the order goes on in another body.
+    fn misses_its_round(&self, now_ms: u64, digest: &Digest) -> bool {
+        let Some(entry) = self.orders.get(digest) else { return false };
+        let starts = self.record.params.t0(entry.round);
+        entry.round == entry.order.first_round
+            && entry.is_fresh
+            && now_ms >= starts
+            && now_ms < starts + self.record.params.period_ms
+            && entry.receipts.len() <= usize::from(self.record.f())
     }
 
     fn give_up(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {

@@ -1,5 +1,6 @@
 //! Bodies that come early: what a seat accepts of a home, and what a home makes of a round's result.
 
+use super::handover_tests::from_seat;
 use super::tests::{Rig, kinds, mk_rig};
 use super::*;
 use crate::drops::DropReason;
@@ -7,7 +8,7 @@ use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::HomeKeys;
 use crate::pool::Closed;
 use crate::wire::tests::mk_order;
-use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Taken, decode, peek_kind};
+use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Receipt, Taken, decode, peek_kind};
 use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Unserved};
 
 fn nobody() -> Outcome {
@@ -303,4 +304,33 @@ fn an_order_that_nobody_can_serve_is_listed_again_less_often() {
     }
     assert_eq!(gaps, [1, 1, 2, 4, 4, 4, 4]);
     assert!(rig.record.params.order_step() > 4, "more often than its own rounds all the same");
+}
+
+#[test]
+fn an_order_that_reaches_the_seats_too_late_goes_on_in_the_next_possible_round() {
+    let rig = mk_rig();
+    let (mut home, first, order) = mk_home(&rig);
+    let start = rig.record.params.t0(order.first_round);
+    let receipt = |seat, order| from_seat(&rig, seat, 0, Body::Receipt(Receipt { order, models: vec![] }));
+    home.handle(start - 10, receipt(1, first));
+    assert_eq!(home.next_wake(), Some(start));
+    let out = home.handle(start, HomeInput::Tick);
+    let second = relisted(&out).unwrap();
+    let delayed = out.iter().find_map(|o| match o {
+        HomeOutput::Delayed { order, receipts, retry_ms, .. } => Some((*order, *receipts, *retry_ms)),
+        _ => None,
+    });
+    let next = rig.record.params.t0(rig.record.params.first_round(start));
+    assert_eq!(delayed, Some((second, 1, next)));
+    // With f + 1 seats it waits for the result.
+    home.handle(next - 20, receipt(1, second));
+    home.handle(next - 10, receipt(2, second));
+    assert_eq!(relisted(&home.handle(next, HomeInput::Tick)), None);
+
+    // After a restart home does not know what seats have; the round may award it.
+    let (mut home, _, order) = mk_home(&rig);
+    let mut again = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    again.handle(start - 50, HomeInput::Resume { order: Box::new(order), choice: None });
+    assert_eq!(relisted(&again.handle(start, HomeInput::Tick)), None);
+    assert!(relisted(&home.handle(start, HomeInput::Tick)).is_some());
 }

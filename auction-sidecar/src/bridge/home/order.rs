@@ -187,7 +187,10 @@ impl OrderTask {
                     self.context.record.n(),
                     self.context.record.q()
                 ));
-                self.write_auction().await;
+                if is_to_be_told(self.told.map(|at| at.elapsed()), true) {
+                    self.told = Some(Instant::now());
+                    self.write_auction().await;
+                }
             }
             HomeOutput::RoundMissed { round, receipts, .. } => {
                 self.auction.receipts = i32::from(receipts);
