@@ -12,7 +12,7 @@ use crate::wire::{Body, Cancel, Proof};
 use vendue_market::{Digest, Order, Outcome, Unserved};
 
 /// Earlier bodies of an order that are remembered.
-const MAX_EARLIER: usize = 4;
+const MAX_EARLIER: usize = 64;
 
 /// Rounds from one body to the next.
 fn pause(entry: &Entry) -> u64 {
@@ -78,7 +78,8 @@ impl Home {
     ) -> Option<u64> {
         let p = self.record.params;
         let entry = self.orders.get(&digest)?;
-        let first_round = p.first_round(now_ms).max(p.round_at(now_ms).saturating_add(pause(entry)));
+        // The first that it can name, so that its round says when it was made.
+        let first_round = self.first_round(now_ms, &entry.order.job, entry.order.attempt);
         let order = Order { first_round, after: None, ..entry.order.clone() };
         let starts_ms = p.t0(order.first_round);
         if starts_ms >= order.expires_ms {

@@ -19,10 +19,10 @@ use crate::drops::Drops;
 use crate::evidence::{message_hash, order_hash};
 use crate::keys::HomeKeys;
 use crate::record::MarketRecord;
-use crate::wire::{Again, Body, Cancel, Fetch, Header, Message, OrderMsg, Proof, Taken};
+use crate::wire::{Again, Body, Cancel, Fetch, Header, Message, OrderMsg, Proof, Taken, Withdraw};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vendue_market::{Digest, GpuModel, Order, Price, RequirementsError};
+use vendue_market::{Digest, GpuModel, Order, Price, RequirementsError, tagged_hash};
 
 /// How often a last word is repeated, in delays after the first time.
 const REPEATS: [u64; 3] = [4, 16, 64];
@@ -111,14 +111,22 @@ pub struct Home {
     orders: BTreeMap<Digest, Entry>,
     /// Last words on orders, to be repeated, with their times; an order need not be known any more.
     repeats: BTreeMap<Digest, Vec<(u64, Vec<u8>)>>,
+    /// Searches that were withdrawn, and the round up to which their bodies are over.
+    withdrawn: BTreeMap<Digest, u64>,
     drops: Drops,
+}
+
+/// A name for all orders of a search, beside their digests.
+fn search_key(job: &str, attempt: u32) -> Digest {
+    tagged_hash("VENDUE-V1-SEARCH", &[job.as_bytes(), &attempt.to_be_bytes()])
 }
 
 impl Home {
     /// The home at position `index` of the record ([`HomeKeys::check`] gives it).
     pub fn new(record: Arc<MarketRecord>, index: u16, keys: HomeKeys) -> Self {
         let (orders, repeats) = (BTreeMap::new(), BTreeMap::new());
-        Self { record, index, keys, now: 0, orders, repeats, drops: Drops::default() }
+        let (withdrawn, drops) = (BTreeMap::new(), Drops::default());
+        Self { record, index, keys, now: 0, orders, repeats, withdrawn, drops }
     }
 
     /// Takes one input and says what to do.
@@ -136,6 +144,7 @@ impl Home {
             }
             HomeInput::Stored { order } => self.stored(now_ms, self.named(&order), &mut out),
             HomeInput::NotStored { order } => self.not_stored(now_ms, self.named(&order), &mut out),
+            HomeInput::Withdraw { job, attempt } => self.withdraw(now_ms, job, attempt, &mut out),
             HomeInput::Cancel { order } => self.cancel(now_ms, self.named(&order), &mut out),
             HomeInput::Forget { order } => {
                 self.orders.remove(&self.named(&order));
@@ -146,6 +155,8 @@ impl Home {
         self.orders.retain(|_, e| {
             !matches!(e.state, State::Closed) || now_ms < e.order.expires_ms.saturating_add(kept_ms)
         });
+        let p = self.record.params;
+        self.withdrawn.retain(|_, round| now_ms < p.expiry(*round));
         let all: Vec<Digest> = self.orders.keys().copied().collect();
         for digest in all {
             self.advance(now_ms, digest, &mut out);
@@ -231,18 +242,25 @@ impl Home {
         self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed))
     }
 
+    /// The first round that a body made now may name: after those of the search that were withdrawn.
+    fn first_round(&self, now_ms: u64, job: &str, attempt: u32) -> u64 {
+        let over = self.withdrawn.get(&search_key(job, attempt)).map_or(0, |round| round + 1);
+        self.record.params.first_round(now_ms).max(over)
+    }
+
     /// Makes and signs an order and sends it.
     fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
         if self.is_in_work(&new) {
             return;
         }
+        let first_round = self.first_round(now_ms, &new.job, new.attempt);
         let mut order = Order {
             market: self.record.market,
             job: new.job,
             attempt: new.attempt,
             requirements: new.requirements,
             commitment: new.commitment,
-            first_round: self.record.params.first_round(now_ms),
+            first_round,
             expires_ms: new.expires_ms,
             user_key: self.keys.user.public_key(),
             after: None,
@@ -274,9 +292,12 @@ impl Home {
     /// Goes on with an order after a restart; a round that may have awarded it is asked for first.
     fn resume(&mut self, now_ms: u64, order: Order, choice: Option<Choice>, out: &mut Vec<HomeOutput>) {
         let digest = order.digest();
-        if self.orders.contains_key(&digest) {
+        let same = |e: &&Entry| e.order.job == order.job && e.order.attempt == order.attempt;
+        if self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed)) {
             return;
         }
+        // A body that was withdrawn is over for the seats.
+        let withdrawn = self.orders.contains_key(&self.named(&digest));
         match choice {
             Some(choice) => {
                 let seat = choice.seat;
@@ -291,7 +312,7 @@ impl Home {
                 if let Some(entry) = self.orders.get_mut(&digest) {
                     entry.is_fresh = false;
                 }
-                if early && !may_be_awarded {
+                if withdrawn || (early && !may_be_awarded) {
                     self.start_again(now_ms, digest, out);
                 }
             }
@@ -328,13 +349,30 @@ impl Home {
     fn announce(&mut self, now_ms: u64, digest: Digest, body: Body, out: &mut Vec<HomeOutput>) {
         let mut words = vec![self.encode(body)];
         // A seat that has not heard of the last body may still list one before it.
-        let unheard = self.orders.get(&digest).filter(|e| e.receipts.len() < usize::from(self.record.n()));
-        let earlier = unheard.map(|e| e.earlier.clone()).unwrap_or_default();
-        words.extend(earlier.into_iter().map(|order| self.encode(Body::Cancel(Cancel { order }))));
+        if let Some(entry) = self.orders.get(&digest).filter(|e| !e.earlier.is_empty()) {
+            let Order { job, attempt, first_round, .. } = &entry.order;
+            let (job, attempt, round) = (job.clone(), *attempt, *first_round);
+            self.withdrawn.insert(search_key(&job, attempt), round);
+            let withdraw = Withdraw { job, attempt, round, except: digest };
+            words.push(self.encode(Body::Withdraw(withdraw)));
+        }
         let delay = self.record.params.delay_ms;
         let repeat = |after: u64| words.iter().map(move |w| (now_ms + after * delay, w.clone()));
         self.repeats.insert(digest, REPEATS.into_iter().flat_map(repeat).collect());
         out.extend(words.into_iter().map(HomeOutput::Broadcast));
+    }
+
+    /// Withdraws a search, also one of which only the seats know: its orders were made before a restart.
+    fn withdraw(&mut self, now_ms: u64, job: String, attempt: u32, out: &mut Vec<HomeOutput>) {
+        let same = |e: &Entry| e.order.job == job && e.order.attempt == attempt;
+        let known = self.orders.iter().find(|(_, e)| same(e) && !matches!(e.state, State::Closed));
+        if let Some(digest) = known.map(|(digest, _)| *digest) {
+            return self.cancel(now_ms, digest, out);
+        }
+        let round = self.record.params.first_round(now_ms);
+        let key = search_key(&job, attempt);
+        self.withdrawn.insert(key, round);
+        self.announce(now_ms, key, Body::Withdraw(Withdraw { job, attempt, round, except: key }), out);
     }
 
     fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
@@ -392,8 +430,15 @@ impl Home {
         let Some(entry) = self.orders.get_mut(&digest) else { return };
         if now_ms >= p.expiry(entry.round) {
             let (round, receipts) = (entry.round, entry.receipts.len() as u16);
-            if let Some(retry_ms) = self.next_round(now_ms, digest, out) {
-                out.push(HomeOutput::RoundMissed { order: digest, round, receipts, retry_ms });
+            // Seats may refuse an early body for good; a plain one takes its place with all of them.
+            let retry_ms = if entry.order.after.is_some() {
+                self.start_again(now_ms, digest, out)
+            } else {
+                self.next_round(now_ms, digest, out)
+            };
+            if let Some(retry_ms) = retry_ms {
+                let order = self.named(&digest);
+                out.push(HomeOutput::RoundMissed { order, round, receipts, retry_ms });
             }
             return;
         }
