@@ -39,6 +39,8 @@ pub(super) struct OrderTask {
     pub(super) written: Option<Written>,
     /// The seat of the choice that is stored.
     chosen: Option<u16>,
+    /// Whether the workload may have left.
+    given: bool,
     /// Whether it was told that enough seats have the order.
     placed: bool,
     /// When it was last told that a round gave it to nobody.
@@ -105,6 +107,7 @@ impl OrderTask {
             award: None,
             written: None,
             chosen: None,
+            given: false,
             placed: false,
             told: None,
         }
@@ -138,9 +141,13 @@ impl OrderTask {
             let last = matches!(event, HomeOutput::GivenUp { .. });
             self.on(event).await;
             if last {
-                self.context.forget(&self.digest).await;
+                self.context.forget(&(self.order.job.clone(), self.order.attempt)).await;
                 return;
             }
+        }
+        // Withdrawn: an Award that nobody was chosen for would be taken up again.
+        if self.chosen.is_none() && !self.given {
+            self.clear_award().await;
         }
     }
 
@@ -178,6 +185,7 @@ impl OrderTask {
                     })
                     .collect();
                 self.set_models(models);
+                self.clear_stale_award().await;
                 self.lost_round(round, AuctionOutcome::NoFeasibleBid, histogram.to_string()).await;
             }
             HomeOutput::Delayed { round, receipts, .. } => {
@@ -199,6 +207,7 @@ impl OrderTask {
                     "round {round} did not decide: {receipts} of {n} providers have the order, {} must take part; it is tried again",
                     self.context.record.q()
                 );
+                self.clear_stale_award().await;
                 self.lost_round(round, AuctionOutcome::Undecided, message).await;
             }
             HomeOutput::Reserving { seat, rank, .. } => self.on_reserving(seat, rank).await,
@@ -212,7 +221,10 @@ impl OrderTask {
             }
             HomeOutput::Unserved { .. } => self.on_unserved().await,
             HomeOutput::Choose(choice) => self.on_choose(*choice).await,
-            HomeOutput::HandOver { seat, .. } => handover::hand_over(self, seat).await,
+            HomeOutput::HandOver { seat, .. } => {
+                self.given = true;
+                handover::hand_over(self, seat).await;
+            }
             HomeOutput::GivenUp { .. } => {
                 self.clear_award().await;
                 self.auction.outcome = AuctionOutcome::Expired;
@@ -335,9 +347,25 @@ impl OrderTask {
     /// A choice was not written in time, or so it seems. Either it is in the Award all the same, or the Award goes, and
     /// the state machine hears that the choice came to nothing; while neither is sure, the choice is given out again.
     async fn came_to_be_stored(&mut self, chosen: u16) -> bool {
-        let Some(id) = self.facts().map(AwardFacts::id) else { return false };
+        let Some(id) = self.facts().map(AwardFacts::id) else {
+            tracing::error!(job = self.job.uid, "the choice is of an award that was never told");
+            self.context.tell(HomeInput::NotStored { order: self.digest }).await;
+            return false;
+        };
         match self.remove_award().await {
-            Ok(Removal::Held { id: held, seat }) => held == id && seat == i32::from(chosen),
+            Ok(Removal::Held { id: held, seat }) if held == id && seat == i32::from(chosen) => true,
+            Ok(Removal::Held { id: held, seat }) => {
+                tracing::error!(
+                    job = self.job.uid,
+                    award = id,
+                    held,
+                    seat,
+                    "another choice is stored already"
+                );
+                self.context.tell(HomeInput::Cancel { order: self.digest }).await;
+                self.context.tell(HomeInput::NotStored { order: self.digest }).await;
+                false
+            }
             Ok(Removal::Gone) => {
                 self.award = None;
                 self.context.tell(HomeInput::NotStored { order: self.digest }).await;
@@ -347,6 +375,13 @@ impl OrderTask {
                 tracing::warn!(job = self.job.uid, %error, "not known whether the choice is stored");
                 false
             }
+        }
+    }
+
+    /// A round without an award: what a restart found of an earlier one is over.
+    async fn clear_stale_award(&mut self) {
+        if self.chosen.is_none() && !self.given {
+            self.clear_award().await;
         }
     }
 
@@ -397,6 +432,9 @@ pub(super) fn facts(
     proof: &AwardProof,
 ) -> Option<AwardFacts> {
     let Outcome::Award(award) = &proof.leaf.outcome else { return None };
+    if proof.leaf.order != order.digest() {
+        return None;
+    }
     let named = |seat: u16, price: Price| {
         context.record.seat(seat).map(|record| (seat, record.provider.clone(), price))
     };
