@@ -59,7 +59,9 @@ fn stands(job: &ComputeJob, attempt: i32, over: bool) -> bool {
         Some(AuctionOutcome::Pending | AuctionOutcome::NoFeasibleBid | AuctionOutcome::Undecided) => true,
         // The Award of a Job that is over may be gone long since.
         Some(AuctionOutcome::Awarded) => !over,
-        Some(AuctionOutcome::Expired | AuctionOutcome::Withdrawn) | None => false,
+        Some(AuctionOutcome::Expired | AuctionOutcome::Withdrawn) => false,
+        // A Job that goes waits for the word that nothing stands, also when a crash came before the first word.
+        None => job.metadata.deletion_timestamp.is_some() && !over,
     }
 }
 
@@ -162,11 +164,14 @@ async fn withdraw(context: &HomeContext, job: &ComputeJob, key: &(String, u32)) 
     context.drop_job(key);
     tracing::info!(job = key.0, attempt = key.1, "order withdrawn");
     context.metrics.orders.with_label_values(&["cancelled"]).inc();
-    // Without a status, or one of another attempt, nothing says that an order stands.
     let said = job.status.as_ref().and_then(|s| s.auction.clone());
-    let Some(said) = said.filter(|a| u32::try_from(a.attempt) == Ok(key.1)) else { return Ok(()) };
+    let said = said.filter(|a| u32::try_from(a.attempt) == Ok(key.1));
     let message = Some("the order was taken back".to_owned());
-    let auction = AuctionStatus { outcome: AuctionOutcome::Withdrawn, message, ..said };
+    let auction = AuctionStatus {
+        outcome: AuctionOutcome::Withdrawn,
+        message,
+        ..said.unwrap_or_else(|| AuctionStatus::new(i32::try_from(key.1).unwrap_or(i32::MAX)))
+    };
     let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
     match write_auction_status(context, (&namespace, &name, &key.0), &auction).await {
         Err(error) if !error.is_not_found() && !error.is_final() => Err(error.into()),
@@ -226,10 +231,13 @@ mod tests {
     #[test]
     fn deleted_suspended_or_unaccepted_jobs_stay_out() {
         let deleted = mk_job(|v| v["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        assert_eq!(plan(&deleted, false, false, 0), Ok(Plan::Withdraw), "it waits for the word");
         let suspended = mk_job(|v| v["spec"]["suspend"] = json!(true));
         let refused = mk_job(|v| v["status"]["conditions"][0]["status"] = json!("False"));
+        for job in [&suspended, &refused] {
+            assert_eq!(plan(job, false, false, 0), Ok(Plan::Nothing));
+        }
         for job in [deleted, suspended, refused] {
-            assert_eq!(plan(&job, false, false, 0), Ok(Plan::Nothing));
             assert_eq!(plan(&job, true, false, 0), Ok(Plan::Withdraw));
             assert_eq!(plan(&job, true, true, 0), Ok(Plan::Nothing));
         }

@@ -80,17 +80,8 @@ impl OrderTask {
         order: Order,
         signature: [u8; 65],
     ) -> Self {
-        let fresh = AuctionStatus {
-            attempt: i32::try_from(order.attempt).unwrap_or(i32::MAX),
-            order_digest: Some(to_hex(&digest)),
-            outcome: AuctionOutcome::Pending,
-            round: None,
-            rounds_tried: 0,
-            receipts: 0,
-            message: None,
-            exclusions: Vec::new(),
-            known_models: Vec::new(),
-        };
+        let attempt = i32::try_from(order.attempt).unwrap_or(i32::MAX);
+        let fresh = AuctionStatus { order_digest: Some(to_hex(&digest)), ..AuctionStatus::new(attempt) };
         // After a restart the search goes on, in another order.
         let auction = match job.auction.clone().filter(|before| before.attempt == fresh.attempt) {
             Some(before) => AuctionStatus { order_digest: fresh.order_digest, ..before },

@@ -90,17 +90,7 @@ fn mk_home_award(conditions: &[(&str, bool, &str)]) -> Award {
 }
 
 fn mk_auction(attempt: i32, outcome: AuctionOutcome) -> AuctionStatus {
-    AuctionStatus {
-        attempt,
-        order_digest: None,
-        outcome,
-        round: Some(3),
-        rounds_tried: 1,
-        receipts: 4,
-        message: None,
-        exclusions: vec![],
-        known_models: vec![],
-    }
+    AuctionStatus { outcome, round: Some(3), rounds_tried: 1, receipts: 4, ..AuctionStatus::new(attempt) }
 }
 
 fn says(plan: &Plan, type_: &str) -> Option<(String, String)> {
