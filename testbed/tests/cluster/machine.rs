@@ -11,7 +11,7 @@ use vendue_testbed::deploy::{NAMESPACE, Site};
 use vendue_testbed::wait::{self, Poll};
 
 use crate::env::{Env, Failure, Scenario, check, condition};
-use crate::faults::{COUNTER, host_finished, pod_name, undisturbed};
+use crate::faults::{counter, host_finished, pod_name, undisturbed};
 use crate::jobs::job;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -87,7 +87,7 @@ pub async fn lost_gpu_is_not_sold(env: &Env) -> Scenario {
     let ns = env.namespace("gpu").await?;
     let wants =
         |name: &str, script: &str| job(name, script).with("/train/workers/gpuModels", json!(["A100"]));
-    env.home().apply(&ns, &wants("steady", COUNTER).manifest()).await?;
+    env.home().apply(&ns, &wants("steady", &counter(45)).manifest()).await?;
     env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
     let (site, award) = env.host_award(10).await?;
     let device = device_of(env, &site, &award.metadata.namespace.unwrap_or_default()).await?;
@@ -102,7 +102,7 @@ pub async fn lost_gpu_is_not_sold(env: &Env) -> Scenario {
     env.condition_true(&ns, "next", types::AWARDED, 60).await?;
     env.finished(&ns, "next", 120).await?;
     env.delete_job(&ns, "next", 30).await?;
-    self::undisturbed(env, &ns, "steady").await
+    self::undisturbed(env, &ns, "steady", 45).await
 }
 
 /// The agent reports the device, the Provision has nothing free, and an order finds nobody.
