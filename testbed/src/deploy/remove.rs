@@ -99,7 +99,8 @@ async fn release(site: &Site) -> Vec<String> {
         ];
         left.extend(site.tools.helm(&args).await.err().map(|e| format!("{}: {e}", site.name)));
     }
-    let crds = [&["delete", "crd", "--ignore-not-found", "--timeout=60s"][..], &CRDS].concat();
+    // The API server takes its time to finish with a CRD that was made a moment ago, more than a minute when it is busy.
+    let crds = [&["delete", "crd", "--ignore-not-found", "--timeout=180s"][..], &CRDS].concat();
     let namespace = vec!["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"];
     left.extend(kubectl_all(site, &[crds, namespace]).await);
     left
