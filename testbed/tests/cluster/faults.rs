@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::json;
-use vendue_crds::Award;
 use vendue_crds::conditions::{self, award as award_types, job as types, reasons};
+use vendue_crds::{Award, ComputeJob};
 use vendue_testbed::deploy::NAMESPACE;
 use vendue_testbed::wait::{self, Poll};
 
@@ -118,6 +118,25 @@ pub async fn host_finished(env: &Env, site: &str, ns: &str) -> Scenario {
     Ok(())
 }
 
+/// A Job that bravo serves for the least, and alpha otherwise.
+fn second() -> crate::jobs::Job {
+    job("second", "print('ran once', flush=True)")
+        .with("/train/workers/replicas", json!(2))
+        .with("/train/workers/gpuModels", json!(["A100", "H100"]))
+}
+
+/// The stand-by ran the workload, once, and nothing is left of it.
+async fn stand_by_served(env: &Env, ns: &str, job: ComputeJob) -> Scenario {
+    let award = job.status.and_then(|s| s.award).unwrap_or_default();
+    check(award.provider == "alpha", || format!("{} served the Job; the stand-by is alpha", award.provider))?;
+    let logs = env.vendue(&["logs", "-n", ns, "job/second"]).await?;
+    check(logs.stdout.matches("ran once").count() == 1, || {
+        format!("the workload ran more or less than once: {logs:?}")
+    })?;
+    env.delete_job(ns, "second", 30).await?;
+    env.nothing_left(60).await
+}
+
 /// A local Pod takes the winner's GPUs after its capacity was reported: the winner refuses, the first stand-by serves
 /// the Job without a new round, and the workload runs once.
 pub async fn refusal_promotes_the_stand_by(env: &Env) -> Scenario {
@@ -126,9 +145,7 @@ pub async fn refusal_promotes_the_stand_by(env: &Env) -> Scenario {
     let controller = pod_name(env, "bravo", "vendue-controller").await?;
     env.site("bravo").cluster.freeze_pod(NAMESPACE, &controller).await?;
     let taken = take_gpus(env, "bravo", 4).await;
-    let wants = job("second", "print('ran once', flush=True)")
-        .with("/train/workers/replicas", json!(2))
-        .with("/train/workers/gpuModels", json!(["A100", "H100"]));
+    let wants = second();
     let applied = env.home().apply(&ns, &wants.manifest()).await;
     let bid = reserved(env, "bravo").await;
     env.site("bravo").cluster.thaw_pod(NAMESPACE, &controller).await?;
@@ -138,14 +155,7 @@ pub async fn refusal_promotes_the_stand_by(env: &Env) -> Scenario {
     let job = env.finished(&ns, "second", 180).await;
     release_gpus(env, "bravo").await?;
     let job = job?;
-    let award = job.status.and_then(|s| s.award).unwrap_or_default();
-    check(award.provider == "alpha", || format!("{} served the Job; the stand-by is alpha", award.provider))?;
-    let logs = env.vendue(&["logs", "-n", &ns, "job/second"]).await?;
-    check(logs.stdout.matches("ran once").count() == 1, || {
-        format!("the workload ran more or less than once: {logs:?}")
-    })?;
-    env.delete_job(&ns, "second", 30).await?;
-    env.nothing_left(60).await
+    stand_by_served(env, &ns, job).await
 }
 
 /// The winner's controller says nothing: the first stand-by serves the Job, also when the winner comes back later.
@@ -153,23 +163,14 @@ pub async fn silence_promotes_the_stand_by(env: &Env) -> Scenario {
     let ns = env.namespace("silence").await?;
     let controller = pod_name(env, "bravo", "vendue-controller").await?;
     env.site("bravo").cluster.freeze_pod(NAMESPACE, &controller).await?;
-    let wants = job("second", "print('ran once', flush=True)")
-        .with("/train/workers/replicas", json!(2))
-        .with("/train/workers/gpuModels", json!(["A100", "H100"]));
+    let wants = second();
     let applied = env.home().apply(&ns, &wants.manifest()).await;
     let awarded = env.condition_true(&ns, "second", types::AWARDED, 30).await;
     env.site("bravo").cluster.thaw_pod(NAMESPACE, &controller).await?;
     applied?;
     awarded?;
     let job = env.finished(&ns, "second", 180).await?;
-    let award = job.status.and_then(|s| s.award).unwrap_or_default();
-    check(award.provider == "alpha", || format!("{} served the Job; the stand-by is alpha", award.provider))?;
-    let logs = env.vendue(&["logs", "-n", &ns, "job/second"]).await?;
-    check(logs.stdout.matches("ran once").count() == 1, || {
-        format!("the workload ran more or less than once: {logs:?}")
-    })?;
-    env.delete_job(&ns, "second", 30).await?;
-    env.nothing_left(60).await
+    stand_by_served(env, &ns, job).await
 }
 
 pub async fn pod_name(env: &Env, site: &str, prefix: &str) -> Result<String, Failure> {

@@ -78,3 +78,47 @@ async fn status_of_another_seat_is_not_taken() {
     let (replies, ()) = tokio::join!(requests, play(f.server, script));
     assert_eq!(replies, [Some(HandoverReply::Unknown), Some(HandoverReply::Unknown)]);
 }
+
+#[tokio::test]
+async fn an_order_that_is_listed_again_is_awarded_under_its_last_body() {
+    let f = fixture();
+    let context = home_context(&f);
+    let first = order(&f, [7; 32]);
+    let after = vendue_market::Unserved { order: first.digest(), round: 5, root: [3; 32] };
+    let last = vendue_market::Order { first_round: 7, after: Some(after), ..first.clone() };
+    let (names, id) = ([first.digest(), last.digest()].map(hex::encode), award_id(&f, &last));
+    let (job, award) = (
+        "/apis/vendue.dev/v1alpha1/namespaces/team/jobs/digits/status",
+        "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1",
+    );
+    let auction = |outcome: &str, tried: i32, order: &str| {
+        vec![
+            ("/status/auction/outcome", json!(outcome)),
+            ("/status/auction/roundsTried", json!(tried)),
+            ("/status/auction/orderDigest", json!(order)),
+        ]
+    };
+    let script = vec![
+        apply(job, BRIDGE, auction("Pending", 0, &names[0])),
+        apply(job, BRIDGE, auction("NoFeasibleBid", 1, &names[0])),
+        event(),
+        // The second round without an award follows at once, and is counted, but not told.
+        apply(award, BRIDGE, vec![("/spec/id", json!(id)), ("/spec/orderDigest", json!(names[1]))]),
+        apply(job, BRIDGE, auction("Awarded", 3, &names[1])),
+        event(),
+    ];
+    home::submitted(&context, job_key(), 1);
+    home::on_event(&context, ordered(&first));
+    let between = [9; 32];
+    for (order, next, round) in [(first.digest(), between, 5), (between, last.digest(), 6)] {
+        let histogram = vendue_market::Histogram::new(4);
+        let models = BTreeSet::new();
+        home::on_event(
+            &context,
+            HomeOutput::NotAwarded { order, round, histogram, models, retry_ms: Some(now_ms()) },
+        );
+        home::on_event(&context, HomeOutput::Relisted { order, digest: next });
+    }
+    home::on_event(&context, awarded(&last, &certificate(&f), &proof(&last)));
+    play(f.server, script).await;
+}
