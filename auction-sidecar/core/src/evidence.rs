@@ -4,7 +4,7 @@
 //! `r | s | recovery id` with low s, so a hash has one signature per nonce and nothing can be re-encoded.
 
 use crate::record::MarketRecord;
-use crate::wire::{Body, Header};
+use crate::wire::{Body, Header, Kind};
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{All, Message, PublicKey, Secp256k1, SecretKey};
 use sha3::{Digest as _, Keccak256};
@@ -50,7 +50,8 @@ fn typed_hash(market: &Digest, struct_hash: &Digest) -> Digest {
 }
 
 /// What the evidence signature of a message signs. For a BUNDLE the body stands as its digest d, so that the
-/// signature can be shown without the bundle; an ORDER or AGAIN is signed as [`order_hash`] of its body,
+/// signature can be shown without the bundle; the SETs in a NEWVIEW stand as their hashes, so that it can be shown without
+/// them; an ORDER or AGAIN is signed as [`order_hash`] of its body,
 /// whatever its header.
 pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
     let name = match body {
@@ -61,6 +62,10 @@ pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
     let type_hash = keccak(&[name.as_bytes(), b"(bytes header,bytes body)"]);
     let body = match body {
         Body::Bundle(bundle) => bundle.digest(header).to_vec(),
+        Body::NewView(view) => view.signed_bytes(|shown| {
+            let header = Header { kind: Kind::Set, seat: shown.seat, ..*header };
+            message_hash(market, &header, &Body::Set(shown.set.clone()))
+        }),
         other => {
             let mut w = Writer::new();
             other.write(&mut w);

@@ -37,6 +37,7 @@ pub mod wire;
 mod bid;
 mod drops;
 mod home;
+mod justify;
 mod limits;
 mod plaintext;
 mod pool;

@@ -1,6 +1,6 @@
 //! The steps after the commit: gather what was admitted, combine shares, open, clear, vote, certify.
 
-use super::{Result, Round, RoundDecided, RoundOutput};
+use super::{Ballot, Result, Round, RoundDecided, RoundOutput};
 use crate::award::{AwardTable, Leaf, OrderLeaf};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
@@ -63,7 +63,7 @@ impl<C: Crypto> Round<C> {
     /// Asks each seat for the missing bundles that its SET lists.
     fn fetch_bundles(&self, missing: &[Listed], out: &mut Vec<RoundOutput>) {
         for (seat, set) in self.sets.iter().filter(|(seat, _)| **seat != self.index) {
-            let has = |l: &&Listed| set.held.get(usize::from(l.seat)) == Some(&l.d);
+            let has = |l: &&Listed| set.set.held.get(usize::from(l.seat)) == Some(&l.d);
             let wanted: Vec<Listed> = missing.iter().filter(has).take(MAX_FETCH).copied().collect();
             if !wanted.is_empty() {
                 let (_, bytes) = self.encode(Body::Fetch(Fetch::Bundles(wanted)));
@@ -124,7 +124,7 @@ impl<C: Crypto> Round<C> {
         let root = table.root();
         self.result = Some(Result { table, root, cleared });
         let vote = self.crypto.vote(&self.vote_message(VoteWord::Award, 0, &root));
-        self.award_votes.insert(self.index, (root, vote));
+        self.award_votes.insert(self.index, Ballot { set: root, proposal: [0; 32], vote });
         self.broadcast(Body::Award(AwardVote { root, vote }), out);
     }
 
@@ -196,7 +196,7 @@ impl<C: Crypto> Round<C> {
     /// Makes the certificate from q votes and announces it with this seat's own table.
     pub(super) fn certify(&mut self, out: &mut Vec<RoundOutput>) {
         if self.certificate.is_none() {
-            let quorum = self.quorum_of(&self.award_votes);
+            let quorum = self.quorum_of(self.award_votes.iter().map(|(seat, ballot)| (*seat, ballot)));
             self.certificate = quorum.map(|(root, quorum)| self.certificate_of(root, quorum));
         }
         let (Some(certificate), Some(result), false) = (&self.certificate, &self.result, self.decided) else {

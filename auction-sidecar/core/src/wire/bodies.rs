@@ -2,6 +2,7 @@
 //!
 //! Points and signatures stay byte arrays here: whether they are valid is judged where they are used.
 
+use super::views::{NewView, Propose};
 use super::{Header, Signers};
 use crate::award::{AwardProof, Certificate};
 use vendue_market::{Digest, GpuModel, Order, Reason, tagged_hash};
@@ -267,6 +268,8 @@ pub enum Body {
     Open(OpenShare),
     Commit(CommitMsg),
     Award(AwardVote),
+    NewView(NewView),
+    Propose(Propose),
     Cert(Cert),
     Order(OrderMsg),
     Again(Box<Again>),

@@ -7,6 +7,7 @@ mod bodies;
 mod coding;
 mod header;
 mod signers;
+mod views;
 
 pub use bodies::{
     Accept, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Fetch, Listed, Lock,
@@ -15,6 +16,8 @@ pub use bodies::{
 };
 pub use header::{HEADER_LEN, Header, Kind, VERSION};
 pub use signers::Signers;
+pub(crate) use views::listed_of;
+pub use views::{Admitted, NewView, Propose, ShownSet, ShownView};
 
 use vendue_market::Digest;
 use vendue_market::encode::{DecodeError, Reader, Writer};

@@ -1,0 +1,342 @@
+//! Rounds in which view 0 does not commit.
+
+use super::tests::{ROUND, Rig, mk_rig};
+use super::*;
+use crate::wire::*;
+
+impl Rig {
+    fn proposer(&self, view: u32) -> u16 {
+        justify::proposer(&self.record, ROUND, view)
+    }
+
+    /// A NEWVIEW of a seat with the SETs that seat 0 holds.
+    fn new_view(&self, seat: u16, view: u32, admitted: Option<Admitted>) -> (NewView, [u8; 65]) {
+        let body = NewView { view, admitted, sets: self.rounds[0].sets.values().cloned().collect() };
+        self.signed_view(seat, body)
+    }
+
+    fn signed_view(&self, seat: u16, body: NewView) -> (NewView, [u8; 65]) {
+        let bytes = self.forge(seat, Body::NewView(body.clone()));
+        (body, decode(&bytes, 4).unwrap().signature.unwrap())
+    }
+
+    fn quorum(&self, view: u32, word: VoteWord, set: &Digest, seats: [u16; 3]) -> Quorum {
+        let votes = seats.map(|s| self.vote_in(view, s, word, set));
+        Quorum { signers: Signers::new(4, seats), aggregate: self.keys[0].aggregate(&votes).unwrap() }
+    }
+
+    /// Runs until all SETs are held by all, without any vote.
+    fn up_to_sets(&mut self) -> u64 {
+        let now = self.t0();
+        self.tick(now);
+        // Seat 3's bundle is kept from seat 2, so that no set is complete and there is no fast path.
+        self.flow(now + 10, |from, kind, to| match kind {
+            Kind::Bundle => (from, to) != (3, 2),
+            kind => kind == Kind::Set,
+        });
+        self.tick(now + 100);
+        self.flow(now + 110, |_, kind, _| kind == Kind::Set);
+        now
+    }
+
+    fn sent_by(&self, seat: u16, kind: Kind) -> Vec<Body> {
+        let of = |(h, _): &&(Header, Vec<u8>)| h.kind == kind;
+        let sent = self.rounds[usize::from(seat)].sent.iter().filter(of);
+        sent.map(|(_, bytes)| decode(bytes, 4).unwrap().body).collect()
+    }
+
+    fn all_commit_in(&self, view: u32) -> bool {
+        let of = |r: &Round<_>| matches!(r.commit, Some((_, Commit::Locked { view: v, .. })) if v == view);
+        self.rounds.iter().all(of)
+    }
+}
+
+#[test]
+fn votes_of_view_0_are_lost_and_view_1_commits() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    assert!(rig.rounds.iter().all(|r| r.next_wake() <= now + 500 && r.view() == 0));
+    rig.tick(now + 499);
+    rig.sent.clear();
+    rig.tick(now + 500);
+    assert!(rig.rounds.iter().all(|r| r.view() == 1));
+    rig.flow(now + 510, |_, _, _| true);
+    // The next round collects until then.
+    rig.tick(now + 801);
+    rig.flow(now + 801, |_, _, _| true);
+    assert!(rig.all_commit_in(1));
+    assert!((0..4).all(|s| rig.winner(s) == Some(0)), "{:?}", rig.dropped);
+}
+
+#[test]
+fn proposers_take_turns_and_each_silent_one_costs_a_view() {
+    for silent in 1..=3u32 {
+        let mut rig = mk_rig();
+        let now = rig.up_to_sets();
+        let proposers: Vec<u16> = (1..=4).map(|view| rig.proposer(view)).collect();
+        let distinct: BTreeSet<u16> = proposers.iter().copied().collect();
+        assert_eq!(distinct.len(), 4);
+        let quiet = &proposers[..silent as usize];
+        for after in (110..4_000).step_by(50) {
+            rig.tick(now + after);
+            rig.flow(now + after, |from, kind, _| match kind {
+                Kind::Propose => !quiet.contains(&from),
+                Kind::Admit => after > 500,
+                _ => true,
+            });
+        }
+        assert!(rig.all_commit_in(silent + 1), "{silent} silent");
+        assert_eq!(rig.decided.len(), 4);
+    }
+}
+
+#[test]
+fn a_proposer_waits_2_d_for_a_quorum_and_no_longer() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    let proposer = rig.proposer(1);
+    let away = (proposer + 1) % 4;
+    rig.tick(now + 499);
+    rig.sent.clear();
+    rig.tick(now + 500);
+    rig.flow(now + 510, |from, kind, to| kind == Kind::NewView && from != away && to != away);
+    assert!(rig.sent_by(proposer, Kind::Propose).is_empty());
+    assert!(rig.rounds[usize::from(proposer)].next_wake() <= now + 700);
+    rig.give(now + 699, proposer, RoundInput::Tick);
+    assert!(rig.sent_by(proposer, Kind::Propose).is_empty());
+    rig.give(now + 700, proposer, RoundInput::Tick);
+    assert_eq!(rig.sent_by(proposer, Kind::Propose).len(), 1);
+}
+
+#[test]
+fn a_split_vote_is_seen_at_once() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.sent.clear();
+    for (seat, set) in [(1, [1; 32]), (2, [2; 32])] {
+        let vote = rig.vote(seat, VoteWord::Admit, &set);
+        let admit = rig.forge(seat, Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }));
+        assert_eq!(rig.rounds[0].view(), 0);
+        rig.deliver(now + 150, 0, &admit);
+    }
+    // Three sets have one vote each, the own one among them, and one vote is open.
+    assert_eq!(rig.rounds[0].view(), 1);
+    assert_eq!(rig.sent_by(0, Kind::NewView).len(), 1);
+}
+
+#[test]
+fn who_has_left_a_view_does_not_vote_in_it_but_brings_its_quorum_along() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.tick(now + 499);
+    rig.sent.clear();
+    rig.tick(now + 500);
+    rig.sent.clear();
+    let set = rig.rounds[0].set_digest(&rig.rounds[0].derived_list());
+    for seat in 1..4 {
+        let vote = rig.vote(seat, VoteWord::Admit, &set);
+        let admit = rig.forge(seat, Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }));
+        rig.deliver(now + 510, 0, &admit);
+    }
+    assert!(rig.rounds[0].lock.is_none(), "view 0 is over");
+    rig.tick(now + 1_100);
+    let carried = rig.sent_by(0, Kind::NewView);
+    let [Body::NewView(NewView { view: 2, admitted: Some(a), .. })] = carried.as_slice() else {
+        panic!("{carried:?}");
+    };
+    assert_eq!((a.view, a.set), (0, set));
+    // Late LOCKs complete a commit of the view that was left.
+    let quorum = rig.quorum(0, VoteWord::Admit, &set, [1, 2, 3]);
+    for seat in 1..4 {
+        let vote = rig.vote(seat, VoteWord::Lock, &set);
+        let lock = rig.forge(seat, Body::Lock(Lock { view: 0, set, quorum: quorum.clone(), vote }));
+        rig.deliver(now + 1_110, 0, &lock);
+    }
+    assert!(matches!(rig.rounds[0].commit, Some((s, Commit::Locked { view: 0, .. })) if s == set));
+}
+
+/// Seat `voter` is locked on a set in view 0; the proposal of view 1 follows from SETs that give another.
+fn locked_rig() -> (Rig, u64, u16, Digest) {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    let voter = (rig.proposer(1) + 1) % 4;
+    let other = [9; 32];
+    let quorum = rig.quorum(0, VoteWord::Admit, &other, [0, 1, 2]);
+    let sender = (voter + 1) % 4;
+    let vote = rig.vote(sender, VoteWord::Lock, &other);
+    let lock = rig.forge(sender, Body::Lock(Lock { view: 0, set: other, quorum, vote }));
+    rig.tick(now + 200);
+    rig.sent.clear();
+    rig.deliver(now + 210, voter, &lock);
+    assert_eq!(rig.rounds[usize::from(voter)].lock, Some((0, other)));
+    rig.tick(now + 500);
+    rig.sent.clear();
+    (rig, now + 510, voter, other)
+}
+
+fn propose_of(rig: &Rig, view: u32, admitted: Option<Admitted>, set: Option<Digest>) -> Vec<u8> {
+    let views = (0..3).map(|s| (s, rig.new_view(s, view, admitted.clone()))).collect();
+    let mut body = Propose::new(view, [0; 32], &views);
+    body.set = set.unwrap_or(justify::follow(&rig.record, ROUND, &body).0);
+    rig.forge(rig.proposer(view), Body::Propose(body))
+}
+
+#[test]
+fn nobody_admits_against_its_lock_without_a_later_quorum() {
+    let (mut rig, now, voter, other) = locked_rig();
+    let proposal = propose_of(&rig, 1, None, None);
+    rig.deliver(now, voter, &proposal);
+    let round = &rig.rounds[usize::from(voter)];
+    assert!(round.proposals.contains_key(&1) && round.admitted != Some(1));
+    // A quorum of the lock's own view does not free it either, and there is none for two sets.
+    rig.tick(now + 600);
+    rig.sent.clear();
+    let set = [8; 32];
+    let quorum = rig.quorum(0, VoteWord::Admit, &set, [0, 1, 2]);
+    if rig.proposer(2) != voter {
+        let same = propose_of(&rig, 2, Some(Admitted { view: 0, set, quorum }), None);
+        rig.deliver(now + 600, voter, &same);
+        assert_ne!(rig.rounds[usize::from(voter)].admitted, Some(2));
+    }
+    rig.tick(now + 1_200);
+    rig.sent.clear();
+    let quorum = rig.quorum(2, VoteWord::Admit, &set, [0, 1, 2]);
+    let later = propose_of(&rig, 3, Some(Admitted { view: 2, set, quorum }), None);
+    if rig.proposer(3) != voter {
+        rig.deliver(now + 1_200, voter, &later);
+        let round = &rig.rounds[usize::from(voter)];
+        assert_eq!((round.admitted, round.lock), (Some(3), Some((0, other))));
+    }
+    assert!(rig.proposer(2) != voter || rig.proposer(3) != voter, "the voter proposes once in three views");
+}
+
+#[test]
+fn proposals_that_do_not_follow_are_refused() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.tick(now + 500);
+    rig.sent.clear();
+    let proposer = rig.proposer(1);
+    let voter = (proposer + 1) % 4;
+    let good = propose_of(&rig, 1, None, None);
+    let Body::Propose(body) = decode(&good, 4).unwrap().body else { panic!("no proposal") };
+    let quorum = rig.quorum(0, VoteWord::Lock, &[8; 32], [0, 1, 2]);
+    let few = {
+        let views = (0..2).map(|s| (s, rig.new_view(s, 1, None))).collect();
+        Propose::new(1, body.set, &views)
+    };
+    let mut forged_set = body.clone();
+    forged_set.sets[0].signature[9] ^= 1;
+    let mut forged_view = body.clone();
+    forged_view.views[0].signature[9] ^= 1;
+    let mut unsigned_quorum = body.clone();
+    unsigned_quorum.views[0].admitted = Some(Admitted { view: 0, set: [8; 32], quorum });
+    let mut other_set = body.clone();
+    other_set.set = [7; 32];
+    for bad in [few, forged_set, forged_view, unsigned_quorum, other_set] {
+        let bytes = rig.forge(proposer, Body::Propose(bad));
+        rig.deliver(now + 510, voter, &bytes);
+        assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+    }
+    let bytes = rig.forge((proposer + 2) % 4, Body::Propose(body));
+    rig.deliver(now + 510, voter, &bytes);
+    assert_eq!(rig.last_drop(), Some(DropReason::BadSignature), "it is another seat's turn");
+    assert!(rig.rounds[usize::from(voter)].admitted.is_none_or(|view| view == 0));
+    rig.deliver(now + 510, voter, &good);
+    assert_eq!(rig.rounds[usize::from(voter)].admitted, Some(1));
+}
+
+#[test]
+fn of_two_proposals_the_first_is_voted_for() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.tick(now + 500);
+    rig.sent.clear();
+    let voter = (rig.proposer(1) + 1) % 4;
+    let set = [8; 32];
+    let quorum = rig.quorum(0, VoteWord::Admit, &set, [0, 1, 2]);
+    let (first, second) =
+        (propose_of(&rig, 1, None, None), propose_of(&rig, 1, Some(Admitted { view: 0, set, quorum }), None));
+    rig.deliver(now + 510, voter, &first);
+    rig.deliver(now + 510, voter, &second);
+    assert_eq!(rig.last_drop(), Some(DropReason::Conflict));
+    let admits = rig.sent_by(voter, Kind::Admit);
+    let of_view = |b: &&Body| matches!(b, Body::Admit(a) if a.view == 1);
+    assert_eq!(admits.iter().filter(of_view).count(), 1);
+    assert!(admits.iter().all(|b| !matches!(b, Body::Admit(a) if a.set == set)));
+}
+
+#[test]
+fn a_new_view_with_a_set_that_nobody_signed_does_not_count() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    let (mut body, _) = rig.new_view(1, 1, None);
+    body.sets[2].signature[5] ^= 1;
+    let mut early = rig.new_view(2, 1, None).0;
+    early.admitted =
+        Some(Admitted { view: 1, set: [8; 32], quorum: rig.quorum(1, VoteWord::Admit, &[8; 32], [0, 1, 2]) });
+    for (seat, body) in [(1, body), (2, early)] {
+        let bytes = rig.forge(seat, Body::NewView(body));
+        rig.deliver(now + 150, 0, &bytes);
+        assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+    }
+    assert!(rig.rounds[0].new_views.is_empty());
+    // Three good ones take a seat along before its own clock does.
+    for seat in 1..4 {
+        assert_eq!(rig.rounds[0].view(), 0);
+        let bytes = rig.forge(seat, Body::NewView(rig.new_view(seat, 1, None).0));
+        rig.deliver(now + 150, 0, &bytes);
+    }
+    assert_eq!(rig.rounds[0].view(), 1);
+}
+
+#[test]
+fn votes_for_proposals_that_nobody_shows_make_no_quorum() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.tick(now + 500);
+    rig.sent.clear();
+    let voter = (rig.proposer(1) + 1) % 4;
+    let bytes = propose_of(&rig, 1, None, None);
+    let message = decode(&bytes, 4).unwrap();
+    let digest = message_hash(&rig.record.market, &message.header, &message.body);
+    let Body::Propose(Propose { set, .. }) = message.body else { panic!("no proposal") };
+    rig.deliver(now + 510, voter, &bytes);
+    let others: Vec<u16> = (0..4).filter(|s| *s != voter).collect();
+    for (seat, proposal, locked) in
+        [(others[0], [5; 32], false), (others[1], digest, false), (others[2], digest, true)]
+    {
+        let vote = rig.vote_in(1, seat, VoteWord::Admit, &set);
+        let admit = rig.forge(seat, Body::Admit(Admit { view: 1, set, proposal, vote }));
+        rig.deliver(now + 520, voter, &admit);
+        assert_eq!(rig.rounds[usize::from(voter)].lock.is_some(), locked);
+    }
+}
+
+#[test]
+fn an_owner_of_two_sets_is_left_out_of_the_union() {
+    let d = |x: u8| [x; 32];
+    let set = |held: [u8; 4]| SetMsg { held: held.map(d).to_vec(), full: None };
+    let sets =
+        [(0, set([1, 2, 0, 0])), (1, set([1, 2, 0, 4])), (2, set([1, 0, 3, 4])), (2, set([1, 2, 3, 0]))];
+    let list = justify::derive(1, sets.iter().map(|(owner, set)| (*owner, set)));
+    assert_eq!(list, [Listed { seat: 0, d: d(1) }, Listed { seat: 1, d: d(2) }]);
+}
+
+#[test]
+fn voting_stops_for_good() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    for after in (110..4_400).step_by(100) {
+        rig.tick(now + after);
+        if after >= 4_000 {
+            let kinds: Vec<Kind> = rig.sent.iter().filter_map(|(_, b)| peek_kind(b)).collect();
+            assert!(
+                kinds.iter().all(|k| !matches!(k, Kind::Admit | Kind::Lock | Kind::NewView)),
+                "{kinds:?}"
+            );
+        }
+        rig.sent.clear();
+    }
+    assert!(rig.rounds.iter().all(|r| r.view() == 6 && !r.is_committed() && !r.has_opened()));
+}
