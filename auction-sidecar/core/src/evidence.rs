@@ -61,7 +61,7 @@ pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
     };
     let type_hash = keccak(&[name.as_bytes(), b"(bytes header,bytes body)"]);
     let body = match body {
-        Body::Bundle(bundle) => bundle.digest(header).to_vec(),
+        Body::Bundle(bundle) => return bundle_hash(market, header, &bundle.digest(header)),
         Body::NewView(view) => view.signed_bytes(|shown| {
             let header = Header { kind: Kind::Set, seat: shown.seat, ..*header };
             message_hash(market, &header, &Body::Set(shown.set.clone()))
@@ -73,6 +73,12 @@ pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
         }
     };
     typed_hash(market, &keccak(&[&type_hash, &keccak(&[&header.to_bytes()]), &keccak(&[&body])]))
+}
+
+/// What the evidence signature of a BUNDLE with the digest `d` signs.
+pub(crate) fn bundle_hash(market: &Digest, header: &Header, d: &Digest) -> Digest {
+    let type_hash = keccak(&[b"Bundle(bytes header,bytes body)"]);
+    typed_hash(market, &keccak(&[&type_hash, &keccak(&[&header.to_bytes()]), &keccak(&[d])]))
 }
 
 /// What the user's signature of an order signs.

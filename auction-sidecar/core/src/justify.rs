@@ -86,7 +86,7 @@ impl<C: Crypto> Checks for ByRound<'_, C> {
 
 /// What follows from a justified proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Derived {
+pub struct Derived {
     /// The view of the quorum of ADMITs that the proposal follows.
     pub from: Option<u32>,
     /// The list behind the proposed set, where it follows from SETs.
@@ -94,7 +94,7 @@ pub(crate) struct Derived {
 }
 
 /// The digest that names an admitted set.
-pub(crate) fn set_digest(record: &MarketRecord, round: u64, list: &[Listed]) -> Digest {
+pub fn set_digest(record: &MarketRecord, round: u64, list: &[Listed]) -> Digest {
     let leaves: Vec<Vec<u8>> = list
         .iter()
         .map(|l| {
@@ -110,7 +110,7 @@ pub(crate) fn set_digest(record: &MarketRecord, round: u64, list: &[Listed]) -> 
 
 /// A as it follows from SETs: what f + 1 owners list. An owner that signed two SETs is left out: both are shown, so
 /// everybody leaves it out, and no owner can lift many versions of a bundle over the bound.
-pub(crate) fn derive<'a>(f: usize, sets: impl Iterator<Item = (u16, &'a SetMsg)>) -> Vec<Listed> {
+pub fn derive<'a>(f: usize, sets: impl Iterator<Item = (u16, &'a SetMsg)>) -> Vec<Listed> {
     let mut by_owner: BTreeMap<u16, BTreeSet<&[Digest]>> = BTreeMap::new();
     for (owner, set) in sets {
         by_owner.entry(owner).or_default().insert(&set.held);
@@ -137,7 +137,7 @@ pub(crate) fn vote_message(
 
 /// Which seat proposes in a view: the seats take turns, in an order that is another in each round. So the first f + 1
 /// views have an honest proposer among them.
-pub(crate) fn proposer(record: &MarketRecord, round: u64, view: u32) -> u16 {
+pub fn proposer(record: &MarketRecord, round: u64, view: u32) -> u16 {
     let (epoch, round) = (record.epoch.to_be_bytes(), round.to_be_bytes());
     let rank = |seat: &u16| {
         let parts: [&[u8]; 4] = [&record.market, &epoch, &round, &seat.to_be_bytes()];
@@ -223,7 +223,7 @@ pub(crate) fn proposal(c: &impl Checks, header: &Header, propose: &Propose) -> O
 }
 
 /// The set that follows from the NEWVIEWs of a proposal: that of the highest quorum of ADMITs, else the union's.
-pub(crate) fn follow(record: &MarketRecord, round: u64, propose: &Propose) -> (Digest, Derived) {
+pub fn follow(record: &MarketRecord, round: u64, propose: &Propose) -> (Digest, Derived) {
     let quorums = propose.views.iter().filter_map(|v| v.admitted.as_ref());
     match quorums.max_by_key(|a| (a.view, a.set)) {
         Some(a) => (a.set, Derived { from: Some(a.view), list: None }),

@@ -1,7 +1,8 @@
 //! What a round does with each message.
 
-use super::{Ballot, Held, Round, RoundOutput};
+use super::{Ballot, Round, RoundOutput};
 use crate::award::Certificate;
+use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;

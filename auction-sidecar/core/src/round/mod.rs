@@ -8,6 +8,7 @@
 //! Invariants: one bundle, set and AWARD at most is ever signed, and one ADMIT, LOCK, NEWVIEW and PROPOSE in a view; no
 //! share is sent without a commit.
 
+mod accuse;
 mod intake;
 mod opening;
 mod steps;
@@ -15,12 +16,14 @@ mod views;
 
 use crate::award::{AwardTable, Certificate};
 use crate::bid::LocalBids;
+use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
 use crate::justify;
+use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
-use crate::wire::{Body, Bundle, Commit, Header, Kind, Listed, Message, NewView, Quorum, ShownSet, VoteWord};
+use crate::wire::{Body, Commit, Header, Kind, Listed, Message, NewView, Quorum, ShownSet, VoteWord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_market::{Cleared, Digest, Order};
@@ -66,6 +69,8 @@ pub enum RoundOutput {
     Decided(Box<RoundDecided>),
     /// A message was not used.
     Dropped(DropReason),
+    /// A seat did what no honest seat does.
+    Evidence(Box<FaultProof>),
 }
 
 /// A certified round.
@@ -92,14 +97,6 @@ enum Bidding {
     Sent,
     /// This seat was woken too late to take part before the votes.
     TooLate,
-}
-
-/// A bundle with what was signed.
-#[derive(Debug, Clone)]
-struct Held {
-    header: Header,
-    bundle: Bundle,
-    bytes: Vec<u8>,
 }
 
 /// A vote with what it is for.
@@ -180,6 +177,12 @@ pub struct Round<C: Crypto> {
     certificate: Option<Certificate>,
     decided: bool,
 
+    /// First votes, shares and proposals by kind, view and seat, as evidence.
+    spoken: BTreeMap<(Kind, u32, u16), Vec<u8>>,
+    /// Second SETs of owners, seen in the message that is being taken in.
+    other_sets: Vec<ShownSet>,
+    accused: BTreeSet<(u16, Fault)>,
+
     /// Own messages but the bundle, in the order sent.
     sent: Vec<(Header, Vec<u8>)>,
     resend_at: u64,
@@ -230,6 +233,9 @@ impl<C: Crypto> Round<C> {
             award_votes: BTreeMap::new(),
             certificate: None,
             decided: false,
+            spoken: BTreeMap::new(),
+            other_sets: Vec::new(),
+            accused: BTreeSet::new(),
             sent: Vec::new(),
             helped: BTreeMap::new(),
             fetches: BTreeMap::new(),
@@ -245,7 +251,10 @@ impl<C: Crypto> Round<C> {
             RoundInput::Bids(bids) => self.send_bundle(&bids, &mut out),
             RoundInput::Message { message, bytes } => {
                 let Header { seat: from, kind, .. } = message.header;
-                match self.intake(*message, bytes, &mut out) {
+                let seen = Self::look(&message, &bytes);
+                let taken = self.intake(*message, bytes, &mut out);
+                self.conclude(seen, taken, &mut out);
+                match taken {
                     Ok(()) => {}
                     Err(reason) => {
                         // Who repeats itself, or goes on to another view, does not know what is known here.
@@ -364,6 +373,6 @@ impl<C: Crypto> Round<C> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod view_tests;

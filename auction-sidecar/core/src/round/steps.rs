@@ -1,15 +1,16 @@
 //! The steps up to the commit: bundle, set, admit, lock, commit, open; and sending again.
 
-use super::{Ballot, Bidding, Held, Round, RoundOutput};
+use super::{Ballot, Bidding, Round, RoundOutput};
 use crate::bid::LocalBids;
+use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
 use crate::justify;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Header, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet,
-    Signers, VoteWord, listed_of, view_digest,
+    Body, Bundle, Commit, CommitMsg, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
+    VoteWord, listed_of,
 };
 use std::collections::BTreeMap;
-use vendue_market::{Digest, tagged_hash};
+use vendue_market::Digest;
 
 impl<C: Crypto> Round<C> {
     /// Asks for bids at T0.
@@ -26,12 +27,6 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// What sealing binds besides the round: market, header, order view.
-    pub(super) fn seal_header(&self, header: &Header, order_view: &[Digest]) -> Vec<u8> {
-        let parts: [&[u8]; 3] = [&self.record.market, &header.to_bytes(), &view_digest(order_view)];
-        tagged_hash("VENDUE-V1-SEAL-HEADER", &parts).to_vec()
-    }
-
     /// Seals this seat's bids and sends the bundle, once.
     pub(super) fn send_bundle(&mut self, bids: &LocalBids, out: &mut Vec<RoundOutput>) {
         if self.bidding != Bidding::Asked {
@@ -46,7 +41,7 @@ impl<C: Crypto> Round<C> {
         }
         let mut bundle = Bundle { order_view, u: [0; 48], v: [0; 32], payload: vec![] };
         let header = self.header(&Body::Bundle(bundle.clone()));
-        let seal_header = self.seal_header(&header, &bundle.order_view);
+        let seal_header = seal_header(&self.record, &header, &bundle.order_view);
         // Sealing fails only with an unusable epoch key, which the record's check excludes; without a bundle the
         // seat still votes.
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };

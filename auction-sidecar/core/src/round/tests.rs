@@ -13,10 +13,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vendue_market::{NodeCapacity, OfferCapacity, Outcome, Price, RecordKind};
 use vendue_sealed_bid::{CryptoError, Sealed};
 
-pub(super) const ROUND: u64 = 7;
+pub(crate) const ROUND: u64 = 7;
 
 /// Four seats, their keys and their rounds.
-pub(super) struct Rig {
+pub(crate) struct Rig {
     pub record: Arc<MarketRecord>,
     pub keys: Vec<Arc<SeatCrypto>>,
     pub rounds: Vec<Round<SeatCrypto>>,
@@ -25,9 +25,10 @@ pub(super) struct Rig {
     pub sent: Vec<(u16, Vec<u8>)>,
     pub dropped: Vec<(u16, DropReason)>,
     pub decided: BTreeMap<u16, RoundDecided>,
+    pub proofs: Vec<(u16, FaultProof)>,
 }
 
-pub(super) fn mk_rig() -> Rig {
+pub(crate) fn mk_rig() -> Rig {
     let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
     let spec = DealSpec {
         name: "m".into(),
@@ -45,7 +46,16 @@ pub(super) fn mk_rig() -> Rig {
         dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
     let rounds =
         (0u16..).zip(&keys).map(|(i, k)| Round::new(record.clone(), k.clone(), i, ROUND, 0)).collect();
-    Rig { record, keys, rounds, order, sent: vec![], dropped: vec![], decided: BTreeMap::new() }
+    Rig {
+        record,
+        keys,
+        rounds,
+        order,
+        sent: vec![],
+        dropped: vec![],
+        decided: BTreeMap::new(),
+        proofs: vec![],
+    }
 }
 
 impl Rig {
@@ -88,6 +98,7 @@ impl Rig {
                 }
                 RoundOutput::Decided(d) => drop(self.decided.insert(seat, *d)),
                 RoundOutput::Dropped(reason) => self.dropped.push((seat, reason)),
+                RoundOutput::Evidence(proof) => self.proofs.push((seat, *proof)),
             }
         }
     }
@@ -131,6 +142,12 @@ impl Rig {
 
     pub fn vote_in(&self, view: u32, seat: u16, word: VoteWord, digest: &Digest) -> [u8; 48] {
         self.keys[usize::from(seat)].vote(&vote_bytes(word, &self.record.market, 0, ROUND, view, digest))
+    }
+
+    /// The last message of a kind that a seat sent to all.
+    pub fn sent_of(&self, seat: u16, kind: Kind) -> Vec<u8> {
+        let sent = &self.rounds[usize::from(seat)].sent;
+        sent.iter().rfind(|(h, _)| h.kind == kind).unwrap().1.clone()
     }
 
     pub fn last_drop(&self) -> Option<DropReason> {
@@ -493,6 +510,9 @@ impl Crypto for Counting {
     }
     fn beacon(&self, opened: &Self::Opened) -> Digest {
         self.0.beacon(opened)
+    }
+    fn combined(&self, opened: &Self::Opened) -> [u8; 96] {
+        self.0.combined(opened)
     }
     fn vote(&self, message: &[u8]) -> [u8; 48] {
         self.0.vote(message)

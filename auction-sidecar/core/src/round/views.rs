@@ -8,6 +8,7 @@ use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
 use crate::justify::{self, ByRound};
+use crate::proof::Fault;
 use crate::wire::{Admit, Admitted, Body, Header, Kind, NewView, Propose, ShownSet, VoteWord};
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -86,9 +87,17 @@ impl<C: Crypto> Round<C> {
     /// Takes over SETs and the quorum that others show; they were checked.
     fn learn(&mut self, sets: &[ShownSet], admitted: Option<&Admitted>) {
         for shown in sets {
-            if !self.sets.contains_key(&shown.seat) {
-                self.count_full(shown);
-                self.sets.insert(shown.seat, shown.clone());
+            match self.sets.get(&shown.seat) {
+                Some(known) if known.set == shown.set => {}
+                Some(_) => {
+                    if !self.accused.contains(&(shown.seat, Fault::TwoSets)) {
+                        self.other_sets.push(shown.clone());
+                    }
+                }
+                None => {
+                    self.count_full(shown);
+                    self.sets.insert(shown.seat, shown.clone());
+                }
             }
         }
         if let Some(a) = admitted {

@@ -9,6 +9,7 @@ mod header;
 mod signers;
 mod views;
 
+pub(crate) use bodies::bundle_digest;
 pub use bodies::{
     Accept, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Fetch, Listed, Lock,
     MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare, OrderMsg, Proof, Quorum, Receipt,
