@@ -1,0 +1,280 @@
+//! Whole runs as data: who deviates and how, what the network does, how many orders there are.
+//!
+//! Inputs: a [`Schedule`], by hand, from a seed or from a file. Outputs: a [`Report`] of what came of it. The same
+//! schedule gives the same run. A schedule that fails is made smaller while it goes on failing.
+
+use crate::deviation::{Deviation, KindName};
+use crate::invariants::Violation;
+use crate::world::{Config, Event, Partition, World};
+use crate::{clock, offer, requirements};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use vendue_auction_core::proof::{Fault, Verdict, verify};
+use vendue_auction_core::wire::Kind;
+use vendue_auction_core::{HomeInput, HomeOutput, KeyError, NewOrder, SeatOutput};
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Schedule {
+    /// Seed of keys, delays and losses.
+    pub seed: u64,
+    /// Number of seats.
+    pub seats: u16,
+    /// Shortest and longest delay of a message.
+    pub delay_ms: (u64, u64),
+    /// Messages lost, out of a thousand.
+    pub lost_per_mille: u32,
+    /// Orders, one every 600 ms.
+    pub orders: u32,
+    /// When the run ends.
+    pub until_ms: u64,
+    /// Who deviates how.
+    pub deviations: Vec<(u16, Deviation)>,
+    /// Deviating seats that are taken for honest.
+    pub trusted: Vec<u16>,
+    /// When the network is cut.
+    pub partitions: Vec<Partition>,
+    /// How far clocks are ahead.
+    pub skew_ms: BTreeMap<u16, i64>,
+    /// From when on also what holds in synchronous runs only is checked.
+    pub synchronous_from: Option<u64>,
+}
+
+/// What came of a run.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What did not hold.
+    pub violations: Vec<Violation>,
+    /// Orders handed over.
+    pub handed_over: usize,
+    /// Faults that honest seats proved of others.
+    pub proven: BTreeSet<(u16, Fault)>,
+    /// Rounds that honest seats certified, with the longest time from their start.
+    pub certified: BTreeMap<u64, u64>,
+    /// NEWVIEWs that were sent.
+    pub new_views: u64,
+}
+
+impl Schedule {
+    /// A quiet run of four seats with one order.
+    pub fn four(seed: u64) -> Self {
+        Self {
+            seed,
+            seats: 4,
+            delay_ms: (5, 30),
+            lost_per_mille: 0,
+            orders: 1,
+            until_ms: 9_000,
+            deviations: vec![],
+            trusted: vec![],
+            partitions: vec![],
+            skew_ms: BTreeMap::new(),
+            synchronous_from: Some(0),
+        }
+    }
+
+    /// Up to f seats that each deviate in one to three ways, now and then on a bad network.
+    pub fn random(seed: u64, seats: u16) -> Self {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed ^ 0x5eed);
+        let mut below = |n: u64| rng.next_u64() % n.max(1);
+        let f = u64::from(seats.saturating_sub(1) / 3);
+        let mut schedule = Self { orders: 3, until_ms: 12_000, seats, ..Self::four(seed) };
+        let mut faulty = BTreeSet::new();
+        for _ in 0..=below(f) {
+            faulty.insert(below(u64::from(seats)) as u16);
+        }
+        for seat in faulty {
+            for _ in 0..=below(3) {
+                let all = all_deviations(seats);
+                if let Some(deviation) = all.get(below(all.len() as u64) as usize) {
+                    schedule.deviations.push((seat, *deviation));
+                }
+            }
+        }
+        match below(4) {
+            0 => {
+                let from_ms = 1_000 + 100 * below(20);
+                let until_ms = from_ms + 100 * (1 + below(30));
+                let side = (0..seats).filter(|_| below(2) == 0).collect();
+                schedule.partitions.push(Partition { from_ms, until_ms, side });
+                schedule.synchronous_from = Some(until_ms + 1_000);
+            }
+            1 => {
+                schedule.lost_per_mille = 50;
+                schedule.delay_ms = (5, 150);
+                schedule.synchronous_from = None;
+            }
+            2 => {
+                let skew = 500 - below(1_001) as i64;
+                schedule.skew_ms.insert(below(u64::from(seats)) as u16, skew);
+                schedule.synchronous_from = None;
+            }
+            _ => {}
+        }
+        schedule
+    }
+
+    /// Runs it.
+    pub fn run(&self) -> Result<Report, KeyError> {
+        let config = Config {
+            seed: self.seed,
+            seats: self.seats,
+            params: clock(),
+            delay_ms: self.delay_ms,
+            lost_per_mille: self.lost_per_mille,
+        };
+        let price = |seat: u16| 2_000_000 + 100_000 * i64::from(seat);
+        let offers = |seat: u16| offer(&format!("p{seat}"), price(seat), 8).into_iter().collect();
+        let mut world = World::new(config, (0..self.seats).map(offers).collect())?;
+        for (seat, deviation) in &self.deviations {
+            world.deviate(*seat, *deviation)?;
+        }
+        self.trusted.iter().for_each(|seat| world.watch.trust(*seat));
+        world.partitions.clone_from(&self.partitions);
+        world.skew_ms.clone_from(&self.skew_ms);
+        if let Some(from) = self.synchronous_from {
+            world.watch.expect_synchrony(from);
+        }
+        for i in 0..self.orders {
+            world.run_until(500 + 600 * u64::from(i));
+            if let Some(requirements) = requirements(1, 5_000_000) {
+                world.tell_home(HomeInput::Submit(Box::new(NewOrder {
+                    job: format!("job-{i}"),
+                    attempt: 1,
+                    requirements,
+                    commitment: [9; 32],
+                    expires_ms: 120_000,
+                })));
+            }
+        }
+        world.run_until(self.until_ms);
+        Ok(self.report(&mut world))
+    }
+
+    fn report(&self, world: &mut World) -> Report {
+        let mut report = Report { violations: world.watch.take_violations(), ..Report::default() };
+        let faulty: BTreeSet<u16> = self.deviations.iter().map(|(seat, _)| *seat).collect();
+        for (_, event) in &world.events {
+            match event {
+                Event::Home(HomeOutput::HandOver { .. }) => report.handed_over += 1,
+                Event::Seat(seat, _) if faulty.contains(seat) => {}
+                Event::Seat(_, SeatOutput::Evidence(proof)) => {
+                    if let Verdict::Guilty { seats, fault } = verify(proof, &world.record) {
+                        report.proven.extend(seats.into_iter().map(|seat| (seat, fault)));
+                    }
+                }
+                Event::Seat(_, SeatOutput::Decided(d)) => {
+                    let took = report.certified.entry(d.certificate.round).or_default();
+                    *took = d.took_ms.max(*took);
+                }
+                _ => {}
+            }
+        }
+        let views = world.sent.iter().filter(|((kind, _), _)| *kind == Kind::NewView);
+        report.new_views = views.map(|(_, count)| count).sum();
+        report
+    }
+
+    /// The smallest schedule that still fails and comes from this one by leaving out one thing after the other.
+    pub fn shrink(&self, fails: impl Fn(&Self) -> bool) -> Self {
+        let mut smallest = self.clone();
+        loop {
+            let Some(smaller) = smallest.smaller().into_iter().find(|s| fails(s)) else { return smallest };
+            smallest = smaller;
+        }
+    }
+
+    fn smaller(&self) -> Vec<Self> {
+        let mut all = vec![];
+        for at in 0..self.deviations.len() {
+            let mut less = self.clone();
+            less.deviations.remove(at);
+            all.push(less);
+        }
+        for at in 0..self.partitions.len() {
+            let mut less = self.clone();
+            less.partitions.remove(at);
+            all.push(less);
+        }
+        if !self.skew_ms.is_empty() {
+            all.push(Self { skew_ms: BTreeMap::new(), ..self.clone() });
+        }
+        if self.lost_per_mille > 0 {
+            all.push(Self { lost_per_mille: 0, ..self.clone() });
+        }
+        if self.orders > 1 {
+            all.push(Self { orders: 1, ..self.clone() });
+        }
+        if self.until_ms > 3_000 {
+            all.push(Self { until_ms: self.until_ms / 2, ..self.clone() });
+        }
+        all
+    }
+
+    /// The file form.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+    /// Reads the file form.
+    pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+}
+
+/// Every deviation once, for a market of so many seats.
+pub fn all_deviations(seats: u16) -> Vec<Deviation> {
+    use Deviation::*;
+    let f = seats.saturating_sub(1) / 3;
+    let mut all = vec![
+        Silent,
+        PartialBundle(1),
+        PartialBundle(f),
+        TwoBundles,
+        ManyBundles,
+        LateBundle(75),
+        LateBundle(100),
+        CopiedBundle,
+        TwoSets,
+        Omit(0),
+        Omit(seats - 1),
+        ClaimAll,
+        StarvedSet,
+        FalseFull,
+        SetToProposer,
+        TwoAdmits,
+        TwoLocks,
+        LastMoment(KindName::Admit),
+        LastMoment(KindName::Lock),
+        ForgedCommit,
+        EarlyShare,
+        WrongShare,
+        AdmitAll,
+        TwoAwards,
+        WrongAward,
+        TwoProposals,
+        FalseProposal,
+        JunkAdmit,
+        OldView,
+        ForgedNewView,
+    ];
+    let kinds = [
+        KindName::Bundle,
+        KindName::Set,
+        KindName::Admit,
+        KindName::Lock,
+        KindName::Open,
+        KindName::Commit,
+        KindName::Award,
+        KindName::NewView,
+        KindName::Propose,
+        KindName::Reply,
+    ];
+    all.extend((0..5).map(MauledBundle));
+    all.extend(kinds.map(Mute));
+    all.extend(kinds.map(|kind| Only(kind, f)));
+    all.push(Only(KindName::Bundle, f + 1));
+    all
+}
