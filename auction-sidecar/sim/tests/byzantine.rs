@@ -11,7 +11,7 @@ fn run(schedule: &Schedule) -> Report {
         let smallest = schedule.shrink(|s| s.run().is_ok_and(|r| !r.violations.is_empty()));
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", schedule.seed));
         std::fs::write(&path, smallest.to_json()).unwrap();
-        panic!("{:?}\nreplay with {}: {smallest:?}", report.violations, path.display());
+        assert!(report.violations.is_empty(), "replay with {}: {smallest:?}", path.display());
     }
     report
 }
@@ -50,18 +50,19 @@ fn what_can_be_proven_is() {
         let mut deviations = vec![(1, deviation)];
         deviations.extend(split.iter().filter(|_| splits).map(|d| (1, *d)));
         // Without a fast path there are votes in every round.
-        deviations.extend((deviation == Deviation::TwoLocks).then_some((1, Deviation::PartialBundle(1))));
+        let slow = matches!(deviation, Deviation::TwoLocks | Deviation::TwoSets);
+        deviations.extend(slow.then_some((1, Deviation::PartialBundle(1))));
         let mut schedule = Schedule { deviations, orders: 6, until_ms: 12_000, ..Schedule::four(32) };
         if deviation == Deviation::TwoSets {
             // Each half sees one SET, until NEWVIEWs show both.
             let side = BTreeSet::from([0, 1]);
-            schedule.partitions = vec![Partition { from_ms: 1_150, until_ms: 2_000, side }];
+            schedule.partitions = vec![Partition { from_ms: 1_125, until_ms: 2_000, side }];
             schedule.synchronous_from = Some(3_000);
         }
         let report = run(&schedule);
         assert_eq!(report.handed_over, 6, "{deviation:?}");
         let kinds: BTreeSet<Fault> = report.proven.iter().map(|(_, fault)| *fault).collect();
-        assert!(kinds.contains(&fault), "{deviation:?}: {kinds:?}");
+        assert!(kinds.contains(&fault), "{deviation:?}: {report:?}");
     }
 }
 
@@ -114,10 +115,14 @@ fn skewed_clocks_cost_time_and_nothing_else() {
     }
 }
 
+/// How many random schedules to run; more with `VENDUE_SIM_SCHEDULES`.
+fn wanted(by_default: u64) -> u64 {
+    std::env::var("VENDUE_SIM_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(by_default)
+}
+
 #[test]
 fn random_mixes_up_to_f() {
-    let wanted = std::env::var("VENDUE_SIM_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
-    for seed in 0..wanted {
+    for seed in 0..wanted(24) {
         let schedule = Schedule::random(seed, 4);
         let report = run(&schedule);
         if schedule.synchronous_from == Some(0) {
@@ -128,7 +133,7 @@ fn random_mixes_up_to_f() {
 
 #[test]
 fn random_mixes_of_two_of_seven() {
-    for seed in 100..104 {
+    for seed in 10_000..10_000 + wanted(4) {
         run(&Schedule::random(seed, 7));
     }
 }

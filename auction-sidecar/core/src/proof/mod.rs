@@ -105,7 +105,7 @@ pub enum FaultProof {
     /// A vote against an own lock.
     AgainstLock(AgainstLock),
     /// A bundle that too few seats got in time.
-    Absence(Absence),
+    Absence(Box<Absence>),
     /// An unreadable bundle.
     Garbage(Garbage),
     /// One message that is wrong by itself.

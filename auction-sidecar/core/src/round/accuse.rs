@@ -222,7 +222,7 @@ impl<C: Crypto> Round<C> {
             let (Some(bundle), Some(path)) = (head(held), path.clone()) else { continue };
             let (certificate, admitted) = (certificate.clone(), list.clone());
             let proof = Absence { bundle, sets, certificate, path, admitted };
-            proofs.push((listed.seat, Fault::Absent, FaultProof::Absence(proof)));
+            proofs.push((listed.seat, Fault::Absent, FaultProof::Absence(Box::new(proof))));
         }
         for (seat, fault, proof) in proofs {
             self.accuse(seat, fault, || proof, out);
