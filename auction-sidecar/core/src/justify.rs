@@ -5,12 +5,12 @@
 //! faulty for what another honest seat would have taken for justified.
 
 use crate::crypto::Crypto;
-use crate::evidence::{self, message_hash};
+use crate::evidence::{self, new_view_hash, set_hash};
 use crate::merkle;
 use crate::record::MarketRecord;
 use crate::wire::{
-    Admitted, Body, Commit, Header, Kind, Listed, NewView, Propose, Quorum, SetMsg, ShownSet, VoteWord,
-    listed_of, vote_bytes,
+    Admitted, Commit, Header, Kind, Listed, NewView, Propose, Quorum, SetMsg, ShownSet, VoteWord, listed_of,
+    vote_bytes,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::encode::Writer;
@@ -183,18 +183,20 @@ fn shown_set(c: &impl Checks, header: &Header, shown: &ShownSet) -> bool {
     if c.knows_set(shown) {
         return true;
     }
-    let header = Header { kind: Kind::Set, seat: shown.seat, ..*header };
-    let hash = message_hash(&c.record().market, &header, &Body::Set(shown.set.clone()));
+    let hash = set_hash(&c.record().market, header, shown);
     c.signed(shown.seat, &hash, &shown.signature) && full(c, header.round, shown.seat, &shown.set)
 }
 
 /// Whether everything that a NEWVIEW shows is what it is shown as.
 pub(crate) fn new_view(c: &impl Checks, header: &Header, view: &NewView) -> bool {
-    let earlier = view.admitted.as_ref().is_none_or(|a| a.view < view.view);
-    earlier
-        && (1..=c.record().params.last_view()).contains(&view.view)
-        && view.admitted.as_ref().is_none_or(|a| admitted(c, header.round, a))
+    brings(c, header.round, view.view, view.admitted.as_ref())
         && view.sets.iter().all(|s| shown_set(c, header, s))
+}
+
+/// Whether a quorum of ADMITs is one of a view before the one that it is brought into.
+fn brings(c: &impl Checks, round: u64, view: u32, a: Option<&Admitted>) -> bool {
+    (1..=c.record().params.last_view()).contains(&view)
+        && a.is_none_or(|a| a.view < view && admitted(c, round, a))
 }
 
 /// What the NEWVIEWs of a proposal lead to; none when it is not what it proposes, or they are not good or too few.
@@ -207,12 +209,11 @@ pub(crate) fn proposal(c: &impl Checks, header: &Header, propose: &Propose) -> O
     }
     let sets_good = propose.sets.iter().all(|s| shown_set(c, header, s));
     let views_good = || {
-        propose.unpack().all(|(seat, view, signature)| {
+        let brought = propose.brought(|s| set_hash(&record.market, header, s));
+        brought.into_iter().all(|(seat, admitted, sets, signature)| {
             let header = Header { kind: Kind::NewView, seat, ..*header };
-            // The SETs were checked once for all NEWVIEWs.
-            let own = NewView { sets: vec![], ..view.clone() };
-            new_view(c, &header, &own)
-                && c.signed(seat, &message_hash(&record.market, &header, &Body::NewView(view)), &signature)
+            let hash = new_view_hash(&record.market, &header, propose.view, admitted, &sets);
+            brings(c, header.round, propose.view, admitted) && c.signed(seat, &hash, signature)
         })
     };
     if !(sets_good && views_good()) {

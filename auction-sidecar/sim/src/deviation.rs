@@ -377,7 +377,7 @@ impl Actor {
                 // Without the last NEWVIEW it is as good as the other, where there are more than q.
                 propose.views.pop();
                 let used = |at: u16| propose.views.iter().any(|v| v.sets.contains(&at));
-                if (0..propose.sets.len() as u16).all(used) {
+                if propose.others.is_empty() && (0..propose.sets.len() as u16).all(used) {
                     propose.set = follow(&self.record, round, &propose).0;
                     o.bytes = self.sign(round, Body::Propose(propose));
                 }

@@ -68,7 +68,7 @@ fn proposal(rig: &Rig, other_set: Option<Digest>) -> (Vec<u8>, Digest, Digest) {
         let bytes = rig.forge(seat, Body::NewView(body.clone()));
         (seat, (body, decode(&bytes, 4).unwrap().signature.unwrap()))
     });
-    let mut body = Propose::new(view(rig), [0; 32], &views.collect());
+    let mut body = Propose::new(view(rig), [0; 32], &views.collect(), |_| [0; 32]);
     body.set = other_set.unwrap_or(justify::follow(&rig.record, ROUND, &body).0);
     let set = body.set;
     let bytes = rig.forge(justify::proposer(&rig.record, ROUND, view(rig)), Body::Propose(body));
@@ -333,7 +333,7 @@ fn a_later_quorum_frees_from_the_lock() {
             let bytes = rig.forge(s, Body::NewView(body.clone()));
             (s, (body, decode(&bytes, 4).unwrap().signature.unwrap()))
         });
-        let body = Body::Propose(Propose::new(view, set, &views.collect()));
+        let body = Body::Propose(Propose::new(view, set, &views.collect(), |_| [0; 32]));
         rig.forge(justify::proposer(&rig.record, ROUND, view), body)
     };
     for (of_quorum, guilty) in [(0, true), (1, true), (2, false)] {

@@ -15,6 +15,12 @@ impl Rig {
         self.signed_view(seat, body)
     }
 
+    fn set_hash(&self, shown: &ShownSet) -> Digest {
+        let header =
+            Header { kind: Kind::Set, market: self.record.short_id(), epoch: 0, round: ROUND, seat: 0 };
+        crate::evidence::set_hash(&self.record.market, &header, shown)
+    }
+
     fn signed_view(&self, seat: u16, body: NewView) -> (NewView, [u8; 65]) {
         let bytes = self.forge(seat, Body::NewView(body.clone()));
         (body, decode(&bytes, 4).unwrap().signature.unwrap())
@@ -176,7 +182,7 @@ fn locked_rig() -> (Rig, u64, u16, Digest) {
 
 fn propose_of(rig: &Rig, view: u32, admitted: Option<Admitted>, set: Option<Digest>) -> Vec<u8> {
     let views = (0..3).map(|s| (s, rig.new_view(s, view, admitted.clone()))).collect();
-    let mut body = Propose::new(view, [0; 32], &views);
+    let mut body = Propose::new(view, [0; 32], &views, |s| rig.set_hash(s));
     body.set = set.unwrap_or(justify::follow(&rig.record, ROUND, &body).0);
     rig.forge(rig.proposer(view), Body::Propose(body))
 }
@@ -223,7 +229,7 @@ fn proposals_that_do_not_follow_are_refused() {
     let quorum = rig.quorum(0, VoteWord::Lock, &[8; 32], [0, 1, 2]);
     let few = {
         let views = (0..2).map(|s| (s, rig.new_view(s, 1, None))).collect();
-        Propose::new(1, body.set, &views)
+        Propose::new(1, body.set, &views, |s| rig.set_hash(s))
     };
     let mut forged_set = body.clone();
     forged_set.sets[0].signature[9] ^= 1;
@@ -311,6 +317,42 @@ fn votes_for_proposals_that_nobody_shows_make_no_quorum() {
         rig.deliver(now + 520, voter, &admit);
         assert_eq!(rig.rounds[usize::from(voter)].lock.is_some(), locked);
     }
+}
+
+#[test]
+fn many_sets_of_one_owner_are_shown_by_their_hashes_and_change_nothing() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.tick(now + 500);
+    rig.sent.clear();
+    let (proposer, looks_on) = (rig.proposer(1), (rig.proposer(1) + 1) % 4);
+    let liar = (proposer + 2) % 4;
+    let views = (0..4u16).map(|seat| {
+        // Each seat was shown another SET by the liar.
+        let mut body = rig.new_view(seat, 1, None).0;
+        let held = vec![[seat as u8 + 1; 32], [0; 32], [0; 32], [0; 32]];
+        let bytes = rig.forge(liar, Body::Set(SetMsg { held: held.clone(), full: None }));
+        let signature = decode(&bytes, 4).unwrap().signature.unwrap();
+        let shown = ShownSet { seat: liar, set: SetMsg { held, full: None }, signature };
+        body.sets.iter_mut().filter(|s| s.seat == liar).for_each(|s| *s = shown.clone());
+        (seat, rig.signed_view(seat, body))
+    });
+    let views = views.collect();
+    let mut body = Propose::new(1, [0; 32], &views, |s| rig.set_hash(s));
+    assert_eq!((body.sets.len(), body.others.len()), (5, 2));
+    let (set, derived) = justify::follow(&rig.record, ROUND, &body);
+    assert!(derived.list.unwrap().iter().all(|l| l.d[1..] != [l.d[0]; 31]), "nothing that the liar listed");
+    body.set = set;
+    let good = rig.forge(proposer, Body::Propose(body.clone()));
+    let mut forged = body;
+    forged.others[0].hash[3] ^= 1;
+    let forged = rig.forge(proposer, Body::Propose(forged));
+    for (bytes, taken) in [(forged, false), (good, true)] {
+        rig.deliver(now + 510, looks_on, &bytes);
+        assert_eq!(rig.rounds[usize::from(looks_on)].proposals.contains_key(&1), taken);
+    }
+    let by_looks_on = |(by, p): &(u16, FaultProof)| *by == looks_on && matches!(p, FaultProof::Double(_));
+    assert!(looks_on == liar || rig.proofs.iter().any(by_looks_on), "{:?}", rig.proofs);
 }
 
 #[test]

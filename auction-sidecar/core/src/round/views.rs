@@ -6,7 +6,7 @@
 use super::{Ballot, Proposal, Round, RoundOutput};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::{message_hash, new_view_hash, set_hash};
 use crate::justify::{self, ByRound};
 use crate::proof::Fault;
 use crate::wire::{Admit, Admitted, Body, Header, Kind, NewView, Propose, ShownSet, VoteWord};
@@ -134,7 +134,9 @@ impl<C: Crypto> Round<C> {
         if views.len() < self.q() || !(waited || views.len() == self.n()) {
             return;
         }
-        let mut body = Propose::new(view, [0; 32], views);
+        let header = self.header(&Body::NewView(NewView { view, admitted: None, sets: vec![] }));
+        let hash_of = |shown: &ShownSet| set_hash(&self.record.market, &header, shown);
+        let mut body = Propose::new(view, [0; 32], views, hash_of);
         let (set, derived) = justify::follow(&self.record, self.round, &body);
         body.set = set;
         let body = Body::Propose(body);
@@ -168,13 +170,12 @@ impl<C: Crypto> Round<C> {
         }
         let derived = justify::proposal(&self.checks(), header, &propose).ok_or(DropReason::BadSignature)?;
         // The NEWVIEWs in it count like those that come alone.
-        for (seat, new_view, signature) in propose.unpack() {
+        self.learn(&propose.sets, None);
+        for (seat, admitted, sets, _) in propose.brought(|s| set_hash(&self.record.market, header, s)) {
             let header = Header { kind: Kind::NewView, seat, ..*header };
-            self.learn(&new_view.sets, new_view.admitted.as_ref());
-            if !self.new_views.get(&view).is_some_and(|seats| seats.contains_key(&seat)) {
-                let hash = message_hash(&self.record.market, &header, &Body::NewView(new_view.clone()));
-                self.keep_new_view(seat, new_view, hash, signature);
-            }
+            let hash = new_view_hash(&self.record.market, &header, view, admitted, &sets);
+            self.learn(&[], admitted);
+            self.new_views.entry(view).or_default().entry(seat).or_insert(hash);
         }
         self.keep_proposal(view, Proposal { digest, set: propose.set, from: derived.from }, derived.list);
         Ok(())

@@ -17,8 +17,8 @@ pub use bodies::{
 };
 pub use header::{HEADER_LEN, Header, Kind, VERSION};
 pub use signers::Signers;
-pub(crate) use views::listed_of;
-pub use views::{Admitted, NewView, Propose, ShownSet, ShownView};
+pub use views::{Admitted, NewView, OtherSet, Propose, ShownSet, ShownView};
+pub(crate) use views::{listed_of, signed_view};
 
 use vendue_market::Digest;
 use vendue_market::encode::{DecodeError, Reader, Writer};

@@ -118,20 +118,29 @@ fn every_view_body() -> Vec<Body> {
     let whole = SetMsg { held: vec![[1; 32], [2; 32], [3; 32], [4; 32]], full: Some([5; 48]) };
     let part = SetMsg { held: vec![[1; 32], [0; 32], [3; 32], [5; 32]], full: None };
     let show = |seat, set: &SetMsg| ShownSet { seat, set: set.clone(), signature: [8; 65] };
+    let third_set = SetMsg { held: vec![[9; 32], [0; 32], [0; 32], [0; 32]], full: None };
     let first = NewView { view: 2, admitted: None, sets: vec![show(0, &whole), show(3, &part)] };
     let second = NewView { view: 2, admitted, sets: vec![show(0, &whole), show(3, &whole)] };
     let third = NewView { view: 2, admitted: None, sets: vec![] };
-    let views = [(0, first.clone()), (1, second.clone()), (3, third.clone())];
-    let views = views.into_iter().map(|(seat, v)| (seat, (v, [seat as u8; 65]))).collect();
-    let propose = Propose::new(2, [6; 32], &views);
-    let none = Propose { view: 1, set: [6; 32], sets: vec![], views: vec![] };
+    let fourth = NewView { view: 2, admitted: None, sets: vec![show(3, &third_set)] };
+    let propose = |views: &[&NewView]| {
+        let views = (0u16..).zip(views).map(|(seat, v)| (seat, ((*v).clone(), [seat as u8; 65])));
+        Propose::new(2, [6; 32], &views.collect(), hash_of)
+    };
     vec![
+        Body::Propose(propose(&[&first, &second, &third])),
+        Body::Propose(propose(&[&first, &second, &third, &fourth])),
+        Body::Propose(Propose { view: 1, set: [6; 32], sets: vec![], others: vec![], views: vec![] }),
         Body::NewView(first),
         Body::NewView(second),
         Body::NewView(third),
-        Body::Propose(propose),
-        Body::Propose(none),
+        Body::NewView(fourth),
     ]
+}
+
+/// Stands for the hash of a SET.
+fn hash_of(shown: &ShownSet) -> Digest {
+    shown.set.held[0]
 }
 
 fn all_bodies() -> Vec<Body> {
@@ -139,21 +148,31 @@ fn all_bodies() -> Vec<Body> {
 }
 
 #[test]
-fn a_proposal_shows_the_new_views_as_they_were_sent_and_each_set_once() {
+fn a_proposal_shows_the_new_views_as_they_were_sent_and_of_an_owner_two_sets() {
     let bodies = every_view_body();
     let sent: Vec<NewView> =
         bodies.iter().filter_map(|b| if let Body::NewView(v) = b { Some(v.clone()) } else { None }).collect();
-    let Some(Body::Propose(propose)) = bodies.get(3) else { panic!("no proposal") };
-    assert_eq!(propose.sets.len(), 3);
-    let shown: Vec<_> = propose.unpack().collect();
-    assert_eq!(shown.iter().map(|(seat, _, _)| *seat).collect::<Vec<_>>(), [0, 1, 3]);
-    assert!(shown.iter().zip(&sent).all(|((seat, v, s), sent)| v == sent && *s == [*seat as u8; 65]));
-    // A SET that no NEWVIEW carries, or two of one owner in one NEWVIEW, are other encodings of nothing.
+    let Some(Body::Propose(propose)) = bodies.get(1) else { panic!("no proposal") };
+    let shown: Vec<u16> = propose.sets.iter().map(|s| s.seat).collect();
+    assert_eq!((shown, propose.others.len()), (vec![0, 3, 3], 1));
+    let brought = propose.brought(hash_of);
+    assert_eq!(brought.len(), 4);
+    for ((seat, admitted, hashes, signature), sent) in brought.into_iter().zip(&sent) {
+        let sent_hashes: Vec<Digest> = sent.sets.iter().map(hash_of).collect();
+        assert_eq!((admitted, &hashes), (sent.admitted.as_ref(), &sent_hashes));
+        assert_eq!(signature, &[seat as u8; 65]);
+    }
+    // Other encodings of nothing: a SET that no NEWVIEW carries, two of one owner in one NEWVIEW, a hash where not two
+    // are shown.
     let mut unused = propose.clone();
     unused.views.iter_mut().for_each(|v| v.sets.retain(|at| *at == 0));
     let mut two = propose.clone();
     two.views[0].sets = vec![0, 1, 2];
-    for bad in [unused, two] {
+    let mut unshown = propose.clone();
+    unshown.others[0].seat = 2;
+    let mut unordered = propose.clone();
+    unordered.views.swap(0, 1);
+    for bad in [unused, two, unshown, unordered] {
         assert!(decode(&mk_message(Body::Propose(bad)).encode(), N).is_err());
     }
 }
@@ -166,7 +185,7 @@ fn views_of_a_hundred_seats_are_small() {
     let view = NewView { view: 1, admitted: None, sets: (0..100).map(show).collect() };
     let views = (0..67).map(|seat| (seat, (view.clone(), [9; 65]))).collect();
     let size = |body| mk_message(body).encode().len();
-    assert_eq!(size(Body::Propose(Propose::new(1, [1; 32], &views))), 21_765);
+    assert_eq!(size(Body::Propose(Propose::new(1, [1; 32], &views, hash_of))), 21_769);
     assert_eq!(size(Body::NewView(view)), 16_303);
 }
 
@@ -221,7 +240,7 @@ fn wire_format_is_frozen() {
     assert_eq!(hash, FROZEN_VIEWS, "the encoding of a message has changed");
 }
 
-const FROZEN_VIEWS: &str = "d28248da2250e7f1736fafe9f28f6863f3dbdd580b0775fdbf738663e2f27f8a";
+const FROZEN_VIEWS: &str = "eb4288f32f95781ad14e6c95baa5a9baa24ea5ac26b788ef9d25a43932848e7c";
 
 const FROZEN_LATER: &str = "dfea8724498387f8abe7d8d1eff76ce2ef421598bfd86e222dfb71a38ea1f4ad";
 const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c983ffbf";
@@ -272,7 +291,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..33, at in any::<usize>(), value in any::<u8>()) {
+    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..35, at in any::<usize>(), value in any::<u8>()) {
         let bodies = all_bodies();
         let mut bytes = mk_message(bodies[which % bodies.len()].clone()).encode();
         let at = at % bytes.len();
@@ -297,7 +316,7 @@ proptest! {
     /// Pieces of messages put together: counts and lengths that are right somewhere else.
     #[test]
     fn spliced_messages_decode_to_themselves_or_fail(
-        (a, b) in (0usize..33, 0usize..33), (cut, from) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        (a, b) in (0usize..35, 0usize..35), (cut, from) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
     ) {
         let bodies = all_bodies();
         let bytes = |which: usize| mk_message(bodies[which % bodies.len()].clone()).encode();

@@ -2,7 +2,8 @@
 //!
 //! SETs of one round differ little, so those in one message share one list of the bundles that any of them lists; each
 //! is then a bitmap over that list. A NEWVIEW is signed over the hashes of its SETs, so that a PROPOSE can show many
-//! NEWVIEWs and each SET once.
+//! NEWVIEWs and each SET once. Of an owner that signed several SETs a PROPOSE shows two: such an owner counts for nothing,
+//! and must not be able to make proposals longer than a message may be.
 
 use super::SIGNATURE_LEN;
 use super::bodies::{Listed, Quorum, SetMsg};
@@ -59,8 +60,19 @@ pub struct ShownView {
     pub admitted: Option<Admitted>,
     /// Which of the proposal's SETs it carries, ascending.
     pub sets: Vec<u16>,
+    /// Which of those that are given by their hash, ascending.
+    pub others: Vec<u16>,
     /// Its evidence signature.
     pub signature: [u8; SIGNATURE_LEN],
+}
+
+/// A SET of an owner of whom two others are shown, by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OtherSet {
+    /// The owner.
+    pub seat: u16,
+    /// The hash that the owner's signature is over.
+    pub hash: Digest,
 }
 
 /// PROPOSE: the set that a view is to admit, and why.
@@ -70,8 +82,10 @@ pub struct Propose {
     pub view: u32,
     /// The proposed set.
     pub set: Digest,
-    /// The SETs in the NEWVIEWs, ascending by owner and content.
+    /// The SETs in the NEWVIEWs, at most two of an owner, ascending by owner and content.
     pub sets: Vec<ShownSet>,
+    /// Further SETs of owners of whom two are shown, ascending.
+    pub others: Vec<OtherSet>,
     /// The NEWVIEWs, ascending by seat.
     pub views: Vec<ShownView>,
 }
@@ -82,40 +96,75 @@ impl ShownSet {
     }
 }
 
+/// Most SETs of one owner that a proposal shows whole.
+const SHOWN: usize = 2;
+
+/// A NEWVIEW in a proposal: who sent it, its quorum of ADMITs, the hashes of its SETs by owner, its signature.
+pub(crate) type Brought<'a> = (u16, Option<&'a Admitted>, Vec<Digest>, &'a [u8; SIGNATURE_LEN]);
+
 impl Propose {
     /// Packs NEWVIEWs of distinct seats.
-    pub fn new(view: u32, set: Digest, views: &BTreeMap<u16, (NewView, [u8; SIGNATURE_LEN])>) -> Self {
+    pub fn new(
+        view: u32,
+        set: Digest,
+        views: &BTreeMap<u16, (NewView, [u8; SIGNATURE_LEN])>,
+        set_hash: impl Fn(&ShownSet) -> Digest,
+    ) -> Self {
         let mut by_key: BTreeMap<(u16, &[Digest]), &ShownSet> = BTreeMap::new();
         for shown in views.values().flat_map(|(v, _)| &v.sets) {
             by_key.entry(shown.key()).or_insert(shown);
         }
-        let place: BTreeMap<(u16, &[Digest]), u16> = by_key.keys().copied().zip(0u16..).collect();
-        let show = |(seat, (v, signature)): (&u16, &(NewView, [u8; SIGNATURE_LEN]))| ShownView {
-            seat: *seat,
-            admitted: v.admitted.clone(),
-            sets: v.sets.iter().filter_map(|s| place.get(&s.key()).copied()).collect(),
-            signature: *signature,
+        let (mut place, mut sets, mut others) = (BTreeMap::new(), vec![], BTreeMap::new());
+        for (key, shown) in by_key {
+            if sets.iter().rev().take_while(|s: &&ShownSet| s.seat == shown.seat).count() < SHOWN {
+                place.insert(key, sets.len() as u16);
+                sets.push(shown.clone());
+            } else {
+                others.insert(OtherSet { seat: shown.seat, hash: set_hash(shown) }, key);
+            }
+        }
+        let place_of_other: BTreeMap<_, u16> = others.values().copied().zip(0u16..).collect();
+        let show = |(seat, (v, signature)): (&u16, &(NewView, [u8; SIGNATURE_LEN]))| {
+            let mut at_other: Vec<u16> =
+                v.sets.iter().filter_map(|s| place_of_other.get(&s.key()).copied()).collect();
+            at_other.sort_unstable();
+            ShownView {
+                seat: *seat,
+                admitted: v.admitted.clone(),
+                sets: v.sets.iter().filter_map(|s| place.get(&s.key()).copied()).collect(),
+                others: at_other,
+                signature: *signature,
+            }
         };
-        let shown = views.iter().map(show).collect();
-        Self { view, set, sets: by_key.values().map(|s| (*s).clone()).collect(), views: shown }
+        let views = views.iter().map(show).collect();
+        Self { view, set, sets, others: others.into_keys().collect(), views }
     }
 
-    /// The NEWVIEWs as they were sent.
-    pub fn unpack(&self) -> impl Iterator<Item = (u16, NewView, [u8; SIGNATURE_LEN])> + '_ {
-        self.views.iter().map(|v| {
-            let sets = v.sets.iter().filter_map(|at| self.sets.get(usize::from(*at)).cloned()).collect();
-            let body = NewView { view: self.view, admitted: v.admitted.clone(), sets };
-            (v.seat, body, v.signature)
-        })
+    /// The NEWVIEWs, with what their signatures are over.
+    pub(crate) fn brought(&self, set_hash: impl Fn(&ShownSet) -> Digest) -> Vec<Brought<'_>> {
+        let hashes: Vec<(u16, Digest)> = self.sets.iter().map(|s| (s.seat, set_hash(s))).collect();
+        let brought = |v: &'_ ShownView| {
+            let shown = v.sets.iter().filter_map(|at| hashes.get(usize::from(*at)).copied());
+            let others = v.others.iter().filter_map(|at| self.others.get(usize::from(*at)));
+            let by_owner: BTreeMap<u16, Digest> =
+                shown.chain(others.map(|other| (other.seat, other.hash))).collect();
+            by_owner.into_values().collect()
+        };
+        self.views.iter().map(|v| (v.seat, v.admitted.as_ref(), brought(v), &v.signature)).collect()
     }
 
     pub(super) fn write(&self, w: &mut Writer) {
         w.u32(self.view).raw(&self.set);
         write_sets(w, &self.sets);
+        w.list(&self.others, |w, other| {
+            w.u16(other.seat).raw(&other.hash);
+        });
+        let holds = |items: &[u16], at: usize| items.iter().any(|item| usize::from(*item) == at);
         w.list(&self.views, |w, v| {
             w.u16(v.seat);
             write_admitted(w, v.admitted.as_ref());
-            write_bits(w, self.sets.len(), |at| v.sets.iter().any(|s| usize::from(*s) == at));
+            write_bits(w, self.sets.len(), |at| holds(&v.sets, at));
+            write_bits(w, self.others.len(), |at| holds(&v.others, at));
             w.raw(&v.signature);
         });
     }
@@ -123,23 +172,35 @@ impl Propose {
     pub(super) fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         let (view, set) = (r.u32()?, r.array()?);
         let sets = read_sets(r, n)?;
+        let others =
+            r.list("other sets", MAX_LISTED, |r| Ok(OtherSet { seat: r.u16()?, hash: r.array()? }))?;
+        let index = |at: Vec<usize>| at.into_iter().filter_map(|at| u16::try_from(at).ok()).collect();
         let views = r.list("new views", usize::from(n), |r| {
             let (seat, admitted) = (r.u16()?, read_admitted(r, n)?);
-            let sets =
-                read_bits(r, sets.len())?.into_iter().filter_map(|at| u16::try_from(at).ok()).collect();
-            Ok(ShownView { seat, admitted, sets, signature: r.array()? })
+            let (shown, other) = (index(read_bits(r, sets.len())?), index(read_bits(r, others.len())?));
+            Ok(ShownView { seat, admitted, sets: shown, others: other, signature: r.array()? })
         })?;
-        let used: BTreeSet<u16> = views.iter().flat_map(|v| v.sets.iter().copied()).collect();
+        let propose = Self { view, set, sets, others, views };
+        if propose.is_canonical(n) { Ok(propose) } else { Err(DecodeError::Invalid("new views")) }
+    }
+
+    /// Whether everything is in order, used, of one owner once in each NEWVIEW, and by hash only where two are shown.
+    fn is_canonical(&self, n: u16) -> bool {
         let owners = |v: &ShownView| -> Vec<u16> {
-            v.sets.iter().filter_map(|at| sets.get(usize::from(*at)).map(|s| s.seat)).collect()
+            let shown = v.sets.iter().filter_map(|at| self.sets.get(usize::from(*at)).map(|s| s.seat));
+            let others = v.others.iter().filter_map(|at| self.others.get(usize::from(*at)).map(|s| s.seat));
+            shown.chain(others).collect()
         };
-        let sorted = views.windows(2).all(|w| matches!(w, [a, b] if a.seat < b.seat));
-        let one_each = views.iter().all(|v| owners(v).windows(2).all(|w| matches!(w, [a, b] if a < b)));
-        let seats = views.iter().all(|v| v.seat < n);
-        if !(sorted && one_each && seats && used.len() == sets.len()) {
-            return Err(DecodeError::Invalid("new views"));
-        }
-        Ok(Self { view, set, sets, views })
+        let one_each = |v: &ShownView| owners(v).iter().collect::<BTreeSet<_>>().len() == owners(v).len();
+        let used: BTreeSet<u16> = self.views.iter().flat_map(|v| v.sets.iter().copied()).collect();
+        let used_others: BTreeSet<u16> = self.views.iter().flat_map(|v| v.others.iter().copied()).collect();
+        let shown = |seat: u16| self.sets.iter().filter(|s| s.seat == seat).count();
+        self.views.windows(2).all(|w| matches!(w, [a, b] if a.seat < b.seat))
+            && self.others.windows(2).all(|w| matches!(w, [a, b] if a < b))
+            && self.views.iter().all(|v| v.seat < n && one_each(v))
+            && (used.len(), used_others.len()) == (self.sets.len(), self.others.len())
+            && self.sets.iter().all(|s| shown(s.seat) <= SHOWN)
+            && self.others.iter().all(|s| shown(s.seat) == SHOWN)
     }
 }
 
@@ -157,17 +218,17 @@ impl NewView {
         }
         Ok(Self { view, admitted, sets })
     }
+}
 
-    /// What the evidence signature is over: the SETs stand as their own hashes.
-    pub(crate) fn signed_bytes(&self, set_hash: impl Fn(&ShownSet) -> Digest) -> Vec<u8> {
-        let mut w = Writer::new();
-        w.u32(self.view);
-        write_admitted(&mut w, self.admitted.as_ref());
-        w.list(&self.sets, |w, s| {
-            w.raw(&set_hash(s));
-        });
-        w.finish()
-    }
+/// What the evidence signature of a NEWVIEW is over: the SETs stand as their own hashes, ascending by owner.
+pub(crate) fn signed_view(view: u32, admitted: Option<&Admitted>, hashes: &[Digest]) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.u32(view);
+    write_admitted(&mut w, admitted);
+    w.list(hashes, |w, hash| {
+        w.raw(hash);
+    });
+    w.finish()
 }
 
 fn write_admitted(w: &mut Writer, admitted: Option<&Admitted>) {
