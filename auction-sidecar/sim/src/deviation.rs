@@ -77,6 +77,8 @@ pub enum Deviation {
     OldView,
     /// B45: shows SETs that nobody signed in its NEWVIEW.
     ForgedNewView,
+    /// B30: sends again, under its own name and under theirs, what others said in this round and in those before.
+    Replay,
 }
 
 /// A message kind in a schedule.
@@ -97,7 +99,7 @@ pub enum KindName {
 }
 
 impl KindName {
-    fn kind(self) -> Kind {
+    pub(crate) fn kind(self) -> Kind {
         match self {
             KindName::Bundle => Kind::Bundle,
             KindName::Set => Kind::Set,
@@ -130,11 +132,21 @@ pub(crate) struct Actor {
     copied: BTreeMap<u64, Vec<u8>>,
     /// Votes that were sent in addition, by round and view.
     extra: BTreeMap<(u64, u32), u32>,
+    /// Messages of others, to be replayed.
+    heard: Vec<Vec<u8>>,
 }
 
 impl Actor {
     pub(crate) fn new(record: Arc<MarketRecord>, seat: u16, crypto: SeatCrypto) -> Self {
-        Self { record, seat, crypto, deviations: vec![], copied: BTreeMap::new(), extra: BTreeMap::new() }
+        Self {
+            record,
+            seat,
+            crypto,
+            deviations: vec![],
+            copied: BTreeMap::new(),
+            extra: BTreeMap::new(),
+            heard: vec![],
+        }
     }
 
     pub(crate) fn add(&mut self, deviation: Deviation) {
@@ -396,6 +408,9 @@ impl Actor {
     pub(crate) fn incoming(&mut self, bytes: &[u8]) -> Vec<Outgoing> {
         let Ok(message) = decode(bytes, self.record.n()) else { return vec![] };
         let round = message.header.round;
+        if self.deviations.contains(&Deviation::Replay) {
+            return self.replay(message, bytes);
+        }
         match message.body {
             Body::Bundle(bundle) if self.deviations.contains(&Deviation::CopiedBundle) => {
                 if self.copied.contains_key(&round) {
@@ -419,5 +434,18 @@ impl Actor {
             }
             _ => vec![],
         }
+    }
+
+    /// The message as it is, the same body under the own name, and one that was heard earlier.
+    fn replay(&mut self, message: Message, bytes: &[u8]) -> Vec<Outgoing> {
+        if !message.header.kind.is_signed() || message.header.kind.is_from_home() || self.heard.len() > 60 {
+            return vec![];
+        }
+        let mut out = self.to_all(bytes);
+        out.extend(self.to_all(&self.sign(message.header.round, message.body)));
+        let earlier = self.heard.get(self.heard.len() / 2).cloned();
+        out.extend(earlier.iter().flat_map(|bytes| self.to_all(bytes)));
+        self.heard.push(bytes.to_vec());
+        out
     }
 }

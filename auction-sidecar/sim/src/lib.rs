@@ -15,7 +15,7 @@ pub use controller::{Answer, Controller};
 pub use deviation::{Deviation, KindName};
 pub use invariants::{Violation, Watch};
 pub use schedule::{Report, Schedule, all_deviations};
-pub use world::{Config, Event, Fault, Partition, World};
+pub use world::{Config, Event, Fault, Hold, Partition, World};
 
 use vendue_auction_core::Params;
 use vendue_market::{AcceptRules, NodeCapacity, Offer, OfferNode, Price, Requirements};

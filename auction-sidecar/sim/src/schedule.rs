@@ -5,7 +5,7 @@
 
 use crate::deviation::{Deviation, KindName};
 use crate::invariants::Violation;
-use crate::world::{Config, Event, Partition, World};
+use crate::world::{Config, Event, Hold, Partition, World};
 use crate::{clock, offer, requirements};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -37,6 +37,8 @@ pub struct Schedule {
     pub trusted: Vec<u16>,
     /// When the network is cut.
     pub partitions: Vec<Partition>,
+    /// What the network holds back.
+    pub holds: Vec<Hold>,
     /// How far clocks are ahead.
     pub skew_ms: BTreeMap<u16, i64>,
     /// From when on also what holds in synchronous runs only is checked.
@@ -71,6 +73,7 @@ impl Schedule {
             deviations: vec![],
             trusted: vec![],
             partitions: vec![],
+            holds: vec![],
             skew_ms: BTreeMap::new(),
             synchronous_from: Some(0),
         }
@@ -112,7 +115,44 @@ impl Schedule {
                 schedule.skew_ms.insert(below(u64::from(seats)) as u16, skew);
                 schedule.synchronous_from = None;
             }
+            _ if below(2) == 0 => schedule.delay_ms = (5, 95),
             _ => {}
+        }
+        schedule
+    }
+
+    /// f seats that vote for more than one thing, and a network that holds back what it likes for as long as it likes:
+    /// made to split the agreement of one round.
+    pub fn adversarial(seed: u64, seats: u16) -> Self {
+        use Deviation::*;
+        let mut rng = ChaCha20Rng::seed_from_u64(seed ^ 0xad5e);
+        let mut below = |n: u64| rng.next_u64() % n.max(1);
+        let mut schedule = Self { synchronous_from: None, until_ms: 5_200, seats, ..Self::four(seed) };
+        let f = seats.saturating_sub(1) / 3;
+        let first = below(u64::from(seats)) as u16;
+        for faulty in (0..f).map(|i| (first + i) % seats) {
+            let ways = [TwoBundles, TwoSets, TwoAdmits, TwoLocks, AdmitAll, TwoProposals, OldView, JunkAdmit];
+            schedule.deviations.extend(ways.iter().filter(|_| below(2) == 0).map(|way| (faulty, *way)));
+            let partial = [PartialBundle(f), Only(KindName::Set, f), SetToProposer];
+            schedule.deviations.extend(partial.iter().filter(|_| below(3) == 0).map(|way| (faulty, *way)));
+            schedule.deviations.push((faulty, LastMoment(KindName::Admit)));
+        }
+        for _ in 0..6 + below(10) {
+            let kinds = [
+                KindName::Set,
+                KindName::Admit,
+                KindName::Lock,
+                KindName::NewView,
+                KindName::Propose,
+                KindName::Commit,
+                KindName::Open,
+            ];
+            let kind = kinds[below(kinds.len() as u64) as usize % kinds.len()];
+            let mut some = || (0..seats).filter(|_| below(2) == 0).collect();
+            let (from, to) = (some(), some());
+            let from_ms = 1_000 + 50 * below(60);
+            let until_ms = from_ms + 50 * (1 + below(50));
+            schedule.holds.push(Hold { kind, from, to, from_ms, until_ms });
         }
         schedule
     }
@@ -134,6 +174,7 @@ impl Schedule {
         }
         self.trusted.iter().for_each(|seat| world.watch.trust(*seat));
         world.partitions.clone_from(&self.partitions);
+        world.holds.clone_from(&self.holds);
         world.skew_ms.clone_from(&self.skew_ms);
         if let Some(from) = self.synchronous_from {
             world.watch.expect_synchrony(from);
@@ -199,6 +240,11 @@ impl Schedule {
             less.partitions.remove(at);
             all.push(less);
         }
+        for at in 0..self.holds.len() {
+            let mut less = self.clone();
+            less.holds.remove(at);
+            all.push(less);
+        }
         if !self.skew_ms.is_empty() {
             all.push(Self { skew_ms: BTreeMap::new(), ..self.clone() });
         }
@@ -259,6 +305,7 @@ pub fn all_deviations(seats: u16) -> Vec<Deviation> {
         JunkAdmit,
         OldView,
         ForgedNewView,
+        Replay,
     ];
     let kinds = [
         KindName::Bundle,

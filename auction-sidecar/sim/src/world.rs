@@ -1,7 +1,7 @@
 //! The network: virtual time, links, and everybody who is connected.
 
 use crate::controller::{Answer, Controller};
-use crate::deviation::{Actor, Deviation};
+use crate::deviation::{Actor, Deviation, KindName};
 use crate::invariants::Watch;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -80,6 +80,21 @@ pub struct Partition {
     pub side: BTreeSet<u16>,
 }
 
+/// Messages that the network holds back: of one kind, from some seats to some seats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The kind.
+    pub kind: KindName,
+    /// Whose messages.
+    pub from: BTreeSet<u16>,
+    /// To whom.
+    pub to: BTreeSet<u16>,
+    /// Messages that are sent from then on.
+    pub from_ms: u64,
+    /// When they arrive.
+    pub until_ms: u64,
+}
+
 /// The simulated market. It asserts when dropped that no invariant was violated, unless the violations were taken.
 pub struct World {
     /// The market.
@@ -94,6 +109,8 @@ pub struct World {
     pub events: Vec<(u64, Event)>,
     /// When the network is cut.
     pub partitions: Vec<Partition>,
+    /// What the network holds back.
+    pub holds: Vec<Hold>,
     /// How far a seat's clock is ahead, in milliseconds.
     pub skew_ms: BTreeMap<u16, i64>,
     /// The invariants.
@@ -142,6 +159,7 @@ impl World {
             controllers: offers.into_iter().map(Controller::new).collect(),
             events: vec![],
             partitions: vec![],
+            holds: vec![],
             skew_ms: BTreeMap::new(),
             watch: Watch::new(record.clone()),
             actors: BTreeMap::new(),
@@ -421,6 +439,7 @@ impl World {
         if self.is_cut(from, to, at) {
             return;
         }
+        let at = self.held_until(kind, from, to).map_or(at, |until| at.max(until));
         if let (Some(kind), Peer::Seat(seat)) = (kind, to) {
             let kept = |f: &Fault| matches!(f, Fault::Keep(k, first) if *k == kind && seat >= *first);
             if self.faults.get(&from).is_some_and(|f| f.iter().any(kept)) {
@@ -434,6 +453,18 @@ impl World {
             Peer::Home(_) => self.queue_at(at, Due::ToHome { from, bytes }),
             Peer::Seat(_) => {}
         }
+    }
+
+    /// Until when a message that leaves now is held back.
+    fn held_until(&self, kind: Option<Kind>, from: u16, to: Peer) -> Option<u64> {
+        let Peer::Seat(to) = to else { return None };
+        let holds = |h: &&Hold| {
+            Some(h.kind.kind()) == kind
+                && (h.from_ms..h.until_ms).contains(&self.now)
+                && h.from.contains(&from)
+                && h.to.contains(&to)
+        };
+        self.holds.iter().filter(holds).map(|h| h.until_ms).max()
     }
 
     /// Whether a message that leaves now and arrives then would cross a cut.

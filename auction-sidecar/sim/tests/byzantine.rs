@@ -139,6 +139,40 @@ fn random_mixes_of_two_of_seven() {
 }
 
 #[test]
+fn a_network_that_holds_back_what_it_likes_splits_nothing() {
+    for seed in 0..wanted(40) {
+        run(&Schedule::adversarial(seed, 4));
+    }
+    for seed in 20_000..20_000 + wanted(40) / 8 {
+        run(&Schedule::adversarial(seed, 7));
+    }
+}
+
+#[test]
+fn two_of_seven_together() {
+    use Deviation::{ClaimAll, EarlyShare, LastMoment, Mute, Omit, Only, PartialBundle, StarvedSet};
+    let both = |ways: &[Deviation]| ways.iter().flat_map(|w| [(1, *w), (4, *w)]).collect::<Vec<_>>();
+    for deviations in [
+        // B14: the victim is left out by all f. B16: and by starved SETs.
+        both(&[Omit(0)]),
+        both(&[Omit(0), StarvedSet]),
+        // B3, B28: admitted by just enough, and then kept from the rest.
+        both(&[Only(KindName::Bundle, 3), Mute(KindName::Reply)]),
+        // B15: bundles that only faulty seats claim are not admitted.
+        [both(&[ClaimAll]), vec![(1, PartialBundle(2))]].concat(),
+        // B20: f shares are there before anything is final.
+        both(&[EarlyShare]),
+        // B19: the quorum hinges on f votes, which come last.
+        [both(&[LastMoment(KindName::Admit), LastMoment(KindName::Lock)]), vec![(1, PartialBundle(2))]]
+            .concat(),
+    ] {
+        let schedule = Schedule { seats: 7, deviations, ..Schedule::four(9) };
+        let report = run(&schedule);
+        assert_eq!(report.handed_over, 1, "{schedule:?}");
+    }
+}
+
+#[test]
 fn sixteen_seats_five_of_them_partial_and_silent_proposers() {
     let deviations = (0..5)
         .flat_map(|seat| {
