@@ -77,6 +77,8 @@ pub enum Deviation {
     OldView,
     /// B45: shows SETs that nobody signed in its NEWVIEW.
     ForgedNewView,
+    /// B13, B45: shows a second SET of its own in its NEWVIEWs.
+    OtherSetInView,
     /// B30: sends again, under its own name and under theirs, what others said in this round and in those before.
     Replay,
 }
@@ -375,6 +377,22 @@ impl Actor {
         match (deviation, message.body) {
             (Deviation::ForgedNewView, Body::NewView(mut view)) => {
                 view.sets.iter_mut().take(1).for_each(|s| s.signature[7] ^= 1);
+                o.bytes = self.sign(round, Body::NewView(view));
+                vec![o]
+            }
+            (Deviation::OtherSetInView, Body::NewView(mut view)) => {
+                for shown in view.sets.iter_mut().filter(|s| s.seat == self.seat) {
+                    shown.set.held.iter_mut().for_each(|d| *d = d.map(|b| b ^ 0x55));
+                    shown.set.full = None;
+                    let held = &mut shown.set.held;
+                    held.iter_mut()
+                        .skip(usize::from((self.seat + 1) % self.record.n()))
+                        .take(1)
+                        .for_each(|d| *d = [0; 32]);
+                    let bytes = self.sign(round, Body::Set(shown.set.clone()));
+                    let signature = decode(&bytes, self.record.n()).ok().and_then(|m| m.signature);
+                    shown.signature = signature.unwrap_or([0; 65]);
+                }
                 o.bytes = self.sign(round, Body::NewView(view));
                 vec![o]
             }

@@ -135,9 +135,15 @@ impl Schedule {
             schedule.deviations.extend(ways.iter().filter(|_| below(2) == 0).map(|way| (faulty, *way)));
             let partial = [PartialBundle(f), Only(KindName::Set, f), SetToProposer];
             schedule.deviations.extend(partial.iter().filter(|_| below(3) == 0).map(|way| (faulty, *way)));
-            schedule.deviations.push((faulty, LastMoment(KindName::Admit)));
+            let late = [OtherSetInView, LastMoment(KindName::Admit)];
+            schedule.deviations.push((faulty, late[below(2) as usize % 2]));
         }
-        for _ in 0..6 + below(10) {
+        if below(2) == 0 {
+            let lucky = below(u64::from(seats)) as u16;
+            let until_ms = 1_500 + 100 * below(30);
+            schedule.holds.extend(only_one_sees_the_commit(seats, lucky, until_ms));
+        }
+        for _ in 0..below(12) {
             let kinds = [
                 KindName::Set,
                 KindName::Admit,
@@ -270,6 +276,20 @@ impl Schedule {
     }
 }
 
+/// Votes that commit reach one seat only, and nothing of what that seat knows leaves it.
+fn only_one_sees_the_commit(seats: u16, lucky: u16, until_ms: u64) -> Vec<Hold> {
+    let (all, alone) = ((0..seats).collect::<BTreeSet<u16>>(), BTreeSet::from([lucky]));
+    let others: BTreeSet<u16> = all.difference(&alone).copied().collect();
+    let hold = |kind, from: &BTreeSet<u16>, to: &BTreeSet<u16>| {
+        let (from, to) = (from.clone(), to.clone());
+        Hold { kind, from, to, from_ms: 1_000, until_ms }
+    };
+    let mut holds = vec![hold(KindName::Lock, &all, &others)];
+    let silent = [KindName::Commit, KindName::Open, KindName::NewView];
+    holds.extend(silent.map(|kind| hold(kind, &alone, &others)));
+    holds
+}
+
 /// Every deviation once, for a market of so many seats.
 pub fn all_deviations(seats: u16) -> Vec<Deviation> {
     use Deviation::*;
@@ -305,6 +325,7 @@ pub fn all_deviations(seats: u16) -> Vec<Deviation> {
         JunkAdmit,
         OldView,
         ForgedNewView,
+        OtherSetInView,
         Replay,
     ];
     let kinds = [
