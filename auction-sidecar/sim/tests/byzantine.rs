@@ -11,7 +11,12 @@ fn run(schedule: &Schedule) -> Report {
         let smallest = schedule.shrink(|s| s.run().is_ok_and(|r| !r.violations.is_empty()));
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", schedule.seed));
         std::fs::write(&path, smallest.to_json()).unwrap();
-        assert!(report.violations.is_empty(), "replay with {}: {smallest:?}", path.display());
+        assert!(
+            report.violations.is_empty(),
+            "{:?}: replay with {}: {smallest:?}",
+            report.violations,
+            path.display()
+        );
     }
     report
 }
@@ -34,6 +39,7 @@ fn what_can_be_proven_is() {
     for (deviation, splits, fault) in [
         (Deviation::TwoBundles, false, Fault::TwoBundles),
         (Deviation::TwoSets, false, Fault::TwoSets),
+        (Deviation::TwoAdmits, false, Fault::TwoVotes),
         // A LOCK for a second set in a view has no quorum of ADMITs to show.
         (Deviation::TwoLocks, false, Fault::Unjustified),
         (Deviation::FalseFull, false, Fault::Unjustified),
@@ -50,7 +56,7 @@ fn what_can_be_proven_is() {
         let mut deviations = vec![(1, deviation)];
         deviations.extend(split.iter().filter(|_| splits).map(|d| (1, *d)));
         // Without a fast path there are votes in every round.
-        let slow = matches!(deviation, Deviation::TwoLocks | Deviation::TwoSets);
+        let slow = [Deviation::TwoLocks, Deviation::TwoSets, Deviation::TwoAdmits].contains(&deviation);
         deviations.extend(slow.then_some((1, Deviation::PartialBundle(1))));
         let mut schedule = Schedule { deviations, orders: 6, until_ms: 12_000, ..Schedule::four(32) };
         if deviation == Deviation::TwoSets {

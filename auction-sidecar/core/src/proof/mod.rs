@@ -7,7 +7,7 @@
 //!
 //! Only scored, because nobody can show them: a withheld share or vote, slow posting of certificates, a leaked share,
 //! bundle data withheld after admission. Two certificates of one round need more than f faults; the seats in both are
-//! guilty by their two AWARDs.
+//! guilty by their votes in the two.
 
 mod absence;
 mod award;
@@ -15,6 +15,7 @@ mod double;
 mod garbage;
 mod lock;
 mod message;
+mod votes;
 
 pub(crate) use absence::speaks_against;
 pub use absence::{Absence, BundleHead};
@@ -24,6 +25,7 @@ pub use double::{Double, SignedBundle};
 pub use garbage::Garbage;
 pub use lock::AgainstLock;
 pub use message::BadMessage;
+pub use votes::{Ballot, TwoVotes, Voted};
 
 use crate::evidence::{self, message_hash};
 use crate::record::MarketRecord;
@@ -102,6 +104,8 @@ impl<'de> Deserialize<'de> for Signed {
 pub enum FaultProof {
     /// Two statements where one is allowed.
     Double(Double),
+    /// Two votes where one is allowed, at least one of them in an aggregate.
+    TwoVotes(TwoVotes),
     /// A vote against an own lock.
     AgainstLock(AgainstLock),
     /// A bundle that too few seats got in time.
@@ -160,6 +164,7 @@ type Judged = Result<(Vec<u16>, Fault), Unproven>;
 pub fn verify(proof: &FaultProof, record: &MarketRecord) -> Verdict {
     let judged = match proof {
         FaultProof::Double(p) => p.judge(record),
+        FaultProof::TwoVotes(p) => p.judge(record),
         FaultProof::AgainstLock(p) => p.judge(record),
         FaultProof::Absence(p) => p.judge(record),
         FaultProof::Garbage(p) => p.judge(record),

@@ -155,6 +155,37 @@ fn wrong_award() -> Rig {
     rig
 }
 
+/// Seat 3's ADMIT is for another set than the quorum that it is part of.
+fn against_quorum() -> Rig {
+    use crate::crypto::Crypto;
+    two(|rig| {
+        let (set, seats) = ([1; 32], [1, 2, 3]);
+        let votes = seats.map(|s| rig.vote_in(0, s, VoteWord::Admit, &set));
+        let aggregate = rig.keys[0].aggregate(&votes).unwrap();
+        let quorum = Quorum { signers: Signers::new(4, seats), aggregate };
+        let vote = rig.vote(2, VoteWord::Lock, &set);
+        let lock = rig.forge(2, Body::Lock(Lock { view: 0, set, quorum, vote }));
+        vec![admit(rig, 3, 0, [2; 32], [0; 32]), lock]
+    })
+}
+
+#[test]
+fn two_certificates_convict_those_in_both() {
+    use crate::crypto::Crypto;
+    let rig = mk_rig();
+    let of = |digest: Digest, seats: [u16; 3]| {
+        let votes = seats.map(|s| rig.vote_in(0, s, VoteWord::Award, &digest));
+        let aggregate = rig.keys[0].aggregate(&votes).unwrap();
+        Voted::quorum(Ballot::Award, ROUND, 0, digest, &Quorum { signers: Signers::new(4, seats), aggregate })
+    };
+    let judge =
+        |first: Voted, second: Voted| verify(&FaultProof::TwoVotes(TwoVotes { first, second }), &rig.record);
+    let (one, other) = (of([1; 32], [0, 1, 2]), of([2; 32], [1, 2, 3]));
+    let both = Verdict::Guilty { seats: vec![1, 2], fault: Fault::TwoAwards };
+    assert_eq!(judge(one.clone(), other), both);
+    assert_eq!(judge(one, of([1; 32], [1, 2, 3])), Verdict::Unproven(Unproven::Innocent));
+}
+
 fn unjustified(make: impl Fn(&Rig) -> Vec<u8>) -> Rig {
     two(|rig| vec![make(rig)])
 }
@@ -190,6 +221,7 @@ fn cases() -> Vec<(&'static str, Fault, Rig)> {
             Fault::TwoVotes,
             two(|r| vec![admit(r, 3, 0, [1; 32], [0; 32]), admit(r, 3, 0, [2; 32], [0; 32])]),
         ),
+        ("an admit against a quorum", Fault::TwoVotes, against_quorum()),
         ("two locks", Fault::TwoVotes, two(|r| vec![lock(r, 3, 2, [1; 32]), lock(r, 3, 2, [2; 32])])),
         ("two awards", Fault::TwoAwards, two(|r| vec![awards(r, 1), awards(r, 2)])),
         ("against the lock", Fault::AgainstLock, against_lock()),

@@ -10,11 +10,12 @@ use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::merkle::HexDigest;
+use crate::proof::Ballot as Vote;
 use crate::proof::{
     Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, Signed,
-    SignedBundle, Verdict, WrongAward, place, speaks_against, verify,
+    SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify,
 };
-use crate::wire::{Body, Header, Kind, Listed, Message, ShownSet};
+use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet};
 
 /// What is remembered of a message while it is taken in.
 pub(super) struct Seen {
@@ -56,6 +57,9 @@ impl<C: Crypto> Round<C> {
                     Kind::Propose => (0..self.record.n()).for_each(|s| self.accuse_against_lock(s, out)),
                     Kind::Reply => (0..self.record.n()).for_each(|s| self.accuse_two_bundles(s, out)),
                     _ => {}
+                }
+                if kind != Kind::Set && kind != Kind::Bundle {
+                    self.accuse_two_votes(out);
                 }
             }
             Err(DropReason::Conflict) if kind == Kind::Bundle => self.accuse_two_bundles(seat, out),
@@ -149,6 +153,37 @@ impl<C: Crypto> Round<C> {
         if let (Some(admit), Some(proposal)) = (admit, proposal) {
             let proof = AgainstLock { admit, proposal, lock };
             self.accuse(seat, Fault::AgainstLock, || FaultProof::AgainstLock(proof), out);
+        }
+    }
+
+    /// Accuses the seats whose message says one thing and whose vote in a quorum another.
+    fn accuse_two_votes(&mut self, out: &mut Vec<RoundOutput>) {
+        let round = self.round;
+        let admits = self.admit_quorums.iter().map(|((view, set), q)| (Vote::Admit, *view, *set, q));
+        let locks = match &self.commit {
+            Some((set, Commit::Locked { view, quorum })) => Some((Vote::Lock, *view, *set, quorum)),
+            _ => None,
+        };
+        let awards = self.certificate.as_ref().map(|c| (Vote::Award, 0, c.root, &c.quorum));
+        let mut found = vec![];
+        for (ballot, view, digest, quorum) in admits.chain(locks).chain(awards) {
+            for seat in quorum.signers.iter() {
+                let (kind, said) = match ballot {
+                    Vote::Lock => (Kind::Lock, self.locks.get(&(view, seat))),
+                    Vote::Award => (Kind::Award, self.award_votes.get(&seat)),
+                    _ => (Kind::Admit, self.admits.get(&(view, seat))),
+                };
+                let other = said.is_some_and(|said| said.set != digest);
+                if let (true, Some(bytes)) = (other, self.spoken.get(&(kind, view, seat))) {
+                    let first = Voted::Message(Signed(bytes.clone()));
+                    let second = Voted::quorum(ballot, round, view, digest, quorum);
+                    found.push((seat, ballot, TwoVotes { first, second }));
+                }
+            }
+        }
+        for (seat, ballot, proof) in found {
+            let fault = if ballot == Vote::Award { Fault::TwoAwards } else { Fault::TwoVotes };
+            self.accuse(seat, fault, || FaultProof::TwoVotes(proof), out);
         }
     }
 
