@@ -7,9 +7,10 @@ use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
 use crate::justify;
+use crate::proof::Fault;
 use crate::wire::{
-    Admit, Admitted, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Listed, Lock, Message, OpenShare,
-    Reply, ShownSet, VoteWord, decode, listed_of,
+    Admit, Admitted, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Kind, Listed, Lock, Message,
+    OpenShare, Reply, ShownSet, VoteWord, decode, listed_of,
 };
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -24,6 +25,12 @@ impl<C: Crypto> Round<C> {
         let Message { header, body, signature } = message;
         let seat = header.seat;
         let signature = || signature.ok_or(DropReason::Malformed);
+        // Checking what a message rests on is costly. Whoever is proven to send what does not hold gets no second check.
+        let is_costly =
+            matches!(header.kind, Kind::Lock | Kind::Open | Kind::Commit | Kind::NewView | Kind::Propose);
+        if is_costly && self.accused.contains(&(seat, Fault::Unjustified)) {
+            return Err(DropReason::BadSignature);
+        }
         match body {
             Body::Bundle(bundle) => self.take_bundle(header, bundle, bytes),
             Body::Set(set) => self.take_set(ShownSet { seat, set, signature: signature()? }),

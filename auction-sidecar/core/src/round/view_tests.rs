@@ -216,39 +216,54 @@ fn nobody_admits_against_its_lock_without_a_later_quorum() {
     assert!(rig.proposer(2) != voter || rig.proposer(3) != voter, "the voter proposes once in three views");
 }
 
-#[test]
-fn proposals_that_do_not_follow_are_refused() {
+/// In view 1, with a proposal of its proposer and a seat that is to vote on it.
+fn proposed() -> (Rig, u64, u16, u16, Propose) {
     let mut rig = mk_rig();
     let now = rig.up_to_sets();
     rig.tick(now + 500);
     rig.sent.clear();
     let proposer = rig.proposer(1);
-    let voter = (proposer + 1) % 4;
-    let good = propose_of(&rig, 1, None, None);
-    let Body::Propose(body) = decode(&good, 4).unwrap().body else { panic!("no proposal") };
-    let quorum = rig.quorum(0, VoteWord::Lock, &[8; 32], [0, 1, 2]);
-    let few = {
-        let views = (0..2).map(|s| (s, rig.new_view(s, 1, None))).collect();
-        Propose::new(1, body.set, &views, |s| rig.set_hash(s))
+    let Body::Propose(body) = decode(&propose_of(&rig, 1, None, None), 4).unwrap().body else {
+        panic!("no proposal")
     };
-    let mut forged_set = body.clone();
-    forged_set.sets[0].signature[9] ^= 1;
-    let mut forged_view = body.clone();
-    forged_view.views[0].signature[9] ^= 1;
-    let mut unsigned_quorum = body.clone();
-    unsigned_quorum.views[0].admitted = Some(Admitted { view: 0, set: [8; 32], quorum });
-    let mut other_set = body.clone();
-    other_set.set = [7; 32];
-    for bad in [few, forged_set, forged_view, unsigned_quorum, other_set] {
-        let bytes = rig.forge(proposer, Body::Propose(bad));
-        rig.deliver(now + 510, voter, &bytes);
-        assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+    (rig, now + 510, proposer, (proposer + 1) % 4, body)
+}
+
+#[test]
+fn proposals_that_do_not_follow_are_refused() {
+    type Change = fn(&Rig, &mut Propose);
+    let changes: [Change; 5] = [
+        |rig, p| {
+            let views = (0..2).map(|s| (s, rig.new_view(s, 1, None))).collect();
+            *p = Propose::new(1, p.set, &views, |s| rig.set_hash(s));
+        },
+        |_, p| p.sets[0].signature[9] ^= 1,
+        |_, p| p.views[0].signature[9] ^= 1,
+        |rig, p| {
+            let quorum = rig.quorum(0, VoteWord::Lock, &[8; 32], [0, 1, 2]);
+            p.views[0].admitted = Some(Admitted { view: 0, set: [8; 32], quorum });
+        },
+        |_, p| p.set = [7; 32],
+    ];
+    for change in changes {
+        let (mut rig, now, proposer, voter, good) = proposed();
+        let mut bad = good.clone();
+        change(&rig, &mut bad);
+        let bytes = rig.forge((proposer + 2) % 4, Body::Propose(good.clone()));
+        rig.deliver(now, voter, &bytes);
+        assert_eq!(rig.last_drop(), Some(DropReason::BadSignature), "it is another seat's turn");
+        // Once proven to propose what does not follow, a seat is not listened to any more.
+        for proposal in [bad, good] {
+            let bytes = rig.forge(proposer, Body::Propose(proposal));
+            rig.deliver(now, voter, &bytes);
+            assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
+        }
+        assert_eq!(rig.rounds[usize::from(voter)].admitted, Some(0));
+        assert!(rig.proofs.iter().any(|(by, _)| *by == voter));
     }
-    let bytes = rig.forge((proposer + 2) % 4, Body::Propose(body));
-    rig.deliver(now + 510, voter, &bytes);
-    assert_eq!(rig.last_drop(), Some(DropReason::BadSignature), "it is another seat's turn");
-    assert!(rig.rounds[usize::from(voter)].admitted.is_none_or(|view| view == 0));
-    rig.deliver(now + 510, voter, &good);
+    let (mut rig, now, proposer, voter, good) = proposed();
+    let bytes = rig.forge(proposer, Body::Propose(good));
+    rig.deliver(now, voter, &bytes);
     assert_eq!(rig.rounds[usize::from(voter)].admitted, Some(1));
 }
 
@@ -287,7 +302,13 @@ fn a_new_view_with_a_set_that_nobody_signed_does_not_count() {
         assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
     }
     assert!(rig.rounds[0].new_views.is_empty());
-    // Three good ones take a seat along before its own clock does.
+    assert_eq!(rig.proofs.len(), 2);
+}
+
+#[test]
+fn new_views_of_a_quorum_take_a_seat_along_before_its_own_clock_does() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
     for seat in 1..4 {
         assert_eq!(rig.rounds[0].view(), 0);
         let bytes = rig.forge(seat, Body::NewView(rig.new_view(seat, 1, None).0));
@@ -347,9 +368,10 @@ fn many_sets_of_one_owner_are_shown_by_their_hashes_and_change_nothing() {
     let mut forged = body;
     forged.others[0].hash[3] ^= 1;
     let forged = rig.forge(proposer, Body::Propose(forged));
-    for (bytes, taken) in [(forged, false), (good, true)] {
-        rig.deliver(now + 510, looks_on, &bytes);
-        assert_eq!(rig.rounds[usize::from(looks_on)].proposals.contains_key(&1), taken);
+    let other = (proposer + 3) % 4;
+    for (to, bytes, taken) in [(other, forged, false), (looks_on, good, true)] {
+        rig.deliver(now + 510, to, &bytes);
+        assert_eq!(rig.rounds[usize::from(to)].proposals.contains_key(&1), taken);
     }
     let by_looks_on = |(by, p): &(u16, FaultProof)| *by == looks_on && matches!(p, FaultProof::Double(_));
     assert!(looks_on == liar || rig.proofs.iter().any(by_looks_on), "{:?}", rig.proofs);

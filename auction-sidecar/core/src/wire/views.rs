@@ -15,8 +15,6 @@ type Decoded<T> = Result<T, DecodeError>;
 
 /// Most bundles that the SETs of one message list together: what fits into a message.
 const MAX_LISTED: usize = super::MAX_MESSAGE / 34;
-/// Most SETs in one PROPOSE.
-const MAX_SETS: usize = 4096;
 
 /// A quorum of ADMITs for one set in one view.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,13 +192,14 @@ impl Propose {
         let one_each = |v: &ShownView| owners(v).iter().collect::<BTreeSet<_>>().len() == owners(v).len();
         let used: BTreeSet<u16> = self.views.iter().flat_map(|v| v.sets.iter().copied()).collect();
         let used_others: BTreeSet<u16> = self.views.iter().flat_map(|v| v.others.iter().copied()).collect();
-        let shown = |seat: u16| self.sets.iter().filter(|s| s.seat == seat).count();
+        let mut shown: BTreeMap<u16, usize> = BTreeMap::new();
+        self.sets.iter().for_each(|s| *shown.entry(s.seat).or_default() += 1);
         self.views.windows(2).all(|w| matches!(w, [a, b] if a.seat < b.seat))
             && self.others.windows(2).all(|w| matches!(w, [a, b] if a < b))
             && self.views.iter().all(|v| v.seat < n && one_each(v))
             && (used.len(), used_others.len()) == (self.sets.len(), self.others.len())
-            && self.sets.iter().all(|s| shown(s.seat) <= SHOWN)
-            && self.others.iter().all(|s| shown(s.seat) == SHOWN)
+            && shown.values().all(|count| *count <= SHOWN)
+            && self.others.iter().all(|s| shown.get(&s.seat) == Some(&SHOWN))
     }
 }
 
@@ -301,7 +300,7 @@ fn read_sets(r: &mut Reader<'_>, n: u16) -> Decoded<Vec<ShownSet>> {
         return Err(DecodeError::Invalid("bundles of sets"));
     }
     let mut used = BTreeSet::new();
-    let sets = r.list("sets", MAX_SETS, |r| {
+    let sets = r.list("sets", SHOWN * usize::from(n), |r| {
         let seat = r.u16()?;
         let mut held = vec![[0; 32]; usize::from(n)];
         for at in read_bits(r, all.len())? {
