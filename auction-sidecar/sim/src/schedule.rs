@@ -39,6 +39,8 @@ pub struct Schedule {
     pub partitions: Vec<Partition>,
     /// What the network holds back.
     pub holds: Vec<Hold>,
+    /// When which seat restarts; it loses everything but its keys.
+    pub restarts: Vec<(u64, u16)>,
     /// How far clocks are ahead.
     pub skew_ms: BTreeMap<u16, i64>,
     /// From when on also what holds in synchronous runs only is checked.
@@ -74,6 +76,7 @@ impl Schedule {
             trusted: vec![],
             partitions: vec![],
             holds: vec![],
+            restarts: vec![],
             skew_ms: BTreeMap::new(),
             synchronous_from: Some(0),
         }
@@ -117,6 +120,11 @@ impl Schedule {
             }
             _ if below(2) == 0 => schedule.delay_ms = (5, 95),
             _ => {}
+        }
+        if below(5) == 0 {
+            // Who has restarted only looks on for a while: together with the faulty ones that may be too many.
+            schedule.restarts.push((1_000 + below(2_000), below(u64::from(seats)) as u16));
+            schedule.synchronous_from = None;
         }
         schedule
     }
@@ -185,20 +193,24 @@ impl Schedule {
         if let Some(from) = self.synchronous_from {
             world.watch.expect_synchrony(from);
         }
-        for i in 0..self.orders {
-            world.run_until(500 + 600 * u64::from(i));
-            if let Some(requirements) = requirements(1, 5_000_000) {
-                world.tell_home(HomeInput::Submit(Box::new(NewOrder {
-                    job: format!("job-{i}"),
-                    attempt: 1,
-                    requirements,
-                    commitment: [9; 32],
-                    expires_ms: 120_000,
-                })));
+        for (at, what) in self.steps() {
+            world.run_until(at);
+            match what {
+                Step::Restart(seat) => world.restart(seat)?,
+                Step::Order(i) => submit(&mut world, i),
             }
         }
         world.run_until(self.until_ms);
         Ok(self.report(&mut world))
+    }
+
+    /// What is done from outside, by time.
+    fn steps(&self) -> Vec<(u64, Step)> {
+        let orders = (0..self.orders).map(|i| (500 + 600 * u64::from(i), Step::Order(i)));
+        let restarts = self.restarts.iter().map(|(at, seat)| (*at, Step::Restart(*seat)));
+        let mut steps: Vec<(u64, Step)> = orders.chain(restarts).collect();
+        steps.sort_by_key(|(at, _)| *at);
+        steps
     }
 
     fn report(&self, world: &mut World) -> Report {
@@ -251,6 +263,11 @@ impl Schedule {
             less.holds.remove(at);
             all.push(less);
         }
+        for at in 0..self.restarts.len() {
+            let mut less = self.clone();
+            less.restarts.remove(at);
+            all.push(less);
+        }
         if !self.skew_ms.is_empty() {
             all.push(Self { skew_ms: BTreeMap::new(), ..self.clone() });
         }
@@ -273,6 +290,24 @@ impl Schedule {
     /// Reads the file form.
     pub fn from_json(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
+    }
+}
+
+/// Something that is done from outside.
+enum Step {
+    Order(u32),
+    Restart(u16),
+}
+
+fn submit(world: &mut World, i: u32) {
+    if let Some(requirements) = requirements(1, 5_000_000) {
+        world.tell_home(HomeInput::Submit(Box::new(NewOrder {
+            job: format!("job-{i}"),
+            attempt: 1,
+            requirements,
+            commitment: [9; 32],
+            expires_ms: 120_000,
+        })));
     }
 }
 

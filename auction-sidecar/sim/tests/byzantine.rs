@@ -127,6 +127,21 @@ fn wanted(by_default: u64) -> u64 {
 }
 
 #[test]
+fn a_seat_that_restarts_contradicts_nothing_that_it_said() {
+    for at in (1_000..1_200).step_by(10).chain([1_550, 1_720]) {
+        let deviations = vec![(3, Deviation::PartialBundle(1))];
+        let schedule = Schedule {
+            deviations,
+            restarts: vec![(at, 1)],
+            synchronous_from: None,
+            until_ms: 6_000,
+            ..Schedule::four(at)
+        };
+        run(&schedule);
+    }
+}
+
+#[test]
 fn random_mixes_up_to_f() {
     for seed in 0..wanted(24) {
         let schedule = Schedule::random(seed, 4);

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
 use std::collections::BTreeSet;
+use vendue_auction_core::wire::Kind;
 use vendue_auction_core::{HomeInput, HomeOutput, NewOrder};
 use vendue_auction_sim::{Config, Deviation, Event, Fault, KindName, Schedule, World, offer, requirements};
 
@@ -96,6 +97,21 @@ fn one_order() -> World {
         expires_ms: 60_000,
     })));
     world
+}
+
+#[test]
+fn i6_a_seat_that_restarts_and_speaks_again() {
+    let mut contradictions = 0;
+    for at in [1_010, 1_040, 1_090, 1_110] {
+        let mut world = one_order();
+        // There is no fast path, and the order reaches the seat again after its restart.
+        world.faults.entry(3).or_default().insert(Fault::Keep(Kind::Bundle, 1));
+        world.run_until(at);
+        world.restart_without_caution(1).unwrap();
+        world.run_until(4_000);
+        contradictions += world.watch.take_violations().iter().filter(|v| v.invariant == "I6").count();
+    }
+    assert!(contradictions > 0);
 }
 
 #[test]
