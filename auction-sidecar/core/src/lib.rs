@@ -13,6 +13,7 @@
 //! - `SeatOutput::Decided` carries certificate, award table and what became of this seat's own bids.
 //! - `SeatOutput::Hold` asks the provider's controller to take hold of devices; answer with `SeatInput::Reserved`.
 //!   `SeatOutput::Released` ends that; `SeatOutput::Taken` says that the workload will come from that home.
+//! - `SeatOutput::Evidence` is a [`proof::FaultProof`] of what another seat did; anybody can [`proof::verify`] it.
 //!
 //! # Driving a home
 //! [`Home`] works alike. `HomeInput::Submit` makes and signs an order and sends it. `HomeOutput::Choose` must be

@@ -404,3 +404,31 @@ fn voting_stops_for_good() {
     }
     assert!(rig.rounds.iter().all(|r| r.view() == 6 && !r.is_committed() && !r.has_opened()));
 }
+
+#[test]
+fn who_goes_on_to_another_view_is_told_of_the_commit() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    let set = rig.rounds[0].set_digest(&rig.rounds[0].derived_list());
+    let quorum = rig.quorum(0, VoteWord::Admit, &set, [1, 2, 3]);
+    for seat in 1..4 {
+        let vote = rig.vote(seat, VoteWord::Lock, &set);
+        let lock = rig.forge(seat, Body::Lock(Lock { view: 0, set, quorum: quorum.clone(), vote }));
+        rig.deliver(now + 350, 0, &lock);
+    }
+    assert!(rig.rounds[0].is_committed());
+    rig.tick(now + 500);
+    assert_eq!(rig.rounds[0].view(), 0, "it needs no other view");
+    let new_view = rig.sent_of(1, Kind::NewView);
+    let commits = |rig: &Rig| {
+        let from_0 = rig.sent.iter().filter(|(from, _)| *from == 0);
+        from_0.filter(|(_, b)| matches!(peek_kind(b), Some(Kind::Commit | Kind::Open))).count()
+    };
+    for (after, told) in [(510, 1), (520, 0), (720, 1)] {
+        rig.sent.clear();
+        rig.deliver(now + after, 0, &new_view);
+        // What it sends to all again by itself comes on top.
+        let again = rig.sent.iter().filter(|(_, b)| peek_kind(b) == Some(Kind::Set)).count();
+        assert_eq!(commits(&rig) - again, told, "at {after}");
+    }
+}
