@@ -165,7 +165,7 @@ fn who_has_left_a_view_does_not_vote_in_it_but_brings_its_quorum_along() {
 fn locked_rig() -> (Rig, u64, u16, Digest) {
     let mut rig = mk_rig();
     let now = rig.up_to_sets();
-    let voter = (rig.proposer(1) + 1) % 4;
+    let voter = (0..4).find(|s| *s != rig.proposer(1) && *s != rig.proposer(2)).unwrap();
     let other = [9; 32];
     let quorum = rig.quorum(0, VoteWord::Admit, &other, [0, 1, 2]);
     let sender = (voter + 1) % 4;
@@ -185,6 +185,34 @@ fn propose_of(rig: &Rig, view: u32, admitted: Option<Admitted>, set: Option<Dige
     let mut body = Propose::new(view, [0; 32], &views, |s| rig.set_hash(s));
     body.set = set.unwrap_or(justify::follow(&rig.record, ROUND, &body).0);
     rig.forge(rig.proposer(view), Body::Propose(body))
+}
+
+#[test]
+fn an_earlier_lock_binds_too_where_the_proposal_shows_no_quorum() {
+    let (mut rig, now, voter, other) = locked_rig();
+    let good = decode(&propose_of(&rig, 1, None, None), 4).unwrap();
+    let Body::Propose(Propose { set, .. }) = good.body else { panic!("no proposal") };
+    let quorum = rig.quorum(1, VoteWord::Admit, &set, [0, 1, 2]);
+    let sender = (voter + 1) % 4;
+    let vote = rig.vote_in(1, sender, VoteWord::Lock, &set);
+    let lock = rig.forge(sender, Body::Lock(Lock { view: 1, set, quorum: quorum.clone(), vote }));
+    rig.deliver(now, voter, &lock);
+    assert_eq!(rig.rounds[usize::from(voter)].lock, Some((1, set)));
+    rig.tick(now + 600);
+    rig.sent.clear();
+    // The set is that of the last lock, but who shows the first one beside an ADMIT would prove a fault.
+    let bare = propose_of(&rig, 2, None, None);
+    rig.deliver(now + 600, voter, &bare);
+    let round = &rig.rounds[usize::from(voter)];
+    assert!(round.proposals.get(&2).is_some_and(|p| p.set == set));
+    assert_eq!((round.admitted == Some(2), other == set), (false, false));
+    let (mut rig, now, voter, _) = locked_rig();
+    rig.deliver(now, voter, &lock);
+    rig.tick(now + 600);
+    rig.sent.clear();
+    let shown = propose_of(&rig, 2, Some(Admitted { view: 1, set, quorum }), None);
+    rig.deliver(now + 600, voter, &shown);
+    assert_eq!(rig.rounds[usize::from(voter)].admitted, Some(2));
 }
 
 #[test]

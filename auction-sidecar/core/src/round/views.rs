@@ -181,8 +181,8 @@ impl<C: Crypto> Round<C> {
         Ok(())
     }
 
-    /// ADMITs the proposal of the current view, once, unless this seat is locked on another set and no later quorum
-    /// admitted the proposed one.
+    /// ADMITs the proposal of the current view, once, unless this seat has locked another set and the proposal shows no
+    /// later quorum for its own.
     pub(super) fn admit_proposal(&mut self, out: &mut Vec<RoundOutput>) {
         let view = self.view;
         let locked_here = self.lock.is_some_and(|(locked, _)| locked == view);
@@ -190,7 +190,11 @@ impl<C: Crypto> Round<C> {
             return;
         }
         let Some(Proposal { digest, set, from }) = self.proposals.get(&view).cloned() else { return };
-        let free = self.lock.is_none_or(|(locked, on)| on == set || from.is_some_and(|from| from > locked));
+        // Of several locks not only the last counts: each of them can be shown beside this vote.
+        let mine = self.locks.iter().filter(|((locked, seat), _)| *seat == self.index && *locked < view);
+        let free = mine
+            .map(|((locked, _), ballot)| (*locked, ballot.set))
+            .all(|(locked, on)| on == set || from.is_some_and(|from| from > locked));
         if !free {
             return;
         }
