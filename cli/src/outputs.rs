@@ -13,6 +13,7 @@ use futures::AsyncReadExt;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vendue_crds::conditions::{self, job as condition};
 
 use crate::args::{Output, OutputOptions};
 use crate::cluster::{Target, encode};
@@ -38,6 +39,12 @@ struct Listing {
 /// Lists or downloads.
 pub async fn run(target: &Target, options: &OutputOptions, output: Output) -> Result<(), CliError> {
     let listing = list(target, Duration::from_secs(options.wait)).await?;
+    if listing.files.is_empty()
+        && let Some(why) = not_delivered(target).await
+    {
+        let job = format!("{}/{}", target.namespace, target.job);
+        return Err(CliError::failed(format!("the outputs of Job {job} were not brought home: {why}")));
+    }
     let Some(folder) = &options.to else {
         return report::print(output, &table(&listing.files), &listing);
     };
@@ -97,6 +104,13 @@ async fn list(target: &Target, patience: Duration) -> Result<Listing, CliError> 
             Err(error) => return Err(CliError::kube(&doing, &error)),
         }
     }
+}
+
+/// Why a Job has no outputs although it may have left some. Who may not read the Job is not told.
+async fn not_delivered(target: &Target) -> Option<String> {
+    let status = target.get().await.ok()?.status?;
+    let delivered = conditions::find(&status.conditions, condition::DELIVERED)?;
+    (delivered.status == "False").then(|| delivered.message.clone())
 }
 
 /// Downloads all files into `folder`; returns where they lie.
@@ -242,5 +256,30 @@ mod tests {
             fake(Box::new(|_| status(404, "the job has no outputs yet: they are delivered when it ends")));
         let error = run(&target, &options(Path::new("/nowhere")), Output::Text).await.unwrap_err();
         assert!(error.to_string().ends_with("they are delivered when it ends"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn outputs_that_were_not_brought_home_are_no_empty_list() {
+        let answer = |delivered: &'static str| {
+            move |uri: &str| {
+                let body = if uri.contains("stream.") {
+                    serde_json::json!({ "files": [] })
+                } else {
+                    serde_json::json!({
+                        "apiVersion": "vendue.dev/v1alpha1", "kind": "Job", "metadata": { "name": "digits" },
+                        "spec": { "maxPrice": "1", "runDeadlineSeconds": 60 },
+                        "status": { "conditions": [{ "type": "Delivered", "status": delivered, "reason": "R",
+                            "message": "12000 files", "lastTransitionTime": "2026-01-01T00:00:00Z" }] },
+                    })
+                };
+                (200, serde_json::to_vec(&body).unwrap())
+            }
+        };
+        let (target, _) = fake(Box::new(answer("False")));
+        let error = run(&target, &options(Path::new("/nowhere")), Output::Text).await.unwrap_err();
+        assert_eq!(error.to_string(), "the outputs of Job team/digits were not brought home: 12000 files");
+        let (target, _) = fake(Box::new(answer("True")));
+        let listed = OutputOptions { to: None, ..options(Path::new("/nowhere")) };
+        assert!(run(&target, &listed, Output::Text).await.is_ok(), "it left none");
     }
 }

@@ -17,6 +17,8 @@ pub mod job {
     pub const RUNNING: &str = "Running";
     /// The Job has ended, for good.
     pub const FINISHED: &str = "Finished";
+    /// Outputs and log are at home (False: they are not and will not be, or only the log is).
+    pub const DELIVERED: &str = "Delivered";
 }
 
 /// Conditions of an `Award`, on both sides.

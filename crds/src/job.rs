@@ -351,6 +351,23 @@ pub struct AuctionStatus {
     pub known_models: Vec<String>,
 }
 
+impl AuctionStatus {
+    /// The status of an order that was just made.
+    pub fn new(attempt: i32) -> Self {
+        Self {
+            attempt,
+            order_digest: None,
+            outcome: AuctionOutcome::Pending,
+            round: None,
+            rounds_tried: 0,
+            receipts: 0,
+            message: None,
+            exclusions: Vec::new(),
+            known_models: Vec::new(),
+        }
+    }
+}
+
 /// How many providers were excluded for a reason.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]

@@ -25,7 +25,7 @@ pub use clear::{
 };
 pub use fit::{Placement, fit, fit_offer, screen, take};
 pub use money::{Cost, MoneyError, Price};
-pub use order::{Order, Unserved, commitment};
+pub use order::{MAX_JOB, Order, Unserved, commitment};
 pub use reason::{Histogram, Reason};
 pub use requirements::{GpuModel, ModelError, Requirements, RequirementsError};
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 const VERSION: u8 = 1;
 /// Version of a body that names the round it comes after; in that form only, so that a body has one encoding.
 const VERSION_AGAIN: u8 = 2;
-const MAX_JOB: usize = 64;
+/// Longest UID of a job, in bytes.
+pub const MAX_JOB: usize = 64;
 
 /// The certified round that gave an order to nobody, so that a new body of it may be listed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

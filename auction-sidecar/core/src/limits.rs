@@ -11,6 +11,9 @@ const PER_ORDER: u32 = 4096;
 /// Messages of all other kinds.
 const OTHER: u32 = 256;
 
+/// Certificates of one home that are checked; those of rounds that this seat has seen cost nothing.
+const CERTIFICATES: u32 = 16;
+
 /// Bytes of replies to one member: a request is small and what it asks for may be large.
 const REPLY_BYTES: usize = 16 << 20;
 
@@ -20,6 +23,7 @@ pub(crate) struct Limits {
     second: u64,
     counts: BTreeMap<(Peer, Kind), u32>,
     replied: BTreeMap<Peer, usize>,
+    checked: BTreeMap<u16, u32>,
 }
 
 impl Limits {
@@ -42,12 +46,21 @@ impl Limits {
         *replied <= REPLY_BYTES
     }
 
+    /// Counts the check of a certificate that a home shows; false when it is one too many.
+    pub(crate) fn certificate(&mut self, now_ms: u64, home: u16) -> bool {
+        self.turn(now_ms);
+        let checked = self.checked.entry(home).or_default();
+        *checked = checked.saturating_add(1);
+        *checked <= CERTIFICATES
+    }
+
     fn turn(&mut self, now_ms: u64) {
         let second = now_ms / 1000;
         if second != self.second {
             self.second = second;
             self.counts.clear();
             self.replied.clear();
+            self.checked.clear();
         }
     }
 }
@@ -66,6 +79,13 @@ mod tests {
         assert!(limits.admit(1_000, Peer::Seat(2), Kind::Fetch));
         assert!(limits.admit(2_000, flooder, Kind::Fetch));
         assert_eq!((0..5000).filter(|_| limits.admit(2_000, Peer::Home(0), Kind::Fetch)).count(), 4096);
+    }
+
+    #[test]
+    fn a_home_shows_a_few_certificates_at_a_time() {
+        let mut limits = Limits::default();
+        assert_eq!((0..100).filter(|_| limits.certificate(1_000, 0)).count(), 16);
+        assert!(limits.certificate(1_000, 1) && limits.certificate(2_000, 0));
     }
 
     #[test]

@@ -113,9 +113,11 @@ impl Params {
     pub fn round_from(&self, at_ms: u64) -> u64 {
         at_ms.saturating_sub(self.genesis_ms).div_ceil(self.period_ms)
     }
-    /// The first round that an order made now may name: T0 >= now + 2 D.
+    /// The first round that an order made now may name: T0 >= now + 3 D. Seats list what they have had for one D, and
+    /// it takes one D to reach them; the third is for a home or a seat that is busy, because who misses his first round
+    /// waits for a whole step.
     pub fn first_round(&self, now_ms: u64) -> u64 {
-        self.round_from(now_ms.saturating_add(2 * self.delay_ms))
+        self.round_from(now_ms.saturating_add(3 * self.delay_ms))
     }
     /// The latest round with T0 <= `at_ms`; 0 before genesis.
     pub fn round_at(&self, at_ms: u64) -> u64 {
@@ -152,7 +154,8 @@ mod tests {
             (11_200, 11_300, 11_400, 15_200, 20_200)
         );
         assert_eq!(P.order_step(), 16);
-        assert_eq!((P.first_round(10_000), P.first_round(0), P.round_at(11_199)), (1, 0, 1));
+        assert_eq!((P.first_round(10_000), P.first_round(10_301), P.first_round(0)), (1, 2, 0));
+        assert_eq!(P.round_at(11_199), 1);
         assert!(P.t0(2 + P.order_step()) >= P.expiry(2) + 200);
     }
 

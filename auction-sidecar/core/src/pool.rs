@@ -8,8 +8,8 @@ use vendue_market::{Digest, Order};
 pub(crate) const MAX_OPEN_PER_HOME: usize = 512;
 /// Most closed orders remembered for one home.
 const MAX_CLOSED_PER_HOME: usize = 4096;
-/// Most bodies remembered that a later one has replaced.
-const MAX_REPLACED: usize = 16_384;
+/// Most bodies of one home remembered that a later one has replaced.
+const MAX_REPLACED_PER_HOME: usize = 8192;
 /// How long a closed order is remembered when its expiry is not known.
 const CLOSED_FOR_MS: u64 = 24 * 3600 * 1000;
 
@@ -115,7 +115,8 @@ impl Pool {
         if bodies.iter().any(|(_, first)| *first > after) {
             return Err(NotReplaced::Stale);
         }
-        if self.replaced.len() + bodies.len() > MAX_REPLACED {
+        let of_home = self.replaced.values().filter(|(k, _)| k.home == home).count();
+        if of_home + bodies.len() > MAX_REPLACED_PER_HOME {
             return Err(NotReplaced::Full);
         }
         for (digest, _) in bodies {
@@ -128,10 +129,19 @@ impl Pool {
 
     /// Orders of the same search that its home made before this one; `None` when it made one after it.
     pub(crate) fn made_before(&self, home: u16, order: &Order) -> Option<Vec<Digest>> {
-        let same = |k: &Known| k.home == home && k.order.job == order.job && k.order.attempt == order.attempt;
-        let others = || self.open.iter().filter(|(_, k)| same(k));
-        let is_last = others().all(|(_, k)| k.order.first_round < order.first_round);
-        is_last.then(|| others().map(|(digest, _)| *digest).collect())
+        let before = self.made_until(home, &order.job, order.attempt, order.first_round);
+        let same =
+            |k: &&Known| k.home == home && k.order.job == order.job && k.order.attempt == order.attempt;
+        (before.len() == self.open.values().filter(same).count()).then_some(before)
+    }
+
+    /// Open bodies of a search that were made when that round was the first that one could name. A plain body names the
+    /// first round that it can; one that comes early was made after the round that gave the one before to nobody.
+    pub(crate) fn made_until(&self, home: u16, job: &str, attempt: u32, round: u64) -> Vec<Digest> {
+        let made = |o: &Order| o.after.map_or(o.first_round, |after| after.round);
+        let same = |k: &Known| k.home == home && k.order.job == job && k.order.attempt == attempt;
+        let found = self.open.iter().filter(|(_, k)| same(k) && made(&k.order) <= round);
+        found.map(|(digest, _)| *digest).collect()
     }
 
     /// Notes that a round gave an order to somebody, whom that may bind until then.
@@ -155,13 +165,16 @@ impl Pool {
 
     /// Closes an order on its home's word. When too much is remembered for that home, what would be forgotten first
     /// is forgotten now.
-    pub(crate) fn close(&mut self, digest: Digest, home: u16, how: Closed, now_ms: u64) {
+    pub(crate) fn close(&mut self, digest: Digest, home: u16, how: Closed, now_ms: u64, params: &Params) {
         let of_home = || self.closed.iter().filter(|((_, h), _)| *h == home);
         if of_home().count() >= MAX_CLOSED_PER_HOME
             && let Some((oldest, _)) = of_home().min_by_key(|(_, c)| c.until_ms)
         {
             let oldest = *oldest;
-            self.closed.remove(&oldest);
+            // A round that is open may need the body, whatever its home says and however often.
+            if let Some(known) = self.closed.remove(&oldest).and_then(|c| c.known) {
+                self.replaced.insert(oldest.0, (known, now_ms.saturating_add(params.lifetime())));
+            }
         }
         let known = if self.open.get(&digest).is_some_and(|k| k.home == home) {
             self.open.remove(&digest)
@@ -213,18 +226,42 @@ mod tests {
     use super::*;
     use crate::wire::tests::mk_order;
 
+    const PARAMS: Params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 };
+
+    #[test]
+    fn a_body_outlives_its_place_among_the_closed_while_a_round_may_need_it() {
+        let mut pool = Pool::default();
+        let fill = |pool: &mut Pool, from: u64| {
+            for i in from..from + MAX_CLOSED_PER_HOME as u64 {
+                let mut digest = [1; 32];
+                digest.iter_mut().zip(i.to_be_bytes()).for_each(|(to, from)| *to = from);
+                pool.close(digest, 1, Closed::Cancelled, 1_000, &PARAMS);
+            }
+        };
+        fill(&mut pool, 0);
+        let order = Order { expires_ms: 30_000, ..mk_order() };
+        let digest = order.digest();
+        pool.insert(digest, Known { order, signature: [0; 65], home: 1, received_ms: 0 });
+        pool.close(digest, 1, Closed::Cancelled, 2_000, &PARAMS);
+        fill(&mut pool, 100_000);
+        assert!(pool.body(&digest).is_some(), "its round would never be decided");
+        assert!(pool.is_over(&digest, 1));
+        pool.prune(2_000 + PARAMS.lifetime() + 1_000, &PARAMS);
+        assert!(pool.body(&digest).is_none());
+    }
+
     #[test]
     fn an_order_can_always_be_closed() {
         let mut pool = Pool::default();
         for i in 0..MAX_CLOSED_PER_HOME as u64 {
             let mut digest = [0; 32];
             digest.iter_mut().zip(i.to_be_bytes()).for_each(|(to, from)| *to = from);
-            pool.close(digest, 1, Closed::Cancelled, 1_000 + i);
+            pool.close(digest, 1, Closed::Cancelled, 1_000 + i, &PARAMS);
         }
         let order = mk_order();
         let digest = order.digest();
         pool.insert(digest, Known { order, signature: [0; 65], home: 1, received_ms: 0 });
-        pool.close(digest, 1, Closed::Taken(2), 2_000);
+        pool.close(digest, 1, Closed::Taken(2), 2_000, &PARAMS);
         assert_eq!((pool.open_orders(), pool.closed(&digest, 1)), (0, Some(Closed::Taken(2))));
         assert_eq!(pool.closed(&[0; 32], 1), None, "the one that ends first is forgotten");
         assert_eq!(pool.closed.len(), MAX_CLOSED_PER_HOME);

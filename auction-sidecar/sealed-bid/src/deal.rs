@@ -1,11 +1,10 @@
 //! Key sets made by one dealer: for development and tests only, since the dealer could open everything.
 
+use crate::dkg::to_scalar;
 use crate::share::SealShare;
 use crate::{CryptoError, check_seal_key};
 use rand_core::{CryptoRng, RngCore};
-use threshold_crypto::ff::{Field, PrimeField, PrimeFieldRepr};
 use threshold_crypto::poly::Poly;
-use zeroize::{Zeroize, Zeroizing};
 
 /// A dealt seal key.
 pub struct Deal {
@@ -47,17 +46,11 @@ pub fn deal<R: RngCore + CryptoRng>(seats: u16, quorum: u16, rng: &mut R) -> Res
     let seal_key = public.public_key().to_bytes();
     // threshold_crypto accepts the identity as a key; a zero polynomial must not pass.
     check_seal_key(&seal_key)?;
-    let mut shares = Vec::new();
+    let mut shares = Vec::with_capacity(usize::from(seats));
     let mut verification_keys = Vec::new();
     for seat in 0..seats {
         // The polynomial at seat + 1, as threshold_crypto numbers its shares.
-        let mut value = poly.evaluate(u64::from(seat) + 1);
-        let mut bytes = Zeroizing::new([0u8; 32]);
-        value.into_repr().write_be(bytes.as_mut_slice()).map_err(|_| CryptoError::Generation)?;
-        value = threshold_crypto::Fr::zero();
-        debug_assert!(value.is_zero());
-        shares.push(SealShare::from_bytes(&bytes)?);
-        bytes.zeroize();
+        shares.push(SealShare(to_scalar(poly.evaluate(u64::from(seat) + 1))?));
         let key = public.public_key_share(u64::from(seat)).to_bytes();
         check_seal_key(&key)?;
         verification_keys.push(key);

@@ -9,20 +9,33 @@
 //! identity, off the curve, off the subgroup or of the wrong length is refused; secrets are wiped when dropped and
 //! have no `Debug`; sealing the same input twice gives the same bytes, so that a restarted seat cannot say two things.
 //!
-//! Key sets come from `threshold_crypto`; every operation on secrets at run time is done by blst in constant time.
+//! The seats make the seal key together ([`dkg`]); [`deal`] is for development. Polynomials are `threshold_crypto`'s;
+//! every multiplication of a point by a secret that a seat keeps is done by blst in constant time.
+//!
+//! Sources: Boneh and Franklin, "Identity-Based Encryption from the Weil Pairing", 2001; Fujisaki and Okamoto, "Secure
+//! Integration of Asymmetric and Symmetric Encryption Schemes", 1999; RFC 9380; draft-irtf-cfrg-bls-signature. Every byte
+//! that another implementation has to agree on is written down, with vectors, in the folder `vectors` of this crate.
 
+mod batch;
 mod deal;
+pub mod dkg;
 mod raw;
 mod seal;
 mod share;
+mod signers;
 mod vote;
 
 pub use deal::{Deal, deal};
 pub use seal::{BidKey, Sealed, open, seal};
 pub use share::{
-    Combined, RoundId, SealShare, check_key_set, check_seal_key, combine, verify_combined, verify_share,
+    Combined, RoundId, SealShare, bad_shares, check_key_set, check_seal_key, combine, verify_combined,
+    verify_share,
 };
-pub use vote::{VoteKey, aggregate_votes, check_vote_key, verify_aggregate, verify_vote};
+pub use signers::SignerSet;
+pub use vote::{
+    MultiVote, PossessionContext, VoteKey, VoteKeyClaim, VoteKeySet, aggregate_votes, check_vote_key,
+    verify_aggregate, verify_vote,
+};
 
 /// Domain of seal shares.
 pub const SEAL_DOMAIN: &[u8] = b"VENDUE-V1-SEAL_BLS12381G2_XMD:SHA-256_SSWU_RO_";
@@ -30,6 +43,9 @@ pub const SEAL_DOMAIN: &[u8] = b"VENDUE-V1-SEAL_BLS12381G2_XMD:SHA-256_SSWU_RO_"
 pub const VOTE_DOMAIN: &[u8] = b"VENDUE-V1-VOTE_BLS12381G1_XMD:SHA-256_SSWU_RO_";
 /// Domain of proofs of possession.
 pub const POSSESSION_DOMAIN: &[u8] = b"VENDUE-V1-POP_BLS12381G1_XMD:SHA-256_SSWU_RO_";
+
+/// Domain of the messages of key generation.
+pub const DKG_DOMAIN: &[u8] = b"VENDUE-V1-DKG_BLS12381G1_XMD:SHA-256_SSWU_RO_";
 
 /// Why keys, shares or votes are refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +84,20 @@ pub enum CryptoError {
         /// The degree that the quorum asks for.
         degree: u16,
     },
+    /// The seats that are said to have signed make no sense.
+    #[error("signers: {0}")]
+    Signers(&'static str),
+    /// Fewer votes than the quorum.
+    #[error("{found} votes, {needed} are needed")]
+    TooFewVotes {
+        /// Votes counted.
+        found: usize,
+        /// Votes needed.
+        needed: usize,
+    },
+    /// The aggregate is not the vote of the seats that are said to have signed.
+    #[error("aggregate of votes does not verify")]
+    Votes,
     /// Key generation failed.
     #[error("key generation failed")]
     Generation,

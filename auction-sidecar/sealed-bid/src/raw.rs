@@ -4,7 +4,7 @@
 // pointers to live, properly sized Rust values and a length that is theirs; blst keeps none of them.
 
 use blst::*;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// A point of G1 that is on the curve, in the subgroup and not the identity.
 #[derive(Clone, Copy)]
@@ -18,8 +18,22 @@ pub(crate) struct G2(blst_p2_affine);
 #[derive(Clone, Copy)]
 pub(crate) struct G1Sum(blst_p1);
 
-/// A secret scalar, little-endian; wiped when dropped.
-pub(crate) struct Scalar(Zeroizing<[u8; 32]>);
+/// A public point of G2 on its way through additions; it may be the identity.
+#[derive(Clone, Copy)]
+pub(crate) struct G2Sum(blst_p2);
+
+/// A secret scalar that is not zero, little-endian; wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub(crate) struct Scalar([u8; 32]);
+
+/// A public weight of a point in a sum, little-endian.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight([u8; 32]);
+
+/// Bits of a weight drawn to check many equations at once: an error passes with a chance of 2^-128.
+const BATCH_BITS: usize = 128;
+/// Bits of a weight that may be any scalar.
+const SCALAR_BITS: usize = 255;
 
 impl G1 {
     /// Decodes and checks a compressed point.
@@ -81,6 +95,50 @@ impl G1 {
 }
 
 impl G1Sum {
+    /// The identity, to which points are added.
+    pub(crate) fn identity() -> Self {
+        Self(blst_p1::default())
+    }
+
+    /// This point and another.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: all are live values.
+        unsafe { blst_p1_add_or_double(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    /// A small public number times this point, by doubling and adding.
+    pub(crate) fn times(&self, number: u32) -> Self {
+        let mut sum = Self::identity();
+        for bit in (0..u32::BITS - number.leading_zeros()).rev() {
+            sum = sum.plus(&sum);
+            if number >> bit & 1 == 1 {
+                sum = sum.plus(self);
+            }
+        }
+        sum
+    }
+
+    /// The sum of public points, each times its weight.
+    pub(crate) fn weighted(points: &[(Weight, G1)], bits: WeightBits) -> Self {
+        let affine: Vec<blst_p1_affine> = points.iter().map(|(_, p)| p.0).collect();
+        let weights = weight_bytes(points.iter().map(|(w, _)| w), bits);
+        // blst indexes the first point.
+        if affine.is_empty() { Self::identity() } else { Self(affine.mult(&weights, bits.count())) }
+    }
+
+    /// The point, unless it is the identity.
+    pub(crate) fn to_point(self) -> Option<G1> {
+        G1::from_projective(&self.0)
+    }
+
+    /// Whether two sums are one point.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        // SAFETY: both are live values.
+        unsafe { blst_p1_is_equal(&self.0, &other.0) }
+    }
+
     /// This point less another.
     pub(crate) fn minus(&self, other: &Self) -> Self {
         let (mut negated, mut out) = (other.0, blst_p1::default());
@@ -131,6 +189,14 @@ impl G2 {
         Self(affine)
     }
 
+    /// The compressed point.
+    pub(crate) fn to_bytes(self) -> [u8; 96] {
+        let mut out = [0; 96];
+        // SAFETY: `out` has the 96 bytes that are written.
+        unsafe { blst_p2_affine_compress(out.as_mut_ptr(), &self.0) };
+        out
+    }
+
     /// Scalar times this point, compressed.
     pub(crate) fn mul_to_bytes(&self, scalar: &Scalar) -> [u8; 96] {
         let (mut p, mut product) = (blst_p2::default(), blst_p2::default());
@@ -144,58 +210,138 @@ impl G2 {
         out
     }
 
-    /// Value at 0 of the polynomial in the exponent that has `points[i].1` at `points[i].0 + 1`.
-    pub(crate) fn interpolate(points: &[(u16, Self)]) -> [u8; 96] {
-        let xs: Vec<u64> = points.iter().map(|(seat, _)| u64::from(*seat) + 1).collect();
-        let mut sum = blst_p2::default();
+    fn from_projective(p: &blst_p2) -> Option<Self> {
+        let mut affine = blst_p2_affine::default();
+        // SAFETY: both are live values.
+        let infinite = unsafe {
+            blst_p2_to_affine(&mut affine, p);
+            blst_p2_is_inf(p)
+        };
+        (!infinite).then_some(Self(affine))
+    }
+}
+
+/// Value at 0 of the polynomial in the exponent that has the point `shares[i].1` at `shares[i].0 + 1`, compressed; `None`
+/// when one is not on the curve.
+///
+/// The shares need not be in the subgroup: whoever uses this verifies the result, which checks that too, and a result
+/// that verifies is right whatever it was made of.
+pub(crate) fn interpolate_unchecked(shares: &[(u16, [u8; 96])]) -> Option<[u8; 96]> {
+    let seats: Vec<u16> = shares.iter().map(|(seat, _)| *seat).collect();
+    let on_curve = |bytes: &[u8; 96]| {
+        let mut p = blst_p2_affine::default();
+        // SAFETY: `bytes` holds the 96 bytes that are read; `p` is written whole.
+        let ok = unsafe {
+            blst_p2_uncompress(&mut p, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS
+                && !blst_p2_affine_is_inf(&p)
+        };
+        ok.then_some(G2(p))
+    };
+    let weigh = |(weight, (_, share)): (Weight, &(u16, [u8; 96]))| Some((weight, on_curve(share)?));
+    let weighted: Vec<_> = lagrange(&seats, 0).into_iter().zip(shares).map(weigh).collect::<Option<_>>()?;
+    Some(G2Sum::weighted(&weighted, WeightBits::Scalar).to_bytes())
+}
+
+impl G2Sum {
+    /// The sum of public points, each times its weight.
+    pub(crate) fn weighted(points: &[(Weight, G2)], bits: WeightBits) -> Self {
+        let affine: Vec<blst_p2_affine> = points.iter().map(|(_, p)| p.0).collect();
+        let weights = weight_bytes(points.iter().map(|(w, _)| w), bits);
+        // blst indexes the first point.
+        if affine.is_empty() { Self(blst_p2::default()) } else { Self(affine.mult(&weights, bits.count())) }
+    }
+
+    /// The point, unless it is the identity.
+    pub(crate) fn to_point(self) -> Option<G2> {
+        G2::from_projective(&self.0)
+    }
+
+    fn to_bytes(self) -> [u8; 96] {
         let mut out = [0; 96];
-        for (i, (_, point)) in points.iter().enumerate() {
-            let coefficient = lagrange_at_zero(&xs, i);
-            let (mut p, mut product, mut total) =
-                (blst_p2::default(), blst_p2::default(), blst_p2::default());
-            // SAFETY: all pointers are to live values; the coefficient is a scalar of 32 bytes.
-            unsafe {
-                blst_p2_from_affine(&mut p, &point.0);
-                blst_p2_mult(&mut product, &p, coefficient.b.as_ptr(), 255);
-                blst_p2_add_or_double(&mut total, &sum, &product);
-            }
-            sum = total;
-        }
         // SAFETY: `out` has the 96 bytes that are written.
-        unsafe { blst_p2_compress(out.as_mut_ptr(), &sum) };
+        unsafe { blst_p2_compress(out.as_mut_ptr(), &self.0) };
         out
     }
 }
 
-/// Product over j != i of x_j / (x_j - x_i); the points are public.
-fn lagrange_at_zero(xs: &[u64], i: usize) -> blst_scalar {
-    let fr = |v: u64| {
-        let mut out = blst_fr::default();
-        // SAFETY: four limbs are read from a live array.
-        unsafe { blst_fr_from_uint64(&mut out, [v, 0, 0, 0].as_ptr()) };
-        out
-    };
-    let xi = fr(xs.get(i).copied().unwrap_or_default());
-    let (mut top, mut bottom) = (fr(1), fr(1));
-    for (_, x) in xs.iter().enumerate().filter(|(j, _)| *j != i) {
-        let xj = fr(*x);
-        let mut difference = blst_fr::default();
-        // SAFETY: blst permits outputs that alias inputs; all are live values.
-        unsafe {
-            blst_fr_sub(&mut difference, &xj, &xi);
-            blst_fr_mul(&mut top, &top, &xj);
-            blst_fr_mul(&mut bottom, &bottom, &difference);
+/// How many bits of weights count.
+#[derive(Clone, Copy)]
+pub(crate) enum WeightBits {
+    /// Weights that check many equations at once.
+    Batch,
+    /// Weights that may be any scalar.
+    Scalar,
+}
+
+impl WeightBits {
+    fn count(self) -> usize {
+        match self {
+            Self::Batch => BATCH_BITS,
+            Self::Scalar => SCALAR_BITS,
         }
     }
-    let (mut inverse, mut quotient, mut out) =
-        (blst_fr::default(), blst_fr::default(), blst_scalar::default());
-    // SAFETY: all are live values.
-    unsafe {
-        blst_fr_eucl_inverse(&mut inverse, &bottom);
-        blst_fr_mul(&mut quotient, &top, &inverse);
-        blst_scalar_from_fr(&mut out, &quotient);
+}
+
+impl Weight {
+    /// The weight whose little-endian bytes are the first half of a hash.
+    pub(crate) fn from_hash(hash: &[u8; 32]) -> Self {
+        let mut out = [0; 32];
+        out.iter_mut().zip(hash).take(BATCH_BITS / 8).for_each(|(to, from)| *to = *from);
+        Self(out)
     }
+
+    /// The weight as a factor of secrets. Weights of interpolation are never zero.
+    pub(crate) fn to_scalar(self) -> Option<Scalar> {
+        let mut bytes = self.0;
+        bytes.reverse();
+        Scalar::from_bendian(&bytes)
+    }
+}
+
+/// The weights' bytes one after another, as many of each as its bits take.
+fn weight_bytes<'w>(weights: impl Iterator<Item = &'w Weight>, bits: WeightBits) -> Vec<u8> {
+    weights.flat_map(|w| w.0.iter().take(bits.count().div_ceil(8)).copied()).collect()
+}
+
+/// The field element of a small number.
+fn small(v: u64) -> blst_fr {
+    let mut out = blst_fr::default();
+    // SAFETY: four limbs are read from a live array.
+    unsafe { blst_fr_from_uint64(&mut out, [v, 0, 0, 0].as_ptr()) };
     out
+}
+
+/// Weights that take the values at `seats[i] + 1` of a polynomial of degree `seats.len() - 1` to its value at `at`:
+/// the products over j != i of (x_j - at) / (x_j - x_i). Seats must be distinct; everything here is public.
+pub(crate) fn lagrange(seats: &[u16], at: u16) -> Vec<Weight> {
+    let xs: Vec<blst_fr> = seats.iter().map(|seat| small(u64::from(*seat) + 1)).collect();
+    let at = small(u64::from(at));
+    let difference = |a: &blst_fr, b: &blst_fr| {
+        let mut out = blst_fr::default();
+        // SAFETY: all are live values.
+        unsafe { blst_fr_sub(&mut out, a, b) };
+        out
+    };
+    let weight = |i: usize, xi: &blst_fr| {
+        let (mut top, mut bottom) = (small(1), small(1));
+        for (_, xj) in xs.iter().enumerate().filter(|(j, _)| *j != i) {
+            let (over, under) = (difference(xj, &at), difference(xj, xi));
+            // SAFETY: blst permits outputs that alias inputs; all are live values.
+            unsafe {
+                blst_fr_mul(&mut top, &top, &over);
+                blst_fr_mul(&mut bottom, &bottom, &under);
+            }
+        }
+        let (mut quotient, mut out) = (blst_fr::default(), blst_scalar::default());
+        // SAFETY: as above.
+        unsafe {
+            blst_fr_eucl_inverse(&mut quotient, &bottom);
+            blst_fr_mul(&mut quotient, &quotient, &top);
+            blst_scalar_from_fr(&mut out, &quotient);
+        }
+        Weight(out.b)
+    };
+    xs.iter().enumerate().map(|(i, xi)| weight(i, xi)).collect()
 }
 
 impl Scalar {
@@ -204,9 +350,48 @@ impl Scalar {
         let mut scalar = blst_scalar::default();
         // SAFETY: the array's own length is passed.
         let ok = unsafe { blst_scalar_from_be_bytes(&mut scalar, bytes.as_ptr(), bytes.len()) };
-        let out = Self(Zeroizing::new(scalar.b));
-        scalar.b.zeroize();
+        let out = Self::take(&mut scalar);
         ok.then_some(out)
+    }
+
+    /// Moves a scalar out of blst's type.
+    fn take(scalar: &mut blst_scalar) -> Self {
+        let out = Self(scalar.b);
+        scalar.b.zeroize();
+        out
+    }
+
+    fn to_blst(&self) -> Zeroizing<SecretScalar> {
+        Zeroizing::new(SecretScalar(blst_scalar { b: self.0 }))
+    }
+
+    /// One of blst's operations on two scalars; `None` when the result is zero.
+    fn combine(
+        &self,
+        other: &Self,
+        operation: unsafe extern "C" fn(*mut blst_scalar, *const blst_scalar, *const blst_scalar) -> bool,
+    ) -> Option<Self> {
+        let (a, b) = (self.to_blst(), other.to_blst());
+        let mut out = blst_scalar::default();
+        // SAFETY: all are live values.
+        let not_zero = unsafe { operation(&mut out, &a.0, &b.0) };
+        let out = Self::take(&mut out);
+        not_zero.then_some(out)
+    }
+
+    /// The sum; `None` for zero.
+    pub(crate) fn plus(&self, other: &Self) -> Option<Self> {
+        self.combine(other, blst_sk_add_n_check)
+    }
+
+    /// The difference; `None` for zero.
+    pub(crate) fn minus(&self, other: &Self) -> Option<Self> {
+        self.combine(other, blst_sk_sub_n_check)
+    }
+
+    /// The product; `None` for zero.
+    pub(crate) fn times(&self, other: &Self) -> Option<Self> {
+        self.combine(other, blst_sk_mul_n_check)
     }
 
     /// A big-endian scalar that is below the group order and not zero.
@@ -217,17 +402,34 @@ impl Scalar {
             blst_scalar_from_bendian(&mut scalar, bytes.as_ptr());
             blst_sk_check(&scalar)
         };
-        let out = Self(Zeroizing::new(scalar.b));
-        scalar.b.zeroize();
+        let out = Self::take(&mut scalar);
         ok.then_some(out)
     }
 
     /// The scalar, big-endian.
     pub(crate) fn to_bendian(&self) -> Zeroizing<[u8; 32]> {
-        let mut bytes = Zeroizing::new(*self.0);
+        let mut bytes = Zeroizing::new(self.0);
         bytes.reverse();
         bytes
     }
+}
+
+/// A secret in blst's own type.
+struct SecretScalar(blst_scalar);
+
+impl Zeroize for SecretScalar {
+    fn zeroize(&mut self) {
+        self.0.b.zeroize();
+    }
+}
+
+/// Whether e(generator of G1, signature) = e(key, message).
+pub(crate) fn pairings_agree(signature: &G2, key: &G1, message: &G2) -> bool {
+    // SAFETY: the generator is a static of blst.
+    let generator = unsafe { *blst_p1_affine_generator() };
+    let left = blst_fp12::miller_loop(&signature.0, &generator);
+    let right = blst_fp12::miller_loop(&message.0, &key.0);
+    blst_fp12::finalverify(&left, &right)
 }
 
 /// The pairing of two points, in canonical bytes.

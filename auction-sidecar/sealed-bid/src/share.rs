@@ -1,11 +1,16 @@
 //! Seal shares: each seat's part of a round's signature, and their combination.
 //!
+//! Threshold BLS (Boldyreva, "Threshold Signatures, Multisignatures and Blind Signatures Based on the
+//! Gap-Diffie-Hellman-Group Signature Scheme", 2003) with signatures in G2, hashed to as RFC 9380 says.
+//!
 //! The combination is optimistic: any quorum of shares is combined unverified and the one result is checked; only
-//! when that fails is each share checked and the bad ones named.
+//! when that fails are the shares checked, all at once, and the bad ones named.
 
-use crate::raw::{G1, G1Sum, G2, Scalar};
-use crate::{CryptoError, SEAL_DOMAIN};
+use crate::raw::{G1, G1Sum, G2, Scalar, interpolate_unchecked};
+use crate::{CryptoError, SEAL_DOMAIN, batch};
 use blst::min_pk;
+use std::collections::BTreeSet;
+use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 /// What shares sign: the round of an epoch of a market. The seal key signs nothing else, ever.
@@ -35,9 +40,13 @@ impl RoundId {
 }
 
 /// A seat's secret share of the seal key; wiped when dropped.
-pub struct SealShare(Scalar);
+pub struct SealShare(pub(crate) Scalar);
 
 impl SealShare {
+    /// Whether two shares are the same, in constant time.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.to_bytes().ct_eq(other.to_bytes().as_slice()).into()
+    }
     /// From 32 big-endian bytes.
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, CryptoError> {
         Scalar::from_bendian(bytes).map(Self).ok_or(CryptoError::Secret("seal share"))
@@ -125,6 +134,42 @@ pub fn verify_combined(id: &RoundId, seal_key: &[u8; 48], signature: &[u8; 96]) 
     verifies(id, seal_key, signature).then_some(Combined { bytes: *signature })
 }
 
+/// The seats whose shares of a round are bad: not a point, of a seat without a key, or not the seat's signature.
+/// Good shares cost one check together. Of several shares of one seat the first counts.
+pub fn bad_shares<'k>(
+    id: &RoundId,
+    shares: &[(u16, [u8; 96])],
+    verification_key: impl Fn(u16) -> Option<&'k [u8; 48]>,
+) -> Vec<u16> {
+    judge(id, &first_of_each(shares), verification_key).1.into_iter().collect()
+}
+
+/// The first share of each seat.
+fn first_of_each(shares: &[(u16, [u8; 96])]) -> Vec<(u16, [u8; 96])> {
+    let mut seen = BTreeSet::new();
+    shares.iter().filter(|(seat, _)| seen.insert(*seat)).copied().collect()
+}
+
+/// Good shares, and the seats of bad ones.
+fn judge<'k>(
+    id: &RoundId,
+    shares: &[(u16, [u8; 96])],
+    verification_key: impl Fn(u16) -> Option<&'k [u8; 48]>,
+) -> (Vec<(u16, [u8; 96])>, BTreeSet<u16>) {
+    let mut bad = BTreeSet::new();
+    let mut known = Vec::new();
+    for (seat, share) in shares {
+        match (G2::from_bytes(share), verification_key(*seat).and_then(G1::from_bytes)) {
+            (Some(share), Some(key)) => known.push((*seat, share, key)),
+            _ => {
+                bad.insert(*seat);
+            }
+        }
+    }
+    bad.extend(batch::bad_seats(&id.point(), &batch::weigh(id, known)));
+    (shares.iter().filter(|(seat, _)| !bad.contains(seat)).copied().collect(), bad)
+}
+
 /// Combines `quorum` shares of distinct seats. `verification_key` gives each seat's key, to name bad shares.
 pub fn combine<'k>(
     id: &RoundId,
@@ -133,41 +178,20 @@ pub fn combine<'k>(
     shares: &[(u16, [u8; 96])],
     verification_key: impl Fn(u16) -> Option<&'k [u8; 48]>,
 ) -> Result<Combined, CryptoError> {
-    let mut points: Vec<(u16, G2)> = Vec::new();
-    let mut bad = Vec::new();
-    for (seat, share) in shares {
-        if points.iter().any(|(s, _)| s == seat) {
-            continue;
-        }
-        match G2::from_bytes(share) {
-            Some(point) => points.push((*seat, point)),
-            None => bad.push(*seat),
-        }
-    }
     let needed = usize::from(quorum);
-    let optimistic = points.get(..needed).map(G2::interpolate);
-    if let Some(found) = optimistic.and_then(|bytes| verify_combined(id, seal_key, &bytes)) {
+    let attempt = |shares: &[(u16, [u8; 96])]| {
+        let bytes = interpolate_unchecked(shares.get(..needed)?)?;
+        verify_combined(id, seal_key, &bytes)
+    };
+    let shares = first_of_each(shares);
+    if let Some(found) = attempt(&shares) {
         return Ok(found);
     }
-    // Some share is wrong, or there are too few: judge each.
-    let good: Vec<_> = points
-        .into_iter()
-        .filter(|(seat, _)| {
-            let share = shares.iter().find(|(s, _)| s == seat).map(|(_, bytes)| bytes);
-            let ok = matches!((verification_key(*seat), share), (Some(k), Some(s)) if verify_share(id, k, s));
-            if !ok {
-                bad.push(*seat);
-            }
-            ok
-        })
-        .collect();
-    match good.get(..needed).map(G2::interpolate).and_then(|bytes| verify_combined(id, seal_key, &bytes)) {
+    // Some share is wrong, or there are too few: find the bad ones.
+    let (good, bad) = judge(id, &shares, verification_key);
+    match attempt(&good) {
         Some(found) => Ok(found),
-        None if !bad.is_empty() => {
-            bad.sort_unstable();
-            bad.dedup();
-            Err(CryptoError::BadShares(bad))
-        }
+        None if !bad.is_empty() => Err(CryptoError::BadShares(bad.into_iter().collect())),
         None => Err(CryptoError::TooFewShares { found: good.len(), needed }),
     }
 }

@@ -32,6 +32,9 @@ pub enum ClusterError {
     /// No answer in time.
     #[error("{0}: the API server did not answer in time")]
     Timeout(&'static str),
+    /// Too much was asked for in a short time.
+    #[error("{0}: too many reads in this second")]
+    Busy(&'static str),
     /// The API server refused or could not be reached.
     #[error("{operation}: {source}")]
     Api {
@@ -49,7 +52,7 @@ impl ClusterError {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::Timeout(_) => None,
+            Self::Timeout(_) | Self::Busy(_) => None,
         }
     }
 

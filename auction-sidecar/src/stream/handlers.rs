@@ -110,6 +110,9 @@ async fn log<B: Backend>(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(stream)).into_response())
 }
 
+/// Clients that wait ask again at this answer.
+const ON_THE_WAY: &str = "the outputs are being delivered; ask again in a moment";
+
 #[derive(Deserialize)]
 struct OutputQuery {
     path: Option<String>,
@@ -127,8 +130,12 @@ async fn outputs<B: Backend>(
     let located = shared.backend.locate(&namespace, &name).await?;
     let index = match shared.store.job(&located.uid) {
         Ok(index) if index.complete => index,
-        Ok(_) => {
-            return Err(ApiStatus::unavailable("the outputs are being delivered; ask again in a moment"));
+        Ok(_) => return Err(ApiStatus::unavailable(ON_THE_WAY)),
+        // It has ended, and its provider has not begun to deliver.
+        Err(StoreError::UnknownJob(_))
+            if located.ended && matches!(located.place, Place::Provider { .. }) =>
+        {
+            return Err(ApiStatus::unavailable(ON_THE_WAY));
         }
         Err(StoreError::UnknownJob(_)) => {
             return Err(ApiStatus::not_found(why_nothing(&located.place, located.ended)));

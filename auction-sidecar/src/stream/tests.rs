@@ -76,13 +76,13 @@ struct Fixture {
 }
 
 fn fixture(place: Place, pieces: Vec<Result<LogChunk, AccessError>>) -> Fixture {
+    located(Located { uid: "u-1".into(), place, ended: false }, pieces)
+}
+
+fn located(located: Located, pieces: Vec<Result<LogChunk, AccessError>>) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(dir.path(), 1 << 20).unwrap());
-    let backend = Stage {
-        located: Located { uid: "u-1".into(), place, ended: false },
-        pieces: Mutex::new(pieces),
-        asked: Mutex::default(),
-    };
+    let backend = Stage { located, pieces: Mutex::new(pieces), asked: Mutex::default() };
     let shared = Arc::new(Shared { backend, store, metrics: Arc::new(Metrics::new().unwrap()) });
     Fixture { _dir: dir, shared }
 }
@@ -190,6 +190,18 @@ async fn outputs_are_listed_and_read() {
         );
     }
     assert_eq!(ask(&f, true, &uri.replace("digits", "other"), OPS).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn who_waits_for_outputs_is_told_whether_they_are_on_their_way() {
+    let uri = format!("{JOB}/outputs");
+    let place = || Place::Provider { award: award(), seat: 0 };
+    for (ended, code) in [(false, StatusCode::NOT_FOUND), (true, StatusCode::SERVICE_UNAVAILABLE)] {
+        let f = located(Located { uid: "u-1".into(), place: place(), ended }, vec![]);
+        assert_eq!(ask(&f, true, &uri, OPS).await.0, code);
+        deliver(&f, &[("model.pt", b"weights")]);
+        assert_eq!(ask(&f, true, &uri, OPS).await.0, StatusCode::OK);
+    }
 }
 
 #[tokio::test]

@@ -14,9 +14,10 @@ use vendue_testbed::wait::{self, Poll};
 use crate::env::{Env, Failure, Scenario, check, condition};
 use crate::jobs::{IMAGE, job};
 
-/// Counts to sixty, one line a second, so that a gap or a restart shows in the log.
-pub const COUNTER: &str =
-    "import time\nfor i in range(60):\n    print('tick', i, flush=True)\n    time.sleep(1)\n";
+/// Counts, one line a second, so that a gap or a restart shows in the log.
+pub fn counter(seconds: u32) -> String {
+    format!("import time\nfor i in range({seconds}):\n    print('tick', i, flush=True)\n    time.sleep(1)\n")
+}
 
 /// Waits until the Job's log contains `text`.
 pub async fn log_until(env: &Env, ns: &str, job: &str, text: &str, seconds: u64) -> Scenario {
@@ -51,7 +52,7 @@ pub async fn kill(env: &Env, site: &str, deployment: &str) -> Scenario {
 }
 
 /// The run went through in one piece and every line is in the log.
-pub async fn undisturbed(env: &Env, ns: &str, name: &str) -> Scenario {
+pub async fn undisturbed(env: &Env, ns: &str, name: &str, seconds: usize) -> Scenario {
     let job = env.finished(ns, name, 200).await?;
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
@@ -59,7 +60,7 @@ pub async fn undisturbed(env: &Env, ns: &str, name: &str) -> Scenario {
     check(restarts == 0, || format!("the run was restarted {restarts} times"))?;
     let logs = env.vendue(&["logs", "-n", ns, &format!("job/{name}")]).await?;
     let ticks = logs.stdout.lines().filter(|l| l.contains("tick ")).count();
-    check(ticks == 60, || format!("{ticks} of 60 lines are in the log: {logs:?}"))?;
+    check(ticks == seconds, || format!("{ticks} of {seconds} lines are in the log: {logs:?}"))?;
     env.delete_job(ns, name, 30).await?;
     env.nothing_left(60).await
 }
@@ -67,18 +68,18 @@ pub async fn undisturbed(env: &Env, ns: &str, name: &str) -> Scenario {
 /// The winner's controller and auction processes are killed while the Job trains: it goes on, status catches up.
 pub async fn control_plane_of_the_winner_dies(env: &Env) -> Scenario {
     let ns = env.namespace("ctl-dies").await?;
-    env.home().apply(&ns, &job("steady", COUNTER).manifest()).await?;
+    env.home().apply(&ns, &job("steady", &counter(30)).manifest()).await?;
     env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
     let (site, _) = env.host_award(10).await?;
     kill(env, &site, "vendue-controller").await?;
     kill(env, &site, "vendue-auction").await?;
-    undisturbed(env, &ns, "steady").await
+    undisturbed(env, &ns, "steady", 30).await
 }
 
 /// Home is cut off from everybody for a while: training goes on, status catches up.
 pub async fn home_is_cut_off(env: &Env) -> Scenario {
     let ns = env.namespace("cut").await?;
-    env.home().apply(&ns, &job("alone", COUNTER).manifest()).await?;
+    env.home().apply(&ns, &job("alone", &counter(60)).manifest()).await?;
     env.condition_true(&ns, "alone", types::RUNNING, 120).await?;
     let (site, award) = env.host_award(10).await?;
     let host_ns = award.metadata.namespace.unwrap_or_default();
@@ -86,7 +87,7 @@ pub async fn home_is_cut_off(env: &Env) -> Scenario {
     let finished = host_finished(env, &site, &host_ns).await;
     env.deployment.heal("home").await?;
     finished?;
-    undisturbed(env, &ns, "alone").await
+    undisturbed(env, &ns, "alone", 60).await
 }
 
 /// Waits until the host says that the workload ended; home cannot know yet.

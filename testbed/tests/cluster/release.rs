@@ -15,6 +15,13 @@ pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
     env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
     let (site, _) = env.host_award(10).await?;
     let tools = env.site(&site).tools.clone();
+    // The doctor in the cluster has the rights that the chart gives it, and no others.
+    let test =
+        tools.helm(&["test", "vendue", "--namespace", NAMESPACE, "--logs", "--timeout", "90s"]).await?;
+    for part in ["crds", "vendue-controller", "provision vendue-system/"] {
+        let line = test.lines().find(|l| l.contains(part)).unwrap_or_default();
+        check(line.starts_with("ok"), || format!("the doctor did not see {part}: {test}"))?;
+    }
     let uninstall = tools.helm(&["uninstall", "vendue", "--namespace", NAMESPACE, "--timeout", "60s"]).await;
     let error = match uninstall {
         Ok(_) => return Err("helm uninstall went through while an award runs".into()),
@@ -37,13 +44,6 @@ pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
             "controller.podAnnotations.upgraded=yes,auction.podAnnotations.upgraded=yes",
         ])
         .await?;
-    // The doctor in the cluster has the rights that the chart gives it, and no others.
-    let test =
-        tools.helm(&["test", "vendue", "--namespace", NAMESPACE, "--logs", "--timeout", "90s"]).await?;
-    for part in ["crds", "vendue-controller", "provision vendue-system/"] {
-        let line = test.lines().find(|l| l.contains(part)).unwrap_or_default();
-        check(line.starts_with("ok"), || format!("the doctor did not see {part}: {test}"))?;
-    }
     let job = env.finished(&ns, "steady", 180).await?;
     let finished = crate::env::condition(&job, types::FINISHED)?;
     check(finished.reason == "Succeeded", || format!("{}: {}", finished.reason, finished.message))?;

@@ -12,7 +12,12 @@ use crate::wire::{Body, Cancel, Proof};
 use vendue_market::{Digest, Order, Outcome, Unserved};
 
 /// Earlier bodies of an order that are remembered.
-const MAX_EARLIER: usize = 4;
+const MAX_EARLIER: usize = 64;
+
+/// Rounds from one body to the next.
+fn pause(entry: &Entry) -> u64 {
+    1 << entry.earlier.len().saturating_sub(1).min(2)
+}
 
 impl Home {
     /// The digest that an order has now, whichever of its bodies is named.
@@ -52,8 +57,7 @@ impl Home {
         let p = self.record.params;
         let entry = self.orders.get(&digest)?;
         let round = proof.certificate.round;
-        let pause = 1_u64 << entry.earlier.len().saturating_sub(1).min(2);
-        let first_round = p.first_round(now_ms).max(round.saturating_add(pause));
+        let first_round = p.first_round(now_ms).max(round.saturating_add(pause(entry)));
         if first_round >= round.saturating_add(p.order_step()) || p.t0(first_round) >= entry.order.expires_ms
         {
             return self.next_round(now_ms, digest, out);
@@ -65,7 +69,7 @@ impl Home {
         Some(p.t0(first_round))
     }
 
-    /// Starts the search of an order over whose certificate is lost: in a body that needs none.
+    /// Starts the search of an order over in a body that needs no certificate: it is lost, or there never was one.
     pub(super) fn start_again(
         &mut self,
         now_ms: u64,
@@ -74,7 +78,9 @@ impl Home {
     ) -> Option<u64> {
         let p = self.record.params;
         let entry = self.orders.get(&digest)?;
-        let order = Order { first_round: p.first_round(now_ms), after: None, ..entry.order.clone() };
+        // The first that it can name, so that its round says when it was made.
+        let first_round = self.first_round(now_ms, &entry.order.job, entry.order.attempt);
+        let order = Order { first_round, after: None, ..entry.order.clone() };
         let starts_ms = p.t0(order.first_round);
         if starts_ms >= order.expires_ms {
             self.give_up(now_ms, digest, out);

@@ -39,7 +39,7 @@ impl Home {
         let next = r.candidates.get(r.asked).filter(|_| !expired).cloned();
         let Some(candidate) = next else {
             if let Some(retry_ms) = self.next_round(now_ms, digest, out) {
-                out.push(HomeOutput::Unserved { order: digest, retry_ms });
+                out.push(HomeOutput::Unserved { order: self.named(&digest), retry_ms });
             }
             return;
         };
@@ -160,7 +160,7 @@ impl Home {
             entry.state = State::Closed;
             self.announce(now_ms, digest, Body::Cancel(Cancel { order: digest }), out);
         } else if let Some(retry_ms) = self.next_round(now_ms, digest, out) {
-            out.push(HomeOutput::Unserved { order: digest, retry_ms });
+            out.push(HomeOutput::Unserved { order: self.named(&digest), retry_ms });
         }
     }
 

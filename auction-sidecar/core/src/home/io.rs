@@ -53,6 +53,13 @@ pub enum HomeInput {
         /// The order.
         order: Digest,
     },
+    /// Withdraw all orders of a job's attempt, also those that were made before a restart.
+    Withdraw {
+        /// The job's UID.
+        job: String,
+        /// Counts the orders of one job.
+        attempt: u32,
+    },
     /// Withdraw an order, also one that was made before a restart.
     Cancel {
         /// The order.

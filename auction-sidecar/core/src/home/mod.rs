@@ -19,10 +19,10 @@ use crate::drops::Drops;
 use crate::evidence::{message_hash, order_hash};
 use crate::keys::HomeKeys;
 use crate::record::MarketRecord;
-use crate::wire::{Again, Body, Cancel, Fetch, Header, Message, OrderMsg, Proof, Taken};
+use crate::wire::{Again, Body, Cancel, Fetch, Header, Message, OrderMsg, Proof, Taken, Withdraw};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vendue_market::{Digest, GpuModel, Order, Price, RequirementsError};
+use vendue_market::{Digest, GpuModel, Order, Price, RequirementsError, tagged_hash};
 
 /// How often a last word is repeated, in delays after the first time.
 const REPEATS: [u64; 3] = [4, 16, 64];
@@ -97,6 +97,8 @@ struct Entry {
     ask_ms: u64,
     /// Whether the delay of this round's result was reported.
     delayed: bool,
+    /// Whether this home has made the body and has run ever since.
+    is_fresh: bool,
 }
 
 /// A home of a market and its orders.
@@ -109,14 +111,22 @@ pub struct Home {
     orders: BTreeMap<Digest, Entry>,
     /// Last words on orders, to be repeated, with their times; an order need not be known any more.
     repeats: BTreeMap<Digest, Vec<(u64, Vec<u8>)>>,
+    /// Searches that were withdrawn, and the round up to which their bodies are over.
+    withdrawn: BTreeMap<Digest, u64>,
     drops: Drops,
+}
+
+/// A name for all orders of a search, beside their digests.
+fn search_key(job: &str, attempt: u32) -> Digest {
+    tagged_hash("VENDUE-V1-SEARCH", &[job.as_bytes(), &attempt.to_be_bytes()])
 }
 
 impl Home {
     /// The home at position `index` of the record ([`HomeKeys::check`] gives it).
     pub fn new(record: Arc<MarketRecord>, index: u16, keys: HomeKeys) -> Self {
         let (orders, repeats) = (BTreeMap::new(), BTreeMap::new());
-        Self { record, index, keys, now: 0, orders, repeats, drops: Drops::default() }
+        let (withdrawn, drops) = (BTreeMap::new(), Drops::default());
+        Self { record, index, keys, now: 0, orders, repeats, withdrawn, drops }
     }
 
     /// Takes one input and says what to do.
@@ -134,6 +144,7 @@ impl Home {
             }
             HomeInput::Stored { order } => self.stored(now_ms, self.named(&order), &mut out),
             HomeInput::NotStored { order } => self.not_stored(now_ms, self.named(&order), &mut out),
+            HomeInput::Withdraw { job, attempt } => self.withdraw(now_ms, job, attempt, &mut out),
             HomeInput::Cancel { order } => self.cancel(now_ms, self.named(&order), &mut out),
             HomeInput::Forget { order } => {
                 self.orders.remove(&self.named(&order));
@@ -144,6 +155,8 @@ impl Home {
         self.orders.retain(|_, e| {
             !matches!(e.state, State::Closed) || now_ms < e.order.expires_ms.saturating_add(kept_ms)
         });
+        let p = self.record.params;
+        self.withdrawn.retain(|_, round| now_ms < p.expiry(*round));
         let all: Vec<Digest> = self.orders.keys().copied().collect();
         for digest in all {
             self.advance(now_ms, digest, &mut out);
@@ -174,6 +187,9 @@ impl Home {
         let mut wakes = Vec::new();
         match &e.state {
             State::Waiting => {
+                if e.round == e.order.first_round && self.now < p.t0(e.round) {
+                    wakes.push(p.t0(e.round));
+                }
                 wakes.extend([e.ask_ms, p.expiry(e.round)]);
                 if e.receipts.len() < usize::from(self.record.n()) {
                     wakes.push(e.resend_ms);
@@ -226,18 +242,25 @@ impl Home {
         self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed))
     }
 
+    /// The first round that a body made now may name: after those of the search that were withdrawn.
+    fn first_round(&self, now_ms: u64, job: &str, attempt: u32) -> u64 {
+        let over = self.withdrawn.get(&search_key(job, attempt)).map_or(0, |round| round + 1);
+        self.record.params.first_round(now_ms).max(over)
+    }
+
     /// Makes and signs an order and sends it.
     fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
         if self.is_in_work(&new) {
             return;
         }
+        let first_round = self.first_round(now_ms, &new.job, new.attempt);
         let mut order = Order {
             market: self.record.market,
             job: new.job,
             attempt: new.attempt,
             requirements: new.requirements,
             commitment: new.commitment,
-            first_round: self.record.params.first_round(now_ms),
+            first_round,
             expires_ms: new.expires_ms,
             user_key: self.keys.user.public_key(),
             after: None,
@@ -269,9 +292,12 @@ impl Home {
     /// Goes on with an order after a restart; a round that may have awarded it is asked for first.
     fn resume(&mut self, now_ms: u64, order: Order, choice: Option<Choice>, out: &mut Vec<HomeOutput>) {
         let digest = order.digest();
-        if self.orders.contains_key(&digest) {
+        let same = |e: &&Entry| e.order.job == order.job && e.order.attempt == order.attempt;
+        if self.orders.values().filter(same).any(|e| !matches!(e.state, State::Closed)) {
             return;
         }
+        // A body that was withdrawn is over for the seats.
+        let withdrawn = self.orders.contains_key(&self.named(&digest));
         match choice {
             Some(choice) => {
                 let seat = choice.seat;
@@ -283,7 +309,10 @@ impl Home {
                 let early = order.after.is_some();
                 let (round, may_be_awarded) = self.round_to_follow(now_ms, &order);
                 self.adopt(now_ms, digest, order, round, State::Waiting);
-                if early && !may_be_awarded {
+                if let Some(entry) = self.orders.get_mut(&digest) {
+                    entry.is_fresh = false;
+                }
+                if withdrawn || (early && !may_be_awarded) {
                     self.start_again(now_ms, digest, out);
                 }
             }
@@ -305,6 +334,7 @@ impl Home {
             backoff_ms: 2 * self.record.params.delay_ms,
             ask_ms: self.first_ask(round),
             delayed: false,
+            is_fresh: true,
         };
         self.orders.insert(digest, entry);
     }
@@ -319,13 +349,30 @@ impl Home {
     fn announce(&mut self, now_ms: u64, digest: Digest, body: Body, out: &mut Vec<HomeOutput>) {
         let mut words = vec![self.encode(body)];
         // A seat that has not heard of the last body may still list one before it.
-        let unheard = self.orders.get(&digest).filter(|e| e.receipts.len() < usize::from(self.record.n()));
-        let earlier = unheard.map(|e| e.earlier.clone()).unwrap_or_default();
-        words.extend(earlier.into_iter().map(|order| self.encode(Body::Cancel(Cancel { order }))));
+        if let Some(entry) = self.orders.get(&digest).filter(|e| !e.earlier.is_empty()) {
+            let Order { job, attempt, first_round, .. } = &entry.order;
+            let (job, attempt, round) = (job.clone(), *attempt, *first_round);
+            self.withdrawn.insert(search_key(&job, attempt), round);
+            let withdraw = Withdraw { job, attempt, round, except: digest };
+            words.push(self.encode(Body::Withdraw(withdraw)));
+        }
         let delay = self.record.params.delay_ms;
         let repeat = |after: u64| words.iter().map(move |w| (now_ms + after * delay, w.clone()));
         self.repeats.insert(digest, REPEATS.into_iter().flat_map(repeat).collect());
         out.extend(words.into_iter().map(HomeOutput::Broadcast));
+    }
+
+    /// Withdraws a search, also one of which only the seats know: its orders were made before a restart.
+    fn withdraw(&mut self, now_ms: u64, job: String, attempt: u32, out: &mut Vec<HomeOutput>) {
+        let same = |e: &Entry| e.order.job == job && e.order.attempt == attempt;
+        let known = self.orders.iter().find(|(_, e)| same(e) && !matches!(e.state, State::Closed));
+        if let Some(digest) = known.map(|(digest, _)| *digest) {
+            return self.cancel(now_ms, digest, out);
+        }
+        let round = self.record.params.first_round(now_ms);
+        let key = search_key(&job, attempt);
+        self.withdrawn.insert(key, round);
+        self.announce(now_ms, key, Body::Withdraw(Withdraw { job, attempt, round, except: key }), out);
     }
 
     fn cancel(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
@@ -372,11 +419,26 @@ impl Home {
     fn wait(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
         let p = self.record.params;
         let n = usize::from(self.record.n());
+        if self.misses_its_round(now_ms, &digest) {
+            let seen = self.orders.get(&digest).map(|e| (e.round, e.receipts.len() as u16));
+            let retry_ms = self.start_again(now_ms, digest, out);
+            if let (Some((round, receipts)), Some(retry_ms)) = (seen, retry_ms) {
+                out.push(HomeOutput::Delayed { order: self.named(&digest), round, receipts, retry_ms });
+            }
+            return;
+        }
         let Some(entry) = self.orders.get_mut(&digest) else { return };
         if now_ms >= p.expiry(entry.round) {
             let (round, receipts) = (entry.round, entry.receipts.len() as u16);
-            if let Some(retry_ms) = self.next_round(now_ms, digest, out) {
-                out.push(HomeOutput::RoundMissed { order: digest, round, receipts, retry_ms });
+            // Seats may refuse an early body for good; a plain one takes its place with all of them.
+            let retry_ms = if entry.order.after.is_some() {
+                self.start_again(now_ms, digest, out)
+            } else {
+                self.next_round(now_ms, digest, out)
+            };
+            if let Some(retry_ms) = retry_ms {
+                let order = self.named(&digest);
+                out.push(HomeOutput::RoundMissed { order, round, receipts, retry_ms });
             }
             return;
         }
@@ -410,6 +472,18 @@ impl Home {
         if ask {
             out.push(HomeOutput::Broadcast(self.encode(Body::Fetch(Fetch::Proof(digest)))));
         }
+    }
+
+    /// Whether a body's first round begins and fewer seats have it than are needed for it to be served. Its next round is
+    /// a whole step away, so the order goes on in another body.
+    fn misses_its_round(&self, now_ms: u64, digest: &Digest) -> bool {
+        let Some(entry) = self.orders.get(digest) else { return false };
+        let starts = self.record.params.t0(entry.round);
+        entry.round == entry.order.first_round
+            && entry.is_fresh
+            && now_ms >= starts
+            && now_ms < starts + self.record.params.period_ms
+            && entry.receipts.len() <= usize::from(self.record.f())
     }
 
     fn give_up(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {

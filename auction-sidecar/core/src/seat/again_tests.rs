@@ -1,5 +1,6 @@
 //! Bodies that come early: what a seat accepts of a home, and what a home makes of a round's result.
 
+use super::handover_tests::from_seat;
 use super::tests::{Rig, kinds, mk_rig};
 use super::*;
 use crate::drops::DropReason;
@@ -7,7 +8,7 @@ use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::HomeKeys;
 use crate::pool::Closed;
 use crate::wire::tests::mk_order;
-use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Taken, decode, peek_kind};
+use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Receipt, Taken, Withdraw, decode, peek_kind};
 use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Unserved};
 
 fn nobody() -> Outcome {
@@ -209,9 +210,10 @@ fn a_home_lists_an_unserved_order_again_in_the_next_possible_round() {
     assert_eq!(sent(&out, Kind::Cancel), [Body::Cancel(Cancel { order: first })]);
     assert!(!out.iter().any(|o| matches!(o, HomeOutput::Awarded { .. })));
     let out = home.handle(2_000, HomeInput::Cancel { order: first });
-    let cancelled = |order| Body::Cancel(Cancel { order });
-    let words = [cancelled(third.order.digest()), cancelled(second), cancelled(first)];
-    assert_eq!(sent(&out, Kind::Cancel), words, "no seat has answered about the last body");
+    let last = third.order.digest();
+    assert_eq!(sent(&out, Kind::Cancel), [Body::Cancel(Cancel { order: last })]);
+    let all = Withdraw { job: order.job.clone(), attempt: order.attempt, round: 2, except: last };
+    assert_eq!(sent(&out, Kind::Withdraw), [Body::Withdraw(all)], "some seats may know the others only");
     home.handle(2_100, HomeInput::Forget { order: second });
     home.handle(10_000, HomeInput::Tick);
     assert_eq!(home.next_wake(), None, "the last words were repeated, and nothing else is left");
@@ -303,4 +305,104 @@ fn an_order_that_nobody_can_serve_is_listed_again_less_often() {
     }
     assert_eq!(gaps, [1, 1, 2, 4, 4, 4, 4]);
     assert!(rig.record.params.order_step() > 4, "more often than its own rounds all the same");
+}
+
+#[test]
+fn an_order_that_reaches_the_seats_too_late_goes_on_in_the_next_possible_round() {
+    let rig = mk_rig();
+    let (mut home, first, order) = mk_home(&rig);
+    let start = rig.record.params.t0(order.first_round);
+    let receipt = |seat, order| from_seat(&rig, seat, 0, Body::Receipt(Receipt { order, models: vec![] }));
+    home.handle(start - 10, receipt(1, first));
+    assert_eq!(home.next_wake(), Some(start));
+    let out = home.handle(start, HomeInput::Tick);
+    let second = relisted(&out).unwrap();
+    let delayed = out.iter().find_map(|o| match o {
+        HomeOutput::Delayed { order, receipts, retry_ms, .. } => Some((*order, *receipts, *retry_ms)),
+        _ => None,
+    });
+    let next = rig.record.params.t0(rig.record.params.first_round(start));
+    assert_eq!(delayed, Some((second, 1, next)));
+    // With f + 1 seats it waits for the result.
+    home.handle(next - 20, receipt(1, second));
+    home.handle(next - 10, receipt(2, second));
+    assert_eq!(relisted(&home.handle(next, HomeInput::Tick)), None);
+
+    // After a restart home does not know what seats have; the round may award it.
+    let (mut home, _, order) = mk_home(&rig);
+    let mut again = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    again.handle(start - 50, HomeInput::Resume { order: Box::new(order), choice: None });
+    assert_eq!(relisted(&again.handle(start, HomeInput::Tick)), None);
+    assert!(relisted(&home.handle(start, HomeInput::Tick)).is_some());
+}
+
+#[test]
+fn a_search_is_withdrawn_whatever_its_bodies_are_called() {
+    let mut rig = mk_rig();
+    let order = rig.order(0);
+    let say_order = |rig: &mut Rig, order: &Order| {
+        let bytes = rig.say(0, Body::Order(OrderMsg { order: order.clone() }));
+        kinds(&rig.give(0, bytes)).len()
+    };
+    let withdraw = |rig: &mut Rig, home: u16, round: u64, except: Digest| {
+        let (job, attempt) = (order.job.clone(), order.attempt);
+        let bytes = rig.say(home, Body::Withdraw(Withdraw { job, attempt, round, except }));
+        rig.give(home, bytes);
+        rig.seat.open_orders()
+    };
+    assert_eq!(say_order(&mut rig, &order), 1);
+    rig.now = 1_200;
+    let early = again(&rig, &order, 0, 3);
+    assert_eq!(say(&mut rig, early.clone()), 1);
+    // The early body was made in round 0, though it names round 3.
+    assert_eq!(withdraw(&mut rig, 1, 9, [0; 32]), 1, "another home");
+    assert_eq!(withdraw(&mut rig, 0, 9, early.order.digest()), 1, "that one has its own last word");
+    assert_eq!(withdraw(&mut rig, 0, 1, [0; 32]), 0);
+    // What is placed afterwards is news, also where the old body named a later round.
+    assert_eq!(say_order(&mut rig, &Order { first_round: 2, ..order.clone() }), 1);
+
+    let mut rig = mk_rig();
+    assert_eq!(say_order(&mut rig, &order), 1);
+    rig.now = 1_200;
+    let early = again(&rig, &order, 0, 3);
+    assert_eq!(say(&mut rig, early), 1);
+    assert_eq!(say_order(&mut rig, &Order { first_round: 2, ..order }), 1, "a home that came back soon");
+    assert_eq!(rig.seat.open_orders(), 1);
+}
+
+#[test]
+fn a_home_withdraws_what_only_the_seats_know_and_places_it_anew() {
+    let rig = mk_rig();
+    let (_, _, order) = mk_home(&rig);
+    let (job, attempt) = (order.job.clone(), order.attempt);
+    let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    let out = home.handle(500, HomeInput::Withdraw { job: job.clone(), attempt });
+    let [Body::Withdraw(word)] = &sent(&out, Kind::Withdraw)[..] else { panic!("{out:?}") };
+    assert_eq!((&word.job, word.attempt), (&job, attempt));
+    // In the same moment: the word must not reach the new order, in whatever order the two arrive.
+    let new = NewOrder {
+        job,
+        attempt,
+        requirements: order.requirements.clone(),
+        commitment: order.commitment,
+        expires_ms: order.expires_ms,
+    };
+    let out = home.handle(501, HomeInput::Submit(Box::new(new)));
+    let [Body::Order(placed)] = &sent(&out, Kind::Order)[..] else { panic!("{out:?}") };
+    assert!(placed.order.first_round > word.round);
+}
+
+#[test]
+fn a_home_that_resumes_takes_each_search_up_once() {
+    let rig = mk_rig();
+    let (mut home, first, order) = mk_home(&rig);
+    let none = rig.certified(0, &order, nobody());
+    assert!(relisted(&home.handle(1_200, proof_of(&rig, 1, none))).is_some());
+    let resume = HomeInput::Resume { order: Box::new(order.clone()), choice: None };
+    assert!(home.handle(1_250, resume.clone()).is_empty(), "{first:?} is known under another name");
+    home.handle(1_300, HomeInput::Cancel { order: first });
+    // Withdrawn and wanted again: seats would not take the same body.
+    let out = home.handle(1_400, resume);
+    let [Body::Order(placed)] = &sent(&out, Kind::Order)[..] else { panic!("{out:?}") };
+    assert!(placed.order.first_round > order.first_round);
 }

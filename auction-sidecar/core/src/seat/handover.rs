@@ -43,9 +43,9 @@ impl<C: Crypto> Seat<C> {
             Ok(signer) if signer == home => {}
             _ => return Err(DropReason::BadSignature),
         }
-        verify::certificate(&self.record, certificate)
-            .and_then(|()| verify::outcome(&self.record, certificate, proof, &reserve.order))
+        verify::outcome(&self.record, certificate, proof, &reserve.order)
             .map_err(|_| DropReason::BadSignature)?;
+        self.check_certificate(now_ms, home, certificate)?;
         let Outcome::Award(award) = &proof.leaf.outcome else { return Err(DropReason::Unexpected) };
         let places = std::iter::once((award.seat, award.price, award.spec))
             .chain(award.stand_bys.iter().map(|s| (s.seat, s.price, s.spec)));
@@ -141,7 +141,7 @@ impl<C: Crypto> Seat<C> {
         if owners.into_iter().flatten().any(|owner| owner != home) {
             return Err(DropReason::WrongSender);
         }
-        self.pool.close(order, home, how, now_ms);
+        self.pool.close(order, home, how, now_ms, &self.record.params);
         let mine = how == Closed::Taken(self.index);
         match self.handovers.get_mut(&order) {
             Some(h) if mine && h.stage == Stage::Held => {

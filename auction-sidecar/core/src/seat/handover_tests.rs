@@ -139,7 +139,7 @@ fn reserving(rig: &Rig) -> (Home, Digest) {
     (home, order.digest())
 }
 
-fn from_seat(rig: &Rig, seat: u16, round: u64, body: Body) -> HomeInput {
+pub(super) fn from_seat(rig: &Rig, seat: u16, round: u64, body: Body) -> HomeInput {
     let header = Header { kind: body.kind(), market: rig.record.short_id(), epoch: 0, round, seat };
     let hash = message_hash(&rig.record.market, &header, &body);
     let signature = header.kind.is_signed().then(|| rig.seats[usize::from(seat)].evidence.sign(&hash));

@@ -130,6 +130,14 @@ impl<C: Crypto> Seat<C> {
         match body {
             Body::Taken(taken) => self.close(now_ms, home, taken.order, Closed::Taken(taken.seat), out),
             Body::Cancel(cancel) => self.close(now_ms, home, cancel.order, Closed::Cancelled, out),
+            Body::Withdraw(w) => {
+                let mut made = self.pool.made_until(home, &w.job, w.attempt, w.round);
+                made.retain(|order| *order != w.except);
+                for order in made {
+                    self.close(now_ms, home, order, Closed::Cancelled, out)?;
+                }
+                Ok(())
+            }
             Body::Reserve(reserve) => self.reserve(now_ms, home, header.round, *reserve, out),
             _ => Err(DropReason::Unexpected),
         }
@@ -184,7 +192,7 @@ impl<C: Crypto> Seat<C> {
         self.check_order(now_ms, home, &order, &signature)?;
         verify::again(&self.record, &order, &before, &proof.certificate, &proof.proof)
             .map_err(|_| DropReason::BadSignature)?;
-        self.check_certificate(&proof.certificate)?;
+        self.check_certificate(now_ms, home, &proof.certificate)?;
         let (round, last) = (proof.certificate.round, before.digest());
         let until_ms = now_ms.saturating_add(self.record.params.lifetime());
         self.pool.replace(home, &order, round, until_ms).map_err(|e| match e {
@@ -205,11 +213,15 @@ impl<C: Crypto> Seat<C> {
         Ok(())
     }
 
-    /// Checks a certificate. All orders of a round have one: its votes are checked once.
-    fn check_certificate(&mut self, certificate: &Certificate) -> Intake {
+    /// Checks a certificate that a home shows. All orders of a round have one: its votes are checked once. Checking is
+    /// costly and anybody can make what looks like one, so each home has its share of this second.
+    pub(super) fn check_certificate(&mut self, now_ms: u64, home: u16, certificate: &Certificate) -> Intake {
         let known = self.certified.get(&certificate.round) == Some(&certificate.root);
         let own = certificate.market == self.record.market && certificate.epoch == self.record.epoch;
         if !(known && own) {
+            if !self.limits.certificate(now_ms, home) {
+                return Err(DropReason::Quota);
+            }
             verify::certificate(&self.record, certificate).map_err(|_| DropReason::BadSignature)?;
             self.certified.insert(certificate.round, certificate.root);
         }

@@ -316,6 +316,10 @@ fn a_home_believes_only_what_verifies() {
         Message { header, body, signature }.encode()
     };
     let reported = |o: &HomeOutput| !matches!(o, HomeOutput::Broadcast(_) | HomeOutput::Send { .. });
+    for seat in [1, 2] {
+        let receipt = Body::Receipt(Receipt { order: order.digest(), models: vec![] });
+        home.handle(600, HomeInput::Message { from: seat, bytes: say(seat, receipt) });
+    }
     let mut give = |from: u16, bytes: Vec<u8>| {
         let out = home.handle(1_500, HomeInput::Message { from, bytes });
         out.into_iter().filter(reported).collect::<Vec<_>>()

@@ -203,6 +203,19 @@ pub struct Cancel {
     pub order: Digest,
 }
 
+/// The user's word on a whole search: every body of it that was made up to that round is withdrawn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdraw {
+    /// The job's UID.
+    pub job: String,
+    /// Counts the orders of one job.
+    pub attempt: u32,
+    /// First round that a body made now would name.
+    pub round: u64,
+    /// A body that has its own last word, which may come before or after this one.
+    pub except: Digest,
+}
+
 /// A certificate with the proof of one order's outcome, and the order itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
@@ -292,6 +305,8 @@ pub enum Body {
     Receipt(Receipt),
     Taken(Taken),
     Cancel(Cancel),
+    /// See [`Withdraw`].
+    Withdraw(Withdraw),
     Reserve(Box<Reserve>),
     Accept(Accept),
     Refuse(Refuse),

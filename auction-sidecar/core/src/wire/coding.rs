@@ -5,7 +5,7 @@ use super::views::{NewView, Propose};
 use super::{Kind, MAX_MESSAGE, Signers};
 use crate::award::{AwardProof, Certificate};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
-use vendue_market::{Digest, GpuModel, Order, Reason};
+use vendue_market::{Digest, GpuModel, MAX_JOB, Order, Reason};
 
 type Decoded<T> = Result<T, DecodeError>;
 
@@ -163,6 +163,7 @@ impl Body {
             Body::Receipt(_) => Kind::Receipt,
             Body::Taken(_) => Kind::Taken,
             Body::Cancel(_) => Kind::Cancel,
+            Body::Withdraw(_) => Kind::Withdraw,
             Body::Reserve(_) => Kind::Reserve,
             Body::Accept(_) => Kind::Accept,
             Body::Refuse(_) => Kind::Refuse,
@@ -232,6 +233,9 @@ impl Body {
             Body::Cancel(c) => {
                 w.raw(&c.order);
             }
+            Body::Withdraw(x) => {
+                w.str(&x.job).u32(x.attempt).u64(x.round).raw(&x.except);
+            }
             Body::Reserve(x) => {
                 x.proof.write(w);
                 x.order.write(w);
@@ -281,6 +285,7 @@ impl Body {
             | Kind::Receipt
             | Kind::Taken
             | Kind::Cancel
+            | Kind::Withdraw
             | Kind::Reserve
             | Kind::Accept
             | Kind::Refuse => Self::read_order_talk(kind, r, n)?,
@@ -301,6 +306,12 @@ impl Body {
             }),
             Kind::Taken => Body::Taken(Taken { order: r.array()?, seat: r.u16()? }),
             Kind::Cancel => Body::Cancel(Cancel { order: r.array()? }),
+            Kind::Withdraw => Body::Withdraw(Withdraw {
+                job: r.str("job", MAX_JOB)?,
+                attempt: r.u32()?,
+                round: r.u64()?,
+                except: r.array()?,
+            }),
             Kind::Reserve => Body::Reserve(Box::new(Reserve {
                 proof: Proof::read(r, n)?,
                 order: Order::read(r)?,

@@ -53,11 +53,13 @@ pub enum Kind {
     Reply = 25,
     /// An order's next body, with the proof that its last round gave it to nobody.
     Again = 26,
+    /// The user's word that a whole search is withdrawn.
+    Withdraw = 27,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Bundle,
         Kind::Set,
         Kind::Admit,
@@ -79,6 +81,7 @@ impl Kind {
         Kind::Fetch,
         Kind::Reply,
         Kind::Again,
+        Kind::Withdraw,
     ];
 
     /// The kind with this code.
@@ -95,7 +98,10 @@ impl Kind {
     }
     /// Whether homes send this kind.
     pub fn is_from_home(self) -> bool {
-        matches!(self, Kind::Order | Kind::Again | Kind::Taken | Kind::Cancel | Kind::Reserve)
+        matches!(
+            self,
+            Kind::Order | Kind::Again | Kind::Taken | Kind::Cancel | Kind::Withdraw | Kind::Reserve
+        )
     }
     /// The name of the kind's signed struct.
     pub(crate) fn type_name(self) -> &'static str {
@@ -121,6 +127,7 @@ impl Kind {
             Kind::Fetch => "Fetch",
             Kind::Reply => "Reply",
             Kind::Again => "Again",
+            Kind::Withdraw => "Withdraw",
         }
     }
     /// A short name for logs and metrics.
@@ -147,6 +154,7 @@ impl Kind {
             Kind::Fetch => "fetch",
             Kind::Reply => "reply",
             Kind::Again => "again",
+            Kind::Withdraw => "withdraw",
         }
     }
 }

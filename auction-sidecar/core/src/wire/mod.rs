@@ -13,7 +13,7 @@ pub(crate) use bodies::bundle_digest;
 pub use bodies::{
     Accept, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Fetch, Listed, Lock,
     MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare, OrderMsg, Proof, Quorum, Receipt,
-    Refuse, Reply, Reserve, SetMsg, Taken, view_digest,
+    Refuse, Reply, Reserve, SetMsg, Taken, Withdraw, view_digest,
 };
 pub use header::{HEADER_LEN, Header, Kind, VERSION};
 pub use signers::Signers;

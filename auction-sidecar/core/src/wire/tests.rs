@@ -108,6 +108,7 @@ fn every_later_body() -> Vec<Body> {
     vec![
         Body::Order(OrderMsg { order: order.clone() }),
         Body::Again(Box::new(Again { order, before, proof: mk_proof(Outcome::None(histogram)) })),
+        Body::Withdraw(Withdraw { job: "j".into(), attempt: 2, round: 9, except: [6; 32] }),
     ]
 }
 
@@ -242,7 +243,7 @@ fn wire_format_is_frozen() {
 
 const FROZEN_VIEWS: &str = "eb4288f32f95781ad14e6c95baa5a9baa24ea5ac26b788ef9d25a43932848e7c";
 
-const FROZEN_LATER: &str = "dfea8724498387f8abe7d8d1eff76ce2ef421598bfd86e222dfb71a38ea1f4ad";
+const FROZEN_LATER: &str = "1e09c14cba77737d89de2f71b3fd29f669e9def67ab83b0b9a9941a00e5517a3";
 const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c983ffbf";
 
 #[test]

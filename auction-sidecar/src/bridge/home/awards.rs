@@ -78,15 +78,18 @@ pub async fn reconcile_award(
     let Some(digest) = from_hex(&award.spec.order_digest).and_then(|d| Digest::try_from(d).ok()) else {
         return Err(AwardError::Damaged("spec.orderDigest is not 64 hex digits".to_owned()));
     };
-    let in_work = context.book(|book| book.orders.contains_key(&digest));
+    // Under any name: an order that was listed again has another digest than its Award.
+    let attempt = u32::try_from(award.spec.job.attempt).unwrap_or(u32::MAX);
+    let key = (award.spec.job.uid.clone(), attempt);
+    let in_work = context.in_work(&key);
     let action = match plan(award, in_work) {
         Plan::Nothing => Action::await_change(),
         Plan::Forget => {
-            context.forget(&digest).await;
+            context.forget(&key).await;
             Action::await_change()
         }
         Plan::Close { not_taken } => {
-            if not_taken && !context.tell(HomeInput::Cancel { order: digest }).await {
+            if not_taken && !context.tell(HomeInput::Withdraw { job: key.0.clone(), attempt }).await {
                 return Err(AwardError::Busy);
             }
             close(&context, award, not_taken).await?;
@@ -186,7 +189,10 @@ async fn resume(context: &Arc<HomeContext>, award: &Award, digest: Digest) -> Re
         .resumed(facts, data)
         .spawn(false);
     if !context.tell(HomeInput::Resume { order: Box::new(file.order), choice }).await {
-        context.drop_order(&digest);
+        context.drop_job(&(
+            award.spec.job.uid.clone(),
+            u32::try_from(award.spec.job.attempt).unwrap_or(u32::MAX),
+        ));
         return Err(AwardError::Busy);
     }
     Ok(())

@@ -12,7 +12,6 @@ use kube::{Resource, ResourceExt};
 use vendue_auction_core::{HomeInput, NewOrder};
 use vendue_crds::conditions::{self, job as condition};
 use vendue_crds::{AuctionOutcome, AuctionStatus, ComputeJob, names};
-use vendue_market::Digest;
 use vendue_market::encode::from_hex;
 
 use super::persist::write_auction_status;
@@ -20,6 +19,9 @@ use super::{HomeContext, JobKey};
 use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{ms_of, requirements};
 use crate::engine::now_ms;
+
+/// What may be left of a search when its last round is over: orders are listed in steps.
+const LAST_ROUNDS_MS: u64 = 60_000;
 
 /// Why a Job cannot be put to the market.
 #[derive(Debug, thiserror::Error)]
@@ -45,22 +47,28 @@ pub enum JobError {
 enum Plan {
     Nothing,
     /// Take the order back that is in work, or that was made before a restart.
-    Withdraw(Option<Digest>),
-    /// Place an order, after taking that one back which was made before a restart.
-    Submit(Box<NewOrder>, Option<Digest>),
+    Withdraw,
+    /// Place an order; seats drop one that was made before a restart.
+    Submit(Box<NewOrder>),
 }
 
-/// The order that stands with the seats as far as the status tells.
-fn made(job: &ComputeJob, attempt: i32, over: bool) -> Option<Digest> {
-    let auction = job.status.as_ref()?.auction.as_ref().filter(|a| a.attempt == attempt)?;
-    let stands = match auction.outcome {
-        AuctionOutcome::Pending | AuctionOutcome::NoFeasibleBid | AuctionOutcome::Undecided => true,
+/// Whether seats may hold an order of this attempt, as far as the status tells.
+fn stands(job: &ComputeJob, attempt: i32, over: bool) -> bool {
+    let auction = job.status.as_ref().and_then(|s| s.auction.as_ref()).filter(|a| a.attempt == attempt);
+    match auction.map(|a| a.outcome) {
+        Some(AuctionOutcome::Pending | AuctionOutcome::NoFeasibleBid | AuctionOutcome::Undecided) => true,
         // The Award of a Job that is over may be gone long since.
-        AuctionOutcome::Awarded => !over,
-        AuctionOutcome::Expired | AuctionOutcome::Withdrawn => false,
-    };
-    let digest = from_hex(auction.order_digest.as_ref()?)?.try_into().ok()?;
-    stands.then_some(digest)
+        Some(AuctionOutcome::Awarded) => !over,
+        Some(AuctionOutcome::Expired | AuctionOutcome::Withdrawn) => false,
+        // A Job that goes waits for the word that nothing stands, also when a crash came before the first word.
+        None => job.metadata.deletion_timestamp.is_some() && !over,
+    }
+}
+
+/// Whether the search was given up because the order's next round would start too late.
+fn given_up(job: &ComputeJob, attempt: i32) -> bool {
+    let auction = job.status.as_ref().and_then(|s| s.auction.as_ref());
+    auction.is_some_and(|a| a.attempt == attempt && a.outcome == AuctionOutcome::Expired)
 }
 
 fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Plan, String> {
@@ -69,27 +77,27 @@ fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Pl
     let ends = job.metadata.deletion_timestamp.is_some() || over;
     let accepted =
         conditions::is_true(&status.conditions, condition::ACCEPTED) && job.spec.suspend != Some(true);
-    let made = status.order.as_ref().and_then(|o| made(job, o.attempt, over));
     if ends || !accepted {
-        let stands = !has_award && (in_work || made.is_some());
-        return Ok(if stands { Plan::Withdraw(made) } else { Plan::Nothing });
+        let stands = in_work || status.order.as_ref().is_some_and(|o| stands(job, o.attempt, over));
+        return Ok(if stands && !has_award { Plan::Withdraw } else { Plan::Nothing });
     }
-    let Some(order) = status.order else { return Ok(Plan::Nothing) };
+    let Some(order) = status.order.clone() else { return Ok(Plan::Nothing) };
     let expires_ms = ms_of(&order.expires_at);
-    if in_work || has_award || expires_ms <= now {
+    // A search that was given up has no time for another round, unless the Job was suspended since.
+    let least_ms = if given_up(job, order.attempt) { LAST_ROUNDS_MS } else { 0 };
+    if in_work || has_award || expires_ms <= now.saturating_add(least_ms) {
         return Ok(Plan::Nothing);
     }
     let commitment = from_hex(&order.commitment)
         .and_then(|c| c.try_into().ok())
         .ok_or("status.order.commitment is not 64 hex digits")?;
-    let new = NewOrder {
+    Ok(Plan::Submit(Box::new(NewOrder {
         job: job.metadata.uid.clone().ok_or("the Job has no uid")?,
         attempt: u32::try_from(order.attempt).map_err(|_| "status.order.attempt is negative")?,
         requirements: requirements(&job.spec)?,
         commitment,
         expires_ms,
-    };
-    Ok(Plan::Submit(Box::new(new), made))
+    })))
 }
 
 /// One step for one Job.
@@ -118,13 +126,8 @@ pub async fn reconcile_job(
         .map_err(|reason| JobError::Order { job: format!("{namespace}/{name}"), reason })?;
     match plan {
         Plan::Nothing => {}
-        Plan::Withdraw(made) => withdraw(&context, job, &key, made).await?,
-        Plan::Submit(new, made) => {
-            if let Some(order) = made {
-                tell(&context, &uid, HomeInput::Cancel { order }).await?;
-            }
-            submit(&context, job, &key, new).await?;
-        }
+        Plan::Withdraw => withdraw(&context, job, &key).await?,
+        Plan::Submit(new) => submit(&context, job, &key, new).await?,
     }
     context.failed(&uid, false);
     Ok(Action::requeue(Duration::from_secs(30)))
@@ -156,26 +159,19 @@ async fn submit(
 }
 
 /// Takes an order back that nobody was given yet, and says so in the Job's status.
-async fn withdraw(
-    context: &HomeContext,
-    job: &ComputeJob,
-    key: &(String, u32),
-    made: Option<Digest>,
-) -> Result<(), JobError> {
-    let in_work = context
-        .book(|book| book.orders.iter().filter(|(_, e)| &e.job == key).map(|(d, _)| *d).collect::<Vec<_>>());
-    for order in in_work.iter().copied().chain(made.filter(|d| !in_work.contains(d))) {
-        tell(context, &key.0, HomeInput::Cancel { order }).await?;
-        context.drop_order(&order);
-    }
-    context.book(|book| book.jobs.remove(key));
+async fn withdraw(context: &HomeContext, job: &ComputeJob, key: &(String, u32)) -> Result<(), JobError> {
+    tell(context, &key.0, HomeInput::Withdraw { job: key.0.clone(), attempt: key.1 }).await?;
+    context.drop_job(key);
     tracing::info!(job = key.0, attempt = key.1, "order withdrawn");
     context.metrics.orders.with_label_values(&["cancelled"]).inc();
-    // Without a status, or one of another attempt, nothing says that an order stands.
     let said = job.status.as_ref().and_then(|s| s.auction.clone());
-    let Some(said) = said.filter(|a| u32::try_from(a.attempt) == Ok(key.1)) else { return Ok(()) };
+    let said = said.filter(|a| u32::try_from(a.attempt) == Ok(key.1));
     let message = Some("the order was taken back".to_owned());
-    let auction = AuctionStatus { outcome: AuctionOutcome::Withdrawn, message, ..said };
+    let auction = AuctionStatus {
+        outcome: AuctionOutcome::Withdrawn,
+        message,
+        ..said.unwrap_or_else(|| AuctionStatus::new(i32::try_from(key.1).unwrap_or(i32::MAX)))
+    };
     let (namespace, name) = (job.namespace().unwrap_or_default(), job.name_any());
     match write_auction_status(context, (&namespace, &name, &key.0), &auction).await {
         Err(error) if !error.is_not_found() && !error.is_final() => Err(error.into()),
@@ -224,7 +220,7 @@ mod tests {
     #[test]
     fn an_accepted_job_is_submitted_once() {
         let job = mk_job(|_| {});
-        let Ok(Plan::Submit(order, None)) = plan(&job, false, false, 0) else { panic!("not submitted") };
+        let Ok(Plan::Submit(order)) = plan(&job, false, false, 0) else { panic!("not submitted") };
         assert_eq!((order.job.as_str(), order.attempt, order.expires_ms), ("u-1", 1, 60_000));
         assert_eq!(order.requirements.gpus(), 2);
         assert_eq!(plan(&job, true, false, 0), Ok(Plan::Nothing));
@@ -235,11 +231,14 @@ mod tests {
     #[test]
     fn deleted_suspended_or_unaccepted_jobs_stay_out() {
         let deleted = mk_job(|v| v["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        assert_eq!(plan(&deleted, false, false, 0), Ok(Plan::Withdraw), "it waits for the word");
         let suspended = mk_job(|v| v["spec"]["suspend"] = json!(true));
         let refused = mk_job(|v| v["status"]["conditions"][0]["status"] = json!("False"));
+        for job in [&suspended, &refused] {
+            assert_eq!(plan(job, false, false, 0), Ok(Plan::Nothing));
+        }
         for job in [deleted, suspended, refused] {
-            assert_eq!(plan(&job, false, false, 0), Ok(Plan::Nothing));
-            assert_eq!(plan(&job, true, false, 0), Ok(Plan::Withdraw(None)));
+            assert_eq!(plan(&job, true, false, 0), Ok(Plan::Withdraw));
             assert_eq!(plan(&job, true, true, 0), Ok(Plan::Nothing));
         }
         let bad = mk_job(|v| v["status"]["order"]["commitment"] = json!("xyz"));
@@ -256,17 +255,18 @@ mod tests {
     }
 
     #[test]
-    fn after_a_restart_the_order_that_stands_is_taken_back_first() {
-        let stands = |job: &ComputeJob| match plan(job, false, false, 0) {
-            Ok(Plan::Submit(_, made)) => made,
-            other => panic!("{other:?}"),
-        };
-        for outcome in ["Pending", "NoFeasibleBid", "Undecided", "Awarded"] {
-            assert_eq!(stands(&with_auction(outcome, |_| {})), Some([0xcd; 32]), "{outcome}");
-        }
-        let other = with_auction("Pending", |v| v["status"]["auction"]["attempt"] = json!(0));
-        for job in [with_auction("Expired", |_| {}), with_auction("Withdrawn", |_| {}), other] {
-            assert_eq!(stands(&job), None);
+    fn a_search_that_was_given_up_is_not_begun_again_unless_it_has_more_time() {
+        let expired = with_auction("Expired", |_| {});
+        assert_eq!(
+            plan(&expired, false, false, 0),
+            Ok(Plan::Nothing),
+            "a minute is left, and no round in it"
+        );
+        let longer =
+            with_auction("Expired", |v| v["status"]["order"]["expiresAt"] = json!("1970-01-01T01:00:00Z"));
+        assert!(matches!(plan(&longer, false, false, 0), Ok(Plan::Submit(_))));
+        for outcome in ["Pending", "NoFeasibleBid", "Undecided", "Awarded", "Withdrawn"] {
+            assert!(matches!(plan(&with_auction(outcome, |_| {}), false, false, 0), Ok(Plan::Submit(_))));
         }
     }
 
@@ -280,7 +280,7 @@ mod tests {
         };
         for change in [delete as fn(&mut Value), suspend, finish] {
             let stands = with_auction("Undecided", change);
-            assert_eq!(plan(&stands, false, false, 0), Ok(Plan::Withdraw(Some([0xcd; 32]))));
+            assert_eq!(plan(&stands, false, false, 0), Ok(Plan::Withdraw));
             assert_eq!(plan(&stands, false, true, 0), Ok(Plan::Nothing), "its Award is closed instead");
             assert_eq!(plan(&with_auction("Withdrawn", change), false, false, 0), Ok(Plan::Nothing));
         }

@@ -43,6 +43,8 @@ pub use server::{serve, serve_bulk};
 
 /// Longest wait for the state machine; it may be busy with a round.
 const ENGINE_WAIT: Duration = Duration::from_secs(5);
+/// Reads of the API server that one seat may cause in a second by speaking of awards that the watch does not know.
+const MAX_READS: u32 = 10;
 /// Objects whose failures are counted.
 const MAX_FAILURES: usize = 4096;
 /// Places in an order's queue that only events may take which are not repeated.
@@ -105,6 +107,8 @@ pub struct HomeContext {
     /// Last status of each award, and what guards its writes.
     versions: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<u64>>>>,
     failures: Mutex<BTreeMap<String, u32>>,
+    /// Reads of the API server that seats caused in this second.
+    reads: Mutex<(u64, BTreeMap<MemberId, u32>)>,
 }
 
 impl HomeContext {
@@ -133,6 +137,7 @@ impl HomeContext {
             book: Mutex::default(),
             versions: Mutex::default(),
             failures: Mutex::default(),
+            reads: Mutex::default(),
         }
     }
 
@@ -186,6 +191,17 @@ impl HomeContext {
         *count
     }
 
+    /// Whether a seat may cause one more read of the API server in this second.
+    fn may_read(&self, from: MemberId, now_ms: u64) -> bool {
+        let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
+        if reads.0 != now_ms / 1000 {
+            *reads = (now_ms / 1000, BTreeMap::new());
+        }
+        let count = reads.1.entry(from).or_default();
+        *count = count.saturating_add(1);
+        *count <= MAX_READS
+    }
+
     /// Whether `from` is the seat of that number, also when the cluster is known as something else.
     fn is_seat(&self, from: MemberId, seat: i32) -> bool {
         let Ok(seat) = u16::try_from(seat) else { return false };
@@ -201,21 +217,25 @@ impl HomeContext {
         });
     }
 
-    /// Takes an order out of the book, which ends its task; says whether it was there.
-    fn drop_order(&self, digest: &Digest) -> bool {
+    /// Takes the orders of a Job's attempt out of the book, whatever they are called by now, which ends their tasks.
+    fn drop_job(&self, job: &(String, u32)) -> Vec<Digest> {
         self.book(|book| {
-            let entry = book.orders.remove(digest);
-            if let Some(entry) = &entry {
-                book.jobs.remove(&entry.job);
-            }
-            entry.is_some()
+            book.jobs.remove(job);
+            let found: Vec<_> = book.orders.iter().filter(|(_, e)| &e.job == job).map(|(d, _)| *d).collect();
+            book.orders.retain(|_, entry| &entry.job != job);
+            found
         })
     }
 
-    /// Forgets an order that is closed, at home and in the state machine.
-    async fn forget(&self, digest: &Digest) {
-        if self.drop_order(digest) {
-            self.tell(HomeInput::Forget { order: *digest }).await;
+    /// Whether an order of a Job's attempt is in work.
+    fn in_work(&self, job: &(String, u32)) -> bool {
+        self.book(|book| book.jobs.contains_key(job))
+    }
+
+    /// Forgets the orders of a Job's attempt that are closed, at home and in the state machine.
+    async fn forget(&self, job: &(String, u32)) {
+        for order in self.drop_job(job) {
+            self.tell(HomeInput::Forget { order }).await;
         }
     }
 }
@@ -241,8 +261,10 @@ pub fn on_event(context: &Arc<HomeContext>, event: HomeOutput) {
         tracing::debug!(order = %hex::encode(digest), "event of an order that is not in work");
         return;
     };
-    // A choice is given out until it is stored; all else comes once, and a few times in each round at most.
-    if matches!(event, HomeOutput::Choose(_)) && sender.capacity() <= RESERVED_PLACES {
+    // What comes again, or says less than what comes next, leaves room for what comes once.
+    let can_wait =
+        matches!(event, HomeOutput::Choose(_) | HomeOutput::Received { .. } | HomeOutput::Delayed { .. });
+    if can_wait && sender.capacity() <= RESERVED_PLACES {
         return;
     }
     if sender.try_send(event).is_err() {

@@ -39,6 +39,8 @@ pub(super) struct OrderTask {
     pub(super) written: Option<Written>,
     /// The seat of the choice that is stored.
     chosen: Option<u16>,
+    /// Whether the workload may have left.
+    given: bool,
     /// Whether it was told that enough seats have the order.
     placed: bool,
     /// When it was last told that a round gave it to nobody.
@@ -78,17 +80,8 @@ impl OrderTask {
         order: Order,
         signature: [u8; 65],
     ) -> Self {
-        let fresh = AuctionStatus {
-            attempt: i32::try_from(order.attempt).unwrap_or(i32::MAX),
-            order_digest: Some(to_hex(&digest)),
-            outcome: AuctionOutcome::Pending,
-            round: None,
-            rounds_tried: 0,
-            receipts: 0,
-            message: None,
-            exclusions: Vec::new(),
-            known_models: Vec::new(),
-        };
+        let attempt = i32::try_from(order.attempt).unwrap_or(i32::MAX);
+        let fresh = AuctionStatus { order_digest: Some(to_hex(&digest)), ..AuctionStatus::new(attempt) };
         // After a restart the search goes on, in another order.
         let auction = match job.auction.clone().filter(|before| before.attempt == fresh.attempt) {
             Some(before) => AuctionStatus { order_digest: fresh.order_digest, ..before },
@@ -105,6 +98,7 @@ impl OrderTask {
             award: None,
             written: None,
             chosen: None,
+            given: false,
             placed: false,
             told: None,
         }
@@ -138,9 +132,13 @@ impl OrderTask {
             let last = matches!(event, HomeOutput::GivenUp { .. });
             self.on(event).await;
             if last {
-                self.context.forget(&self.digest).await;
+                self.context.forget(&(self.order.job.clone(), self.order.attempt)).await;
                 return;
             }
+        }
+        // Withdrawn: an Award that nobody was chosen for would be taken up again.
+        if self.chosen.is_none() && !self.given {
+            self.clear_award().await;
         }
     }
 
@@ -178,6 +176,7 @@ impl OrderTask {
                     })
                     .collect();
                 self.set_models(models);
+                self.clear_stale_award().await;
                 self.lost_round(round, AuctionOutcome::NoFeasibleBid, histogram.to_string()).await;
             }
             HomeOutput::Delayed { round, receipts, .. } => {
@@ -187,7 +186,10 @@ impl OrderTask {
                     self.context.record.n(),
                     self.context.record.q()
                 ));
-                self.write_auction().await;
+                if is_to_be_told(self.told.map(|at| at.elapsed()), true) {
+                    self.told = Some(Instant::now());
+                    self.write_auction().await;
+                }
             }
             HomeOutput::RoundMissed { round, receipts, .. } => {
                 self.auction.receipts = i32::from(receipts);
@@ -196,6 +198,7 @@ impl OrderTask {
                     "round {round} did not decide: {receipts} of {n} providers have the order, {} must take part; it is tried again",
                     self.context.record.q()
                 );
+                self.clear_stale_award().await;
                 self.lost_round(round, AuctionOutcome::Undecided, message).await;
             }
             HomeOutput::Reserving { seat, rank, .. } => self.on_reserving(seat, rank).await,
@@ -209,7 +212,10 @@ impl OrderTask {
             }
             HomeOutput::Unserved { .. } => self.on_unserved().await,
             HomeOutput::Choose(choice) => self.on_choose(*choice).await,
-            HomeOutput::HandOver { seat, .. } => handover::hand_over(self, seat).await,
+            HomeOutput::HandOver { seat, .. } => {
+                self.given = true;
+                handover::hand_over(self, seat).await;
+            }
             HomeOutput::GivenUp { .. } => {
                 self.clear_award().await;
                 self.auction.outcome = AuctionOutcome::Expired;
@@ -332,9 +338,25 @@ impl OrderTask {
     /// A choice was not written in time, or so it seems. Either it is in the Award all the same, or the Award goes, and
     /// the state machine hears that the choice came to nothing; while neither is sure, the choice is given out again.
     async fn came_to_be_stored(&mut self, chosen: u16) -> bool {
-        let Some(id) = self.facts().map(AwardFacts::id) else { return false };
+        let Some(id) = self.facts().map(AwardFacts::id) else {
+            tracing::error!(job = self.job.uid, "the choice is of an award that was never told");
+            self.context.tell(HomeInput::NotStored { order: self.digest }).await;
+            return false;
+        };
         match self.remove_award().await {
-            Ok(Removal::Held { id: held, seat }) => held == id && seat == i32::from(chosen),
+            Ok(Removal::Held { id: held, seat }) if held == id && seat == i32::from(chosen) => true,
+            Ok(Removal::Held { id: held, seat }) => {
+                tracing::error!(
+                    job = self.job.uid,
+                    award = id,
+                    held,
+                    seat,
+                    "another choice is stored already"
+                );
+                self.context.tell(HomeInput::Cancel { order: self.digest }).await;
+                self.context.tell(HomeInput::NotStored { order: self.digest }).await;
+                false
+            }
             Ok(Removal::Gone) => {
                 self.award = None;
                 self.context.tell(HomeInput::NotStored { order: self.digest }).await;
@@ -344,6 +366,13 @@ impl OrderTask {
                 tracing::warn!(job = self.job.uid, %error, "not known whether the choice is stored");
                 false
             }
+        }
+    }
+
+    /// A round without an award: what a restart found of an earlier one is over.
+    async fn clear_stale_award(&mut self) {
+        if self.chosen.is_none() && !self.given {
+            self.clear_award().await;
         }
     }
 
@@ -394,6 +423,9 @@ pub(super) fn facts(
     proof: &AwardProof,
 ) -> Option<AwardFacts> {
     let Outcome::Award(award) = &proof.leaf.outcome else { return None };
+    if proof.leaf.order != order.digest() {
+        return None;
+    }
     let named = |seat: u16, price: Price| {
         context.record.seat(seat).map(|record| (seat, record.provider.clone(), price))
     };

@@ -144,7 +144,7 @@ impl OrderTask {
     }
 
     fn is_wanted(&self) -> bool {
-        self.context.book(|book| book.orders.contains_key(&self.digest))
+        self.context.in_work(&(self.order.job.clone(), self.order.attempt))
     }
 
     pub(super) async fn write_auction(&self) {

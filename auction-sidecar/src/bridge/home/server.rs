@@ -15,6 +15,7 @@ use vendue_crds::{Award, AwardSide, AwardStatus, names};
 use super::HomeContext;
 use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{self, award_ref, conditions_of};
+use crate::engine::now_ms;
 use crate::net::MemberId;
 use crate::store::{Store, StoreError};
 use crate::wire::{
@@ -53,6 +54,9 @@ async fn own_award(
     let is_it = |a: &Award| a.spec.side == AwardSide::Home && a.spec.id == reference.id;
     if let Some(award) = context.awards.find(|a| is_it(a) && is_own(context, from, reference, a)) {
         return Ok(Some(award));
+    }
+    if !context.may_read(from, now_ms()) {
+        return Err(ClusterError::Busy("awards"));
     }
     let api: Api<Award> = Api::all(context.cluster.client.clone());
     let params = ListParams::default().labels(&format!("{}={}", names::AWARD_ID, reference.id));

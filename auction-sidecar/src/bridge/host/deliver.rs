@@ -25,6 +25,8 @@ use crate::wire::AwardRef;
 
 /// How long a turn lasts when others wait for theirs.
 const TURN: Duration = Duration::from_secs(30);
+/// Longest turn whoever waits.
+const LONGEST_TURN: Duration = Duration::from_secs(90);
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a courier that does not answer is asked: about three quarters of a minute.
@@ -114,7 +116,9 @@ async fn attempt(
     let courier = context.courier.of(&reference.id).await?;
     let sender = Sender { net: &context.net, home, award: reference, courier: &courier };
     let started = Instant::now();
-    sender.deliver(|| started.elapsed() >= TURN && context.deliveries.are_wanted()).await
+    let deliver = sender.deliver(|| started.elapsed() >= TURN && context.deliveries.are_wanted());
+    // A courier that trickles would keep the turn; what is at home counts, wherever the turn is cut.
+    tokio::time::timeout(LONGEST_TURN, deliver).await.unwrap_or(Err(DeliverError::TurnOver))
 }
 
 async fn report(

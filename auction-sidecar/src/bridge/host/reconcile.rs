@@ -72,15 +72,17 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
     let finished = conditions::is_true(list, condition::FINISHED);
     let released = conditions::is_true(list, condition::RELEASED);
     // A reservation's status is the seat's business until the workload is here.
-    plan.relay = handed_over && memory.relayed != Some(status_hash);
+    // The workload is there when the spec says so; a crash may have come before the condition.
+    let taken = handed_over || award.spec.workload_secret.is_some();
+    plan.relay = taken && memory.relayed != Some(status_hash);
     // Nobody waits for the outputs of an award that its user has closed.
     plan.deliver = finished
-        && handed_over
+        && taken
         && award.spec.close.is_none()
         && !released
         && !memory.delivering
         && conditions::find(list, condition::DELIVERED).is_none();
-    if held == Some(false) && !handed_over {
+    if held == Some(false) && !taken {
         let refused = u64::try_from(REFUSED_TIME.as_millis()).unwrap_or(0);
         match since(condition::HELD) {
             Some(age) if age >= refused => plan.delete = true,
@@ -89,8 +91,7 @@ fn plan(award: &Award, memory: &AwardMemory, status_hash: u64, now_ms: u64) -> P
     }
     if released {
         // What was handed over ends in Finished, and home is to know.
-        let settled = !plan.relay && (finished || !handed_over);
-        let taken = handed_over || award.spec.workload_secret.is_some();
+        let settled = !plan.relay && (finished || !taken);
         let kept = if taken && !memory.unknown_at_home { KEPT_TIME } else { DELIVERY_TIME };
         let age = since(condition::RELEASED);
         plan.delete = settled || age.is_some_and(|age| u128::from(age) > kept.as_millis());
@@ -280,6 +281,20 @@ mod tests {
         let away = plan(&mk_award(&all), &memory, 1, 86_400_000);
         assert_eq!(away, Plan { relay: true, again_ms: Some(60_000), ..Plan::default() });
         assert!(plan(&mk_award(&all), &memory, 1, 90_100_000).delete);
+    }
+
+    #[test]
+    fn a_workload_that_is_there_counts_without_its_condition() {
+        let mut award = mk_award(&[("Held", true, ""), ("Finished", true, "Succeeded")]);
+        let memory = AwardMemory { told: Some(true), ..AwardMemory::default() };
+        assert!(!plan(&award, &memory, 1, 20_000).relay, "a reservation is the seat's business");
+        award.spec.workload_secret = Some("workload".into());
+        let first = plan(&award, &memory, 1, 20_000);
+        assert_eq!(first, Plan { relay: true, deliver: true, ..Plan::default() });
+        let mut released =
+            mk_award(&[("Held", true, ""), ("Finished", true, "Succeeded"), ("Released", true, "TornDown")]);
+        released.spec.workload_secret = Some("workload".into());
+        assert!(!plan(&released, &memory, 1, 20_000).delete, "home has not heard of it");
     }
 
     #[test]

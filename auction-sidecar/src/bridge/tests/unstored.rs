@@ -143,3 +143,33 @@ async fn nobody_says_that_a_choice_came_to_nothing_while_that_is_not_known() {
     play(rig.f.server, unread.collect()).await;
     assert!(rig.f.commands.try_recv().is_err());
 }
+
+#[tokio::test]
+async fn a_round_without_an_award_ends_what_a_restart_found() {
+    let f = fixture();
+    let context = home_context(&f);
+    let order = order(&f, [7; 32]);
+    let (digest, proof, certificate, id) =
+        (order.digest(), proof(&order), certificate(&f), award_id(&f, &order));
+    home::submitted(&context, job_key(), 1);
+    let (body, signature) = (Box::new(order), [1; 65]);
+    let ordered = HomeOutput::Ordered { digest, order: body.clone(), signature, starts_ms: now_ms() };
+    home::on_event(&context, ordered);
+    home::on_event(&context, HomeOutput::Awarded { order: digest, body, signature, certificate, proof });
+    let (histogram, models) = (vendue_market::Histogram::new(4), BTreeSet::new());
+    home::on_event(
+        &context,
+        HomeOutput::NotAwarded { order: digest, round: 9, histogram, models, retry_ms: None },
+    );
+    let script = vec![
+        apply(JOB, BRIDGE, vec![]),
+        apply(AWARD, BRIDGE, vec![("/spec/id", json!(id))]),
+        apply(JOB, BRIDGE, vec![("/status/auction/outcome", json!("Awarded"))]),
+        get(AWARD, Some(old_award(&id, false))),
+        delete_as_read(),
+        apply(JOB, BRIDGE, vec![("/status/auction/outcome", json!("NoFeasibleBid"))]),
+        event(),
+        event(),
+    ];
+    play(f.server, script).await;
+}

@@ -101,6 +101,9 @@ impl Folder<'_> {
                 self.state(if c.reason == reasons::SUCCEEDED { "Succeeded" } else { word });
             }
         }
+        if let Some(c) = conditions::find(&status.conditions, award::DELIVERED) {
+            self.set(cond::DELIVERED, c.status == "True", &c.reason, &c.message);
+        }
         let is = |type_| conditions::is_true(&status.conditions, type_);
         if is(award::RELEASED) && is(award::HANDED_OVER) && !self.is(cond::FINISHED) {
             let text = "the provider has released everything and never said how the work ended";

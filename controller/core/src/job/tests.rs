@@ -90,17 +90,7 @@ fn mk_home_award(conditions: &[(&str, bool, &str)]) -> Award {
 }
 
 fn mk_auction(attempt: i32, outcome: AuctionOutcome) -> AuctionStatus {
-    AuctionStatus {
-        attempt,
-        order_digest: None,
-        outcome,
-        round: Some(3),
-        rounds_tried: 1,
-        receipts: 4,
-        message: None,
-        exclusions: vec![],
-        known_models: vec![],
-    }
+    AuctionStatus { outcome, round: Some(3), rounds_tried: 1, receipts: 4, ..AuctionStatus::new(attempt) }
 }
 
 fn says(plan: &Plan, type_: &str) -> Option<(String, String)> {
@@ -280,7 +270,12 @@ fn folds_what_the_winner_reports() {
     let done = fold(&mut job, &end, 6);
     assert_eq!(says(&done, cond::FINISHED), is("True", reasons::SUCCEEDED));
     assert_eq!(done.status.unwrap().state.as_deref(), Some("Succeeded"));
-    let after = fold(&mut job, &end, 700);
+    // What became of the outputs is told even when it is known later than the end.
+    let mut lost = end.to_vec();
+    lost.push((award::DELIVERED, false, reasons::OUTPUTS_TOO_LARGE));
+    let told = fold(&mut job, &lost, 7);
+    assert_eq!(says(&told, cond::DELIVERED), is("False", reasons::OUTPUTS_TOO_LARGE));
+    let after = fold(&mut job, &lost, 700);
     assert!(after.transitions.is_empty());
     assert_eq!(after.status.unwrap().state.as_deref(), Some("Succeeded"));
 }

@@ -111,3 +111,13 @@ async fn a_status_that_comes_after_the_last_one_changes_nothing() {
     assert_eq!(replies, [HandoverReply::Ok, HandoverReply::Ok]);
     assert!(context.versions.lock().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_seat_that_makes_ids_up_does_not_keep_the_api_server_busy() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let now = now_ms();
+    let seat = |n| MemberId::Seat(n);
+    assert_eq!((0..100).filter(|_| context.may_read(seat(1), now)).count(), 10);
+    assert!(context.may_read(seat(2), now) && context.may_read(seat(1), now + 1000));
+}

@@ -1,0 +1,155 @@
+//! A dealer's secret polynomial and its public commitment.
+//!
+//! Coefficients are derived from the dealer's seed and the setup. `threshold_crypto::poly::Poly` holds, evaluates and
+//! wipes them; the commitment is made and evaluated by blst. Invariant: no point of a commitment is the identity.
+
+use super::{DkgError, Setup};
+use crate::CryptoError;
+use crate::raw::{G1, G1Sum, Scalar};
+use sha2::{Digest, Sha256};
+use threshold_crypto::Fr;
+use threshold_crypto::ff::{Field, PrimeField, PrimeFieldRepr};
+use threshold_crypto::poly::Poly;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+/// A seat's secret from which it derives everything random that it sends during key generations.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct DealerSeed([u8; 32]);
+
+impl DealerSeed {
+    /// From 32 random bytes, used for nothing else.
+    pub fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(*bytes)
+    }
+    /// As bytes, to be stored as a secret.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.0)
+    }
+    /// The secret for a label, a setup or recovery, and two numbers.
+    pub(super) fn scalar(
+        &self,
+        label: &[u8],
+        session: &[u8; 32],
+        first: u16,
+        second: u16,
+    ) -> Result<Scalar, CryptoError> {
+        let numbers = [first.to_be_bytes(), second.to_be_bytes()].concat();
+        derive(b"VENDUE-V1-DKG-SEED", &self.0, &[label, session, &numbers])
+    }
+}
+
+/// A secret scalar from HKDF-SHA-256: 64 bytes, big-endian, modulo the group order.
+pub(super) fn derive(salt: &[u8], secret: &[u8], info: &[&[u8]]) -> Result<Scalar, CryptoError> {
+    let mut wide = Zeroizing::new([0u8; 64]);
+    hkdf::Hkdf::<Sha256>::new(Some(salt), secret)
+        .expand_multi_info(info, wide.as_mut_slice())
+        .map_err(|_| CryptoError::Generation)?;
+    Scalar::from_wide(&wide).ok_or(CryptoError::Generation)
+}
+
+/// A dealer's polynomial.
+pub(super) struct SecretPoly {
+    poly: Poly,
+    pub(super) commitment: Commitment,
+}
+
+impl SecretPoly {
+    /// The polynomial of a dealer for a setup.
+    pub(super) fn derive(setup: &Setup, dealer: u16, seed: &DealerSeed) -> Result<Self, DkgError> {
+        let mut coefficients = Vec::with_capacity(usize::from(setup.quorum()));
+        let mut points = Vec::with_capacity(setup.points());
+        if setup.is_refresh() {
+            coefficients.push(Fr::zero());
+        }
+        for index in u16::from(setup.is_refresh())..setup.quorum() {
+            let coefficient = seed.scalar(b"COEFFICIENT", &setup.digest(), dealer, index)?;
+            points.push(G1::generator_mul(&coefficient).ok_or(CryptoError::Generation)?);
+            coefficients.push(to_field(&coefficient)?);
+        }
+        let commitment = Commitment { constant: !setup.is_refresh(), points };
+        Ok(Self { poly: Poly::from(coefficients), commitment })
+    }
+
+    /// A seat's share: the value at the seat's number plus one.
+    pub(super) fn share(&self, seat: u16) -> Result<Scalar, CryptoError> {
+        to_scalar(self.poly.evaluate(u64::from(seat) + 1))
+    }
+}
+
+fn to_field(scalar: &Scalar) -> Result<Fr, CryptoError> {
+    let mut repr = <Fr as PrimeField>::Repr::default();
+    repr.read_be(scalar.to_bendian().as_slice()).map_err(|_| CryptoError::Generation)?;
+    Fr::from_repr(repr).map_err(|_| CryptoError::Generation)
+}
+
+/// Takes a value of `threshold_crypto`'s field to blst; zero is refused.
+pub(crate) fn to_scalar(value: Fr) -> Result<Scalar, CryptoError> {
+    let mut bytes = Zeroizing::new([0u8; 32]);
+    value.into_repr().write_be(bytes.as_mut_slice()).map_err(|_| CryptoError::Generation)?;
+    Scalar::from_bendian(&bytes).ok_or(CryptoError::Generation)
+}
+
+/// A commitment to a polynomial: its coefficients times the generator.
+#[derive(Clone)]
+pub(super) struct Commitment {
+    /// Whether the constant term is there; otherwise it is zero.
+    constant: bool,
+    points: Vec<G1>,
+}
+
+impl Commitment {
+    /// Reads the points of a commitment, 48 bytes each.
+    pub(super) fn from_bytes(setup: &Setup, bytes: &[u8]) -> Result<Self, DkgError> {
+        Ok(Self { constant: !setup.is_refresh(), points: read_points("commitment", setup.points(), bytes)? })
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        self.points.iter().flat_map(|p| p.to_bytes()).collect()
+    }
+
+    /// What acknowledgements name.
+    pub(super) fn digest(&self, setup: &Setup, dealer: u16) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(b"VENDUE-V1-DKG-COMMITMENT")
+            .chain_update(setup.digest())
+            .chain_update(dealer.to_be_bytes())
+            .chain_update(self.to_bytes())
+            .finalize()
+            .into()
+    }
+
+    /// Whether a share is the value at the seat's point of the polynomial.
+    pub(super) fn fits(&self, seat: u16, share: &Scalar) -> bool {
+        let own = G1::generator_mul(share).map(G1::to_sum);
+        own.is_some_and(|own| self.evaluate(seat).equals(&own))
+    }
+
+    fn evaluate(&self, seat: u16) -> G1Sum {
+        let value = evaluate(&self.points, seat);
+        if self.constant { value } else { value.times(u32::from(seat) + 1) }
+    }
+
+    /// Adds the coefficients to sums of coefficients.
+    pub(super) fn add_to(&self, sums: &mut [G1Sum]) {
+        let skipped = usize::from(!self.constant);
+        for (sum, point) in sums.iter_mut().skip(skipped).zip(&self.points) {
+            *sum = sum.plus(&point.to_sum());
+        }
+    }
+}
+
+/// The value at a seat's point of the polynomial with these coefficients, in the exponent.
+pub(super) fn evaluate(coefficients: &[G1], seat: u16) -> G1Sum {
+    let x = u32::from(seat) + 1;
+    coefficients.iter().rev().fold(G1Sum::identity(), |sum, c| sum.times(x).plus(&c.to_sum()))
+}
+
+/// Reads exactly `count` points.
+pub(super) fn read_points(what: &'static str, count: usize, bytes: &[u8]) -> Result<Vec<G1>, DkgError> {
+    let (points, rest) = bytes.as_chunks::<48>();
+    if points.len() != count || !rest.is_empty() {
+        return Err(DkgError::Length { what, found: bytes.len(), expected: count * 48 });
+    }
+    let read = |(index, bytes)| G1::from_bytes(bytes).ok_or(DkgError::Point { what, index });
+    points.iter().enumerate().map(read).collect()
+}

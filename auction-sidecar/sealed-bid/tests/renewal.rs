@@ -1,0 +1,266 @@
+//! Refresh of all shares, and recovery of a lost one.
+#![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
+
+mod support;
+
+use support::*;
+use vendue_sealed_bid::dkg::{DkgError, KeySet, Log, Part, Purpose, Recovery, Setup, Split, outcome};
+use vendue_sealed_bid::*;
+
+#[test]
+fn a_refresh_keeps_the_key_and_changes_every_share() {
+    for n in [2, 4, 7] {
+        let market = Market::new(n);
+        let (before, old) = market.generate();
+        let setup = market.setup_for(Purpose::Refresh(before.keys.clone()), 0);
+        let dealers: Vec<u16> = (0..market.q()).collect();
+        let (after, new) = market.run(&setup, &dealers, Some(&old));
+        assert_eq!(after.keys.seal_key(), before.keys.seal_key());
+        assert_eq!(check_key_set(after.keys.seal_key(), after.keys.share_keys(), market.q()), Ok(()));
+        for seat in 0..n {
+            let s = usize::from(seat);
+            assert!(after.keys.fits(seat, &new[s]) && !after.keys.fits(seat, &old[s]));
+        }
+        let seats: Vec<u16> = (0..market.q()).collect();
+        let all = |shares: &'static str| -> Vec<&SealShare> {
+            seats
+                .iter()
+                .map(|s| if shares == "new" { &new[usize::from(*s)] } else { &old[usize::from(*s)] })
+                .collect()
+        };
+        // Each on its own opens the same rounds: what was sealed before the refresh opens after it.
+        assert_eq!(
+            opens(&after.keys, &all("new"), &seats).unwrap(),
+            opens(&before.keys, &all("old"), &seats).unwrap()
+        );
+        // Together they do not, and it is the old ones that are named.
+        let mut mixed = all("new");
+        mixed[0] = &old[0];
+        assert_eq!(opens(&after.keys, &mixed, &seats), Err(CryptoError::BadShares(vec![0])));
+        // A second refresh goes on from the first.
+        let again = market.setup_for(Purpose::Refresh(after.keys.clone()), 0);
+        let (third, _) = market.run(&again, &dealers, Some(&new));
+        assert_eq!(third.keys.seal_key(), before.keys.seal_key());
+        assert_ne!(third.keys, after.keys);
+    }
+}
+
+#[test]
+fn a_new_epoch_has_a_new_key_that_old_shares_do_not_open() {
+    let market = Market::new(4);
+    let deal: Vec<_> = market.deal.iter().map(|k| k.public_key().unwrap()).collect();
+    let votes = vote_key_set(&market.vote);
+    let setup = Setup::new(Purpose::Key, &MARKET, EPOCH + 1, 0, votes, &deal).unwrap();
+    let (before, old) = market.generate();
+    let (after, new) = market.run(&setup, &[0, 1, 2, 3], None);
+    assert_ne!(after.keys.seal_key(), before.keys.seal_key());
+    let id = RoundId { epoch: EPOCH + 1, ..ID };
+    let sign =
+        |shares: &[SealShare]| -> Vec<_> { (0u16..3).zip(shares).map(|(s, k)| (s, k.sign(&id))).collect() };
+    let combine = |shares: &[(u16, [u8; 96])]| {
+        combine(&id, after.keys.seal_key(), 3, shares, |seat| after.keys.share_key(seat))
+    };
+    assert!(combine(&sign(&new)).is_ok());
+    assert_eq!(combine(&sign(&old)), Err(CryptoError::BadShares(vec![0, 1, 2])));
+}
+
+#[test]
+fn a_refresh_takes_sharings_of_zero_for_its_own_key_only() {
+    let market = Market::new(4);
+    let (made, shares) = market.generate();
+    let setup = market.setup_for(Purpose::Refresh(made.keys.clone()), 0);
+    // The log of a new key has one point more.
+    let key = market.setup();
+    let log = market.log(&key, 0, &mut market.players(&key), &[]);
+    assert!(matches!(Log::verify(&setup, &log), Err(DkgError::Length { .. } | DkgError::Foreign(_))));
+    // Signed for the refresh, a sharing of something else than zero does not account for anybody: two points are read,
+    // and a share of the polynomial with a constant term is not on what they commit to.
+    let revealing = market.log(&key, 0, &mut market.players(&key), &[3]);
+    let share: [u8; 32] = revealing[revealing.len() - 80..revealing.len() - 48].try_into().unwrap();
+    let points = points_of(&key, &log);
+    let forged = market.forge_log(&setup, 0, &points[48..], &[0, 1, 2], &[share]);
+    assert_eq!(Log::verify(&setup, &forged).err(), Some(DkgError::Share { from: 0, to: 3 }));
+
+    let mut players = market.players(&setup);
+    let logs: Vec<_> =
+        (0..3).map(|d| Log::verify(&setup, &market.log(&setup, d, &mut players, &[1])).unwrap()).collect();
+    let (after, share) = players[1].refreshed(&logs, &shares[1]).unwrap();
+    assert_eq!(after, outcome(&setup, &logs).unwrap());
+    assert!(after.keys.fits(1, &share));
+    assert_eq!(players[1].refreshed(&logs, &shares[0]).err(), Some(DkgError::NotOurs("old share")));
+    assert!(matches!(players[1].share(&logs), Err(DkgError::Foreign(_))));
+    let first = market.player(&key, 0);
+    assert!(matches!(first.refreshed(&logs, &shares[0]), Err(DkgError::Foreign(_))));
+    // One seat alone has no polynomial to renew.
+    let one = Market::new(1);
+    let keys = one.generate().0.keys;
+    let deal = [one.deal[0].public_key().unwrap()];
+    let refused = Setup::new(Purpose::Refresh(keys), &MARKET, EPOCH, 0, vote_key_set(&one.vote), &deal);
+    assert_eq!(refused.err(), Some(DkgError::Seats(1)));
+}
+
+/// The helpers' messages of a recovery.
+struct Messages {
+    splits: Vec<Vec<u8>>,
+    parts: Vec<Vec<u8>>,
+}
+
+fn read_splits(recovery: &Recovery<'_>, bytes: &[Vec<u8>]) -> Vec<Split> {
+    bytes.iter().map(|b| recovery.read_split(b).unwrap()).collect()
+}
+
+fn help(market: &Market, recovery: &Recovery<'_>, shares: &[SealShare], helpers: &[u16]) -> Messages {
+    let at = |h: &u16| usize::from(*h);
+    let splits: Vec<_> = helpers
+        .iter()
+        .map(|h| recovery.split(*h, &shares[at(h)], &market.seeds[at(h)], &market.vote[at(h)]).unwrap())
+        .collect();
+    let read = read_splits(recovery, &splits);
+    let part = |h: &u16| {
+        let (deal, seed, vote) = (&market.deal[at(h)], &market.seeds[at(h)], &market.vote[at(h)]);
+        recovery.part(*h, &read, deal, seed, vote).unwrap()
+    };
+    Messages { parts: helpers.iter().map(part).collect(), splits }
+}
+
+fn mk(n: u16) -> (Market, Setup, KeySet, Vec<SealShare>) {
+    let market = Market::new(n);
+    let setup = market.setup();
+    let (made, shares) = market.generate();
+    (market, setup, made.keys, shares)
+}
+
+#[test]
+fn a_quorum_gives_a_seat_its_share_back() {
+    for (n, target, helpers) in [
+        (4u16, 2u16, vec![0u16, 1, 3]),
+        (4, 0, vec![3, 2, 1]),
+        (7, 6, vec![0, 1, 2, 4, 5]),
+        (7, 3, vec![6, 4, 0, 2, 1]),
+    ] {
+        let (market, setup, keys, shares) = mk(n);
+        let recovery = Recovery::new(&setup, &keys, 0, target, &helpers).unwrap();
+        let said = help(&market, &recovery, &shares, &helpers);
+        let splits = read_splits(&recovery, &said.splits);
+        let parts: Vec<Part> =
+            said.parts.iter().rev().map(|p| recovery.read_part(&splits, p).unwrap()).collect();
+        let deal = &market.deal[usize::from(target)];
+        let share = recovery.finish(&splits, &parts, deal).unwrap();
+        assert!(share.same_as(&shares[usize::from(target)]), "{n} seats, {target}");
+        // Nothing that was sent is anybody's share, nor would another seat's key open it.
+        for share in &shares {
+            let bytes = share.to_bytes();
+            let shows = |m: &Vec<u8>| m.windows(32).any(|w| w == bytes.as_slice());
+            assert!(!said.splits.iter().chain(&said.parts).any(shows));
+        }
+        let other = &market.deal[usize::from(helpers[0])];
+        assert!(matches!(recovery.finish(&splits, &parts, other), Err(DkgError::Share { .. })));
+    }
+}
+
+#[test]
+fn who_helps_is_fixed_and_each_helper_counts_once() {
+    let (market, setup, keys, shares) = mk(4);
+    let make = |target, helpers: &[u16]| Recovery::new(&setup, &keys, 0, target, helpers).map(|_| ());
+    assert_eq!(make(2, &[0, 1]), Err(DkgError::TooFewDealings { found: 2, needed: 3 }));
+    assert_eq!(make(2, &[0, 1, 1]), Err(DkgError::Duplicate(1)));
+    assert_eq!(make(2, &[0, 1, 2]), Err(DkgError::Duplicate(2)));
+    assert_eq!(make(2, &[0, 1, 4]), Err(DkgError::UnknownSeat(4)));
+    assert_eq!(make(4, &[0, 1, 2]), Err(DkgError::UnknownSeat(4)));
+    let (seven, wide, wide_keys, _) = mk(7);
+    let too_many = Recovery::new(&wide, &wide_keys, 0, 0, &[1, 2, 3, 4, 5, 6]);
+    assert_eq!(too_many.err(), Some(DkgError::Seats(6)));
+    let other_keys = Recovery::new(&setup, &wide_keys, 0, 2, &[0, 1, 3]);
+    assert_eq!(other_keys.err(), Some(DkgError::Seats(3)));
+    drop(seven);
+
+    let recovery = Recovery::new(&setup, &keys, 0, 2, &[0, 1, 3]).unwrap();
+    let outsider = recovery.split(2, &shares[2], &market.seeds[2], &market.vote[2]);
+    assert_eq!(outsider, Err(DkgError::UnknownSeat(2)));
+    let foreign = recovery.split(0, &shares[1], &market.seeds[0], &market.vote[0]);
+    assert_eq!(foreign, Err(DkgError::NotOurs("share")));
+    let said = help(&market, &recovery, &shares, &[0, 1, 3]);
+    let splits = read_splits(&recovery, &said.splits);
+    let one = |i: usize| recovery.read_part(&splits, &said.parts[i]).unwrap();
+    let deal = &market.deal[2];
+    assert_eq!(
+        recovery.finish(&splits, &[one(0), one(1)], deal).err(),
+        Some(DkgError::TooFewDealings { found: 2, needed: 3 })
+    );
+    assert_eq!(recovery.finish(&splits, &[one(0), one(1), one(1)], deal).err(), Some(DkgError::Duplicate(1)));
+    let few = read_splits(&recovery, &said.splits[..2]);
+    assert_eq!(
+        recovery.read_part(&few, &said.parts[0]).err(),
+        Some(DkgError::TooFewDealings { found: 2, needed: 3 })
+    );
+    // Messages of another attempt are not taken.
+    let again = Recovery::new(&setup, &keys, 1, 2, &[0, 1, 3]).unwrap();
+    assert_eq!(again.read_split(&said.splits[0]).err(), Some(DkgError::Foreign("split")));
+    let other = help(&market, &again, &shares, &[0, 1, 3]);
+    assert_eq!(recovery.read_part(&splits, &other.parts[0]).err(), Some(DkgError::Foreign("part")));
+    assert_ne!(other.splits[0][35..], said.splits[0][35..], "parts are fresh");
+    // A helper that splits twice: a part made from the other split is nobody's fault but that helper's.
+    let second = recovery.split(1, &shares[1], &market.seeds[2], &market.vote[1]).unwrap();
+    let mixed = read_splits(&recovery, &[said.splits[0].clone(), second, said.splits[2].clone()]);
+    let part = recovery.part(0, &mixed, &market.deal[0], &market.seeds[0], &market.vote[0]).unwrap();
+    assert_eq!(recovery.read_part(&splits, &part).err(), Some(DkgError::Foreign("part")));
+    assert!(recovery.read_part(&mixed, &part).is_ok());
+}
+
+#[test]
+fn a_helper_that_cheats_is_named() {
+    let (market, setup, keys, shares) = mk(4);
+    let recovery = Recovery::new(&setup, &keys, 0, 2, &[0, 1, 3]).unwrap();
+    let said = help(&market, &recovery, &shares, &[0, 1, 3]);
+    for message in [&said.splits[1], &said.parts[1]] {
+        let splits = read_splits(&recovery, &said.splits);
+        for at in 0..message.len() {
+            let mut bad = message.clone();
+            bad[at] ^= 1 << (at % 8);
+            let refused = if message.len() == said.parts[1].len() {
+                recovery.read_part(&splits, &bad).err()
+            } else {
+                recovery.read_split(&bad).err()
+            };
+            assert!(refused.is_some(), "byte {at}");
+        }
+    }
+    let resign = |word: u8, seat: u16, rest: &[u8]| {
+        let message = [&[word], recovery.digest().as_slice(), &seat.to_be_bytes(), rest].concat();
+        market.sign_dkg(seat, &message)
+    };
+    // Parts that do not add up: two commitments are one.
+    let mut body = said.splits[1][..said.splits[1].len() - 48].to_vec();
+    body.copy_within(35..83, 83);
+    let bad = [body.as_slice(), &resign(4, 1, &sha(&body))].concat();
+    assert_eq!(recovery.read_split(&bad).err(), Some(DkgError::Split(1)));
+    // A part that is not the one committed to: the helper that was to get it names who made it.
+    let with_envelope = |message: &[u8], at: usize, context: &[u8], to: u16| {
+        let key = market.deal[usize::from(to)].public_key().unwrap();
+        let mut body = message[..message.len() - 48].to_vec();
+        body[at..at + 96].copy_from_slice(&forge_envelope(&key, context, &[7; 32]));
+        body
+    };
+    let context = [recovery.digest().as_slice(), &[0, 1, 0, 3], &[0; 32]].concat();
+    let body = with_envelope(&said.splits[1], 35 + 3 * 48 + 2 * 96, &context, 3);
+    let bad = [body.as_slice(), &resign(4, 1, &sha(&body))].concat();
+    let splits = read_splits(&recovery, &[said.splits[0].clone(), bad, said.splits[2].clone()]);
+    let part = recovery.part(3, &splits, &market.deal[3], &market.seeds[3], &market.vote[3]);
+    assert_eq!(part, Err(DkgError::Share { from: 1, to: 3 }));
+    // A sum that is not that of the parts: the seat names who made it.
+    let splits = read_splits(&recovery, &said.splits);
+    let context = [recovery.digest().as_slice(), &[0, 1, 0, 2], &said.parts[1][35..67]].concat();
+    let body = with_envelope(&said.parts[1], 67, &context, 2);
+    let bad = [body.as_slice(), &resign(5, 1, &body[35..])].concat();
+    let parts: Vec<_> = [&said.parts[0], &bad, &said.parts[2]]
+        .iter()
+        .map(|p| recovery.read_part(&splits, p).unwrap())
+        .collect();
+    let refused = Some(DkgError::Share { from: 1, to: 2 });
+    assert_eq!(recovery.finish(&splits, &parts, &market.deal[2]).err(), refused);
+}
+
+fn sha(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
+}
