@@ -118,6 +118,10 @@ impl AwardTable {
     pub fn root(&self) -> Digest {
         self.tree().root()
     }
+    /// The path of a leaf; none when it is not there.
+    pub fn path(&self, leaf: &Leaf) -> Option<Path> {
+        self.tree().path(self.leaves.iter().position(|l| l == leaf)?)
+    }
     /// Orders' leaves.
     pub fn orders(&self) -> impl Iterator<Item = &OrderLeaf> {
         self.leaves.iter().filter_map(|leaf| match leaf {

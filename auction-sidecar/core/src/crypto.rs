@@ -25,6 +25,8 @@ pub trait Crypto {
     fn open(&self, opened: &Self::Opened, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>>;
     /// The round's beacon.
     fn beacon(&self, opened: &Self::Opened) -> Digest;
+    /// The combined signature's bytes.
+    fn combined(&self, opened: &Self::Opened) -> [u8; 96];
     /// This seat's vote on a message.
     fn vote(&self, message: &[u8]) -> [u8; 48];
     /// Whether a vote is the seat's.
@@ -37,6 +39,11 @@ pub trait Crypto {
     fn sign(&self, hash: &Digest) -> [u8; 65];
     /// Whether an evidence signature is by `key`.
     fn verify(&self, hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool;
+}
+
+/// The beacon of a round with this combined signature.
+pub(crate) fn beacon_of(combined: &Combined) -> Digest {
+    vendue_market::tagged_hash("VENDUE-V1-BEACON", &[&combined.to_bytes()])
 }
 
 /// The real thing: a seat's keys and the market record.
@@ -73,7 +80,10 @@ impl Crypto for SeatCrypto {
         vendue_sealed_bid::open(opened, header, sealed)
     }
     fn beacon(&self, opened: &Combined) -> Digest {
-        vendue_market::tagged_hash("VENDUE-V1-BEACON", &[&opened.to_bytes()])
+        beacon_of(opened)
+    }
+    fn combined(&self, opened: &Combined) -> [u8; 96] {
+        opened.to_bytes()
     }
     fn vote(&self, message: &[u8]) -> [u8; 48] {
         self.keys.vote.sign(message)

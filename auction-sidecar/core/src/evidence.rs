@@ -4,7 +4,7 @@
 //! `r | s | recovery id` with low s, so a hash has one signature per nonce and nothing can be re-encoded.
 
 use crate::record::MarketRecord;
-use crate::wire::{Body, Header};
+use crate::wire::{Admitted, Body, Header, Kind, ShownSet, signed_view};
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{All, Message, PublicKey, Secp256k1, SecretKey};
 use sha3::{Digest as _, Keccak256};
@@ -50,7 +50,8 @@ fn typed_hash(market: &Digest, struct_hash: &Digest) -> Digest {
 }
 
 /// What the evidence signature of a message signs. For a BUNDLE the body stands as its digest d, so that the
-/// signature can be shown without the bundle; an ORDER or AGAIN is signed as [`order_hash`] of its body,
+/// signature can be shown without the bundle; the SETs in a NEWVIEW stand as their hashes, so that it can be shown without
+/// them; an ORDER or AGAIN is signed as [`order_hash`] of its body,
 /// whatever its header.
 pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
     let name = match body {
@@ -60,7 +61,11 @@ pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
     };
     let type_hash = keccak(&[name.as_bytes(), b"(bytes header,bytes body)"]);
     let body = match body {
-        Body::Bundle(bundle) => bundle.digest(header).to_vec(),
+        Body::Bundle(bundle) => return bundle_hash(market, header, &bundle.digest(header)),
+        Body::NewView(v) => {
+            let hashes: Vec<Digest> = v.sets.iter().map(|s| set_hash(market, header, s)).collect();
+            return new_view_hash(market, header, v.view, v.admitted.as_ref(), &hashes);
+        }
         other => {
             let mut w = Writer::new();
             other.write(&mut w);
@@ -68,6 +73,31 @@ pub fn message_hash(market: &Digest, header: &Header, body: &Body) -> Digest {
         }
     };
     typed_hash(market, &keccak(&[&type_hash, &keccak(&[&header.to_bytes()]), &keccak(&[&body])]))
+}
+
+/// What the evidence signature of a SET signs that is shown in a message of the same round.
+pub fn set_hash(market: &Digest, header: &Header, shown: &ShownSet) -> Digest {
+    let header = Header { kind: Kind::Set, seat: shown.seat, ..*header };
+    message_hash(market, &header, &Body::Set(shown.set.clone()))
+}
+
+/// What the evidence signature of a NEWVIEW with SETs of these hashes signs.
+pub(crate) fn new_view_hash(
+    market: &Digest,
+    header: &Header,
+    view: u32,
+    admitted: Option<&Admitted>,
+    sets: &[Digest],
+) -> Digest {
+    let type_hash = keccak(&[b"NewView(bytes header,bytes body)"]);
+    let body = signed_view(view, admitted, sets);
+    typed_hash(market, &keccak(&[&type_hash, &keccak(&[&header.to_bytes()]), &keccak(&[&body])]))
+}
+
+/// What the evidence signature of a BUNDLE with the digest `d` signs.
+pub(crate) fn bundle_hash(market: &Digest, header: &Header, d: &Digest) -> Digest {
+    let type_hash = keccak(&[b"Bundle(bytes header,bytes body)"]);
+    typed_hash(market, &keccak(&[&type_hash, &keccak(&[&header.to_bytes()]), &keccak(&[d])]))
 }
 
 /// What the user's signature of an order signs.

@@ -13,6 +13,7 @@
 //! - `SeatOutput::Decided` carries certificate, award table and what became of this seat's own bids.
 //! - `SeatOutput::Hold` asks the provider's controller to take hold of devices; answer with `SeatInput::Reserved`.
 //!   `SeatOutput::Released` ends that; `SeatOutput::Taken` says that the workload will come from that home.
+//! - `SeatOutput::Evidence` is a [`proof::FaultProof`] of what another seat did; anybody can [`proof::verify`] it.
 //!
 //! # Driving a home
 //! [`Home`] works alike. `HomeInput::Submit` makes and signs an order and sends it. `HomeOutput::Choose` must be
@@ -29,14 +30,17 @@ pub mod evidence;
 pub mod keys;
 pub mod merkle;
 pub mod params;
+pub mod proof;
 pub mod record;
 pub mod secret;
 pub mod verify;
 pub mod wire;
 
 mod bid;
+mod clearing;
 mod drops;
 mod home;
+mod justify;
 mod limits;
 mod plaintext;
 mod pool;
@@ -48,6 +52,7 @@ pub use bid::{LocalBids, OfferedPart, OwnBid, Sought, bids};
 pub use crypto::{Crypto, SeatCrypto};
 pub use drops::{DropReason, Drops};
 pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
+pub use justify::{Derived, derive, follow, proposer, set_digest};
 pub use keys::{DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, SeatKeyFile, SeatKeys, deal};
 pub use params::{ParamError, Params};
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};

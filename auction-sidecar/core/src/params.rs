@@ -21,6 +21,8 @@ pub struct Params {
 const MAX_DELAY_MS: u64 = DAY_MS / PERIOD_DELAYS;
 /// Longest period and hand-over.
 const DAY_MS: u64 = 86_400_000;
+/// Delays in a view after the first.
+const VIEW_DELAYS: u64 = 6;
 /// Delays in the shortest period.
 const PERIOD_DELAYS: u64 = 6;
 /// Delays in the shortest hand-over: a question and its answer for the winner and each of two stand-bys.
@@ -71,6 +73,25 @@ impl Params {
     /// T2: a seat votes on what it has.
     pub fn t2(&self, round: u64) -> u64 {
         self.t1(round).saturating_add(self.delay_ms)
+    }
+    /// T3: view 0 ends.
+    pub fn t3(&self, round: u64) -> u64 {
+        self.t2(round).saturating_add(3 * self.delay_ms)
+    }
+    /// When a view ends by the clock.
+    pub fn view_ends(&self, round: u64, view: u32) -> u64 {
+        self.t3(round).saturating_add(u64::from(view).saturating_mul(VIEW_DELAYS * self.delay_ms))
+    }
+    /// The view that it is by the clock, before voting stops.
+    pub fn view_at(&self, round: u64, at_ms: u64) -> u32 {
+        match at_ms.min(self.x(round).saturating_sub(1)).checked_sub(self.t3(round)) {
+            None => 0,
+            Some(after) => u32::try_from(after / (VIEW_DELAYS * self.delay_ms)).map_or(u32::MAX, |v| v + 1),
+        }
+    }
+    /// The last view that begins before voting stops; those before it have their whole time.
+    pub fn last_view(&self) -> u32 {
+        self.view_at(0, u64::MAX)
     }
     /// X: voting stops.
     pub fn x(&self, round: u64) -> u64 {
@@ -136,6 +157,15 @@ mod tests {
         assert_eq!((P.first_round(10_000), P.first_round(10_301), P.first_round(0)), (1, 2, 0));
         assert_eq!(P.round_at(11_199), 1);
         assert!(P.t0(2 + P.order_step()) >= P.expiry(2) + 200);
+    }
+
+    #[test]
+    fn five_whole_views_fit_before_voting_stops() {
+        let at = |after: u64| P.view_at(2, 11_200 + after);
+        assert_eq!((P.t3(2), P.view_ends(2, 0), P.view_ends(2, 1)), (11_700, 11_700, 12_300));
+        assert_eq!([0, 499, 500, 1_099, 1_100, 3_499, 3_500, 9_999].map(at), [0, 0, 1, 1, 2, 5, 6, 6]);
+        assert_eq!(P.last_view(), 6);
+        assert!(P.view_ends(2, 5) <= P.x(2) && P.view_ends(2, 6) > P.x(2));
     }
 
     #[test]

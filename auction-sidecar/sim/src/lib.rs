@@ -1,14 +1,21 @@
 //! A seeded network of seats and a home in one process: the real state machines and the real cryptography, with
-//! virtual time, delays, losses, silent seats, and provider controllers that take hold of devices.
+//! virtual time, delays, losses, partitions, skewed clocks, faulty seats, and provider controllers that take hold of
+//! devices. The invariants of the protocol are checked at every send.
 //!
 //! Inputs: a [`Config`] and what the caller does to the [`World`]. Outputs: what seats and home reported, what was
 //! sent, and a hash over every delivery. The same configuration and calls give the same hash.
 
 mod controller;
+mod deviation;
+mod invariants;
+mod schedule;
 mod world;
 
 pub use controller::{Answer, Controller};
-pub use world::{Config, Event, Fault, World};
+pub use deviation::{Deviation, KindName};
+pub use invariants::{Violation, Watch};
+pub use schedule::{Report, Schedule, all_deviations};
+pub use world::{Config, Event, Fault, Hold, Partition, World};
 
 use vendue_auction_core::Params;
 use vendue_market::{AcceptRules, NodeCapacity, Offer, OfferNode, Price, Requirements};

@@ -1,8 +1,11 @@
 //! The network: virtual time, links, and everybody who is connected.
 
 use crate::controller::{Answer, Controller};
+use crate::deviation::{Actor, Deviation, KindName};
+use crate::invariants::Watch;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -66,7 +69,33 @@ enum Due {
     Stored { order: Digest },
 }
 
-/// The simulated market.
+/// A time in which the network is cut in two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Partition {
+    /// From when.
+    pub from_ms: u64,
+    /// Until when.
+    pub until_ms: u64,
+    /// Seats on one side; the others and the home are on the other.
+    pub side: BTreeSet<u16>,
+}
+
+/// Messages that the network holds back: of one kind, from some seats to some seats.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    /// The kind.
+    pub kind: KindName,
+    /// Whose messages.
+    pub from: BTreeSet<u16>,
+    /// To whom.
+    pub to: BTreeSet<u16>,
+    /// Messages that are sent from then on.
+    pub from_ms: u64,
+    /// When they arrive.
+    pub until_ms: u64,
+}
+
+/// The simulated market. It asserts when dropped that no invariant was violated, unless the violations were taken.
 pub struct World {
     /// The market.
     pub record: Arc<MarketRecord>,
@@ -78,8 +107,17 @@ pub struct World {
     pub controllers: Vec<Controller>,
     /// Everything reported, with its time.
     pub events: Vec<(u64, Event)>,
+    /// When the network is cut.
+    pub partitions: Vec<Partition>,
+    /// What the network holds back.
+    pub holds: Vec<Hold>,
+    /// How far a seat's clock is ahead, in milliseconds.
+    pub skew_ms: BTreeMap<u16, i64>,
+    /// The invariants.
+    pub watch: Watch,
     /// Messages sent, by kind and sending seat (homes are not counted).
     pub sent: BTreeMap<(Kind, u16), u64>,
+    actors: BTreeMap<u16, Actor>,
     seats: Vec<Seat<SeatCrypto>>,
     home: Home,
     keys: Vec<String>,
@@ -115,11 +153,16 @@ impl World {
         let user = dealt.homes.into_iter().next().ok_or(KeyError::Mismatch("number of homes"))?;
         let mut world = Self {
             home: Home::new(record.clone(), 0, user),
-            record,
+            record: record.clone(),
             now: 0,
             faults: BTreeMap::new(),
             controllers: offers.into_iter().map(Controller::new).collect(),
             events: vec![],
+            partitions: vec![],
+            holds: vec![],
+            skew_ms: BTreeMap::new(),
+            watch: Watch::new(record.clone()),
+            actors: BTreeMap::new(),
             sent: BTreeMap::new(),
             seats,
             keys,
@@ -133,6 +176,22 @@ impl World {
         };
         (0..world.config.seats).for_each(|seat| world.advertise(seat));
         Ok(world)
+    }
+
+    /// Makes a seat deviate from the protocol.
+    pub fn deviate(&mut self, seat: u16, deviation: Deviation) -> Result<(), KeyError> {
+        let text = self.keys.get(usize::from(seat)).ok_or(KeyError::Mismatch("seat number"))?;
+        let crypto = SeatCrypto::new(self.record.clone(), SeatKeys::from_json(text)?);
+        let record = self.record.clone();
+        self.actors.entry(seat).or_insert_with(|| Actor::new(record, seat, crypto)).add(deviation);
+        self.watch.set_faulty(seat);
+        Ok(())
+    }
+
+    /// What a seat's clock shows.
+    fn local(&self, seat: u16) -> u64 {
+        let skew = self.skew_ms.get(&seat).copied().unwrap_or_default();
+        self.now.saturating_add_signed(skew)
     }
 
     /// A seat, to look at.
@@ -180,6 +239,17 @@ impl World {
         Ok(())
     }
 
+    /// Restarts a seat that then takes part at once, as if its keys had never signed anything: what no seat must do.
+    pub fn restart_without_caution(&mut self, seat: u16) -> Result<(), KeyError> {
+        let text = self.keys.get(usize::from(seat)).ok_or(KeyError::Mismatch("seat number"))?;
+        let crypto = SeatCrypto::new(self.record.clone(), SeatKeys::from_json(text)?);
+        if let Some(slot) = self.seats.get_mut(usize::from(seat)) {
+            *slot = Seat::fresh(self.record.clone(), seat, crypto, self.now);
+        }
+        self.advertise(seat);
+        Ok(())
+    }
+
     /// Restarts the home: it loses everything but its key and what it is given back.
     pub fn restart_home(&mut self, orders: Vec<(Order, Option<Choice>)>) -> Result<(), KeyError> {
         self.home = Home::new(self.record.clone(), 0, HomeKeys::from_json(&self.home_key)?);
@@ -214,7 +284,9 @@ impl World {
 
     fn next_time(&self) -> Option<u64> {
         let queued = self.queue.keys().next().map(|(at, _)| *at);
-        let seats = self.seats.iter().filter_map(|s| s.next_wake()).min();
+        let skew = |seat| self.skew_ms.get(&seat).copied().unwrap_or_default();
+        let wake = |(seat, s): (u16, &Seat<_>)| Some(s.next_wake()?.saturating_add_signed(-skew(seat)));
+        let seats = (0u16..).zip(&self.seats).filter_map(wake).min();
         [queued, seats, self.home.next_wake()].into_iter().flatten().min()
     }
 
@@ -229,6 +301,12 @@ impl World {
         match due {
             Due::ToSeat { seat, from, bytes } => {
                 self.note(b"seat", u64::from(seat), &bytes);
+                let local_ms = self.local(seat);
+                self.watch.arrived(local_ms, seat, &bytes);
+                let said = self.actors.get_mut(&seat).map(|a| a.incoming(&bytes)).unwrap_or_default();
+                for o in said {
+                    self.post(seat, Peer::Seat(o.to), o.bytes, o.delay_ms);
+                }
                 self.tell_seat(seat, SeatInput::Message { from, bytes });
             }
             Due::ToHome { from, bytes } => {
@@ -252,10 +330,15 @@ impl World {
     }
 
     fn tell_seat(&mut self, seat: u16, input: SeatInput) {
+        let local_ms = self.local(seat);
         let Some(target) = self.seats.get_mut(usize::from(seat)) else { return };
-        for output in target.handle(self.now, input) {
+        for output in target.handle(local_ms, input) {
             match output {
                 SeatOutput::Broadcast(bytes) => {
+                    // What an honest seat says counts, also where nobody hears it.
+                    if !self.actors.contains_key(&seat) {
+                        self.watch.sent(self.now, local_ms, seat, &bytes);
+                    }
                     for to in (0..self.config.seats).filter(|to| *to != seat) {
                         self.send(seat, Peer::Seat(to), bytes.clone());
                     }
@@ -263,9 +346,27 @@ impl World {
                 SeatOutput::Send { to, bytes } => self.send(seat, to, bytes),
                 other => {
                     self.control(seat, &other);
-                    self.events.push((self.now, Event::Seat(seat, other)));
+                    self.report(Event::Seat(seat, other));
                 }
             }
+        }
+    }
+
+    fn report(&mut self, event: Event) {
+        self.watch.reported(self.now, &event);
+        self.events.push((self.now, event));
+    }
+
+    /// Sends what a seat says, or what it says instead where it is faulty.
+    fn send(&mut self, from: u16, to: Peer, bytes: Vec<u8>) {
+        let local_ms = self.local(from);
+        match (to, self.actors.get_mut(&from)) {
+            (Peer::Seat(seat), Some(actor)) => {
+                for o in actor.outgoing(local_ms, seat, bytes) {
+                    self.post(from, Peer::Seat(o.to), o.bytes, o.delay_ms);
+                }
+            }
+            _ => self.post(from, to, bytes, 0),
         }
     }
 
@@ -276,7 +377,14 @@ impl World {
             SeatOutput::Hold(request) => {
                 let order = request.order.digest();
                 let (after, result) = match controller.answer {
-                    Answer::After(ms) => (ms, controller.hold(request)),
+                    Answer::After(ms) => {
+                        let before = controller.oversold;
+                        let held = controller.hold(request);
+                        if controller.oversold > before {
+                            self.watch.oversold(self.now, seat);
+                        }
+                        (ms, held)
+                    }
                     Answer::Refuse(reason) => (1, Err(reason)),
                     Answer::Never => return,
                 };
@@ -303,7 +411,7 @@ impl World {
                     if let HomeOutput::Choose(choice) = &other {
                         self.queue_at(self.now + 5, Due::Stored { order: choice.order });
                     }
-                    self.events.push((self.now, Event::Home(other)));
+                    self.report(Event::Home(other));
                 }
             }
         }
@@ -321,7 +429,12 @@ impl World {
         (!lost).then_some(self.now + delay)
     }
 
-    fn send(&mut self, from: u16, to: Peer, bytes: Vec<u8>) {
+    /// Gives a message to the network.
+    fn post(&mut self, from: u16, to: Peer, bytes: Vec<u8>, delay_ms: u64) {
+        if let Peer::Seat(_) = to {
+            let local_ms = self.local(from);
+            self.watch.sent(self.now, local_ms, from, &bytes);
+        }
         let kind = peek_kind(&bytes);
         let muted = kind.is_some_and(|kind| self.has(from, Fault::Mute(kind)));
         if self.has(from, Fault::CutOff) || muted {
@@ -333,7 +446,11 @@ impl World {
         if let Some(kind) = kind {
             *self.sent.entry((kind, from)).or_default() += 1;
         }
-        let Some(at) = self.arrival() else { return };
+        let Some(at) = self.arrival().map(|at| at + delay_ms) else { return };
+        if self.is_cut(from, to, at) {
+            return;
+        }
+        let at = self.held_until(kind, from, to).map_or(at, |until| at.max(until));
         if let (Some(kind), Peer::Seat(seat)) = (kind, to) {
             let kept = |f: &Fault| matches!(f, Fault::Keep(k, first) if *k == kind && seat >= *first);
             if self.faults.get(&from).is_some_and(|f| f.iter().any(kept)) {
@@ -349,6 +466,28 @@ impl World {
         }
     }
 
+    /// Until when a message that leaves now is held back.
+    fn held_until(&self, kind: Option<Kind>, from: u16, to: Peer) -> Option<u64> {
+        let Peer::Seat(to) = to else { return None };
+        let holds = |h: &&Hold| {
+            Some(h.kind.kind()) == kind
+                && (h.from_ms..h.until_ms).contains(&self.now)
+                && h.from.contains(&from)
+                && h.to.contains(&to)
+        };
+        self.holds.iter().filter(holds).map(|h| h.until_ms).max()
+    }
+
+    /// Whether a message that leaves now and arrives then would cross a cut.
+    fn is_cut(&self, from: u16, to: Peer, arrives: u64) -> bool {
+        let other = |p: &Partition| match to {
+            Peer::Seat(seat) => p.side.contains(&seat),
+            Peer::Home(_) => false,
+        };
+        let at = |p: &&Partition| p.from_ms <= arrives && self.now < p.until_ms;
+        self.partitions.iter().filter(at).any(|p| p.side.contains(&from) != other(p))
+    }
+
     fn send_from_home(&mut self, seat: u16, bytes: Vec<u8>) {
         let Some(at) = self.arrival() else { return };
         if !self.has(seat, Fault::CutOff) {
@@ -359,5 +498,12 @@ impl World {
     fn queue_at(&mut self, at: u64, due: Due) {
         self.serial += 1;
         self.queue.insert((at, self.serial), due);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let violations = self.watch.violations();
+        assert!(violations.is_empty() || std::thread::panicking(), "invariants do not hold: {violations:?}");
     }
 }

@@ -1,14 +1,16 @@
 //! What a round does with each message.
 
-use super::steps::listed_of;
-use super::{Ballot, Held, Round, RoundOutput};
+use super::{Ballot, Round, RoundOutput};
 use crate::award::Certificate;
+use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
+use crate::justify;
+use crate::proof::Fault;
 use crate::wire::{
-    Admit, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Listed, Lock, Message, OpenShare, Reply,
-    SetMsg, VoteWord, decode,
+    Admit, Admitted, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Kind, Listed, Lock, Message,
+    OpenShare, Reply, ShownSet, VoteWord, decode, listed_of,
 };
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -20,11 +22,18 @@ type Intake = Result<(), DropReason>;
 
 impl<C: Crypto> Round<C> {
     pub(super) fn intake(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<RoundOutput>) -> Intake {
-        let Message { header, body, .. } = message;
+        let Message { header, body, signature } = message;
         let seat = header.seat;
+        let signature = || signature.ok_or(DropReason::Malformed);
+        // Checking what a message rests on is costly. Whoever is proven to send what does not hold gets no second check.
+        let is_costly =
+            matches!(header.kind, Kind::Lock | Kind::Open | Kind::Commit | Kind::NewView | Kind::Propose);
+        if is_costly && self.accused.contains(&(seat, Fault::Unjustified)) {
+            return Err(DropReason::BadSignature);
+        }
         match body {
             Body::Bundle(bundle) => self.take_bundle(header, bundle, bytes),
-            Body::Set(set) => self.take_set(seat, set),
+            Body::Set(set) => self.take_set(ShownSet { seat, set, signature: signature()? }),
             Body::Admit(admit) => self.take_admit(seat, &admit),
             Body::Lock(lock) => self.take_lock(seat, &lock),
             Body::Open(open) => self.take_open(seat, open, out),
@@ -33,6 +42,8 @@ impl<C: Crypto> Round<C> {
                 None => self.take_commit(c.set, c.commit, out),
             },
             Body::Award(vote) => self.take_award(seat, &vote),
+            Body::NewView(view) => self.take_new_view(&header, view, signature()?),
+            Body::Propose(propose) => self.take_propose(&header, propose),
             Body::Cert(cert) => self.take_cert(cert),
             Body::Fetch(fetch) => self.serve(seat, &fetch, out),
             Body::Reply(reply) => self.take_reply(reply),
@@ -61,60 +72,69 @@ impl<C: Crypto> Round<C> {
         Ok(())
     }
 
-    fn take_set(&mut self, seat: u16, set: SetMsg) -> Intake {
-        if let Some(known) = self.sets.get(&seat) {
-            return Err(if known == &set { DropReason::Duplicate } else { DropReason::Conflict });
+    fn take_set(&mut self, shown: ShownSet) -> Intake {
+        if let Some(known) = self.sets.get(&shown.seat) {
+            return Err(if known.set == shown.set { DropReason::Duplicate } else { DropReason::Conflict });
         }
-        if let Some(full) = set.full {
-            let digest = self.set_digest(&listed_of(&set.held));
-            if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Full, 0, &digest), &full) {
-                return Err(DropReason::BadSignature);
-            }
-            self.fulls.entry(digest).or_default().insert(seat, full);
+        if !justify::full(&self.checks(), self.round, shown.seat, &shown.set) {
+            return Err(DropReason::BadSignature);
         }
-        self.sets.insert(seat, set);
+        self.count_full(&shown);
+        self.sets.insert(shown.seat, shown);
         Ok(())
     }
 
+    /// Counts the FULL vote of a SET that was checked.
+    pub(super) fn count_full(&mut self, shown: &ShownSet) {
+        if let Some(full) = shown.set.full {
+            let digest = self.set_digest(&listed_of(&shown.set.held));
+            self.fulls.entry(digest).or_default().insert(shown.seat, full);
+        }
+    }
+
     /// Whether a seat's vote is new; a second one for something else contradicts it.
-    fn is_new(ballots: &BTreeMap<u16, Ballot>, seat: u16, digest: &Digest) -> Intake {
-        match ballots.get(&seat) {
+    fn is_new<K: Ord>(ballots: &BTreeMap<K, Ballot>, key: K, new: &Ballot) -> Intake {
+        match ballots.get(&key) {
             None => Ok(()),
-            Some((known, _)) if known == digest => Err(DropReason::Duplicate),
+            Some(known) if (known.set, known.proposal) == (new.set, new.proposal) => {
+                Err(DropReason::Duplicate)
+            }
             Some(_) => Err(DropReason::Conflict),
         }
     }
 
     fn take_admit(&mut self, seat: u16, admit: &Admit) -> Intake {
-        if admit.view != 0 || admit.proposal != [0; 32] {
+        let Admit { view, set, proposal, vote } = *admit;
+        if view > self.record.params.last_view() || (view == 0 && proposal != [0; 32]) {
             return Err(DropReason::Unexpected);
         }
-        Self::is_new(&self.admits, seat, &admit.set)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Admit, 0, &admit.set), &admit.vote) {
+        let ballot = Ballot { set, proposal, vote };
+        Self::is_new(&self.admits, (view, seat), &ballot)?;
+        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Admit, view, &set), &vote) {
             return Err(DropReason::BadSignature);
         }
-        self.admits.insert(seat, (admit.set, admit.vote));
+        self.admits.insert((view, seat), ballot);
         Ok(())
     }
 
     fn take_lock(&mut self, seat: u16, lock: &Lock) -> Intake {
-        if lock.view != 0 {
+        let Lock { view, set, vote, .. } = *lock;
+        if view > self.record.params.last_view() {
             return Err(DropReason::Unexpected);
         }
-        Self::is_new(&self.locks, seat, &lock.set)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Lock, 0, &lock.set), &lock.vote) {
+        let ballot = Ballot { set, proposal: [0; 32], vote };
+        Self::is_new(&self.locks, (view, seat), &ballot)?;
+        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Lock, view, &set), &vote) {
             return Err(DropReason::BadSignature);
         }
-        if !self.admit_quorums.contains_key(&lock.set) {
-            let seats: Vec<u16> = lock.quorum.signers.iter().collect();
-            let message = self.vote_message(VoteWord::Admit, 0, &lock.set);
-            let enough = seats.len() >= self.q();
-            if !enough || !self.crypto.verify_aggregate(&seats, &message, &lock.quorum.aggregate) {
+        if !self.admit_quorums.contains_key(&(view, set)) {
+            let admitted = Admitted { view, set, quorum: lock.quorum.clone() };
+            if !justify::admitted(&self.checks(), self.round, &admitted) {
                 return Err(DropReason::BadSignature);
             }
-            self.admit_quorums.insert(lock.set, lock.quorum.clone());
+            self.admit_quorums.insert((view, set), admitted.quorum);
         }
-        self.locks.insert(seat, (lock.set, lock.vote));
+        self.locks.insert((view, seat), ballot);
         Ok(())
     }
 
@@ -123,7 +143,7 @@ impl<C: Crypto> Round<C> {
         match &self.commit {
             Some((known, _)) if *known == set => Ok(()),
             Some(_) => Err(DropReason::Conflict),
-            None if self.verify_commit(&set, &commit) => {
+            None if justify::commit(&self.checks(), self.round, &set, &commit) => {
                 self.adopt_commit(set, commit, out);
                 Ok(())
             }
@@ -144,11 +164,12 @@ impl<C: Crypto> Round<C> {
     }
 
     fn take_award(&mut self, seat: u16, vote: &AwardVote) -> Intake {
-        Self::is_new(&self.award_votes, seat, &vote.root)?;
+        let ballot = Ballot { set: vote.root, proposal: [0; 32], vote: vote.vote };
+        Self::is_new(&self.award_votes, seat, &ballot)?;
         if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Award, 0, &vote.root), &vote.vote) {
             return Err(DropReason::BadSignature);
         }
-        self.award_votes.insert(seat, (vote.root, vote.vote));
+        self.award_votes.insert(seat, ballot);
         Ok(())
     }
 

@@ -2,22 +2,28 @@
 //!
 //! [`Round::handle`] takes decoded messages whose evidence signature was checked, local bids, order bodies and ticks,
 //! and says what to send. After each input every step whose conditions hold is taken, in the order of the protocol:
-//! bundle, set, admit, lock, commit, open, award, certificate. Only view 0 is spoken, and it lasts until voting
-//! stops; a commit of any view is accepted, since it proves itself.
+//! bundle, set, admit, lock, commit, open, award, certificate. Where view 0 does not commit, a proposer leads each view
+//! that follows. A commit of any view is accepted, since it proves itself.
 //!
-//! Invariants: one bundle, set, ADMIT, LOCK and AWARD at most is ever signed; no share is sent without a commit.
+//! Invariants: one bundle, set and AWARD at most is ever signed, and one ADMIT, LOCK, NEWVIEW and PROPOSE in a view; no
+//! share is sent without a commit.
 
+mod accuse;
 mod intake;
 mod opening;
 mod steps;
+mod views;
 
 use crate::award::{AwardTable, Certificate};
 use crate::bid::LocalBids;
+use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
+use crate::justify;
+use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
-use crate::wire::{Body, Bundle, Commit, Header, Listed, Message, Quorum, SetMsg, VoteWord, vote_bytes};
+use crate::wire::{Body, Commit, Header, Kind, Listed, Message, NewView, Quorum, ShownSet, VoteWord};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_market::{Cleared, Digest, Order};
@@ -63,6 +69,8 @@ pub enum RoundOutput {
     Decided(Box<RoundDecided>),
     /// A message was not used.
     Dropped(DropReason),
+    /// A seat did what no honest seat does.
+    Evidence(Box<FaultProof>),
 }
 
 /// A certified round.
@@ -91,16 +99,26 @@ enum Bidding {
     TooLate,
 }
 
-/// A bundle with what was signed.
-#[derive(Debug, Clone)]
-struct Held {
-    header: Header,
-    bundle: Bundle,
-    bytes: Vec<u8>,
+/// A vote with what it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ballot {
+    set: Digest,
+    /// The proposal that an ADMIT follows; zero for other votes and in view 0.
+    proposal: Digest,
+    vote: [u8; 48],
 }
 
-/// A vote with what it is for.
-type Ballot = (Digest, [u8; 48]);
+/// A justified proposal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Proposal {
+    digest: Digest,
+    set: Digest,
+    /// The view of the quorum of ADMITs that it follows.
+    from: Option<u32>,
+}
+
+/// NEWVIEWs with their evidence signatures, by seat.
+type Brought = BTreeMap<u16, (NewView, [u8; 65])>;
 
 /// What clearing gave.
 #[derive(Debug, Clone)]
@@ -121,14 +139,26 @@ pub struct Round<C: Crypto> {
     bidding: Bidding,
     bundles: BTreeMap<Listed, Held>,
     in_time: BTreeMap<u16, Digest>,
-    sets: BTreeMap<u16, SetMsg>,
+    sets: BTreeMap<u16, ShownSet>,
     fulls: BTreeMap<Digest, BTreeMap<u16, [u8; 48]>>,
-    admits: BTreeMap<u16, Ballot>,
-    admit_quorums: BTreeMap<Digest, Quorum>,
-    locks: BTreeMap<u16, Ballot>,
     set_sent: bool,
-    admitted: bool,
-    locked: bool,
+
+    /// The view that this seat votes in, and since when.
+    view: u32,
+    entered_ms: u64,
+    /// Votes by view and seat.
+    admits: BTreeMap<(u32, u16), Ballot>,
+    admit_quorums: BTreeMap<(u32, Digest), Quorum>,
+    locks: BTreeMap<(u32, u16), Ballot>,
+    /// The last view that this seat sent ADMIT in.
+    admitted: Option<u32>,
+    /// The last view that this seat sent LOCK in, and the set.
+    lock: Option<(u32, Digest)>,
+    /// Hashes of the NEWVIEWs that were found good, by view and seat.
+    new_views: BTreeMap<u32, BTreeMap<u16, Digest>>,
+    /// What the views in which this seat proposes start from.
+    to_propose: BTreeMap<u32, Brought>,
+    proposals: BTreeMap<u32, Proposal>,
 
     commit: Option<(Digest, Commit)>,
     opens: BTreeMap<u16, [u8; 96]>,
@@ -146,6 +176,12 @@ pub struct Round<C: Crypto> {
     award_votes: BTreeMap<u16, Ballot>,
     certificate: Option<Certificate>,
     decided: bool,
+
+    /// First votes, shares and proposals by kind, view and seat, as evidence.
+    spoken: BTreeMap<(Kind, u32, u16), Vec<u8>>,
+    /// Second SETs of owners, seen in the message that is being taken in.
+    other_sets: Vec<ShownSet>,
+    accused: BTreeSet<(u16, Fault)>,
 
     /// Own messages but the bundle, in the order sent.
     sent: Vec<(Header, Vec<u8>)>,
@@ -173,12 +209,17 @@ impl<C: Crypto> Round<C> {
             in_time: BTreeMap::new(),
             sets: BTreeMap::new(),
             fulls: BTreeMap::new(),
+            set_sent: false,
+            view: 0,
+            entered_ms: now_ms,
             admits: BTreeMap::new(),
             admit_quorums: BTreeMap::new(),
             locks: BTreeMap::new(),
-            set_sent: false,
-            admitted: false,
-            locked: false,
+            admitted: None,
+            lock: None,
+            new_views: BTreeMap::new(),
+            to_propose: BTreeMap::new(),
+            proposals: BTreeMap::new(),
             commit: None,
             opens: BTreeMap::new(),
             bad_openers: BTreeSet::new(),
@@ -192,6 +233,9 @@ impl<C: Crypto> Round<C> {
             award_votes: BTreeMap::new(),
             certificate: None,
             decided: false,
+            spoken: BTreeMap::new(),
+            other_sets: Vec::new(),
+            accused: BTreeSet::new(),
             sent: Vec::new(),
             helped: BTreeMap::new(),
             fetches: BTreeMap::new(),
@@ -206,11 +250,15 @@ impl<C: Crypto> Round<C> {
             RoundInput::Tick => {}
             RoundInput::Bids(bids) => self.send_bundle(&bids, &mut out),
             RoundInput::Message { message, bytes } => {
-                let from = message.header.seat;
-                match self.intake(*message, bytes, &mut out) {
+                let Header { seat: from, kind, .. } = message.header;
+                let seen = Self::look(&message, &bytes);
+                let taken = self.intake(*message, bytes, &mut out);
+                self.conclude(seen, taken, &mut out);
+                match taken {
                     Ok(()) => {}
                     Err(reason) => {
-                        if reason == DropReason::Duplicate {
+                        // Who repeats itself, or goes on to another view, does not know what is known here.
+                        if reason == DropReason::Duplicate || matches!(kind, Kind::NewView | Kind::Propose) {
                             self.help(from, &mut out);
                         }
                         out.push(RoundOutput::Dropped(reason));
@@ -227,7 +275,10 @@ impl<C: Crypto> Round<C> {
     fn progress(&mut self, out: &mut Vec<RoundOutput>) {
         self.ask_for_bids(out);
         self.send_set(out);
+        self.enter_view(out);
         self.send_admit(out);
+        self.propose(out);
+        self.admit_proposal(out);
         self.send_lock(out);
         self.find_commit(out);
         self.send_open(out);
@@ -240,7 +291,10 @@ impl<C: Crypto> Round<C> {
     pub fn next_wake(&self) -> u64 {
         let p = &self.record.params;
         let mut times = vec![p.t0(self.round), p.t1(self.round), p.t2(self.round), p.expiry(self.round)];
-        times.push(self.patience_ends());
+        if self.commit.is_none() && self.votes() {
+            times.extend([p.view_ends(self.round, self.view), p.x(self.round)]);
+            times.push(self.entered_ms + 2 * p.delay_ms);
+        }
         if !self.decided {
             times.push(self.resend_at);
         }
@@ -256,6 +310,10 @@ impl<C: Crypto> Round<C> {
     /// Whether the round is certified and this seat knows its awards.
     pub fn is_decided(&self) -> bool {
         self.decided
+    }
+    /// The view that this seat votes in.
+    pub fn view(&self) -> u32 {
+        self.view
     }
     /// Whether the admitted set is final.
     pub fn is_committed(&self) -> bool {
@@ -288,24 +346,33 @@ impl<C: Crypto> Round<C> {
 
     /// Signs (where the kind is signed) and encodes a message.
     fn encode(&self, body: Body) -> (Header, Vec<u8>) {
+        let message = self.sign(body);
+        (message.header, message.encode())
+    }
+
+    fn sign(&self, body: Body) -> Message {
         let header = self.header(&body);
         let hash = message_hash(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash));
-        (header, Message { header, body, signature }.encode())
+        Message { header, body, signature }
     }
 
-    /// Sends to all other seats, and keeps the bytes so that the same are sent again.
-    fn broadcast(&mut self, body: Body, out: &mut Vec<RoundOutput>) {
-        let (header, bytes) = self.encode(body);
-        self.sent.push((header, bytes.clone()));
+    /// Sends to all other seats, and keeps the bytes so that the same are sent again. Gives the evidence signature.
+    fn broadcast(&mut self, body: Body, out: &mut Vec<RoundOutput>) -> Option<[u8; 65]> {
+        let message = self.sign(body);
+        let bytes = message.encode();
+        self.sent.push((message.header, bytes.clone()));
         out.push(RoundOutput::Broadcast(bytes));
+        message.signature
     }
 
     /// What a vote of this round signs.
     fn vote_message(&self, word: VoteWord, view: u32, digest: &Digest) -> Vec<u8> {
-        vote_bytes(word, &self.record.market, self.record.epoch, self.round, view, digest)
+        justify::vote_message(&self.record, self.round, word, view, digest)
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
+#[cfg(test)]
+mod view_tests;

@@ -1,16 +1,16 @@
 //! The steps up to the commit: bundle, set, admit, lock, commit, open; and sending again.
 
-use super::{Bidding, Held, Round, RoundOutput};
+use super::{Ballot, Bidding, Round, RoundOutput};
 use crate::bid::LocalBids;
+use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
-use crate::merkle;
+use crate::justify;
 use crate::wire::{
-    Admit, Body, Bundle, Commit, CommitMsg, Header, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, Signers,
-    VoteWord, view_digest,
+    Body, Bundle, Commit, CommitMsg, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
+    VoteWord, listed_of,
 };
 use std::collections::BTreeMap;
-use vendue_market::encode::Writer;
-use vendue_market::{Digest, tagged_hash};
+use vendue_market::Digest;
 
 impl<C: Crypto> Round<C> {
     /// Asks for bids at T0.
@@ -27,12 +27,6 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// What sealing binds besides the round: market, header, order view.
-    pub(super) fn seal_header(&self, header: &Header, order_view: &[Digest]) -> Vec<u8> {
-        let parts: [&[u8]; 3] = [&self.record.market, &header.to_bytes(), &view_digest(order_view)];
-        tagged_hash("VENDUE-V1-SEAL-HEADER", &parts).to_vec()
-    }
-
     /// Seals this seat's bids and sends the bundle, once.
     pub(super) fn send_bundle(&mut self, bids: &LocalBids, out: &mut Vec<RoundOutput>) {
         if self.bidding != Bidding::Asked {
@@ -47,7 +41,7 @@ impl<C: Crypto> Round<C> {
         }
         let mut bundle = Bundle { order_view, u: [0; 48], v: [0; 32], payload: vec![] };
         let header = self.header(&Body::Bundle(bundle.clone()));
-        let seal_header = self.seal_header(&header, &bundle.order_view);
+        let seal_header = seal_header(&self.record, &header, &bundle.order_view);
         // Sealing fails only with an unusable epoch key, which the record's check excludes; without a bundle the
         // seat still votes.
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
@@ -79,90 +73,68 @@ impl<C: Crypto> Round<C> {
             vote
         });
         let set = SetMsg { held, full };
-        self.sets.insert(self.index, set.clone());
-        self.broadcast(Body::Set(set), out);
+        let signature = self.broadcast(Body::Set(set.clone()), out);
+        if let Some(signature) = signature {
+            self.sets.insert(self.index, ShownSet { seat: self.index, set, signature });
+        }
     }
 
-    /// A as it follows from the SETs held: what f + 1 owners list.
+    /// A as it follows from the SETs held.
     pub(super) fn derived_list(&self) -> Vec<Listed> {
-        let mut owners: BTreeMap<Listed, usize> = BTreeMap::new();
-        for listed in self.sets.values().flat_map(|set| listed_of(&set.held)) {
-            *owners.entry(listed).or_default() += 1;
-        }
-        owners.into_iter().filter(|(_, count)| *count > self.f()).map(|(listed, _)| listed).collect()
+        justify::derive(self.f(), self.sets.iter().map(|(seat, shown)| (*seat, &shown.set)))
     }
 
     /// The digest that names an admitted set.
     pub(super) fn set_digest(&self, list: &[Listed]) -> Digest {
-        let leaves: Vec<Vec<u8>> = list
-            .iter()
-            .map(|l| {
-                let mut w = Writer::new();
-                w.u16(l.seat).raw(&l.d);
-                w.finish()
-            })
-            .collect();
-        let r = &self.record;
-        let (epoch, round) = (r.epoch.to_be_bytes(), self.round.to_be_bytes());
-        tagged_hash("VENDUE-V1-A", &[&r.market, &epoch, &round, &r.rules_hash, &merkle::root(&leaves)])
+        justify::set_digest(&self.record, self.round, list)
     }
 
-    /// Until when SETs that could change A are waited for.
-    pub(super) fn patience_ends(&self) -> u64 {
-        let p = &self.record.params;
-        p.t2(self.round) + 2 * p.delay_ms
-    }
-
-    /// ADMITs once: from T1 on when q SETs are identical or all are there, or in the end with q SETs.
+    /// ADMITs in view 0, once: from T1 on when q SETs are identical or all are there, or at T2 with q SETs.
     pub(super) fn send_admit(&mut self, out: &mut Vec<RoundOutput>) {
         let p = &self.record.params;
-        if self.admitted || self.locked || self.certificate.is_some() || self.now >= p.x(self.round) {
+        if self.view > 0 || self.admitted.is_some() || self.lock.is_some() || !self.votes() {
             return;
         }
         let mut identical: BTreeMap<&[Digest], usize> = BTreeMap::new();
-        for set in self.sets.values() {
-            *identical.entry(&set.held).or_default() += 1;
+        for shown in self.sets.values() {
+            *identical.entry(&shown.set.held).or_default() += 1;
         }
         let agree = identical.values().any(|count| *count >= self.q()) || self.sets.len() == self.n();
         let at_t1 = self.now >= p.t1(self.round) && agree;
-        // A split vote loses the whole round as long as no later view follows, so a late SET is worth waiting for.
-        let in_the_end = self.now >= self.patience_ends() && self.sets.len() >= self.q();
-        if !at_t1 && !in_the_end {
+        let at_t2 = self.now >= p.t2(self.round) && self.sets.len() >= self.q();
+        if !at_t1 && !at_t2 {
             return;
         }
-        self.admitted = true;
         let list = self.derived_list();
         let set = self.set_digest(&list);
         self.voted_lists.insert(set, list);
-        let vote = self.crypto.vote(&self.vote_message(VoteWord::Admit, 0, &set));
-        self.admits.insert(self.index, (set, vote));
-        self.broadcast(Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }), out);
+        self.admit(0, set, [0; 32], out);
     }
 
-    /// LOCKs once, on q ADMITs for one set.
+    /// LOCKs once in the current view, on q ADMITs for one set.
     pub(super) fn send_lock(&mut self, out: &mut Vec<RoundOutput>) {
+        let view = self.view;
         // Aggregating is costly, so it is not done where nothing can follow from it.
-        let open = self.now < self.record.params.x(self.round) && self.certificate.is_none();
-        if self.locked || !open {
+        if self.lock.is_some_and(|(locked, _)| locked == view) || !self.votes() {
             return;
         }
-        if self.admit_quorums.is_empty() {
-            self.admit_quorums.extend(self.quorum_of(&self.admits));
-        }
-        let Some((set, quorum)) = self.admit_quorums.iter().next().map(|(s, q)| (*s, q.clone())) else {
-            return;
-        };
-        self.locked = true;
-        let vote = self.crypto.vote(&self.vote_message(VoteWord::Lock, 0, &set));
-        self.locks.insert(self.index, (set, vote));
-        self.broadcast(Body::Lock(Lock { view: 0, set, quorum, vote }), out);
+        self.find_admit_quorum(view);
+        let known = self.admit_quorums.range((view, [0; 32])..=(view, [255; 32])).next();
+        let Some((set, quorum)) = known.map(|((_, set), quorum)| (*set, quorum.clone())) else { return };
+        self.lock = Some((view, set));
+        let vote = self.crypto.vote(&self.vote_message(VoteWord::Lock, view, &set));
+        self.locks.insert((view, self.index), Ballot { set, proposal: [0; 32], vote });
+        self.broadcast(Body::Lock(Lock { view, set, quorum, vote }), out);
     }
 
     /// A digest that q seats voted for, with their aggregate.
-    pub(super) fn quorum_of(&self, ballots: &BTreeMap<u16, super::Ballot>) -> Option<(Digest, Quorum)> {
+    pub(super) fn quorum_of<'a>(
+        &self,
+        ballots: impl Iterator<Item = (u16, &'a Ballot)>,
+    ) -> Option<(Digest, Quorum)> {
         let mut by_digest: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
-        for (seat, (digest, vote)) in ballots {
-            by_digest.entry(*digest).or_default().push((*seat, *vote));
+        for (seat, ballot) in ballots {
+            by_digest.entry(ballot.set).or_default().push((seat, ballot.vote));
         }
         let (digest, votes) = by_digest.into_iter().find(|(_, votes)| votes.len() >= self.q())?;
         let signers = Signers::new(self.record.n(), votes.iter().map(|(seat, _)| *seat));
@@ -180,25 +152,15 @@ impl<C: Crypto> Round<C> {
             let aggregate = self.crypto.aggregate(&votes.values().copied().collect::<Vec<_>>())?;
             Some((*set, Commit::Fast { aggregate }))
         });
-        let slow =
-            || self.quorum_of(&self.locks).map(|(set, quorum)| (set, Commit::Locked { view: 0, quorum }));
+        let of = |view: u32| self.locks.range((view, 0)..(view.saturating_add(1), 0));
+        let slow = || {
+            (0..=self.record.params.last_view()).find_map(|view| {
+                let (set, quorum) = self.quorum_of(of(view).map(|((_, seat), ballot)| (*seat, ballot)))?;
+                Some((set, Commit::Locked { view, quorum }))
+            })
+        };
         if let Some((set, commit)) = fast.or_else(slow) {
             self.adopt_commit(set, commit, out);
-        }
-    }
-
-    /// Whether a commit proves that its set is final.
-    pub(super) fn verify_commit(&self, set: &Digest, commit: &Commit) -> bool {
-        match commit {
-            Commit::Fast { aggregate } => {
-                let seats: Vec<u16> = (0..self.record.n()).collect();
-                self.crypto.verify_aggregate(&seats, &self.vote_message(VoteWord::Full, 0, set), aggregate)
-            }
-            Commit::Locked { view, quorum } => {
-                let seats: Vec<u16> = quorum.signers.iter().collect();
-                let message = self.vote_message(VoteWord::Lock, *view, set);
-                seats.len() >= self.q() && self.crypto.verify_aggregate(&seats, &message, &quorum.aggregate)
-            }
         }
     }
 
@@ -240,20 +202,22 @@ impl<C: Crypto> Round<C> {
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
     }
 
-    /// Gives a seat that repeats itself after the certificate what it needs to catch up, at most once per 2 D.
+    /// Gives a seat that does not know of the commit or the certificate what it needs to catch up, at most once per 2 D.
     pub(super) fn help(&mut self, seat: u16, out: &mut Vec<RoundOutput>) {
         let due = self.helped.get(&seat).is_none_or(|at| self.now >= at + 2 * self.record.params.delay_ms);
-        let Some(certificate) = self.certificate.clone().filter(|_| due) else { return };
+        if !due || (self.commit.is_none() && self.certificate.is_none()) {
+            return;
+        }
         self.helped.insert(seat, self.now);
-        let wanted = [Kind::Set, Kind::Open, Kind::Award];
+        let wanted = match &self.certificate {
+            None => [Kind::Commit, Kind::Open].as_slice(),
+            Some(_) => &[Kind::Set, Kind::Open, Kind::Award],
+        };
         let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind));
         out.extend(own.map(|(_, bytes)| RoundOutput::Send { to: seat, bytes: bytes.clone() }));
-        let cert = crate::wire::Cert { root: certificate.root, quorum: certificate.quorum };
-        out.push(RoundOutput::Send { to: seat, bytes: self.encode(Body::Cert(cert)).1 });
+        if let Some(certificate) = self.certificate.clone() {
+            let cert = crate::wire::Cert { root: certificate.root, quorum: certificate.quorum };
+            out.push(RoundOutput::Send { to: seat, bytes: self.encode(Body::Cert(cert)).1 });
+        }
     }
-}
-
-/// The entries of a SET that are not zero.
-pub(super) fn listed_of(held: &[Digest]) -> Vec<Listed> {
-    held.iter().zip(0u16..).filter(|(d, _)| **d != [0; 32]).map(|(d, seat)| Listed { seat, d: *d }).collect()
 }

@@ -13,21 +13,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use vendue_market::{NodeCapacity, OfferCapacity, Outcome, Price, RecordKind};
 use vendue_sealed_bid::{CryptoError, Sealed};
 
-const ROUND: u64 = 7;
+pub(crate) const ROUND: u64 = 7;
 
 /// Four seats, their keys and their rounds.
-struct Rig {
-    record: Arc<MarketRecord>,
-    keys: Vec<Arc<SeatCrypto>>,
-    rounds: Vec<Round<SeatCrypto>>,
+pub(crate) struct Rig {
+    pub record: Arc<MarketRecord>,
+    pub keys: Vec<Arc<SeatCrypto>>,
+    pub rounds: Vec<Round<SeatCrypto>>,
     order: Order,
     /// Messages by sender, in the order sent.
-    sent: Vec<(u16, Vec<u8>)>,
-    dropped: Vec<(u16, DropReason)>,
-    decided: BTreeMap<u16, RoundDecided>,
+    pub sent: Vec<(u16, Vec<u8>)>,
+    pub dropped: Vec<(u16, DropReason)>,
+    pub decided: BTreeMap<u16, RoundDecided>,
+    pub proofs: Vec<(u16, FaultProof)>,
 }
 
-fn mk_rig() -> Rig {
+pub(crate) fn mk_rig() -> Rig {
     let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
     let spec = DealSpec {
         name: "m".into(),
@@ -45,15 +46,24 @@ fn mk_rig() -> Rig {
         dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
     let rounds =
         (0u16..).zip(&keys).map(|(i, k)| Round::new(record.clone(), k.clone(), i, ROUND, 0)).collect();
-    Rig { record, keys, rounds, order, sent: vec![], dropped: vec![], decided: BTreeMap::new() }
+    Rig {
+        record,
+        keys,
+        rounds,
+        order,
+        sent: vec![],
+        dropped: vec![],
+        decided: BTreeMap::new(),
+        proofs: vec![],
+    }
 }
 
 impl Rig {
-    fn t0(&self) -> u64 {
+    pub fn t0(&self) -> u64 {
         self.record.params.t0(ROUND)
     }
 
-    fn bids(&self, seat: u16) -> LocalBids {
+    pub fn bids(&self, seat: u16) -> LocalBids {
         let node = NodeCapacity {
             model: "H100".parse().unwrap(),
             gpu_memory_mib: 81_920,
@@ -74,7 +84,7 @@ impl Rig {
     }
 
     /// Gives one seat an input and answers what it asks for.
-    fn give(&mut self, now: u64, seat: u16, input: RoundInput) {
+    pub fn give(&mut self, now: u64, seat: u16, input: RoundInput) {
         let outputs = self.rounds[usize::from(seat)].handle(now, input);
         for output in outputs {
             match output {
@@ -88,21 +98,22 @@ impl Rig {
                 }
                 RoundOutput::Decided(d) => drop(self.decided.insert(seat, *d)),
                 RoundOutput::Dropped(reason) => self.dropped.push((seat, reason)),
+                RoundOutput::Evidence(proof) => self.proofs.push((seat, *proof)),
             }
         }
     }
 
-    fn tick(&mut self, now: u64) {
+    pub fn tick(&mut self, now: u64) {
         (0..4).for_each(|seat| self.give(now, seat, RoundInput::Tick));
     }
 
-    fn deliver(&mut self, now: u64, to: u16, bytes: &[u8]) {
+    pub fn deliver(&mut self, now: u64, to: u16, bytes: &[u8]) {
         let message = Box::new(decode(bytes, 4).unwrap());
         self.give(now, to, RoundInput::Message { message, bytes: bytes.to_vec() });
     }
 
     /// Delivers what was sent and what that leads to, as far as `passes` lets it.
-    fn flow(&mut self, now: u64, passes: impl Fn(u16, Kind, u16) -> bool) {
+    pub fn flow(&mut self, now: u64, passes: impl Fn(u16, Kind, u16) -> bool) {
         while !self.sent.is_empty() {
             for (from, bytes) in std::mem::take(&mut self.sent) {
                 let kind = peek_kind(&bytes).unwrap();
@@ -116,7 +127,7 @@ impl Rig {
     }
 
     /// A message that a faulty seat signs properly.
-    fn forge(&self, seat: u16, body: Body) -> Vec<u8> {
+    pub fn forge(&self, seat: u16, body: Body) -> Vec<u8> {
         let header =
             Header { kind: body.kind(), market: self.record.short_id(), epoch: 0, round: ROUND, seat };
         let key = &self.keys[usize::from(seat)];
@@ -125,15 +136,25 @@ impl Rig {
         Message { header, body, signature }.encode()
     }
 
-    fn vote(&self, seat: u16, word: VoteWord, digest: &Digest) -> [u8; 48] {
-        self.keys[usize::from(seat)].vote(&vote_bytes(word, &self.record.market, 0, ROUND, 0, digest))
+    pub fn vote(&self, seat: u16, word: VoteWord, digest: &Digest) -> [u8; 48] {
+        self.vote_in(0, seat, word, digest)
     }
 
-    fn last_drop(&self) -> Option<DropReason> {
+    pub fn vote_in(&self, view: u32, seat: u16, word: VoteWord, digest: &Digest) -> [u8; 48] {
+        self.keys[usize::from(seat)].vote(&vote_bytes(word, &self.record.market, 0, ROUND, view, digest))
+    }
+
+    /// The last message of a kind that a seat sent to all.
+    pub fn sent_of(&self, seat: u16, kind: Kind) -> Vec<u8> {
+        let sent = &self.rounds[usize::from(seat)].sent;
+        sent.iter().rfind(|(h, _)| h.kind == kind).unwrap().1.clone()
+    }
+
+    pub fn last_drop(&self) -> Option<DropReason> {
         self.dropped.last().map(|(_, reason)| *reason)
     }
 
-    fn winner(&self, seat: u16) -> Option<u16> {
+    pub fn winner(&self, seat: u16) -> Option<u16> {
         match &self.decided.get(&seat)?.cleared.first()?.outcome {
             Outcome::Award(a) => Some(a.seat),
             Outcome::None(_) => None,
@@ -240,11 +261,18 @@ fn at_most_one_of_each_is_ever_signed() {
     let mut rig = mk_rig();
     let now = rig.t0();
     rig.tick(now);
-    let mut seen: BTreeMap<(u16, Kind), Vec<Vec<u8>>> = BTreeMap::new();
+    let mut seen: BTreeMap<(u16, Kind, u32), Vec<Vec<u8>>> = BTreeMap::new();
     for after in (0..11_000).step_by(50) {
         rig.tick(now + after);
         for (from, bytes) in &rig.sent {
-            let versions = seen.entry((*from, peek_kind(bytes).unwrap())).or_default();
+            let view = match decode(bytes, 4).unwrap().body {
+                Body::Admit(a) => a.view,
+                Body::Lock(l) => l.view,
+                Body::NewView(v) => v.view,
+                Body::Propose(p) => p.view,
+                _ => 0,
+            };
+            let versions = seen.entry((*from, peek_kind(bytes).unwrap(), view)).or_default();
             if !versions.contains(bytes) {
                 versions.push(bytes.clone());
             }
@@ -253,9 +281,9 @@ fn at_most_one_of_each_is_ever_signed() {
         let lost = after / 50 % 3;
         rig.flow(now + after + 5, |from, kind, to| (u64::from(from + to) + kind as u64) % 3 != lost);
     }
-    for ((seat, kind), versions) in seen {
+    for ((seat, kind, view), versions) in seen {
         if kind.is_signed() {
-            assert_eq!(versions.len(), 1, "seat {seat} {kind:?}");
+            assert_eq!(versions.len(), 1, "seat {seat} {kind:?} {view}");
         }
     }
     assert_eq!(rig.decided.len(), 4);
@@ -483,6 +511,9 @@ impl Crypto for Counting {
     fn beacon(&self, opened: &Self::Opened) -> Digest {
         self.0.beacon(opened)
     }
+    fn combined(&self, opened: &Self::Opened) -> [u8; 96] {
+        self.0.combined(opened)
+    }
     fn vote(&self, message: &[u8]) -> [u8; 48] {
         self.0.vote(message)
     }
@@ -517,7 +548,7 @@ fn votes_are_aggregated_once_however_often_the_round_is_looked_at() {
         let message = Box::new(decode(&bytes, 4).unwrap());
         round.handle(now + 300, RoundInput::Message { message, bytes });
     }
-    assert!(round.locked);
+    assert!(round.lock.is_some());
     for after in 300..400 {
         round.handle(now + after, RoundInput::Tick);
     }

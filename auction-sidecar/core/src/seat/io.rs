@@ -1,6 +1,7 @@
 //! What goes into a seat and what comes out.
 
 use crate::award::{AwardProof, AwardTable, Certificate};
+use crate::proof::FaultProof;
 use crate::record::Peer;
 use vendue_market::{Digest, GpuModel, Offer, Order, Outcome, Price, Reason};
 
@@ -65,6 +66,8 @@ pub enum SeatOutput {
         /// Why.
         cause: ReleaseCause,
     },
+    /// A seat did what no honest seat does; shown once for each seat, fault and round.
+    Evidence(Box<FaultProof>),
     /// The user chose this seat: the workload comes from that home.
     Taken {
         /// The order.

@@ -75,6 +75,7 @@ impl<C: Crypto> Seat<C> {
                     RoundOutput::NeedOrders(wanted) => inputs.extend(self.find_orders(round, wanted, out)),
                     RoundOutput::Decided(decided) => self.decided(now_ms, round, *decided, out),
                     RoundOutput::Dropped(reason) => self.drops.add(reason),
+                    RoundOutput::Evidence(proof) => out.push(SeatOutput::Evidence(proof)),
                 }
             }
         }

@@ -2,8 +2,11 @@
 //!
 //! Points and signatures stay byte arrays here: whether they are valid is judged where they are used.
 
+use super::views::{NewView, Propose};
 use super::{Header, Signers};
 use crate::award::{AwardProof, Certificate};
+use serde::{Deserialize, Serialize};
+use vendue_market::encode::hex_array;
 use vendue_market::{Digest, GpuModel, Order, Reason, tagged_hash};
 
 /// Most orders listed in one round.
@@ -31,12 +34,25 @@ pub struct Bundle {
 impl Bundle {
     /// d: names the bundle in sets.
     pub fn digest(&self, header: &Header) -> Digest {
-        let payload = tagged_hash("VENDUE-V1-PAYLOAD", &[&self.payload]);
-        tagged_hash(
-            "VENDUE-V1-BUNDLE",
-            &[&header.to_bytes(), &view_digest(&self.order_view), &self.u, &self.v, &payload],
-        )
+        bundle_digest(header, &self.order_view, &self.u, &self.v, &self.payload_digest())
     }
+
+    /// Digest of the encrypted payload.
+    pub fn payload_digest(&self) -> Digest {
+        tagged_hash("VENDUE-V1-PAYLOAD", &[&self.payload])
+    }
+}
+
+/// d of a bundle whose payload is known by its digest only.
+pub(crate) fn bundle_digest(
+    header: &Header,
+    order_view: &[Digest],
+    u: &[u8; 48],
+    v: &[u8; 32],
+    payload: &Digest,
+) -> Digest {
+    let (header, view) = (header.to_bytes(), view_digest(order_view));
+    tagged_hash("VENDUE-V1-BUNDLE", &[&header, &view, u, v, payload])
 }
 
 /// Digest of a sorted order view, bound into the sealing.
@@ -250,11 +266,12 @@ pub enum Fetch {
 }
 
 /// A bundle by seat and d.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Listed {
     /// The seat.
     pub seat: u16,
     /// The bundle's digest.
+    #[serde(with = "hex_array")]
     pub d: Digest,
 }
 
@@ -280,6 +297,8 @@ pub enum Body {
     Open(OpenShare),
     Commit(CommitMsg),
     Award(AwardVote),
+    NewView(NewView),
+    Propose(Propose),
     Cert(Cert),
     Order(OrderMsg),
     Again(Box<Again>),

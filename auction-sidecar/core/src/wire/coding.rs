@@ -1,6 +1,7 @@
 //! Encoding and decoding of bodies.
 
 use super::bodies::*;
+use super::views::{NewView, Propose};
 use super::{Kind, MAX_MESSAGE, Signers};
 use crate::award::{AwardProof, Certificate};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
@@ -25,11 +26,11 @@ fn ascending<T: PartialOrd>(
 }
 
 impl Quorum {
-    fn write(&self, w: &mut Writer) {
+    pub(super) fn write(&self, w: &mut Writer) {
         self.signers.write(w);
         w.raw(&self.aggregate);
     }
-    fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
+    pub(super) fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         Ok(Self { signers: Signers::read(r, n)?, aggregate: r.array()? })
     }
 }
@@ -56,10 +57,10 @@ impl Commit {
 }
 
 impl Listed {
-    fn write(&self, w: &mut Writer) {
+    pub(super) fn write(&self, w: &mut Writer) {
         w.u16(self.seat).raw(&self.d);
     }
-    fn read(r: &mut Reader<'_>) -> Decoded<Self> {
+    pub(super) fn read(r: &mut Reader<'_>) -> Decoded<Self> {
         Ok(Self { seat: r.u16()?, d: r.array()? })
     }
 }
@@ -154,6 +155,8 @@ impl Body {
             Body::Open(_) => Kind::Open,
             Body::Commit(_) => Kind::Commit,
             Body::Award(_) => Kind::Award,
+            Body::NewView(_) => Kind::NewView,
+            Body::Propose(_) => Kind::Propose,
             Body::Cert(_) => Kind::Cert,
             Body::Order(_) => Kind::Order,
             Body::Again(_) => Kind::Again,
@@ -199,6 +202,8 @@ impl Body {
             Body::Award(a) => {
                 w.raw(&a.root).raw(&a.vote);
             }
+            Body::NewView(v) => v.write(w),
+            Body::Propose(p) => p.write(w),
             Body::Cert(c) => {
                 w.raw(&c.root);
                 c.quorum.write(w);
@@ -269,6 +274,8 @@ impl Body {
             }
             Kind::Commit => Body::Commit(CommitMsg { set: r.array()?, commit: Commit::read(r, n)? }),
             Kind::Award => Body::Award(AwardVote { root: r.array()?, vote: r.array()? }),
+            Kind::NewView => Body::NewView(NewView::read(r, n)?),
+            Kind::Propose => Body::Propose(Propose::read(r, n)?),
             Kind::Cert => Body::Cert(Cert { root: r.array()?, quorum: Quorum::read(r, n)? }),
             Kind::Proof => Body::Proof(Box::new(Proof::read(r, n)?)),
             Kind::Fetch => Body::Fetch(Fetch::read(r)?),

@@ -25,6 +25,10 @@ pub enum Kind {
     Commit = 6,
     /// A vote for the round's awards.
     Award = 7,
+    /// What a seat brings into a view after the first.
+    NewView = 8,
+    /// The set that a view is to admit.
+    Propose = 9,
     /// The round's certificate.
     Cert = 10,
     /// An order.
@@ -54,8 +58,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind. Codes 8 and 9 are kept for NEWVIEW and PROPOSE.
-    pub const ALL: [Kind; 20] = [
+    /// Every kind.
+    pub const ALL: [Kind; 22] = [
         Kind::Bundle,
         Kind::Set,
         Kind::Admit,
@@ -63,6 +67,8 @@ impl Kind {
         Kind::Open,
         Kind::Commit,
         Kind::Award,
+        Kind::NewView,
+        Kind::Propose,
         Kind::Cert,
         Kind::Order,
         Kind::Receipt,
@@ -107,6 +113,8 @@ impl Kind {
             Kind::Open => "Open",
             Kind::Commit => "Commit",
             Kind::Award => "Award",
+            Kind::NewView => "NewView",
+            Kind::Propose => "Propose",
             Kind::Cert => "Cert",
             Kind::Order => "Order",
             Kind::Receipt => "Receipt",
@@ -132,6 +140,8 @@ impl Kind {
             Kind::Open => "open",
             Kind::Commit => "commit",
             Kind::Award => "award",
+            Kind::NewView => "new_view",
+            Kind::Propose => "propose",
             Kind::Cert => "cert",
             Kind::Order => "order",
             Kind::Receipt => "receipt",

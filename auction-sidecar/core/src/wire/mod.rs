@@ -7,7 +7,9 @@ mod bodies;
 mod coding;
 mod header;
 mod signers;
+mod views;
 
+pub(crate) use bodies::bundle_digest;
 pub use bodies::{
     Accept, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Fetch, Listed, Lock,
     MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare, OrderMsg, Proof, Quorum, Receipt,
@@ -15,6 +17,8 @@ pub use bodies::{
 };
 pub use header::{HEADER_LEN, Header, Kind, VERSION};
 pub use signers::Signers;
+pub use views::{Admitted, NewView, OtherSet, Propose, ShownSet, ShownView};
+pub(crate) use views::{listed_of, signed_view};
 
 use vendue_market::Digest;
 use vendue_market::encode::{DecodeError, Reader, Writer};

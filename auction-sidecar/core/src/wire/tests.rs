@@ -3,7 +3,9 @@ use crate::award::{AwardProof, Certificate, OrderLeaf};
 use crate::merkle::{HexDigest, Path};
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
-use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Requirements, StandBy, Unserved};
+use vendue_market::{
+    Award, Digest, Histogram, Order, Outcome, Price, Reason, Requirements, StandBy, Unserved,
+};
 
 const N: u16 = 4;
 
@@ -110,8 +112,82 @@ fn every_later_body() -> Vec<Body> {
     ]
 }
 
+/// The messages of the views after the first.
+fn every_view_body() -> Vec<Body> {
+    let quorum = Quorum { signers: Signers::new(N, [0, 1, 3]), aggregate: [4; 48] };
+    let admitted = Some(Admitted { view: 1, set: [7; 32], quorum });
+    let whole = SetMsg { held: vec![[1; 32], [2; 32], [3; 32], [4; 32]], full: Some([5; 48]) };
+    let part = SetMsg { held: vec![[1; 32], [0; 32], [3; 32], [5; 32]], full: None };
+    let show = |seat, set: &SetMsg| ShownSet { seat, set: set.clone(), signature: [8; 65] };
+    let third_set = SetMsg { held: vec![[9; 32], [0; 32], [0; 32], [0; 32]], full: None };
+    let first = NewView { view: 2, admitted: None, sets: vec![show(0, &whole), show(3, &part)] };
+    let second = NewView { view: 2, admitted, sets: vec![show(0, &whole), show(3, &whole)] };
+    let third = NewView { view: 2, admitted: None, sets: vec![] };
+    let fourth = NewView { view: 2, admitted: None, sets: vec![show(3, &third_set)] };
+    let propose = |views: &[&NewView]| {
+        let views = (0u16..).zip(views).map(|(seat, v)| (seat, ((*v).clone(), [seat as u8; 65])));
+        Propose::new(2, [6; 32], &views.collect(), hash_of)
+    };
+    vec![
+        Body::Propose(propose(&[&first, &second, &third])),
+        Body::Propose(propose(&[&first, &second, &third, &fourth])),
+        Body::Propose(Propose { view: 1, set: [6; 32], sets: vec![], others: vec![], views: vec![] }),
+        Body::NewView(first),
+        Body::NewView(second),
+        Body::NewView(third),
+        Body::NewView(fourth),
+    ]
+}
+
+/// Stands for the hash of a SET.
+fn hash_of(shown: &ShownSet) -> Digest {
+    shown.set.held[0]
+}
+
 fn all_bodies() -> Vec<Body> {
-    every_body().into_iter().chain(every_later_body()).collect()
+    every_body().into_iter().chain(every_later_body()).chain(every_view_body()).collect()
+}
+
+#[test]
+fn a_proposal_shows_the_new_views_as_they_were_sent_and_of_an_owner_two_sets() {
+    let bodies = every_view_body();
+    let sent: Vec<NewView> =
+        bodies.iter().filter_map(|b| if let Body::NewView(v) = b { Some(v.clone()) } else { None }).collect();
+    let Some(Body::Propose(propose)) = bodies.get(1) else { panic!("no proposal") };
+    let shown: Vec<u16> = propose.sets.iter().map(|s| s.seat).collect();
+    assert_eq!((shown, propose.others.len()), (vec![0, 3, 3], 1));
+    let brought = propose.brought(hash_of);
+    assert_eq!(brought.len(), 4);
+    for ((seat, admitted, hashes, signature), sent) in brought.into_iter().zip(&sent) {
+        let sent_hashes: Vec<Digest> = sent.sets.iter().map(hash_of).collect();
+        assert_eq!((admitted, &hashes), (sent.admitted.as_ref(), &sent_hashes));
+        assert_eq!(signature, &[seat as u8; 65]);
+    }
+    // Other encodings of nothing: a SET that no NEWVIEW carries, two of one owner in one NEWVIEW, a hash where not two
+    // are shown.
+    let mut unused = propose.clone();
+    unused.views.iter_mut().for_each(|v| v.sets.retain(|at| *at == 0));
+    let mut two = propose.clone();
+    two.views[0].sets = vec![0, 1, 2];
+    let mut unshown = propose.clone();
+    unshown.others[0].seat = 2;
+    let mut unordered = propose.clone();
+    unordered.views.swap(0, 1);
+    for bad in [unused, two, unshown, unordered] {
+        assert!(decode(&mk_message(Body::Propose(bad)).encode(), N).is_err());
+    }
+}
+
+#[test]
+fn views_of_a_hundred_seats_are_small() {
+    let held: Vec<Digest> = (1..=100u8).map(|d| [d; 32]).collect();
+    let show =
+        |seat| ShownSet { seat, set: SetMsg { held: held.clone(), full: Some([5; 48]) }, signature: [8; 65] };
+    let view = NewView { view: 1, admitted: None, sets: (0..100).map(show).collect() };
+    let views = (0..67).map(|seat| (seat, (view.clone(), [9; 65]))).collect();
+    let size = |body| mk_message(body).encode().len();
+    assert_eq!(size(Body::Propose(Propose::new(1, [1; 32], &views, hash_of))), 21_769);
+    assert_eq!(size(Body::NewView(view)), 16_303);
 }
 
 fn mk_message(body: Body) -> Message {
@@ -157,7 +233,15 @@ fn wire_format_is_frozen() {
     }
     let hash = hex::encode(hasher.finalize());
     assert_eq!(hash, FROZEN_LATER, "the encoding of a message has changed");
+    let mut hasher = Sha256::new();
+    for body in every_view_body() {
+        hasher.update(mk_message(body).encode());
+    }
+    let hash = hex::encode(hasher.finalize());
+    assert_eq!(hash, FROZEN_VIEWS, "the encoding of a message has changed");
 }
+
+const FROZEN_VIEWS: &str = "eb4288f32f95781ad14e6c95baa5a9baa24ea5ac26b788ef9d25a43932848e7c";
 
 const FROZEN_LATER: &str = "1e09c14cba77737d89de2f71b3fd29f669e9def67ab83b0b9a9941a00e5517a3";
 const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c983ffbf";
@@ -166,7 +250,7 @@ const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c9
 fn header_is_25_bytes_and_strict() {
     let bytes = mk_message(Body::Cancel(Cancel { order: [1; 32] })).encode();
     assert_eq!(bytes.len(), HEADER_LEN + 32 + SIGNATURE_LEN);
-    for (at, value) in [(0, 2), (1, 8), (1, 27), (1, 0), (1, 255), (2, 1)] {
+    for (at, value) in [(0, 2), (1, 11), (1, 27), (1, 0), (1, 255), (2, 1)] {
         let mut bad = bytes.clone();
         bad[at] = value;
         assert!(decode(&bad, N).is_err(), "byte {at} = {value}");
@@ -208,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..28, at in any::<usize>(), value in any::<u8>()) {
+    fn changed_messages_decode_to_themselves_or_fail(which in 0usize..35, at in any::<usize>(), value in any::<u8>()) {
         let bodies = all_bodies();
         let mut bytes = mk_message(bodies[which % bodies.len()].clone()).encode();
         let at = at % bytes.len();
@@ -233,7 +317,7 @@ proptest! {
     /// Pieces of messages put together: counts and lengths that are right somewhere else.
     #[test]
     fn spliced_messages_decode_to_themselves_or_fail(
-        (a, b) in (0usize..28, 0usize..28), (cut, from) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        (a, b) in (0usize..35, 0usize..35), (cut, from) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
     ) {
         let bodies = all_bodies();
         let bytes = |which: usize| mk_message(bodies[which % bodies.len()].clone()).encode();

@@ -1,0 +1,147 @@
+//! From an admitted set, its bundles and the orders in them to the table of awards: the same for everybody.
+//!
+//! Inputs: the set with all its bundles, the orders that they list, the beacon, and how to open a bundle. Output: the
+//! table under the award root and every order's outcome with reasons. A round and the check of votes for wrong awards
+//! both ask here.
+
+use crate::award::{AwardTable, Leaf, OrderLeaf};
+use crate::plaintext::Plaintext;
+use crate::pool::may_list;
+use crate::record::MarketRecord;
+use crate::wire::{Bundle, Header, Listed, view_digest};
+use std::collections::{BTreeMap, BTreeSet};
+use vendue_market::{Cleared, Digest, ListedOrder, OpenedBundle, Order, Outcome, clear, tagged_hash};
+use vendue_sealed_bid::Sealed;
+
+/// A bundle with what was signed.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub header: Header,
+    pub bundle: Bundle,
+    /// The whole message.
+    pub bytes: Vec<u8>,
+}
+
+/// What a round's awards follow from.
+pub(crate) struct Clearing<'a> {
+    pub record: &'a MarketRecord,
+    pub round: u64,
+    /// The digest of the list.
+    pub set: Digest,
+    pub list: &'a [Listed],
+    pub bundles: &'a BTreeMap<Listed, Held>,
+    pub orders: &'a BTreeMap<Digest, Order>,
+}
+
+/// What sealing binds besides the round: market, header, order view.
+pub(crate) fn seal_header(record: &MarketRecord, header: &Header, order_view: &[Digest]) -> Vec<u8> {
+    let parts: [&[u8]; 3] = [&record.market, &header.to_bytes(), &view_digest(order_view)];
+    tagged_hash("VENDUE-V1-SEAL-HEADER", &parts).to_vec()
+}
+
+impl Clearing<'_> {
+    /// Orders in the views of f + 1 seats that have exactly one version in A.
+    pub(crate) fn candidates(&self) -> BTreeSet<Digest> {
+        let mut counts: BTreeMap<Digest, usize> = BTreeMap::new();
+        for listed in self.list.iter().filter(|l| self.is_single(l)) {
+            for order in self.view_of(listed) {
+                *counts.entry(*order).or_default() += 1;
+            }
+        }
+        let f = usize::from(self.record.f());
+        counts.into_iter().filter(|(_, count)| *count > f).map(|(order, _)| order).collect()
+    }
+
+    /// Opens every admitted bundle and clears.
+    pub(crate) fn run(
+        &self,
+        candidates: &BTreeSet<Digest>,
+        beacon: &Digest,
+        open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
+    ) -> (AwardTable, Vec<Cleared>) {
+        let plain: BTreeMap<Listed, Option<Plaintext>> =
+            self.list.iter().map(|l| (*l, self.plaintext(l, &open))).collect();
+        let garbage: BTreeSet<u16> = plain.iter().filter(|(_, p)| p.is_none()).map(|(l, _)| l.seat).collect();
+        let bundles: Vec<OpenedBundle> =
+            plain.iter().filter_map(|(l, p)| Some(self.opened(l, p.as_ref()?))).collect();
+        let orders = self.orders_to_clear(candidates);
+        let cleared = clear(beacon, self.record.n(), &orders, &bundles, &garbage);
+        (self.table(beacon, &plain, &cleared), cleared)
+    }
+
+    /// Whether a seat has one version only in the list.
+    fn is_single(&self, listed: &Listed) -> bool {
+        self.list.iter().filter(|l| l.seat == listed.seat).count() == 1
+    }
+
+    fn view_of(&self, listed: &Listed) -> &[Digest] {
+        self.bundles.get(listed).map(|h| h.bundle.order_view.as_slice()).unwrap_or_default()
+    }
+
+    /// The listed orders that this round may award at all.
+    fn orders_to_clear(&self, candidates: &BTreeSet<Digest>) -> Vec<ListedOrder> {
+        let p = &self.record.params;
+        let (t0, step) = (p.t0(self.round), p.order_step());
+        candidates
+            .iter()
+            .filter_map(|digest| self.orders.get_key_value(digest))
+            .filter(|(_, order)| order.market == self.record.market && may_list(order, self.round, t0, step))
+            .map(|(digest, order)| ListedOrder { digest: *digest, requirements: order.requirements.clone() })
+            .collect()
+    }
+
+    /// One bundle's plaintext; none for anything unreadable and for seats with two versions.
+    fn plaintext(
+        &self,
+        listed: &Listed,
+        open: &impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
+    ) -> Option<Plaintext> {
+        if !self.is_single(listed) {
+            return None;
+        }
+        let held = self.bundles.get(listed)?;
+        let header = seal_header(self.record, &held.header, &held.bundle.order_view);
+        let sealed = Sealed { u: held.bundle.u, v: held.bundle.v, payload: held.bundle.payload.clone() };
+        Plaintext::from_padded(&open(&header, &sealed)?, held.bundle.order_view.len()).ok()
+    }
+
+    fn opened(&self, listed: &Listed, plain: &Plaintext) -> OpenedBundle {
+        OpenedBundle {
+            seat: listed.seat,
+            provider: self.record.seat(listed.seat).map(|s| s.provider.clone()).unwrap_or_default(),
+            capacity: plain.capacity.clone(),
+            records: plain.records_for(self.view_of(listed)),
+        }
+    }
+
+    /// The leaves under the award root.
+    fn table(
+        &self,
+        beacon: &Digest,
+        plain: &BTreeMap<Listed, Option<Plaintext>>,
+        cleared: &[Cleared],
+    ) -> AwardTable {
+        let mut leaves =
+            vec![Leaf::Set(self.set), Leaf::Beacon(tagged_hash("VENDUE-V1-BEACON-LEAF", &[beacon]))];
+        leaves.extend(plain.iter().map(|(bundle, plain)| match plain {
+            Some(plain) => Leaf::Opened {
+                bundle: *bundle,
+                plaintext: tagged_hash("VENDUE-V1-PLAINTEXT", &[&plain.to_padded()]),
+            },
+            None => Leaf::Garbage(*bundle),
+        }));
+        leaves.extend(cleared.iter().map(|c| {
+            let bundle = match &c.outcome {
+                Outcome::Award(a) => plain.keys().find(|l| l.seat == a.seat).map(|l| l.d).unwrap_or_default(),
+                Outcome::None(_) => [0; 32],
+            };
+            Leaf::Order(OrderLeaf {
+                order: c.order,
+                outcome: c.outcome.clone(),
+                bundle,
+                expires_ms: self.record.params.expiry(self.round),
+            })
+        }));
+        AwardTable { leaves }
+    }
+}
