@@ -45,6 +45,7 @@ const COMMON: &[Right] = &[
     ("", "namespaces", "delete", None),
     ("apiextensions.k8s.io", "customresourcedefinitions", "create", None),
     ("apiextensions.k8s.io", "customresourcedefinitions", "delete", None),
+    ("apiextensions.k8s.io", "customresourcedefinitions", "patch", None),
     (RBAC, "clusterroles", "create", None),
     (RBAC, "clusterrolebindings", "create", None),
     ("apps", "deployments", "create", Some(NAMESPACE)),

@@ -3,11 +3,14 @@
 //! Inputs: the clusters. Outputs: nothing, or all that could not be removed. Invariant: only what carries the demo's mark
 //! is touched; one failure does not keep the rest from being removed.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt as _;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use serde_json::json;
 
 use super::Site;
 use super::charts::{NAMESPACE, Profile};
@@ -24,6 +27,9 @@ const CRDS: [&str; 5] = [
     "gpunodes.vendue.dev",
 ];
 const AWARDS_GONE: Duration = Duration::from_secs(120);
+const CRDS_GONE: Duration = Duration::from_secs(120);
+/// Looks at the CRDs, half a second apart, between two changes of those that are still there.
+const LOOKS_PER_TOUCH: u32 = 10;
 
 /// Removes the demo's Job, then Vendue from every cluster.
 pub(super) async fn all(sites: &[Site]) -> Result<()> {
@@ -99,11 +105,39 @@ async fn release(site: &Site) -> Vec<String> {
         ];
         left.extend(site.tools.helm(&args).await.err().map(|e| format!("{}: {e}", site.name)));
     }
-    // The API server takes its time to finish with a CRD that was made a moment ago, more than a minute when it is busy.
-    let crds = [&["delete", "crd", "--ignore-not-found", "--timeout=180s"][..], &CRDS].concat();
+    left.extend(crds(site).await);
     let namespace = vec!["delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s"];
-    left.extend(kubectl_all(site, &[crds, namespace]).await);
+    left.extend(kubectl_all(site, &[namespace]).await);
     left
+}
+
+/// Deletes the CRDs, and touches those that stay: the API server's finalizer (apiextensions-apiserver 1.37, `crd_finalizer.go`)
+/// whose first try fails may lose the second to a conflict with its own write, and then waits for a change of the object
+/// or for five minutes.
+async fn crds(site: &Site) -> Option<String> {
+    let delete = [&["delete", "crd", "--ignore-not-found", "--wait=false"][..], &CRDS].concat();
+    if let Err(error) = site.tools.kubectl(&delete).await {
+        return Some(format!("{}: {error}", site.name));
+    }
+    let api: Api<CustomResourceDefinition> = Api::all(site.client.clone());
+    let looks = AtomicU32::new(0);
+    let gone = wait::until("wait for the CRDs to go", CRDS_GONE, Duration::from_millis(500), || async {
+        let list = call("list CRDs", api.list_metadata(&ListParams::default())).await?;
+        let left: Vec<_> =
+            list.iter().map(|crd| crd.name_any()).filter(|n| CRDS.contains(&n.as_str())).collect();
+        let look = looks.fetch_add(1, Ordering::Relaxed);
+        if look % LOOKS_PER_TOUCH == LOOKS_PER_TOUCH - 1 {
+            futures::future::join_all(left.iter().map(|name| touch(&api, name, look))).await;
+        }
+        Ok(if left.is_empty() { Poll::Ready(()) } else { Poll::Pending(left.join(", ")) })
+    });
+    gone.await.err().map(|e| format!("{}: {e}", site.name))
+}
+
+async fn touch(api: &Api<CustomResourceDefinition>, name: &str, look: u32) {
+    let note = json!({ "metadata": { "annotations": { "vendue.dev/looked-for": look.to_string() } } });
+    // It may be gone by now; whatever else went wrong shows at the next look.
+    let _ = call("touch a CRD", api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(note))).await;
 }
 
 async fn kubectl_all(site: &Site, steps: &[Vec<&str>]) -> Vec<String> {
