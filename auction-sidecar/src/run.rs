@@ -279,7 +279,8 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
     let controller = Controller::new(award_api.clone(), watch_config());
     let (awards, award_writer) = Guarded::empty();
     let (provisions, writer) = Guarded::empty();
-    let seller = Arc::new(Seller::new(provisions.clone(), awards.clone(), parts.engine.clone()));
+    let seller =
+        Arc::new(Seller::new(provisions.clone(), awards.clone(), parts.engine.clone(), &parts.record));
     let bids =
         BidWriter::start(parts.cluster.clone(), args.namespace.clone(), parts.record.clone(), seller.clone());
     let context = Arc::new(HostContext::new(

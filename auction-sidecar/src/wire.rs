@@ -272,6 +272,9 @@ pub fn decode_bulk<T: DeserializeOwned>(what: &'static str, bytes: &Bytes) -> Re
     Ok((decode(what, header)?, bytes.slice(4 + len..)))
 }
 
+/// Longest log that is brought home; the end of a longer one is cut off.
+pub const MAX_LOG: u64 = 64 << 20;
+
 /// Checks a manifest of a peer: bounded, safe relative paths, well-formed digests.
 pub fn check_manifest(files: &[FileEntry]) -> Result<(), WireError> {
     let logs = files.iter().filter(|f| f.path == LOG_PATH).take(2).count();

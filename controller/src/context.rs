@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::Action;
+use kube::runtime::controller::{self, Action};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource, ResourceExt};
 use vendue_controller_core::FinalizerStep;
@@ -118,6 +118,18 @@ impl Context {
         tracing::warn!(controller = self.controller, object = %path(object), error = %chain(error),
             retry_ms = wait.as_millis() as u64, "reconcile failed");
         Action::requeue(wait)
+    }
+}
+
+/// Tells of broken watches; failures of single objects are told by the error policy, where the wait is known.
+pub async fn log_failure<T, E, Q>(context: Arc<Context>, result: Result<T, controller::Error<E, Q>>)
+where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
+    if let Err(controller::Error::QueueError(error)) = result {
+        context.metrics.watch_errors.with_label_values(&[context.controller]).inc();
+        tracing::warn!(controller = context.controller, error = %chain(&error), "a watch broke; it starts again");
     }
 }
 

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +112,20 @@ where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {
     timed(operation, api.get_opt(name)).await
+}
+
+/// Makes an object that must not be there yet.
+pub async fn create<K>(
+    operation: &'static str,
+    api: &Api<K>,
+    manager: &str,
+    object: &K,
+) -> Result<(), IoError>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Serialize + std::fmt::Debug,
+{
+    let params = PostParams { field_manager: Some(manager.to_owned()), ..PostParams::default() };
+    timed(operation, api.create(&params, object)).await.map(drop)
 }
 
 /// Applies a whole object.

@@ -8,10 +8,10 @@
 //! All profiles: `events.k8s.io` events create, patch. `awards.vendue.dev` get, list, watch, patch.
 //!
 //! Home: `jobs.vendue.dev` get, list, watch, patch; `jobs/status` patch; `jobs/finalizers` update; configmaps get;
-//! secrets get, create, patch (the order's Secret, in the Job's namespace).
+//! secrets get, create (the order's Secret, in the Job's namespace).
 //!
 //! Provider: `awards/status` patch; `awards/finalizers` update; `provisions`, `gpunodes` get, list, watch;
-//! `provisions/status` patch; nodes list, watch; pods get, list, watch, create, patch, delete; services,
+//! `provisions/status` patch; nodes, storageclasses, runtimeclasses list, watch; pods get, list, watch, create, patch, delete; services,
 //! persistentvolumeclaims, serviceaccounts, resourcequotas, limitranges, networkpolicies list, create, patch, delete;
 //! secrets create, and get, patch, delete for `vendue-workload`, `vendue-tokens`, `vendue-env`, `vendue-files`.
 
@@ -33,10 +33,11 @@ mod testing;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
-use futures::future::{BoxFuture, join_all};
 use kube::Client;
+use tokio::task::JoinSet;
 use tracing_subscriber::EnvFilter;
 use vendue_controller_core::award::objects::Env;
 
@@ -63,6 +64,8 @@ enum MainError {
     Http(#[from] reqwest::Error),
     #[error(transparent)]
     Server(#[from] server::ServerError),
+    #[error("a task ended that runs for ever: {0}")]
+    Task(tokio::task::JoinError),
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -102,13 +105,20 @@ async fn start(args: Args) -> Result<(), MainError> {
 
     let context = |name| Arc::new(Context::new(name, client.clone(), metrics.clone(), &args.pod_name));
     let ledger = args.profile.provider().then(|| Arc::new(Ledger::default()));
-    let mut controllers: Vec<BoxFuture<'static, ()>> = Vec::new();
-    if args.profile.home() {
-        controllers.push(Box::pin(job::run(context("job"))));
+    let mut controllers = JoinSet::new();
+    let mut feeds = JoinSet::new();
+    let jobs_listed = args.profile.home().then(|| Arc::new(AtomicBool::new(false)));
+    if let Some(listed) = jobs_listed.clone() {
+        let jobs = context("job");
+        controllers.spawn(job::run(jobs.clone()));
+        tokio::spawn(async move {
+            job::until_listed(&jobs).await;
+            listed.store(true, Ordering::Release);
+        });
     }
     if let Some(ledger) = &ledger {
         let provisions = Provisions { context: context("provision"), ledger: ledger.clone() };
-        controllers.push(Box::pin(provision::run(Arc::new(provisions))));
+        controllers.spawn(provision::run(Arc::new(provisions)));
         let env = Env {
             namespace: args.namespace.clone(),
             image: args.image.clone(),
@@ -117,14 +127,41 @@ async fn start(args: Args) -> Result<(), MainError> {
         let runtime = runtime::Native::new(client.clone());
         let http = ray::http_client()?;
         let awards = Awards::new(context("award"), ledger.clone(), runtime, http, env, &args.cluster_domain);
-        controllers.push(Box::pin(award::run(Arc::new(awards))));
+        controllers.spawn(award::run(Arc::new(awards)));
         let (ledger, client) = (ledger.clone(), client.clone());
-        tokio::spawn(async move { ledger.feed(client).await });
+        feeds.spawn(async move { ledger.feed(client).await });
     }
-    let shown = server::Shown { metrics: metrics.clone(), ledger };
+    let shown = server::Shown { metrics: metrics.clone(), ledger, jobs_listed };
     tokio::select! {
         served = server::serve(args.listen, shown) => served?,
-        _ = join_all(controllers.into_iter().map(tokio::spawn)) => tracing::info!("the controller ends on a signal"),
+        ended = all_end(controllers) => ended?,
+        // Caches are fed for ever: without them the controllers would go on with what they last saw.
+        Some(ended) = feeds.join_next() => ended.map_err(MainError::Task)?,
+    }
+    tracing::info!("the controller ends on a signal");
+    Ok(())
+}
+
+/// Waits until every controller has ended, as they do on a signal; one that panics ends the process.
+async fn all_end(mut controllers: JoinSet<()>) -> Result<(), MainError> {
+    while let Some(ended) = controllers.join_next().await {
+        ended.map_err(MainError::Task)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_controller_that_panics_ends_the_process() {
+        let mut controllers = JoinSet::new();
+        controllers.spawn(std::future::pending());
+        controllers.spawn(async { panic!("gone") });
+        assert!(matches!(all_end(controllers).await, Err(MainError::Task(_))));
+        let mut controllers = JoinSet::new();
+        controllers.spawn(std::future::ready(()));
+        assert!(all_end(controllers).await.is_ok());
+    }
 }

@@ -19,6 +19,8 @@ pub struct Metrics {
     pub awards: IntGaugeVec,
     /// Submissions to Ray, by result.
     pub ray_submit: IntCounterVec,
+    /// Watches that broke, by controller.
+    pub watch_errors: IntCounterVec,
     /// GPUs that are free.
     pub gpus_free: IntGauge,
     /// GPUs that awards hold.
@@ -50,6 +52,8 @@ impl Metrics {
             &["condition", "reason"],
         )?;
         let ray_submit = counter("ray_submit_total", "Submissions to Ray.", &["result"])?;
+        let watch_errors =
+            counter("watch_errors_total", "Watches that broke and were started again.", &["controller"])?;
         let awards = IntGaugeVec::new(Opts::new("awards", "Awards on this host."), &["state"])?;
         let gpus_free = IntGauge::new("gpus_free", "GPUs that nobody holds or uses.")?;
         let gpus_held = IntGauge::new("gpus_held", "GPUs that awards hold.")?;
@@ -61,6 +65,7 @@ impl Metrics {
         registry.register(Box::new(reconcile.clone()))?;
         registry.register(Box::new(transitions.clone()))?;
         registry.register(Box::new(ray_submit.clone()))?;
+        registry.register(Box::new(watch_errors.clone()))?;
         registry.register(Box::new(awards.clone()))?;
         registry.register(Box::new(gpus_free.clone()))?;
         registry.register(Box::new(gpus_held.clone()))?;
@@ -71,6 +76,7 @@ impl Metrics {
             transitions,
             awards,
             ray_submit,
+            watch_errors,
             gpus_free,
             gpus_held,
             time_to_running,

@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -21,6 +22,8 @@ pub struct Shown {
     pub metrics: Metrics,
     /// Capacity; `None` where no Provision is reconciled.
     pub ledger: Option<Arc<Ledger>>,
+    /// Whether Jobs were listed once; `None` where no Job is reconciled.
+    pub jobs_listed: Option<Arc<AtomicBool>>,
 }
 
 /// The server stopped, or could not start.
@@ -47,10 +50,13 @@ fn router(shown: Shown) -> Router {
 }
 
 async fn ready(State(shown): State<Shown>) -> (StatusCode, &'static str) {
-    match shown.ledger.is_none_or(|l| l.ready()) {
-        true => (StatusCode::OK, "ok\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the caches are filling\n"),
+    if !shown.ledger.is_none_or(|l| l.ready()) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the caches are filling\n");
     }
+    if !shown.jobs_listed.is_none_or(|listed| listed.load(Ordering::Acquire)) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "Jobs cannot be listed; the log says why\n");
+    }
+    (StatusCode::OK, "ok\n")
 }
 
 async fn metrics(State(shown): State<Shown>) -> Result<String, (StatusCode, String)> {

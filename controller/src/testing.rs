@@ -44,6 +44,13 @@ pub fn applied(path: &str, manager: &str, body: Vec<(&'static str, Value)>) -> E
     Exchange { method: Method::PATCH, uri, body, status: StatusCode::OK, answer: Value::Null }
 }
 
+/// An object made by a manager; the answer is the body.
+pub fn created(path: &str, manager: &str, body: Vec<(&'static str, Value)>) -> Exchange {
+    let manager = manager.replace('/', "%2F");
+    let uri = format!("{path}?&fieldManager={manager}");
+    Exchange { method: Method::POST, uri, body, status: StatusCode::CREATED, answer: Value::Null }
+}
+
 /// An Event with this reason.
 pub fn event(namespace: &str, reason: &str) -> Exchange {
     Exchange {

@@ -127,6 +127,12 @@ pub mod reasons {
     pub const GPUS_REPORTED: &str = "GpusReported";
     /// No node reports a GPU that the Provision selects.
     pub const NO_GPUS: &str = "NoGpus";
+    /// The cluster has no storage class of the name that the Provision gives.
+    pub const STORAGE_CLASS_MISSING: &str = "StorageClassMissing";
+    /// The cluster has no runtime class of the name that the Provision gives.
+    pub const RUNTIME_CLASS_MISSING: &str = "RuntimeClassMissing";
+    /// An object that the controller has to make is there already and belongs to somebody else.
+    pub const NAME_TAKEN: &str = "NameTaken";
     /// The cluster's seat offers the Provision.
     pub const OFFERED: &str = "Offered";
     /// The cluster's seat does not take part at present; the message says why.

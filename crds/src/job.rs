@@ -349,6 +349,10 @@ pub struct AuctionStatus {
     #[schemars(length(max = 64), inner(length(max = 63)))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub known_models: Vec<String>,
+    /// insecureKeys is true when one dealer made the keys of all seats: it could read every bid, so the market is for
+    /// development only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure_keys: bool,
 }
 
 impl AuctionStatus {
@@ -364,6 +368,7 @@ impl AuctionStatus {
             message: None,
             exclusions: Vec::new(),
             known_models: Vec::new(),
+            insecure_keys: false,
         }
     }
 }

@@ -119,6 +119,10 @@ impl Params {
     pub fn first_round(&self, now_ms: u64) -> u64 {
         self.round_from(now_ms.saturating_add(3 * self.delay_ms))
     }
+    /// The first round in which a seat may list an order that it got at `received_ms`: T0 >= that + D.
+    pub fn listable_from(&self, received_ms: u64) -> u64 {
+        self.round_from(received_ms.saturating_add(self.delay_ms))
+    }
     /// The latest round with T0 <= `at_ms`; 0 before genesis.
     pub fn round_at(&self, at_ms: u64) -> u64 {
         at_ms.saturating_sub(self.genesis_ms) / self.period_ms
@@ -155,6 +159,7 @@ mod tests {
         );
         assert_eq!(P.order_step(), 16);
         assert_eq!((P.first_round(10_000), P.first_round(10_301), P.first_round(0)), (1, 2, 0));
+        assert_eq!((P.listable_from(10_500), P.listable_from(10_501)), (1, 2));
         assert_eq!(P.round_at(11_199), 1);
         assert!(P.t0(2 + P.order_step()) >= P.expiry(2) + 200);
     }

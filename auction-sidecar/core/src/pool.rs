@@ -193,7 +193,7 @@ impl Pool {
         let (t0, step) = (params.t0(round), params.order_step());
         self.open
             .iter()
-            .filter(|(_, k)| k.received_ms.saturating_add(params.delay_ms) <= t0)
+            .filter(|(_, k)| params.listable_from(k.received_ms) <= round)
             .filter(|(_, k)| may_list(&k.order, round, t0, step) && !self.is_bound(k, t0))
             .map(|(digest, known)| (*digest, known))
             .collect()

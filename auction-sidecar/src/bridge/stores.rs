@@ -18,7 +18,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::{OnceCell, mpsc};
-use vendue_auction_core::SeatInput;
+use vendue_auction_core::{KeyOrigin, MarketRecord, SeatInput};
 use vendue_crds::conditions::{self, provision, reasons};
 use vendue_crds::{Award, ExclusionCount, Provision, names};
 
@@ -96,6 +96,15 @@ pub async fn follow<K>(
     }
 }
 
+fn offered(insecure: bool) -> &'static str {
+    match insecure {
+        true => {
+            "the seat offers it in every round; for development only: one dealer made the keys of all seats and could read every bid"
+        }
+        false => "the seat offers it in every round",
+    }
+}
+
 /// Tells the seat what it can offer, whenever that changes, and writes the condition Advertised.
 pub struct Seller {
     provisions: Guarded<Provision>,
@@ -104,6 +113,7 @@ pub struct Seller {
     opened: AtomicBool,
     last: Mutex<Option<Sale>>,
     exclusions: Mutex<BTreeMap<String, i32>>,
+    insecure: bool,
 }
 
 impl Seller {
@@ -112,6 +122,7 @@ impl Seller {
         provisions: Guarded<Provision>,
         awards: Guarded<Award>,
         engine: mpsc::Sender<EngineCommand>,
+        record: &MarketRecord,
     ) -> Self {
         Self {
             provisions,
@@ -120,6 +131,7 @@ impl Seller {
             opened: AtomicBool::new(false),
             last: Mutex::default(),
             exclusions: Mutex::default(),
+            insecure: record.key_origin == KeyOrigin::InsecureDealer,
         }
     }
 
@@ -169,7 +181,7 @@ impl Seller {
                 (None, false) => {
                     (false, reasons::SEAT_NOT_ACTIVE, "the seat does not take part in rounds yet".into())
                 }
-                (None, true) => (true, reasons::OFFERED, "the seat offers it in every round".into()),
+                (None, true) => (true, reasons::OFFERED, offered(self.insecure).into()),
             };
             let observed = found.metadata.generation;
             let old = found.status.clone().unwrap_or_default();

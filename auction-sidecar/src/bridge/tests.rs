@@ -129,6 +129,30 @@ pub(super) async fn play(mut handle: Handle<Request<Body>, Response<Body>>, scri
     }
 }
 
+/// A client whose server answers every call with one object.
+pub(super) fn always(object: Value) -> Client {
+    let (service, mut server) = mock::pair::<Request<Body>, Response<Body>>();
+    tokio::spawn(async move {
+        while let Some((_, send)) = server.next_request().await {
+            let body = Body::from(serde_json::to_vec(&object).unwrap());
+            send.send_response(Response::new(body));
+        }
+    });
+    Client::new(service, "default")
+}
+
+/// The Job "digits" of the award's home, with a volume of so many MiB.
+pub(super) fn ordered_job(volume_mib: u32) -> Value {
+    let workers = json!({ "replicas": 1, "gpus": 1, "cpuMillis": 1, "memoryMib": 1 });
+    let train =
+        json!({ "image": "ray:1", "entrypoint": "true", "volumeMib": volume_mib, "workers": workers });
+    json!({
+        "apiVersion": "vendue.dev/v1alpha1", "kind": "Job",
+        "metadata": { "name": "digits", "namespace": "team", "uid": "u-1" },
+        "spec": { "maxPrice": "1", "runDeadlineSeconds": 60, "train": train },
+    })
+}
+
 /// Compares a call with what was expected and makes the answer.
 async fn answer(number: usize, call: Call, request: Request<Body>) -> Response<Body> {
     let (parts, body) = request.into_parts();
@@ -215,7 +239,7 @@ pub(super) fn fixture() -> Fixture {
 pub(super) fn host_context(f: &Fixture) -> Arc<HostContext> {
     let (provisions, _) = reflector::store::<DeserializeGuard<Provision>>();
     let (awards, _) = Guarded::empty();
-    let seller = Arc::new(Seller::new(Guarded::new(provisions), awards.clone(), f.engine.clone()));
+    let seller = Arc::new(Seller::new(Guarded::new(provisions), awards.clone(), f.engine.clone(), &f.record));
     let bids = BidWriter::start(f.cluster.clone(), "vendue-system".into(), f.record.clone(), seller.clone());
     let courier = CourierClient::new(f.cluster.clone()).unwrap();
     let (record, net, engine) = (f.record.clone(), f.net.clone(), f.engine.clone());

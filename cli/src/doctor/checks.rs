@@ -46,6 +46,13 @@ pub(super) fn forbidden(name: &str) -> Check {
     Check::new(Level::Skip, name, "you may not read it; an administrator of the cluster may")
 }
 
+/// The command that upgrades Vendue's release. Without the flag Helm takes the chart's values for all that are not given
+/// anew, and a provider becomes a home.
+pub(super) fn upgrade_command(system: &str, values: &str) -> String {
+    let command = format!("helm upgrade vendue charts/vendue --namespace {system} --reset-then-reuse-values");
+    if values.is_empty() { command } else { format!("{command} {values}") }
+}
+
 async fn crds(cluster: &Cluster) -> Result<Check, CliError> {
     let mut missing = vec![];
     for crd in vendue_crds::crds() {
@@ -67,7 +74,7 @@ async fn crds(cluster: &Cluster) -> Result<Check, CliError> {
         Check::fail(
             "crds",
             format!("missing: {}", missing.join(", ")),
-            "helm upgrade --install vendue-crds charts/vendue-crds",
+            format!("helm upgrade --install vendue-crds charts/vendue-crds --namespace {}", cluster.system),
         )
     })
 }
@@ -91,7 +98,7 @@ fn deployment(cluster: &Cluster, name: &str, seen: &Seen<Deployment>) -> Check {
         Seen::Missing => Check::fail(
             name,
             format!("no Deployment in namespace {}", cluster.system),
-            "helm install vendue charts/vendue, or name the namespace with --system-namespace",
+            "install charts/vendue as the README says (`helm install vendue ...`), or name its namespace with --system-namespace",
         ),
         Seen::There(found) => {
             let wanted = found.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
@@ -106,7 +113,7 @@ fn deployment(cluster: &Cluster, name: &str, seen: &Seen<Deployment>) -> Check {
 
 async fn stream(cluster: &Cluster) -> Result<Check, CliError> {
     let name = "logs and outputs";
-    let reinstall = "helm upgrade vendue charts/vendue --reset-then-reuse-values";
+    let reinstall = upgrade_command(&cluster.system, "");
     Ok(match cluster.stream_service().await? {
         Seen::Forbidden => forbidden(name),
         Seen::Missing => Check::fail(name, "APIService v1alpha1.stream.vendue.dev is missing", reinstall),
@@ -139,9 +146,7 @@ async fn agents(cluster: &Cluster) -> Result<Check, CliError> {
     let name = "vendue-gpu-agent";
     Ok(match cluster.daemon_set(name).await? {
         Seen::Forbidden => forbidden(name),
-        Seen::Missing => {
-            Check::fail(name, "no DaemonSet", "helm upgrade vendue charts/vendue --set profile=provider")
-        }
+        Seen::Missing => Check::fail(name, "no DaemonSet", upgrade_command(&cluster.system, "")),
         Seen::There(set) => {
             let status = set.status.unwrap_or_default();
             let detail = format!("{} of {} nodes", status.number_ready, status.desired_number_scheduled);

@@ -4,7 +4,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use vendue_auction_core::{KeyOrigin, MarketRecord, SignedMarketRecord};
 
 use super::api::{Cluster, Seen};
-use super::checks::{Profile, forbidden};
+use super::checks::{Profile, forbidden, upgrade_command};
 use crate::error::CliError;
 use crate::metrics_text;
 use crate::report::Check;
@@ -23,7 +23,7 @@ pub async fn all(
         Seen::There(map) => map,
         Seen::Forbidden => return Ok(vec![forbidden("market record")]),
         Seen::Missing => {
-            let next = "helm upgrade vendue charts/vendue --set-file market.record=market.json";
+            let next = upgrade_command(&cluster.system, "--set-file market.record=market.json");
             return Ok(vec![Check::fail("market record", format!("ConfigMap {name} is missing"), next)]);
         }
     };

@@ -7,21 +7,23 @@ use vendue_crds::conditions::{self, award, job};
 use vendue_crds::{Award, AwardSide, ComputeJob};
 
 use super::api::{Cluster, Seen};
+use super::checks::upgrade_command;
 use crate::error::CliError;
 use crate::report::Check;
 
 /// Most objects that are named.
 const NAMED: usize = 10;
 
-fn found<T>(seen: Seen<Vec<T>>, what: &str) -> Result<Vec<T>, CliError> {
+fn found<T>(cluster: &Cluster, seen: Seen<Vec<T>>, what: &str) -> Result<Vec<T>, CliError> {
     match seen {
         Seen::There(list) => Ok(list),
         Seen::Missing => Ok(vec![]),
         Seen::Forbidden => Err(CliError::Cluster {
             message: format!("may not list {what}"),
-            next:
-                "give the service account vendue-preflight its role back: helm upgrade vendue charts/vendue"
-                    .to_owned(),
+            next: format!(
+                "give the service account vendue-preflight its role back: {}",
+                upgrade_command(&cluster.system, "")
+            ),
         }),
     }
 }
@@ -56,8 +58,8 @@ fn names(all: impl ExactSizeIterator<Item = String>) -> String {
 
 /// Refuses while an award binds this cluster.
 pub async fn uninstall(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
-    let awards = found(cluster.awards().await?, "Awards")?;
-    let jobs = found(cluster.jobs().await?, "Jobs")?;
+    let awards = found(cluster, cluster.awards().await?, "Awards")?;
+    let jobs = found(cluster, cluster.jobs().await?, "Jobs")?;
     let mut checks = vec![];
     for (side, name, next) in [
         (
@@ -108,7 +110,7 @@ fn job_name(item: &ComputeJob) -> String {
 
 /// Says what an upgrade does. Never refuses.
 pub async fn upgrade(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
-    let awards = found(cluster.awards().await?, "Awards")?;
+    let awards = found(cluster, cluster.awards().await?, "Awards")?;
     let running: Vec<_> = awards.iter().filter(|a| binds(a)).map(describe).collect();
     Ok(vec![match running.len() {
         0 => Check::ok("running awards", "none"),

@@ -76,6 +76,20 @@ async fn upgrade_explains_and_never_refuses() {
     assert_eq!(preflight::upgrade(&cluster(vec![])).await.unwrap(), [Check::ok("running awards", "none")]);
 }
 
+/// Helm takes the chart's values for all that an upgrade does not give, unless it is told to keep them; and it looks in the
+/// namespace of the context.
+#[test]
+fn no_advice_makes_helm_forget_values() {
+    let command = checks::upgrade_command("market-system", "--set-file market.record=market.json");
+    assert_eq!(
+        command,
+        "helm upgrade vendue charts/vendue --namespace market-system --reset-then-reuse-values --set-file market.record=market.json"
+    );
+    let sources = [include_str!("checks.rs"), include_str!("market.rs"), include_str!("preflight.rs")];
+    let written: usize = sources.iter().map(|text| text.matches("helm upgrade vendue ").count()).sum();
+    assert_eq!(written, 1, "only upgrade_command writes this command");
+}
+
 #[tokio::test]
 async fn an_empty_cluster_says_what_to_install() {
     let version = json!({"major": "1", "minor": "37", "gitVersion": "v1.37.1", "gitCommit": "", "gitTreeState": "",

@@ -114,7 +114,7 @@ pub(crate) fn mk_provision_spec() -> ProvisionSpec {
 
 /// A snapshot of nodes, each with so many GPUs of one model.
 pub(crate) fn mk_snapshot(nodes: &[(&str, &str, u32)]) -> Snapshot {
-    let mut snapshot = Snapshot::default();
+    let mut snapshot = Snapshot { storage_classes: ["local".to_owned()].into(), ..Snapshot::default() };
     for (name, model, gpus) in nodes {
         let node = NodeView {
             labels: BTreeMap::new(),

@@ -23,7 +23,7 @@ pub struct Transition {
     pub warning: bool,
 }
 
-const WARNINGS: [&str; 12] = [
+const WARNINGS: [&str; 15] = [
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
     reasons::NO_FEASIBLE_BID,
@@ -36,6 +36,9 @@ const WARNINGS: [&str; 12] = [
     reasons::DELIVERY_TIMEOUT,
     reasons::OUTPUTS_TOO_LARGE,
     reasons::NO_GPUS,
+    reasons::STORAGE_CLASS_MISSING,
+    reasons::RUNTIME_CLASS_MISSING,
+    reasons::NAME_TAKEN,
 ];
 
 /// Transitions from `before` to `after`, in the order of `after`.
@@ -56,7 +59,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Transition>
 }
 
 /// Every reason that may become a label of a metric; others come from a newer or foreign winner.
-const KNOWN: [&str; 35] = [
+const KNOWN: [&str; 38] = [
     reasons::VALID,
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
@@ -88,6 +91,9 @@ const KNOWN: [&str; 35] = [
     reasons::TORN_DOWN,
     reasons::GPUS_REPORTED,
     reasons::NO_GPUS,
+    reasons::STORAGE_CLASS_MISSING,
+    reasons::RUNTIME_CLASS_MISSING,
+    reasons::NAME_TAKEN,
     reasons::OFFERED,
     reasons::SEAT_NOT_ACTIVE,
     reasons::IN_USE,

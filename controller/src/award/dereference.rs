@@ -42,11 +42,13 @@ pub async fn dereference<R: Runtime>(
     observed.workload = workload(award, all).await?;
     let namespace = award.spec.provision_namespace.as_deref().unwrap_or_default();
     let name = award.spec.provision.as_deref().unwrap_or_default();
+    // Asked first: what comes between the two questions must not look gone.
+    let known = all.ledger.ready();
     observed.terms = all
         .ledger
         .provision(namespace, name)
         .map(|p| Terms { storage_class_name: p.spec.storage_class_name, isolation: p.spec.isolation });
-    if observed.terms.is_none() && !all.ledger.ready() {
+    if observed.terms.is_none() && !known {
         // Not known yet is not gone.
         observed.workload = None;
     }

@@ -4,12 +4,15 @@
 //! Invariants: an allocation is assumed in memory before it is written and forgotten only when the API server refuses the
 //! write, so two reconciles never get the same device; nothing is given out before every cache has seen a complete list.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::api::storage::v1::StorageClass;
+use kube::api::PartialObjectMeta;
 use kube::core::DeserializeGuard;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -76,6 +79,8 @@ pub struct Ledger {
     pods: Arc<Cache<PodUse>>,
     provisions: Arc<Cache<ProvisionView>>,
     awards: Arc<Cache<AwardView>>,
+    storage_classes: Arc<Cache<()>>,
+    runtime_classes: Arc<Cache<()>>,
     assumed: Mutex<BTreeMap<String, (Hold, Instant)>>,
     changed: Arc<Notify>,
 }
@@ -90,11 +95,27 @@ impl Ledger {
     pub async fn feed(&self, client: Client) {
         let (api, changed) = (Guarded(client.clone()), || self.changed.clone());
         let nodes: Api<Node> = Api::all(client.clone());
-        let pods: Api<Pod> = Api::all(client);
+        let pods: Api<Pod> = Api::all(client.clone());
+        let storage_classes: Api<PartialObjectMeta<StorageClass>> = Api::all(client.clone());
+        let runtime_classes: Api<PartialObjectMeta<RuntimeClass>> = Api::all(client);
         let node = |n: &Node| Some(node_view(n));
         let tasks: Vec<futures::future::BoxFuture<'_, ()>> = vec![
             Box::pin(feed("nodes", nodes, self.nodes.clone(), changed(), node)),
             Box::pin(feed("pods", pods, self.pods.clone(), changed(), pod_use)),
+            Box::pin(feed(
+                "storageclasses",
+                storage_classes,
+                self.storage_classes.clone(),
+                changed(),
+                |_| Some(()),
+            )),
+            Box::pin(feed(
+                "runtimeclasses",
+                runtime_classes,
+                self.runtime_classes.clone(),
+                changed(),
+                |_| Some(()),
+            )),
             Box::pin(feed(
                 "gpunodes",
                 api.all::<GpuNode>(),
@@ -132,6 +153,8 @@ impl Ledger {
             && self.pods.ready()
             && self.provisions.ready()
             && self.awards.ready()
+            && self.storage_classes.ready()
+            && self.runtime_classes.ready()
     }
 
     /// A Provision by name.
@@ -156,11 +179,14 @@ impl Ledger {
         holds.extend(assumed.values().map(|(hold, _)| hold.clone()));
         // Nodes and GpuNodes have no namespace: their keys are "/name".
         let bare = |key: String| key.trim_start_matches('/').to_owned();
+        let names = |cache: &Cache<()>| -> BTreeSet<String> { cache.all().into_keys().map(bare).collect() };
         Snapshot {
             nodes: self.nodes.all().into_iter().map(|(k, v)| (bare(k), v)).collect(),
             gpu_nodes: self.gpu_nodes.all().into_iter().map(|(k, v)| (bare(k), v)).collect(),
             pods: self.pods.all().into_values().collect(),
             holds,
+            storage_classes: names(&self.storage_classes),
+            runtime_classes: names(&self.runtime_classes),
         }
     }
 
@@ -243,6 +269,8 @@ impl Ledger {
             pods: Arc::new(Cache::filled([])),
             provisions: Arc::new(Cache::filled([(key, provision)])),
             awards: Arc::new(Cache::filled(views)),
+            storage_classes: Arc::new(Cache::filled([])),
+            runtime_classes: Arc::new(Cache::filled([])),
             ..Self::default()
         }
     }

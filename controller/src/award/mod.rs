@@ -26,7 +26,7 @@ use vendue_crds::conditions::{self, award as cond};
 use vendue_crds::workload::Workload;
 use vendue_crds::{Award, AwardSide, AwardStatus, names};
 
-use crate::context::{Category, Context, action, error_policy, finalizer_changes};
+use crate::context::{Category, Context, action, error_policy, finalizer_changes, log_failure};
 use crate::io::{IoError, ReadError, apply_finalizer, apply_status};
 use crate::ray::{RayClient, RayError, Submitted};
 use crate::runtime::Runtime;
@@ -103,6 +103,7 @@ pub async fn run<R: Runtime>(awards: Arc<Awards<R>>) {
     let api: Api<DeserializeGuard<Award>> = Api::all(client.clone());
     // Metadata is enough to wake up; the Pods themselves are read when they are needed.
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
+    let shared = awards.context.clone();
     let of_awards = watcher::Config::default().labels(names::AWARD_ID);
     Controller::new(api, watcher::Config::default())
         .owns(pods, of_awards)
@@ -115,7 +116,7 @@ pub async fn run<R: Runtime>(awards: Arc<Awards<R>>) {
             |object, error: &Error, all| error_policy(object.as_ref(), error, &all.context),
             awards,
         )
-        .for_each(|_| std::future::ready(()))
+        .for_each(|result| log_failure(shared.clone(), result))
         .await;
 }
 

@@ -34,9 +34,9 @@ pub async fn dereference(job: &ComputeJob, context: &Context) -> Result<Observed
         return Ok(observed);
     }
     let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-    observed.secret = order_secret(&secrets, job, attempt).await?;
+    (observed.secret, observed.secret_taken) = order_secret(&secrets, job, attempt).await?;
     if attempt > current {
-        observed.previous = order_secret(&secrets, job, current).await?;
+        (observed.previous, _) = order_secret(&secrets, job, current).await?;
     }
     if observed.secret.is_none() {
         getrandom::fill(&mut observed.fresh_salt).map_err(ReadError::Random)?;
@@ -57,14 +57,18 @@ pub async fn dereference(job: &ComputeJob, context: &Context) -> Result<Observed
     Ok(observed)
 }
 
+/// The order in the Secret, and whether a Secret of that name is something else.
 async fn order_secret(
     secrets: &Api<Secret>,
     job: &ComputeJob,
     attempt: i32,
-) -> Result<Option<OrderSecret>, IoError> {
+) -> Result<(Option<OrderSecret>, bool), IoError> {
     let name = names::order_secret(&job.name_any(), attempt);
     let secret = get_opt("read the order's Secret", secrets, &name).await?;
+    let is_there = secret.is_some();
     // A Secret that is left from an earlier Job of the same name goes with that Job; it must not be used.
     let ours = |s: &Secret| s.owner_references().iter().any(|o| Some(&o.uid) == job.metadata.uid.as_ref());
-    Ok(secret.filter(ours).as_ref().and_then(OrderSecret::read))
+    let order = secret.filter(ours).as_ref().and_then(OrderSecret::read);
+    let taken = is_there && order.is_none();
+    Ok((order, taken))
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config, Controller};
 use kube::runtime::watcher;
@@ -20,9 +21,11 @@ use vendue_controller_core::transition::Transition;
 use vendue_crds::conditions::job as cond;
 use vendue_crds::{Award, ComputeJob, names};
 
-use crate::context::{Category, Context, action, error_policy, finalizer_changes};
-use crate::io::{IoError, ReadError, apply, apply_finalizer, apply_spec, apply_status};
+use crate::context::{Category, Context, action, error_policy, finalizer_changes, log_failure};
+use crate::io::{IoError, ReadError, apply_finalizer, apply_spec, apply_status, create, timed};
 
+/// Pause before Jobs are listed again that could not be.
+const LIST_AGAIN: Duration = Duration::from_secs(2);
 /// Jobs that are reconciled at a time.
 const CONCURRENCY: u16 = 8;
 
@@ -54,6 +57,7 @@ impl Category for Error {
 pub async fn run(context: Arc<Context>) {
     let jobs: Api<DeserializeGuard<ComputeJob>> = Api::all(context.client.clone());
     let awards: Api<DeserializeGuard<Award>> = Api::all(context.client.clone());
+    let shared = context.clone();
     Controller::new(jobs, watcher::Config::default())
         .owns(awards, watcher::Config::default())
         .with_config(Config::default().concurrency(CONCURRENCY))
@@ -63,9 +67,18 @@ pub async fn run(context: Arc<Context>) {
             |job, error: &Error, context| error_policy(job.as_ref(), error, &context),
             context,
         )
-        // Failures are logged by the error policy, where the wait is known.
-        .for_each(|_| std::future::ready(()))
+        .for_each(|result| log_failure(shared.clone(), result))
         .await;
+}
+
+/// Ends when the API server has listed Jobs once: until then a watch that says nothing may be one that cannot work.
+pub async fn until_listed(context: &Context) {
+    let jobs: Api<ComputeJob> = Api::all(context.client.clone());
+    let one = ListParams::default().limit(1);
+    while let Err(error) = timed("list Jobs", jobs.list_metadata(&one)).await {
+        tracing::warn!(%error, "not ready; next: install the chart vendue-crds if it is not there");
+        tokio::time::sleep(LIST_AGAIN).await;
+    }
 }
 
 /// Reconciles one Job.
@@ -94,7 +107,7 @@ async fn apply_plan(
     }
     if let Some(secret) = secret {
         let secrets: Api<Secret> = Api::namespaced(context.client.clone(), &namespace);
-        apply("create the order's Secret", &secrets, manager, secret).await?;
+        create("create the order's Secret", &secrets, manager, secret).await?;
     }
     if let (Some((_, close)), Some(award)) = (close, award) {
         let awards: Api<Award> = Api::namespaced(context.client.clone(), &namespace);

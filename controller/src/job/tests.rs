@@ -3,10 +3,11 @@
 use serde_json::json;
 
 use super::*;
-use crate::testing::{applied, context, event, found, job_json, missing, script};
+use crate::testing::{applied, context, created, event, found, job_json, missing, script};
 
 const AWARD: &str = "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1";
 const JOB: &str = "/apis/vendue.dev/v1alpha1/namespaces/team/jobs/digits";
+const SECRETS: &str = "/api/v1/namespaces/team/secrets";
 const SECRET: &str = "/api/v1/namespaces/team/secrets/digits-order-1";
 
 fn job() -> ComputeJob {
@@ -26,8 +27,8 @@ async fn accepts_a_job_secret_first() {
                 ("/metadata/uid", json!("uid-job")),
             ],
         ),
-        applied(
-            SECRET,
+        created(
+            SECRETS,
             names::MANAGER_JOB,
             vec![("/immutable", json!(true)), ("/metadata/ownerReferences/0/uid", json!("uid-job"))],
         ),
@@ -45,6 +46,28 @@ async fn accepts_a_job_secret_first() {
         ),
         event("team", "Valid"),
         event("team", "AuctionPending"),
+    ]);
+    reconcile(job(), context("job", client)).await.unwrap();
+    server.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_of_somebody_else_is_left_alone() {
+    let theirs = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "digits-order-1", "namespace": "team" } });
+    let message = "the Secret \"digits-order-1\" is there and is not this Job's order; next: delete it, or give the Job another name";
+    let (client, server) = script(vec![
+        missing(AWARD),
+        found(SECRET, theirs),
+        applied(JOB, names::MANAGER_JOB, vec![]),
+        applied(
+            &format!("{JOB}/status"),
+            names::MANAGER_JOB,
+            vec![
+                ("/status/conditions/0/reason", json!("NameTaken")),
+                ("/status/conditions/0/message", json!(message)),
+            ],
+        ),
+        event("team", "NameTaken"),
     ]);
     reconcile(job(), context("job", client)).await.unwrap();
     server.await.unwrap();

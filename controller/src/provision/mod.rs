@@ -16,7 +16,7 @@ use vendue_crds::conditions::provision as cond;
 use vendue_crds::{Provision, ProvisionStatus, names};
 
 use crate::award::Ledger;
-use crate::context::{Category, Context, action, error_policy};
+use crate::context::{Category, Context, action, error_policy, log_failure};
 use crate::io::{IoError, apply_status};
 
 /// Changes within this time are looked at together: a Pod's start alone is several.
@@ -48,7 +48,7 @@ pub struct Provisions {
 /// Runs until a signal comes.
 pub async fn run(provisions: Arc<Provisions>) {
     let api: Api<DeserializeGuard<Provision>> = Api::all(provisions.context.client.clone());
-    let changed = provisions.ledger.changed();
+    let (changed, shared) = (provisions.ledger.changed(), provisions.context.clone());
     let changes = futures::stream::unfold(changed, |changed| async move {
         changed.notified().await;
         tokio::time::sleep(SETTLE).await;
@@ -65,7 +65,7 @@ pub async fn run(provisions: Arc<Provisions>) {
             |object, error: &Error, all| error_policy(object.as_ref(), error, &all.context),
             provisions,
         )
-        .for_each(|_| std::future::ready(()))
+        .for_each(|result| log_failure(shared.clone(), result))
         .await;
 }
 

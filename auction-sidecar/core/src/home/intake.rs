@@ -43,13 +43,14 @@ impl Home {
     fn take_receipt(&mut self, seat: u16, receipt: Receipt, out: &mut Vec<HomeOutput>) -> Intake {
         let needed = usize::from(self.record.f()) + 1;
         let entry = self.orders.get_mut(&receipt.order).ok_or(DropReason::Unexpected)?;
-        if !entry.receipts.insert(seat) {
+        if entry.receipts.contains_key(&seat) {
             return Err(DropReason::Duplicate);
         }
+        entry.receipts.insert(seat, receipt.from_round);
         entry.models.extend(receipt.models);
         out.push(HomeOutput::Received {
             order: receipt.order,
-            seats: entry.receipts.clone(),
+            seats: entry.receipts.keys().copied().collect(),
             enough: entry.receipts.len() >= needed,
             models: entry.models.clone(),
         });

@@ -88,7 +88,8 @@ struct Entry {
     state: State,
     /// The round that the order waits for or was awarded in.
     round: u64,
-    receipts: BTreeSet<u16>,
+    /// Seats that have the order, with the first round in which each can list it.
+    receipts: BTreeMap<u16, u64>,
     models: BTreeSet<GpuModel>,
     /// When the order is sent again to seats without a receipt.
     resend_ms: u64,
@@ -328,7 +329,7 @@ impl Home {
             earlier: vec![],
             state,
             round,
-            receipts: BTreeSet::new(),
+            receipts: BTreeMap::new(),
             models: BTreeSet::new(),
             resend_ms: now_ms,
             backoff_ms: 2 * self.record.params.delay_ms,
@@ -456,7 +457,7 @@ impl Home {
                 });
             }
         }
-        let missing: Vec<u16> = (0..self.record.n()).filter(|s| !entry.receipts.contains(s)).collect();
+        let missing: Vec<u16> = (0..self.record.n()).filter(|s| !entry.receipts.contains_key(s)).collect();
         let send = !missing.is_empty() && now_ms >= entry.resend_ms;
         if send {
             entry.resend_ms = now_ms + entry.backoff_ms;
@@ -474,8 +475,8 @@ impl Home {
         }
     }
 
-    /// Whether a body's first round begins and fewer seats have it than are needed for it to be served. Its next round is
-    /// a whole step away, so the order goes on in another body.
+    /// Whether a body's first round begins and fewer seats can list it than are needed for it to be served. Its next round
+    /// is a whole step away, so the order goes on in another body.
     fn misses_its_round(&self, now_ms: u64, digest: &Digest) -> bool {
         let Some(entry) = self.orders.get(digest) else { return false };
         let starts = self.record.params.t0(entry.round);
@@ -483,7 +484,8 @@ impl Home {
             && entry.is_fresh
             && now_ms >= starts
             && now_ms < starts + self.record.params.period_ms
-            && entry.receipts.len() <= usize::from(self.record.f())
+            && entry.receipts.values().filter(|from| **from <= entry.round).count()
+                <= usize::from(self.record.f())
     }
 
     fn give_up(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {

@@ -311,9 +311,14 @@ fn an_order_that_nobody_can_serve_is_listed_again_less_often() {
 fn an_order_that_reaches_the_seats_too_late_goes_on_in_the_next_possible_round() {
     let rig = mk_rig();
     let (mut home, first, order) = mk_home(&rig);
-    let start = rig.record.params.t0(order.first_round);
-    let receipt = |seat, order| from_seat(&rig, seat, 0, Body::Receipt(Receipt { order, models: vec![] }));
-    home.handle(start - 10, receipt(1, first));
+    let (start, round) = (rig.record.params.t0(order.first_round), order.first_round);
+    let receipt = |seat, order, from_round| {
+        from_seat(&rig, seat, 0, Body::Receipt(Receipt { order, from_round, models: vec![] }))
+    };
+    home.handle(start - 20, receipt(1, first, round));
+    // These two have it too late to list it in that round.
+    home.handle(start - 10, receipt(2, first, round + 1));
+    home.handle(start - 10, receipt(3, first, round + 1));
     assert_eq!(home.next_wake(), Some(start));
     let out = home.handle(start, HomeInput::Tick);
     let second = relisted(&out).unwrap();
@@ -322,10 +327,11 @@ fn an_order_that_reaches_the_seats_too_late_goes_on_in_the_next_possible_round()
         _ => None,
     });
     let next = rig.record.params.t0(rig.record.params.first_round(start));
-    assert_eq!(delayed, Some((second, 1, next)));
+    assert_eq!(delayed, Some((second, 3, next)));
     // With f + 1 seats it waits for the result.
-    home.handle(next - 20, receipt(1, second));
-    home.handle(next - 10, receipt(2, second));
+    let round = rig.record.params.first_round(start);
+    home.handle(next - 20, receipt(1, second, round));
+    home.handle(next - 10, receipt(2, second, round));
     assert_eq!(relisted(&home.handle(next, HomeInput::Tick)), None);
 
     // After a restart home does not know what seats have; the round may award it.

@@ -153,8 +153,8 @@ impl<C: Crypto> Seat<C> {
         out: &mut Vec<SeatOutput>,
     ) -> Intake {
         let digest = order.digest();
-        if self.pool.get(&digest).is_some() {
-            self.receipt(home, digest, out);
+        if let Some(known) = self.pool.get(&digest) {
+            self.receipt(home, digest, known.received_ms, out);
             return Err(DropReason::Duplicate);
         }
         self.check_order(now_ms, home, &order, &signature)?;
@@ -170,7 +170,7 @@ impl<C: Crypto> Seat<C> {
             return Err(DropReason::Quota);
         }
         self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
-        self.receipt(home, digest, out);
+        self.receipt(home, digest, now_ms, out);
         Ok(())
     }
 
@@ -185,8 +185,8 @@ impl<C: Crypto> Seat<C> {
     ) -> Intake {
         let Again { order, before, proof } = again;
         let digest = order.digest();
-        if self.pool.get(&digest).is_some() {
-            self.receipt(home, digest, out);
+        if let Some(known) = self.pool.get(&digest) {
+            self.receipt(home, digest, known.received_ms, out);
             return Err(DropReason::Duplicate);
         }
         self.check_order(now_ms, home, &order, &signature)?;
@@ -209,7 +209,7 @@ impl<C: Crypto> Seat<C> {
             return Err(DropReason::Quota);
         }
         self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
-        self.receipt(home, digest, out);
+        self.receipt(home, digest, now_ms, out);
         Ok(())
     }
 
@@ -244,9 +244,10 @@ impl<C: Crypto> Seat<C> {
         }
     }
 
-    fn receipt(&self, home: u16, order: Digest, out: &mut Vec<SeatOutput>) {
+    fn receipt(&self, home: u16, order: Digest, received_ms: u64, out: &mut Vec<SeatOutput>) {
         let models = self.models.iter().take(crate::wire::MAX_KNOWN_MODELS).cloned().collect();
-        self.send_home(home, Body::Receipt(Receipt { order, models }), out);
+        let from_round = self.record.params.listable_from(received_ms);
+        self.send_home(home, Body::Receipt(Receipt { order, from_round, models }), out);
     }
 
     /// Sends what a member asked for, or drops it when the member has had its share of this second.

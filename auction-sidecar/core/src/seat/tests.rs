@@ -317,7 +317,7 @@ fn a_home_believes_only_what_verifies() {
     };
     let reported = |o: &HomeOutput| !matches!(o, HomeOutput::Broadcast(_) | HomeOutput::Send { .. });
     for seat in [1, 2] {
-        let receipt = Body::Receipt(Receipt { order: order.digest(), models: vec![] });
+        let receipt = Body::Receipt(Receipt { order: order.digest(), from_round: 0, models: vec![] });
         home.handle(600, HomeInput::Message { from: seat, bytes: say(seat, receipt) });
     }
     let mut give = |from: u16, bytes: Vec<u8>| {

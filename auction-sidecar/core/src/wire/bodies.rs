@@ -183,6 +183,8 @@ pub struct Again {
 pub struct Receipt {
     /// The order.
     pub order: Digest,
+    /// The first round that starts one delay after the seat got the order: it can list the order from then on.
+    pub from_round: u64,
     /// GPU models that the provider has at all, free or not, ascending.
     pub models: Vec<GpuModel>,
 }

@@ -225,7 +225,7 @@ impl Body {
                 a.proof.write(w);
             }
             Body::Receipt(x) => {
-                w.raw(&x.order).list(&x.models, |w, m| m.write(w));
+                w.raw(&x.order).u64(x.from_round).list(&x.models, |w, m| m.write(w));
             }
             Body::Taken(t) => {
                 w.raw(&t.order).u16(t.seat);
@@ -302,6 +302,7 @@ impl Body {
             })),
             Kind::Receipt => Body::Receipt(Receipt {
                 order: r.array()?,
+                from_round: r.u64()?,
                 models: ascending(r, "models", MAX_KNOWN_MODELS, GpuModel::read)?,
             }),
             Kind::Taken => Body::Taken(Taken { order: r.array()?, seat: r.u16()? }),

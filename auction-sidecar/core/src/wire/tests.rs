@@ -77,7 +77,7 @@ fn every_body() -> Vec<Body> {
         Body::Award(AwardVote { root: [1; 32], vote: [2; 48] }),
         Body::Cert(Cert { root: [1; 32], quorum }),
         Body::Order(OrderMsg { order: mk_order() }),
-        Body::Receipt(Receipt { order: [1; 32], models: vec!["H100".parse().unwrap()] }),
+        Body::Receipt(Receipt { order: [1; 32], from_round: 7, models: vec!["H100".parse().unwrap()] }),
         Body::Taken(Taken { order: [1; 32], seat: 3 }),
         Body::Cancel(Cancel { order: [1; 32] }),
         Body::Reserve(Box::new(Reserve {
@@ -244,7 +244,7 @@ fn wire_format_is_frozen() {
 const FROZEN_VIEWS: &str = "eb4288f32f95781ad14e6c95baa5a9baa24ea5ac26b788ef9d25a43932848e7c";
 
 const FROZEN_LATER: &str = "1e09c14cba77737d89de2f71b3fd29f669e9def67ab83b0b9a9941a00e5517a3";
-const FROZEN: &str = "c0a35da44008614f6c6917b518d35ada2cd17049f4daf836a8dbe218c983ffbf";
+const FROZEN: &str = "6e83530c33c44fa765dee989db6fdaee256446063e04d6ec73baecd7a4e64541";
 
 #[test]
 fn header_is_25_bytes_and_strict() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::mpsc;
 use vendue_auction_core::{
-    AwardFile, AwardProof, Certificate, CertificateFile, Choice, HomeInput, HomeOutput,
+    AwardFile, AwardProof, Certificate, CertificateFile, Choice, HomeInput, HomeOutput, KeyOrigin,
 };
 use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::{AuctionOutcome, AuctionStatus, AwardStatus, CertificateData, ExclusionCount};
@@ -83,10 +83,11 @@ impl OrderTask {
         let attempt = i32::try_from(order.attempt).unwrap_or(i32::MAX);
         let fresh = AuctionStatus { order_digest: Some(to_hex(&digest)), ..AuctionStatus::new(attempt) };
         // After a restart the search goes on, in another order.
-        let auction = match job.auction.clone().filter(|before| before.attempt == fresh.attempt) {
+        let mut auction = match job.auction.clone().filter(|before| before.attempt == fresh.attempt) {
             Some(before) => AuctionStatus { order_digest: fresh.order_digest, ..before },
             None => fresh,
         };
+        auction.insecure_keys = context.record.key_origin == KeyOrigin::InsecureDealer;
         Self {
             context: context.clone(),
             job,

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use vendue_crds::conditions::{self, award as condition};
-use vendue_crds::{Award, AwardSide, AwardStatus, names};
+use vendue_crds::{Award, AwardSide, AwardStatus, ComputeJob, names};
 
 use super::HomeContext;
 use crate::bridge::cluster::ClusterError;
@@ -19,7 +19,8 @@ use crate::engine::now_ms;
 use crate::net::MemberId;
 use crate::store::{Store, StoreError};
 use crate::wire::{
-    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, check_manifest, encode_bulk,
+    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, MAX_LOG, check_manifest,
+    encode_bulk,
 };
 
 /// How long a piece waits for those before it.
@@ -154,6 +155,36 @@ async fn on_disk<T: Send + 'static>(
     }
 }
 
+/// The Job of an award; none when it was deleted.
+async fn job_of(context: &HomeContext, award: &Award) -> Result<Option<ComputeJob>, ClusterError> {
+    let name = award.spec.job.name.clone().unwrap_or_default();
+    let api: Api<ComputeJob> =
+        Api::namespaced(context.cluster.client.clone(), &award.namespace().unwrap_or_default());
+    let job = context.cluster.get("job", &api, &name).await?;
+    Ok(job.filter(|job| job.metadata.uid.as_deref() == Some(award.spec.job.uid.as_str())))
+}
+
+/// Outputs come from the Job's volume. The store forgets what it has longest to make room for announced outputs, so a
+/// winner must not announce more than there can be.
+fn fits_its_volume(job: &ComputeJob, files: &[FileEntry]) -> Result<(), String> {
+    let volume_mib = job.spec.train.as_ref().map_or(0, |train| train.volume_mib);
+    let max = u64::try_from(volume_mib).unwrap_or(0) << 20;
+    let sum = |log: bool| {
+        let sizes = files.iter().filter(|f| (f.path == LOG_PATH) == log).map(|f| f.size);
+        sizes.fold(0u64, u64::saturating_add)
+    };
+    let (outputs, log) = (sum(false), sum(true));
+    if outputs > max {
+        return Err(format!(
+            "{outputs} bytes of outputs do not fit into the job's volume; next: raise spec.train.volumeMib, which is {volume_mib}"
+        ));
+    }
+    if log > MAX_LOG {
+        return Err(format!("the log is {log} bytes long; accepted: at most {MAX_LOG}"));
+    }
+    Ok(())
+}
+
 async fn take_manifest(
     context: &HomeContext,
     from: MemberId,
@@ -164,8 +195,11 @@ async fn take_manifest(
         context.metrics.dropped("malformed");
         return Ok(HandoverReply::Refused { reason: error.to_string() });
     }
-    if own_award(context, from, reference).await?.is_none() {
-        return Ok(HandoverReply::Unknown);
+    let Some(award) = own_award(context, from, reference).await? else { return Ok(HandoverReply::Unknown) };
+    let Some(job) = job_of(context, &award).await? else { return Ok(HandoverReply::Unknown) };
+    if let Err(reason) = fits_its_volume(&job, &files) {
+        tracing::error!(job = reference.job, reason, "outputs not accepted");
+        return Ok(HandoverReply::Refused { reason });
     }
     let uid = reference.job.clone();
     let begun = on_disk(context, move |store| {

@@ -63,6 +63,8 @@ pub struct Observed {
     pub references: References,
     /// The Secret of the order to be made, when a try before this one made it.
     pub secret: Option<OrderSecret>,
+    /// Whether a Secret that is not the order's has its name.
+    pub secret_taken: bool,
     /// The Secret of the order before it, whose workload is used again.
     pub previous: Option<OrderSecret>,
     /// The Award of the current order.
@@ -233,6 +235,16 @@ fn order(
     folder: &mut Folder<'_>,
     plan: &mut Plan,
 ) -> bool {
+    let secret_name = names::order_secret(&valid.name, attempt);
+    if observed.secret_taken {
+        let text = format!(
+            "the Secret \"{secret_name}\" is there and is not this Job's order; next: delete it, or give the Job another name"
+        );
+        folder.set(cond::ACCEPTED, false, reasons::NAME_TAKEN, text);
+        folder.state("Pending");
+        plan.requeue = Some(Duration::from_secs(5));
+        return false;
+    }
     let content = match (&observed.secret, &observed.previous) {
         (Some(made), _) => Ok(made.clone()),
         (None, Some(previous)) => {
@@ -254,7 +266,6 @@ fn order(
             return false;
         }
     };
-    let secret_name = names::order_secret(&valid.name, attempt);
     if observed.secret.is_none() {
         plan.secret = Some(order_secret(job, &secret_name, &content));
     }

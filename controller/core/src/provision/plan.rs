@@ -3,6 +3,8 @@
 //! Inputs: the Provision, a snapshot, the time. Outputs: the part of the status that the controller owns.
 //! Invariant: the condition Advertised and `exclusions` belong to the auction process and are never in the plan.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{condition, provision as cond, reasons, set};
 use vendue_crds::{HeldCapacity, Provision, ProvisionStatus};
@@ -12,6 +14,8 @@ use super::view::Snapshot;
 use crate::cidr::Cidr;
 use crate::transition::{Transition, transitions};
 
+/// Most classes that a message names.
+const MAX_CLASSES: usize = 16;
 /// Most entries of a list in the status.
 const MAX_LIST: usize = 1024;
 
@@ -54,7 +58,10 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
     held.truncate(MAX_LIST);
     let total: usize = selected.nodes.iter().map(|(_, _, g)| g.devices.len()).sum();
 
-    let (ready, reason, message) = ready(provision, total, selected.nodes.len(), &selected.mixed);
+    let (ready, reason, message) = match unsound(provision, snapshot) {
+        Some((reason, message)) => (false, reason, message),
+        None => ready(total, selected.nodes.len(), &selected.mixed),
+    };
     let leased: i32 = held.iter().map(|h| h.gpus).sum();
     let lease_reason = if held.is_empty() { reasons::IDLE } else { reasons::IN_USE };
     let lease_text = format!("{} awards hold {leased} GPUs", held.len());
@@ -75,17 +82,37 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
     Plan { status, transitions }
 }
 
-fn ready(provision: &Provision, gpus: usize, nodes: usize, mixed: &[&str]) -> (bool, &'static str, String) {
+/// What is wrong with the spec in this cluster. What an award cannot run with must not be sold.
+fn unsound(provision: &Provision, snapshot: &Snapshot) -> Option<(&'static str, String)> {
     let spec = &provision.spec;
     if let Err(error) = spec.price.price() {
-        return (false, reasons::INVALID_SPEC, format!("spec.price: {error}"));
+        return Some((reasons::INVALID_SPEC, format!("spec.price: {error}")));
     }
     if let Some(bad) = spec.isolation.allowed_egress.iter().find(|c| Cidr::parse(c).is_none()) {
         let text = format!(
             "spec.isolation.allowedEgress has \"{bad}\"; accepted: an address range with no bits behind its prefix, for example \"10.0.0.0/8\""
         );
-        return (false, reasons::INVALID_SPEC, text);
+        return Some((reasons::INVALID_SPEC, text));
     }
+    let missing = |field: &str, name: &str, classes: &BTreeSet<String>| {
+        let known: Vec<&str> = classes.iter().map(String::as_str).take(MAX_CLASSES).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        format!("{field} is \"{name}\", which this cluster does not have; it has: {known}")
+    };
+    let class = &spec.storage_class_name;
+    if !snapshot.storage_classes.contains(class) {
+        let text = missing("spec.storageClassName", class, &snapshot.storage_classes);
+        return Some((reasons::STORAGE_CLASS_MISSING, text));
+    }
+    let class = spec.isolation.runtime_class_name.as_ref();
+    if let Some(class) = class.filter(|class| !snapshot.runtime_classes.contains(*class)) {
+        let text = missing("spec.isolation.runtimeClassName", class, &snapshot.runtime_classes);
+        return Some((reasons::RUNTIME_CLASS_MISSING, text));
+    }
+    None
+}
+
+fn ready(gpus: usize, nodes: usize, mixed: &[&str]) -> (bool, &'static str, String) {
     let left_out = match mixed {
         [] => String::new(),
         _ => format!("; left out because their GPUs are of several models: {}", mixed.join(", ")),

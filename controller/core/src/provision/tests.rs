@@ -125,6 +125,32 @@ fn the_status_says_it_all() {
 }
 
 #[test]
+fn what_an_award_cannot_run_with_is_not_sold() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 4)]);
+    let mut provision =
+        Provision { metadata: ObjectMeta::default(), spec: mk_provision_spec(), status: None };
+    let ready = |provision: &Provision, snapshot: &Snapshot| {
+        let status = plan(provision, snapshot, at(1)).status;
+        let found = find(&status.conditions, cond::READY).unwrap();
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    };
+    provision.spec.storage_class_name = "fast".into();
+    let (status, reason, message) = ready(&provision, &snapshot);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::STORAGE_CLASS_MISSING));
+    assert_eq!(message, "spec.storageClassName is \"fast\", which this cluster does not have; it has: local");
+    snapshot.storage_classes.insert("fast".into());
+    provision.spec.isolation.runtime_class_name = Some("kata".into());
+    let (status, reason, message) = ready(&provision, &snapshot);
+    assert_eq!((status.as_str(), reason.as_str()), ("False", reasons::RUNTIME_CLASS_MISSING));
+    assert_eq!(
+        message,
+        "spec.isolation.runtimeClassName is \"kata\", which this cluster does not have; it has: none"
+    );
+    snapshot.runtime_classes.insert("kata".into());
+    assert_eq!(ready(&provision, &snapshot).0, "True");
+}
+
+#[test]
 fn views_read_what_kubernetes_writes() {
     let node: Node = serde_json::from_value(serde_json::json!({
         "metadata": { "name": "n1", "labels": { "pool": "gpu" } },

@@ -3,7 +3,7 @@
 //! Inputs: API objects. Outputs: the few numbers of each that matter.
 //! Invariant: views are small, because a cluster may have thousands of Pods and all views stay in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -112,6 +112,10 @@ pub struct Snapshot {
     pub pods: Vec<PodUse>,
     /// Holds of awards.
     pub holds: Vec<Hold>,
+    /// Names of the storage classes.
+    pub storage_classes: BTreeSet<String>,
+    /// Names of the runtime classes.
+    pub runtime_classes: BTreeSet<String>,
 }
 
 /// The view of a Node.

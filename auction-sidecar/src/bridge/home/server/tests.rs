@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::bridge::stores::Guarded;
-use crate::bridge::tests::{Fixture, RELAY, apply, fixture, get, held_award, play, reference, user_key};
+use crate::bridge::tests::{
+    Fixture, RELAY, apply, fixture, get, held_award, ordered_job, play, reference, user_key,
+};
 
 const LIST: &str = "/apis/vendue.dev/v1alpha1/awards";
 const AWARD: &str = "/apis/vendue.dev/v1alpha1/namespaces/team/awards/digits-1";
@@ -17,12 +19,16 @@ fn served_by(seat: i32) -> Value {
     award["metadata"] = json!({ "name": "digits-1", "namespace": "team", "uid": "award-uid" });
     award["spec"]["side"] = json!("Home");
     award["spec"]["seat"] = json!(seat);
+    award["spec"]["job"] =
+        json!({ "home": "home", "namespace": "team", "name": "digits", "uid": "u-1", "attempt": 1 });
     award
 }
 
 fn list(items: &[Value]) -> Option<Value> {
     Some(json!({ "kind": "AwardList", "apiVersion": "vendue.dev/v1alpha1", "metadata": {}, "items": items }))
 }
+
+const JOB: &str = "/apis/vendue.dev/v1alpha1/namespaces/team/jobs/digits";
 
 /// A home whose watch last saw seat 0.
 fn behind(f: &Fixture) -> (Arc<HomeContext>, reflector::store::Writer<DeserializeGuard<Award>>) {
@@ -70,7 +76,8 @@ async fn outputs_that_fit_later_are_not_refused() {
     let (context, _writer) = behind(&f);
     let file = |size: u64| FileEntry { path: "model".into(), size, sha256: format!("{size:064}") };
     context.store.begin("other", vec![file(8)]).unwrap();
-    let script = vec![get(LIST, list(&[served_by(1)])), get(LIST, list(&[served_by(1)]))];
+    let found = || [get(LIST, list(&[served_by(1)])), get(JOB, Some(ordered_job(1)))];
+    let script = found().into_iter().chain(found()).collect();
     let ask = |size: u64| {
         let request = Handover::Manifest { award: reference(), files: vec![file(size)] };
         serve(&context, MemberId::Seat(1), request)
@@ -79,6 +86,31 @@ async fn outputs_that_fit_later_are_not_refused() {
     let (replies, ()) = tokio::join!(requests, play(f.server, script));
     assert!(matches!(replies.0, Some(HandoverReply::Later { .. })), "{replies:?}");
     assert!(matches!(replies.1, Some(HandoverReply::Refused { .. })), "{replies:?}");
+}
+
+#[tokio::test]
+async fn more_outputs_than_the_volume_holds_make_nobody_elses_be_forgotten() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let file = |path: &str, size: u64| FileEntry { path: path.into(), size, sha256: format!("{size:064}") };
+    let sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855".into();
+    context.store.begin("other", vec![FileEntry { sha256, ..file("model", 0) }]).unwrap();
+    context.store.complete("other").unwrap();
+    let found = || [get(LIST, list(&[served_by(1)])), get(JOB, Some(ordered_job(1)))];
+    let script = found().into_iter().chain(found()).collect();
+    let ask = |path: &str, size: u64| {
+        let request = Handover::Manifest { award: reference(), files: vec![file(path, size)] };
+        serve(&context, MemberId::Seat(1), request)
+    };
+    let requests = async { (ask("model", (1 << 20) + 1).await, ask(LOG_PATH, MAX_LOG + 1).await) };
+    let (replies, ()) = tokio::join!(requests, play(f.server, script));
+    let reason = |reply| match reply {
+        Some(HandoverReply::Refused { reason }) => reason,
+        other => panic!("{other:?}"),
+    };
+    assert!(reason(replies.0).contains("raise spec.train.volumeMib, which is 1"));
+    assert!(reason(replies.1).contains("at most 67108864"));
+    assert!(context.store.job("other").unwrap().complete);
 }
 
 #[tokio::test]

@@ -13,13 +13,11 @@ use tokio::time::MissedTickBehavior;
 use crate::bridge::host::courier::{Courier, CourierError};
 use crate::net::{CHUNK, Handle, MAX_HANDOVER, MemberId, NetError, Protocol};
 use crate::wire::{
-    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, WireError, decode, decode_bulk,
-    encode, encode_bulk,
+    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, MAX_LOG, WireError, decode,
+    decode_bulk, encode, encode_bulk,
 };
 
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Longest log that is brought home; the end of a longer one is cut off.
-const MAX_LOG: u64 = 64 << 20;
 /// Pieces in flight: 2 MiB, which is 20 MiB/s at a round trip of 100 ms.
 const WINDOW: usize = 8;
 /// Between two pieces at least, so that home's limit of requests is never reached.

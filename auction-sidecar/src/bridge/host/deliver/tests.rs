@@ -12,11 +12,14 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::bridge::cluster::Cluster;
 use crate::bridge::dispatch::{self, Sides};
 use crate::bridge::home::{self, HomeContext};
 use crate::bridge::host::courier::Courier;
 use crate::bridge::stores::Guarded;
-use crate::bridge::tests::{DEADLINE, Fixture, fixture, held_award, reference, user_key};
+use crate::bridge::tests::{
+    DEADLINE, Fixture, always, fixture, held_award, ordered_job, reference, user_key,
+};
 use crate::metrics::Metrics;
 use crate::net::{self, CHUNK, Inbound, Member, Members, Net, NetConfig, Protocol};
 use crate::store::Store;
@@ -112,10 +115,12 @@ fn start_home(f: &Fixture, net: Net, cut_after: usize) -> Home {
     let (awards, mut writer) = Guarded::empty();
     let mut award = held_award("0011223344556677", &"ab".repeat(32), "");
     award["spec"]["side"] = json!("Home");
+    award["spec"]["job"]["name"] = json!("digits");
     let award: Award = serde_json::from_value(award).unwrap();
     writer.apply_watcher_event(&watcher::Event::Apply(DeserializeGuard(Ok(award))));
     let store = Arc::new(Store::open(&f.dir.path().join("store"), 64 << 20).unwrap());
-    let (record, cluster, engine) = (f.record.clone(), f.cluster.clone(), f.engine.clone());
+    let (record, engine) = (f.record.clone(), f.engine.clone());
+    let cluster = Cluster::new(always(ordered_job(64)), f.cluster.metrics.clone(), None);
     let metrics = cluster.metrics.clone();
     let home = (0, user_key(f));
     let context =
