@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use vendue_auction_core::wire::peek_kind;
+use vendue_auction_core::wire::{Kind, peek_kind};
 use vendue_auction_core::{
     BidResult, DropReason, Drops, Home, HomeInput, HomeOutput, MarketRecord, Peer, Seat, SeatCrypto,
     SeatInput, SeatOutput,
@@ -196,8 +196,14 @@ impl Engine {
     fn carry_out(&mut self, outputs: Vec<SeatOutput>) {
         for output in outputs {
             match output {
-                SeatOutput::Broadcast(bytes) => self.broadcast(&Bytes::from(bytes), false),
-                SeatOutput::Send { to, bytes } => self.send(to, Bytes::from(bytes)),
+                SeatOutput::Broadcast(bytes) => {
+                    self.count_share(&bytes);
+                    self.broadcast(&Bytes::from(bytes), false);
+                }
+                SeatOutput::Send { to, bytes } => {
+                    self.count_share(&bytes);
+                    self.send(to, Bytes::from(bytes));
+                }
                 other => {
                     self.count_seat(&other);
                     self.tell(EngineEvent::Seat(other));
@@ -288,6 +294,12 @@ impl Engine {
         tracing::warn!(by_ms, "the system's clock was set; the seat observes until open rounds are over");
         let outputs = seat.clock_was_set(now_ms());
         self.carry_out(outputs);
+    }
+
+    fn count_share(&self, bytes: &[u8]) {
+        if peek_kind(bytes) == Some(Kind::Open) {
+            self.metrics.shares_sent.inc();
+        }
     }
 
     fn count_seat(&self, output: &SeatOutput) {

@@ -29,6 +29,8 @@ pub struct Metrics {
     /// From the order to the certificate, at home.
     pub time_to_award: Histogram,
     bytes: IntCounterVec,
+    /// Messages with a share of a round's key that this seat sent.
+    pub shares_sent: IntCounter,
     /// 1 when the market's keys were dealt by one dealer, for development.
     pub market_insecure: IntGauge,
     /// 1 when this cluster's seat takes part in rounds, 0 while it only observes after a start.
@@ -56,6 +58,12 @@ fn counters(
     let vec = IntCounterVec::new(Opts::new(format!("vendue_auction_{name}"), help), labels)?;
     registry.register(Box::new(vec.clone()))?;
     Ok(vec)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let counter = IntCounter::with_opts(Opts::new(format!("vendue_auction_{name}"), help))?;
+    registry.register(Box::new(counter.clone()))?;
+    Ok(counter)
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
@@ -119,6 +127,11 @@ impl Metrics {
                 "network_bytes_total",
                 "Bytes of messages, by protocol and direction.",
                 &["protocol", "direction"],
+            )?,
+            shares_sent: counter(
+                &r,
+                "shares_sent_total",
+                "Messages with a share of a round's key that were sent.",
             )?,
             market_insecure: gauge(&r, "market_insecure", "1 when one dealer made the keys of all seats.")?,
             seat_active: gauge(

@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 
 use crate::error::Result;
 use crate::files;
+use crate::lock::Lock;
 use crate::network::{self, namespace_file};
 use crate::paths::Paths;
 use crate::process;
@@ -18,8 +19,29 @@ use crate::wait::{self, Poll};
 
 const ENDED: Duration = Duration::from_secs(15);
 
-/// Stops and removes a market; nothing there is fine.
+/// Stops and removes a market, whoever started it; nothing there is fine.
 pub async fn market(paths: &Paths, name: &str) -> Result<()> {
+    let lock = Lock::of_markets(paths).await?;
+    remove(paths, name, &lock).await
+}
+
+/// Removes what this process started or took over, and what a killed run left. A market in another process's hands is
+/// left alone.
+pub async fn own(paths: &Paths, name: &str) -> Result<()> {
+    let others = || MarketState::load(&paths.run(name)).ok().flatten().is_some_and(|state| state.is_others());
+    // Asked first without the lock, which another process may hold for as long as its start takes.
+    if others() {
+        return Ok(());
+    }
+    let lock = Lock::of_markets(paths).await?;
+    if others() {
+        return Ok(());
+    }
+    remove(paths, name, &lock).await
+}
+
+/// Removes a market while no other is started or stopped.
+pub(crate) async fn remove(paths: &Paths, name: &str, _held: &Lock) -> Result<()> {
     let run = paths.run(name);
     // A state file that cannot be read must not keep the rest from being removed.
     let state = MarketState::load(&run).ok().flatten();
@@ -120,5 +142,24 @@ fn remove_cgroup(folder: &Path) -> bool {
 fn remove_empty_mount_points() {
     for folder in ["/var/lib/kubelet", "/var/lib/vendue"] {
         let _ = std::fs::remove_dir(folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::ProcessId;
+    use crate::spec::MarketSpec;
+
+    #[tokio::test]
+    async fn what_another_process_runs_stays() {
+        let cache = tempfile::tempdir().unwrap();
+        let paths = Paths::new(cache.path().to_path_buf(), "/".into()).unwrap();
+        let owner = ProcessId::of(1).unwrap();
+        let spec = MarketSpec::demo().named("others");
+        let state = MarketState { spec, slot: 0, owner, kept: false, helper: None, clusters: vec![] };
+        state.save(&paths.run("others")).unwrap();
+        own(&paths, "others").await.unwrap();
+        assert!(paths.run("others").join("state.json").exists());
     }
 }

@@ -20,6 +20,9 @@ pub const NAMESPACE: &str = "default";
 /// Name of the example Job and of its ConfigMap.
 pub const JOB: &str = "digits";
 
+/// Digits of an order's digest in the name of a Bid.
+const BID_DIGITS: usize = 12;
+
 /// Runs the Job and returns what was measured.
 pub async fn run_job(deployment: &Deployment, progress: &Progress) -> Result<Report> {
     let home = deployment.home();
@@ -42,7 +45,8 @@ pub async fn run_job(deployment: &Deployment, progress: &Progress) -> Result<Rep
         "{} won at {} per GPU-hour: {} GPUs for {} s cost {}",
         award.provider, award.price.0, usage.gpus, usage.seconds, usage.cost.0
     ));
-    say_bids(deployment, progress).await?;
+    let order = status.auction.and_then(|a| a.order_digest).unwrap_or_default();
+    say_bids(deployment, &order, progress).await?;
     Ok(Report {
         award: at(types::AWARDED),
         provisioned: at(types::PROVISIONED),
@@ -97,17 +101,23 @@ async fn remove_earlier(deployment: &Deployment) -> Result<()> {
     tools.kubectl(&args).await.map(|_| ())
 }
 
-/// Each provider's own view of the round: what it bid, what became of it.
-async fn say_bids(deployment: &Deployment, progress: &Progress) -> Result<()> {
+/// Each provider's own view of the round: what it bid for this order, what became of it.
+async fn say_bids(deployment: &Deployment, order: &str, progress: &Progress) -> Result<()> {
     for site in deployment.providers() {
         let table =
             site.tools.kubectl(&["get", "bids.vendue.dev", "--all-namespaces", "--no-headers"]).await?;
-        match table.lines().last() {
+        match bid_for(&table, order) {
             Some(line) => progress.say(format!("  bid of {:<8} {line}", site.name)),
             None => progress.say(format!("  bid of {:<8} none: nothing of it fits", site.name)),
         }
     }
     Ok(())
+}
+
+/// The line of a table of Bids that is about an order: a Bid's name ends with the beginning of the order's digest.
+fn bid_for<'a>(table: &'a str, order: &str) -> Option<&'a str> {
+    let begin = order.get(..BID_DIGITS)?;
+    table.lines().find(|line| line.split_whitespace().nth(1).is_some_and(|name| name.ends_with(begin)))
 }
 
 async fn vendue(deployment: &Deployment, progress: &Progress, args: &[&str]) -> Result<String> {
@@ -156,4 +166,20 @@ pub fn look_around(deployment: &Deployment) -> String {
         false => "take it off the clusters with the same command and --remove instead of --keep\n".to_owned(),
     });
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bid_for_an_earlier_job_is_not_taken_for_this_ones() {
+        let table = "vendue-system   26-2ec9e96eb6c7   26   1.80   Won    bravo   1.80   48s\n\
+                     vendue-system   31-77aa00112233   31   2.40   Lost   bravo   1.80   9s\n";
+        let digest = |begin: &str| format!("{begin}{}", "0".repeat(52));
+        assert!(bid_for(table, &digest("2ec9e96eb6c7")).is_some_and(|l| l.contains("Won")));
+        assert!(bid_for(table, &digest("77aa00112233")).is_some_and(|l| l.contains("Lost")));
+        assert_eq!(bid_for(table, &digest("ffffffffffff")), None);
+        assert_eq!(bid_for(table, ""), None);
+    }
 }

@@ -1,6 +1,7 @@
 //! Tells what this machine lacks to run the test bed, each with the command that fixes it.
 //!
-//! [`examine`] looks at the machine, [`judge`] is the pure part.
+//! [`examine`] looks at the machine, [`judge`] is the pure part. Ports are not looked at: each cluster listens in a network
+//! namespace of its own, so that nobody on the machine can have taken one; what others can take is an address range.
 
 use std::net::Ipv4Addr;
 use std::path::Path;

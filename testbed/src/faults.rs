@@ -199,23 +199,6 @@ impl Cluster {
         self.signal_pod(namespace, pod, Signal::SIGCONT).await
     }
 
-    /// Sends a signal to the processes of a Pod's containers whose command line holds `part`.
-    pub async fn signal_pod_process(
-        &self,
-        namespace: &str,
-        pod: &str,
-        part: &str,
-        signal: Signal,
-    ) -> Result<usize> {
-        let found = self.pod_processes(namespace, pod).await?;
-        let wanted: Vec<_> =
-            found.into_iter().filter(|p| process::command_line(p.pid).contains(part)).collect();
-        for process in &wanted {
-            process.signal(signal)?;
-        }
-        Ok(wanted.len())
-    }
-
     async fn signal_pod(&self, namespace: &str, pod: &str, signal: Signal) -> Result<usize> {
         let found = self.pod_processes(namespace, pod).await?;
         if found.is_empty() {

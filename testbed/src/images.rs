@@ -24,6 +24,8 @@ pub const VENDUE_IMAGE: &str = "vendue.local/vendue:dev";
 pub const VENDUE_PROGRAMS: [&str; 4] =
     ["vendue-controller", "vendue-auction", "vendue-gpu-agent", "kubectl-vendue"];
 
+/// Beginning of the names of folders that Vendue's image is built from.
+const CONTEXT: &str = "vendue.context";
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// An image as a layout folder on the host.
@@ -90,6 +92,8 @@ pub async fn vendue_image(
     let limit = Duration::from_secs(600);
     let _lock =
         Lock::take(&paths.cache().join("image.lock"), "another image build is at work", limit).await?;
+    // Of builds that were killed: with the lock held nobody builds.
+    remove_contexts(&paths.cache().join("images"))?;
     let base = base::prepare(paths, progress).await?;
     let recipe = paths.image_recipes().join("vendue/Containerfile");
     let mut parts = vec![
@@ -116,8 +120,7 @@ pub async fn vendue_image(
     }
     progress
         .step("build Vendue image", async {
-            let context = paths.cache().join(format!("images/vendue.context-{}", std::process::id()));
-            files::remove_dir(&context)?;
+            let context = paths.cache().join(format!("images/{CONTEXT}-{}", std::process::id()));
             files::create_dir(context.join("bin"))?;
             for path in &present {
                 let target = context.join("bin").join(path.file_name().unwrap_or_default());
@@ -153,6 +156,15 @@ async fn build(paths: &Paths, context: &Path, image: &Image, base: Option<&str>)
     std::fs::rename(&partial, &image.layout).io("rename to", &image.layout)
 }
 
+fn remove_contexts(folder: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(CONTEXT) {
+            files::remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes all but the newest folders of a kind from the image cache.
 fn prune(paths: &Paths, prefix: &str, keep: usize) -> Result<()> {
     let folder = paths.cache().join("images");
@@ -169,4 +181,22 @@ fn prune(paths: &Paths, prefix: &str, keep: usize) -> Result<()> {
         files::remove_dir(&path)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contexts_of_killed_builds_go_and_images_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["vendue.context-1/bin", "vendue.context-22", "vendue-0123", "ray-4567"] {
+            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        }
+        remove_contexts(folder.path()).unwrap();
+        let names = std::fs::read_dir(folder.path()).unwrap().flatten().map(|e| e.file_name());
+        let mut left: Vec<_> = names.map(|n| n.into_string().unwrap()).collect();
+        left.sort();
+        assert_eq!(left, ["ray-4567", "vendue-0123"]);
+    }
 }

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, IoContext, Result};
+use crate::paths::Paths;
 use crate::wait::{self, Poll};
+
+/// A start holds the lock while images are imported.
+const MARKETS: Duration = Duration::from_secs(300);
 
 /// A held lock.
 #[derive(Debug)]
@@ -14,6 +18,11 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The lock of all who start or stop a market: they share addresses and settings of the kernel.
+    pub async fn of_markets(paths: &Paths) -> Result<Self> {
+        Self::take(&paths.runs().join("lock"), "another market is being started or stopped", MARKETS).await
+    }
+
     /// Takes the lock, waiting up to `limit` for another holder.
     pub async fn take(path: &Path, held: &str, limit: Duration) -> Result<Self> {
         if let Some(parent) = path.parent() {

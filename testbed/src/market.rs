@@ -16,6 +16,7 @@ use crate::images::Image;
 use crate::kubeconfig::{self, Entry};
 use crate::lock::Lock;
 use crate::node::Tie;
+use crate::paths::Paths;
 use crate::pki::Pki;
 use crate::process::ProcessId;
 use crate::progress::Progress;
@@ -77,30 +78,24 @@ pub struct Market {
 
 impl Market {
     /// Starts all clusters of a market in parallel. Leftovers of an earlier market of that name are removed
-    /// first; one that still runs is an error. When a cluster fails to start, nothing is left.
+    /// first; one that still runs is an error that says whose it is, and stays. When a cluster fails to start, nothing is
+    /// left.
     pub async fn start(setup: &Setup, spec: &MarketSpec, options: &Options) -> Result<Self> {
         spec.validate()?;
         let progress = &options.progress;
         let run = setup.paths.run(&spec.name);
-        let lock = Lock::take(
-            &setup.paths.runs().join("lock"),
-            "another market is being started or stopped",
-            Duration::from_secs(120),
-        )
-        .await?;
-        if MarketState::load(&run)?.is_some_and(|state| state.is_live()) {
-            return Err(Error::Invalid(format!(
-                "market {} is running: stop it with `testbed down`",
-                spec.name
-            )));
+        // Before the wait for the lock: whoever starts a market of this name holds it for long.
+        check_free(&setup.paths, &spec.name)?;
+        let lock = Lock::of_markets(&setup.paths).await?;
+        if let Some(state) = MarketState::load(&run)?.filter(|s| s.is_others() || s.is_live()) {
+            return Err(state.in_use());
         }
-        cleanup::market(&setup.paths, &spec.name).await?;
+        cleanup::remove(&setup.paths, &spec.name, &lock).await?;
         let images: Vec<Image> = setup.images.iter().chain(&options.images).cloned().collect();
         let template = store::template(&setup.paths, &setup.programs, &images, progress).await?;
         let simulator = options.programs.as_deref().map(Simulator::in_folder).transpose()?;
         let slot = free_slot(setup)?;
-        let owner = ProcessId::of(std::process::id().cast_signed())
-            .ok_or_else(|| Error::Machine("/proc is not mounted".into()))?;
+        let owner = ProcessId::own()?;
         let state =
             MarketState { spec: spec.clone(), slot, owner, kept: false, helper: None, clusters: vec![] };
         state.save(&run)?;
@@ -109,7 +104,6 @@ impl Market {
         let with = Ingredients { template, simulator, shared: shared.clone() };
         let name = format!("start {} clusters", spec.clusters.len());
         let started = progress.step(&name, start_all(setup, spec, slot, &with, progress)).await;
-        drop(lock);
         match started {
             Ok(started) => {
                 let (clusters, ties): (Vec<_>, Vec<_>) = started.into_iter().unzip();
@@ -120,7 +114,10 @@ impl Market {
             Err(error) => {
                 let kept = setup.paths.cache().join("failed").join(&spec.name);
                 save_logs(&run, &kept);
-                cleanup::market(&setup.paths, &spec.name).await?;
+                // What went wrong first is what counts.
+                if let Err(left) = cleanup::remove(&setup.paths, &spec.name, &lock).await {
+                    progress.say(format!("clean up: {left}; the next start tries again"));
+                }
                 Err(match error {
                     Error::Timeout { operation, after, detail } => Error::Timeout {
                         operation,
@@ -133,7 +130,20 @@ impl Market {
         }
     }
 
-    /// Attaches to a kept market, `None` if none of that name runs.
+    /// Takes over a market that an earlier run kept, `None` if none of that name runs. One that another process has in
+    /// its hands is an error.
+    pub async fn take_over(setup: &Setup, name: &str) -> Result<Option<Self>> {
+        let run = setup.paths.run(name);
+        check_free(&setup.paths, name)?;
+        let _lock = Lock::of_markets(&setup.paths).await?;
+        check_free(&setup.paths, name)?;
+        let Some(mut state) = MarketState::load(&run)?.filter(MarketState::is_live) else { return Ok(None) };
+        state.owner = ProcessId::own()?;
+        state.save(&run)?;
+        Self::attach(setup, name).await
+    }
+
+    /// Looks into a market that runs, whoever has it in his hands; `None` if none of that name runs.
     pub async fn attach(setup: &Setup, name: &str) -> Result<Option<Self>> {
         let run = setup.paths.run(name);
         let Some(state) = MarketState::load(&run)?.filter(MarketState::is_live) else { return Ok(None) };
@@ -201,8 +211,11 @@ impl Market {
         }
         if let Some(shared) = &self.shared {
             shared.update(|state| state.kept = true)?;
-            let helper = look_after_volumes(&shared.read(|state| state.spec.name.clone())?)?;
-            shared.update(|state| state.helper = helper)?;
+            // A market that was kept before has its helper already.
+            if shared.read(|state| !state.helper.is_some_and(ProcessId::is_alive))? {
+                let helper = look_after_volumes(&shared.read(|state| state.spec.name.clone())?)?;
+                shared.update(|state| state.helper = helper)?;
+            }
             self.abort_recyclers();
         }
         Ok(())
@@ -242,6 +255,14 @@ impl Market {
 impl Drop for Market {
     fn drop(&mut self) {
         self.abort_recyclers();
+    }
+}
+
+/// Refuses a market of this name that another process uses at this moment.
+pub(crate) fn check_free(paths: &Paths, name: &str) -> Result<()> {
+    match MarketState::load(&paths.run(name))? {
+        Some(state) if !state.is_own() && state.owner.is_alive() => Err(state.in_use()),
+        _ => Ok(()),
     }
 }
 

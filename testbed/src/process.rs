@@ -29,6 +29,12 @@ impl ProcessId {
         (!ended).then_some(Self { pid, start })
     }
 
+    /// This process.
+    pub fn own() -> Result<Self> {
+        Self::of(std::process::id().cast_signed())
+            .ok_or_else(|| Error::Machine("/proc is not mounted".into()))
+    }
+
     /// Whether that very process still runs (a zombie does not).
     pub fn is_alive(self) -> bool {
         Self::of(self.pid) == Some(self)

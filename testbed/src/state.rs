@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files;
-use crate::process::ProcessId;
+use crate::process::{self, ProcessId};
 use crate::spec::{MarketSpec, Place};
 
 /// State of one market.
@@ -18,7 +18,7 @@ pub struct MarketState {
     pub spec: MarketSpec,
     /// Slot on this machine.
     pub slot: u8,
-    /// The process that started it.
+    /// The process that started it, or took it over after it was kept.
     pub owner: ProcessId,
     /// Whether it outlives its owner.
     pub kept: bool,
@@ -60,6 +60,33 @@ impl MarketState {
         node_alive && (self.kept || self.owner.is_alive())
     }
 
+    /// Whether it is in another process's hands than this one's: that process runs, or kept the market for its user.
+    pub fn is_others(&self) -> bool {
+        !self.is_own() && (self.owner.is_alive() || self.is_live())
+    }
+
+    /// Whether this process started it or took it over.
+    pub fn is_own(&self) -> bool {
+        ProcessId::own().is_ok_and(|own| own == self.owner)
+    }
+
+    /// Why a start must leave it alone: who has it, and what to do.
+    pub fn in_use(&self) -> Error {
+        let name = &self.spec.name;
+        let stop = format!("`cargo testbed down --market {name}`");
+        let text = if self.owner.is_alive() {
+            let program = process::command_line(self.owner.pid);
+            format!(
+                "market {name} is in use by process {} ({program}): wait until it ends, end it with Ctrl-C where it \
+                 runs, or stop the market with {stop}",
+                self.owner.pid
+            )
+        } else {
+            format!("market {name} was left running by process {}: stop it with {stop}", self.owner.pid)
+        };
+        Error::Invalid(text)
+    }
+
     /// Reads the state of a market, `None` if there is none.
     pub fn load(run: &Path) -> Result<Option<Self>> {
         let path = run.join("state.json");
@@ -83,19 +110,31 @@ impl MarketState {
 mod tests {
     use super::*;
 
+    fn state(owner: ProcessId) -> MarketState {
+        MarketState { spec: MarketSpec::demo(), slot: 1, owner, kept: true, helper: None, clusters: vec![] }
+    }
+
+    #[test]
+    fn a_market_is_in_the_hands_of_its_owner_while_that_one_runs() {
+        let (own, first) = (ProcessId::own().unwrap(), ProcessId::of(1).unwrap());
+        assert!(state(own).is_own() && !state(own).is_others());
+        assert!(state(first).is_others() && !state(first).is_own());
+        let text = state(first).in_use().to_string();
+        for part in ["market demo", "process 1 ", "cargo testbed down --market demo"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        // The same id, started at another time: that owner is gone, and nobody kept a node running.
+        let gone = state(ProcessId { start: first.start + 1, ..first });
+        assert!(!gone.is_others() && !gone.is_live());
+        assert!(gone.in_use().to_string().contains("left running"));
+    }
+
     #[test]
     fn state_survives_the_file() {
         let dir = tempfile::tempdir().unwrap();
         assert!(MarketState::load(dir.path()).unwrap().is_none());
         let owner = ProcessId { pid: 1, start: 2 };
-        let state = MarketState {
-            spec: MarketSpec::demo(),
-            slot: 1,
-            owner,
-            kept: true,
-            helper: None,
-            clusters: vec![],
-        };
+        let state = state(owner);
         state.save(dir.path()).unwrap();
         let read = MarketState::load(dir.path()).unwrap().unwrap();
         assert_eq!((read.spec, read.slot, read.owner, read.kept), (state.spec, 1, owner, true));

@@ -7,21 +7,23 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::process::Command;
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::command::{command, run, run_logged};
 use crate::config::{Programs, containerd_at};
-use crate::error::{IoContext, Result};
+use crate::error::{Error, IoContext, Result};
 use crate::files;
 use crate::images::Image;
 use crate::paths::Paths;
-use crate::process::ProcessId;
+use crate::process::{self, ProcessId};
 use crate::progress::Progress;
 use crate::wait::{self, Poll};
 
 const LIMIT: Duration = Duration::from_secs(600);
+const STOPPED: Duration = Duration::from_secs(10);
 const BLOBS: &str = "io.containerd.content.v1.content/blobs/sha256";
 const SNAPSHOTTER: &str = "io.containerd.snapshotter.v1.overlayfs";
 const METADATA: &str = "io.containerd.metadata.v1.bolt";
@@ -77,26 +79,66 @@ async fn make(
         containerd_at(&root, &partial.join("state"), &socket, bin, &none, &none),
     )?;
     let log = paths.setup_logs().join("import.log");
-    // A mount namespace of its own, so that a failed import leaves no mounts.
-    let mut command = command("unshare", ["--mount", "--propagation", "private"]);
-    command.arg(bin.containerd.join("containerd")).arg("--config").arg(partial.join("c.toml"));
-    let (out, err) = crate::command::log_pair(&log)?;
-    command.stdout(out).stderr(err).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
-    let mut child = command.spawn().io("start", bin.containerd.join("containerd"))?;
-    wait_for_socket(bin, &socket).await?;
+    let importer = Importer::start(bin, &partial.join("c.toml"), &socket, &log).await?;
     import(bin, &socket, &root, image, &log, None).await?;
-    let process = child.id().and_then(|id| ProcessId::of(id.cast_signed()));
-    if let Some(process) = process {
-        process.signal(nix::sys::signal::Signal::SIGTERM)?;
-    }
-    let _ = tokio::time::timeout(Duration::from_secs(10), child.wait()).await;
-    drop(child);
+    importer.stop().await?;
     for leftover in ["state", "c.sock", "c.sock.ttrpc", "c.toml"] {
         let path = partial.join(leftover);
         let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
     }
     // Snapshots of the parent are links into it; those stay valid under the new name.
     std::fs::rename(&partial, folder).io("rename to", folder)
+}
+
+/// A containerd that fills a template. Like a node it lives in namespaces of its own, under `pause -hold`: when this
+/// process ends, however it does, so do containerd and its mounts.
+#[derive(Debug)]
+pub struct Importer {
+    child: Child,
+    tie: ChildStdin,
+    containerd: ProcessId,
+}
+
+impl Importer {
+    /// Starts it and waits until it answers.
+    pub async fn start(bin: &Programs, config: &Path, socket: &Path, log: &Path) -> Result<Self> {
+        const HOLD: &str = r#""$CONTAINERD" --config "$CONFIG" & exec "$PAUSE" -hold"#;
+        let separate = ["--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc"];
+        let mut command = command("unshare", separate);
+        command.args(["sh", "-c", HOLD]);
+        command.env("CONTAINERD", bin.containerd.join("containerd")).env("CONFIG", config);
+        command.env("PAUSE", &bin.pause);
+        let (out, err) = crate::command::log_pair(log)?;
+        command.stdin(Stdio::piped()).stdout(out).stderr(err).process_group(0);
+        let mut child = command.spawn().io("start", "unshare")?;
+        let lost = || Error::Command {
+            operation: "start containerd".into(),
+            program: "unshare".into(),
+            detail: format!("ended at once; log {}", log.display()),
+        };
+        let tie = child.stdin.take().ok_or_else(lost)?;
+        let parent = child.id().ok_or_else(lost)?.cast_signed();
+        wait_for_socket(bin, socket).await?;
+        let first = process::children(parent).into_iter().flat_map(process::children);
+        let containerd = first.into_iter().find_map(ProcessId::of).ok_or_else(lost)?;
+        Ok(Self { child, tie, containerd })
+    }
+
+    /// Its process.
+    pub fn process(&self) -> ProcessId {
+        self.containerd
+    }
+
+    /// Ends it in order, so that its databases are whole.
+    pub async fn stop(self) -> Result<()> {
+        let Self { mut child, tie, containerd } = self;
+        containerd.signal(nix::sys::signal::Signal::SIGTERM)?;
+        // What does not end by itself ends with its namespace.
+        let _ = containerd.gone(STOPPED).await;
+        drop(tie);
+        let _ = tokio::time::timeout(STOPPED, child.wait()).await;
+        Ok(())
+    }
 }
 
 /// Waits until a containerd answers.

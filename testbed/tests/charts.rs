@@ -17,12 +17,18 @@ use vendue_testbed::{Paths, Progress, Result, tools};
 const LIMIT: Duration = Duration::from_secs(60);
 
 async fn template(profile: &str, set: &[&str]) -> Result<String> {
+    template_for(profile, set, &[]).await
+}
+
+/// As it is rendered for a cluster that serves these groups of APIs beside Kubernetes' own.
+async fn template_for(profile: &str, set: &[&str], apis: &[&str]) -> Result<String> {
     let paths = Paths::from_env()?;
     let clients = tools::clients(&paths, &Progress::stderr()).await?;
     let chart = paths.checkout().join("charts/vendue");
     let mut helm = command(clients.helm, ["template", "vendue", "--namespace", "vendue-system"]);
     helm.arg(&chart).arg("--values").arg(chart.join(format!("ci/{profile}-values.yaml")));
     helm.args(set.iter().flat_map(|value| ["--set", value]));
+    helm.args(apis.iter().flat_map(|api| ["--api-versions", api]));
     run("helm template", LIMIT, helm).await
 }
 
@@ -90,4 +96,53 @@ async fn values_that_cannot_work_are_refused_with_their_name() {
         assert!(error.contains(word), "{set}: {error}");
     }
     template("home", &["auction.store.size=1Ti,auction.store.maxMib=1048576"]).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn a_service_monitor_is_made_only_where_its_kind_is_known() {
+    const OFF: &str = "metrics.serviceMonitor.enabled=false";
+    const KIND: &str = "kind: ServiceMonitor";
+    let api = ["monitoring.coreos.com/v1"];
+    let with = template_for("provider", &[], &api).await.unwrap();
+    assert_eq!(with.matches(KIND).count(), 1);
+    assert!(!template("provider", &[]).await.unwrap().contains(KIND), "the cluster would refuse the kind");
+    assert!(!template_for("provider", &[OFF], &api).await.unwrap().contains(KIND), "nobody wants it");
+    // It selects the Services that carry metrics, and there are some.
+    assert!(with.contains("vendue.dev/metrics: \"true\""));
+}
+
+/// A rendering without what differs from one to the next, or with the version only.
+fn stable(text: &str) -> String {
+    let secret = |line: &str| {
+        let (key, value) = line.split_once(": ")?;
+        let made = matches!(key.trim(), "caBundle" | "tls.crt" | "tls.key" | "ca.crt") && value.len() > 200;
+        made.then(|| format!("{key}: MADE"))
+    };
+    let lines = text.lines().map(|l| secret(l).unwrap_or_else(|| l.trim_end().to_owned()) + "\n");
+    lines.collect::<String>().replace(env!("CARGO_PKG_VERSION"), "VERSION")
+}
+
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn each_profile_renders_to_what_is_stored() {
+    let golden = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    for profile in ["home", "both"] {
+        let found = stable(&template(profile, &[]).await.unwrap());
+        let path = golden.join(format!("{profile}.yaml"));
+        if std::env::var_os("VENDUE_WRITE_GOLDEN").is_some() {
+            std::fs::create_dir_all(&golden).unwrap();
+            std::fs::write(&path, &found).unwrap();
+        }
+        let stored = std::fs::read_to_string(&path).unwrap_or_default();
+        let line = found.lines().zip(stored.lines()).position(|(f, s)| f != s);
+        let line = line.unwrap_or_else(|| found.lines().count().min(stored.lines().count()));
+        assert!(
+            found == stored,
+            "{profile}, line {}: rendered {:?}, stored {:?}; after a wanted change run it once with VENDUE_WRITE_GOLDEN=1",
+            line + 1,
+            found.lines().nth(line),
+            stored.lines().nth(line)
+        );
+    }
 }

@@ -18,6 +18,7 @@ use futures::FutureExt as _;
 use serde_json::{Value, json};
 use vendue_testbed::deploy::{self, Deployment, Existing, Reach, Source};
 use vendue_testbed::images::{self, RAY_IMAGE, VENDUE_IMAGE};
+use vendue_testbed::objects::apply;
 use vendue_testbed::wait::{Poll, until};
 use vendue_testbed::{
     Cluster, ClusterSpec, Market, MarketSpec, Options, Paths, Progress, Result, Setup, demo, gpu, setup,
@@ -46,7 +47,7 @@ fn options(kubeconfig: &Path, contexts: [&str; 2]) -> Existing {
 
 /// Why the demo does not go on these clusters.
 async fn refusal(paths: &Paths, options: Existing) -> String {
-    match Deployment::up(paths, &Source::Existing(Box::new(options)), &Progress::stderr()).await {
+    match Deployment::up(paths, &Source::Existing(Box::new(options)), false, &Progress::stderr()).await {
         Ok(_) => panic!("it went on"),
         Err(error) => error.to_string(),
     }
@@ -111,6 +112,14 @@ async fn refusals(setup: &Setup, market: &Market) -> Result<()> {
     let class = refusal(paths, class).await;
     assert!(class.contains("no storage class fast") && class.contains("vendue-local"), "{class}");
 
+    let busy = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "busy", "namespace": "default"},
+        "spec": {"type": "NodePort", "ports": [{"port": 1, "protocol": "UDP", "nodePort": 31470}]}});
+    apply(&theirs.client(), "services", &busy).await?;
+    let port = refusal(paths, options(&kubeconfig, ["mine", "theirs"])).await;
+    assert!(port.contains("UDP node port 31470 is taken by Service default/busy"), "{port}");
+    assert!(port.contains("--node-port"), "{port}");
+    kubectl(setup, theirs, &["delete", "service", "busy"]).await?;
+
     let absent = Existing {
         image: "vendue.local/vendue:absent".parse().unwrap(),
         ..options(&kubeconfig, ["mine", "theirs"])
@@ -126,7 +135,7 @@ async fn demo_on_them(setup: &Setup, market: &Market) -> Result<()> {
     let progress = Progress::stderr();
     let options = options(&market.kubeconfig().unwrap(), ["mine", "theirs"]);
     let source = Source::Existing(Box::new(options.clone()));
-    let deployment = Deployment::up(&setup.paths, &source, &progress).await?;
+    let deployment = Deployment::up(&setup.paths, &source, false, &progress).await?;
     let mut report = demo::run_job(&deployment, &progress).await?;
     demo::look_at_results(&deployment, &mut report, &progress).await?;
     assert_eq!((report.winner.as_str(), report.certificate_verified), ("east", true));
@@ -135,7 +144,7 @@ async fn demo_on_them(setup: &Setup, market: &Market) -> Result<()> {
     let balanced = Existing { reach: Reach::LoadBalancer, ..options.clone() };
     let source = Source::Existing(Box::new(balanced));
     let again = tokio::select! {
-        again = Deployment::up(&setup.paths, &source, &progress) => again?,
+        again = Deployment::up(&setup.paths, &source, false, &progress) => again?,
         error = balance(setup, market.cluster("theirs")?) => return error,
     };
     assert_eq!(kubectl(setup, market.cluster("theirs")?, &SEAT_TYPE).await?, "LoadBalancer");

@@ -9,18 +9,24 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
+use std::net::{TcpListener, UdpSocket};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command as HostCommand;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 use vendue_testbed::command::{command, run, run_with_input};
 use vendue_testbed::images::RAY_IMAGE;
 use vendue_testbed::objects::apply;
 use vendue_testbed::process::{ProcessId, all, in_network_namespace};
+use vendue_testbed::state::MarketState;
+use vendue_testbed::store::Importer;
 use vendue_testbed::wait::{Poll, until};
 use vendue_testbed::{
-    Cluster, ClusterSpec, Market, MarketSpec, Options, Paths, Progress, Result, Setup, cleanup, dump, setup,
+    Cluster, ClusterSpec, Market, MarketSpec, Options, Paths, Progress, Result, Setup, cleanup, config, dump,
+    setup,
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -37,13 +43,17 @@ async fn with_market<F: Future<Output = Result<()>>>(
     let spec = MarketSpec { name: name.into(), clusters };
     let options = Options { programs: Some(programs()), progress, ..Options::default() };
     let market = Market::start(&setup, &spec, &options).await.unwrap();
-    let result = tokio::time::timeout(4 * LIMIT, test(setup.clone(), market.clusters().to_vec())).await;
-    if !matches!(result, Ok(Ok(()))) {
+    let work = AssertUnwindSafe(test(setup.clone(), market.clusters().to_vec())).catch_unwind();
+    let result = tokio::time::timeout(4 * LIMIT, work).await;
+    if !matches!(result, Ok(Ok(Ok(())))) {
         let folder = setup.paths.cache().join("failed").join(name);
         eprintln!("{}", dump::market(&market, &folder).await.unwrap());
     }
     market.stop(&setup).await.unwrap();
-    result.expect("the test took too long").unwrap();
+    match result.expect("the test took too long") {
+        Ok(result) => result.unwrap(),
+        Err(panic) => resume_unwind(panic),
+    }
     assert_eq!(leftovers(name), Vec::<String>::new());
 }
 
@@ -337,4 +347,80 @@ async fn an_interrupted_start_leaves_nothing() {
     let status = tokio::time::timeout(LIMIT, up.wait()).await.unwrap().unwrap();
     assert!(!status.success());
     assert_eq!(leftovers(name), Vec::<String>::new());
+}
+
+/// Starts the market a second time, as in another terminal, and returns why that is refused.
+async fn second_start(name: &str) -> String {
+    let again = command(env!("CARGO_BIN_EXE_testbed"), ["up", "--market", name, "--only", "home"]);
+    run("start again", LIMIT, again).await.unwrap_err().to_string()
+}
+
+/// The ports that a cluster's programs listen at, taken by somebody on this machine.
+fn take_ports() -> (Vec<TcpListener>, Vec<UdpSocket>) {
+    // One that is taken already serves as well.
+    let tcp = [2379, 2380, 6443, 10250, 10257, 10259].map(|port| TcpListener::bind(("0.0.0.0", port)));
+    let udp = [53, 30470].map(|port| UdpSocket::bind(("0.0.0.0", port)));
+    (tcp.into_iter().flatten().collect(), udp.into_iter().flatten().collect())
+}
+
+#[tokio::test]
+#[ignore = "needs root and the test bed's tools; run by cargo verify"]
+async fn a_second_start_names_the_first_and_ends_nothing() {
+    let paths = Paths::from_env().unwrap();
+    let setup = setup::prepare(&paths, &Progress::stderr()).await.unwrap();
+    let name = "inftwice";
+    let _ports = take_ports();
+    let mut up = command(env!("CARGO_BIN_EXE_testbed"), ["up", "--keep", "--market", name, "--only", "home"]);
+    let mut up = up.kill_on_drop(true).spawn().unwrap();
+    let first = ProcessId::of(up.id().unwrap().cast_signed()).unwrap();
+    let state = || MarketState::load(&paths.run(name)).ok().flatten();
+    let node = || state()?.clusters.first()?.node.filter(|node| node.is_alive());
+    until("wait for the start to be under way", LIMIT, Duration::from_millis(20), || async {
+        Ok(node().map_or_else(|| Poll::Pending("no node".into()), |_| Poll::Ready(())))
+    })
+    .await
+    .unwrap();
+    let before = node();
+    let advice = format!("cargo testbed down --market {name}");
+
+    let refused = second_start(name).await;
+    assert!(refused.contains(&format!("process {} ", first.pid)) && refused.contains(&advice), "{refused}");
+    cleanup::own(&paths, name).await.unwrap();
+    assert!(before.is_some() && node() == before, "the first start goes on");
+
+    let status = tokio::time::timeout(LIMIT, up.wait()).await.unwrap().unwrap();
+    assert!(status.success(), "although others have its ports on the host");
+    let refused = second_start(name).await;
+    assert!(refused.contains("left running") && refused.contains(&advice), "{refused}");
+    cleanup::own(&paths, name).await.unwrap();
+    assert!(node() == before, "what was kept stays");
+
+    let market = Market::take_over(&setup, name).await.unwrap().expect("it was kept");
+    let refused = second_start(name).await;
+    assert!(refused.contains(&format!("process {} ", std::process::id())), "{refused}");
+    assert!(node() == before && market.clusters()[0].is_running());
+    market.stop(&setup).await.unwrap();
+    assert_eq!(leftovers(name), Vec::<String>::new());
+}
+
+#[tokio::test]
+#[ignore = "needs root and the test bed's tools; run by cargo verify"]
+async fn an_import_ends_with_the_process_that_began_it() {
+    let setup = setup::prepare(&Paths::from_env().unwrap(), &Progress::stderr()).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (socket, none) = (at("c.sock"), at("none"));
+    let text = config::containerd_at(&at("root"), &at("state"), &socket, &setup.programs, &none, &none);
+    std::fs::write(at("c.toml"), text).unwrap();
+    let start = async || Importer::start(&setup.programs, &at("c.toml"), &socket, &at("log")).await.unwrap();
+    let importer = start().await;
+    let process = importer.process();
+    importer.stop().await.unwrap();
+    assert!(!process.is_alive());
+    // Killed, this process would send no signal: its end of a pipe is closed, and that is all.
+    let importer = start().await;
+    let process = importer.process();
+    assert!(process.is_alive());
+    drop(importer);
+    process.gone(LIMIT).await.unwrap();
 }

@@ -176,6 +176,11 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
     })
     .await;
     assert_eq!(winner, 0);
+    assert!(
+        market.seats[0].metrics.shares_sent.get() > 0,
+        "the round was opened with its share among others"
+    );
+    assert_eq!(market.home.metrics.shares_sent.get(), 0);
     let hold = seat_event(&mut market.seats[0], |e| match e {
         SeatOutput::Hold(request) => Some(request),
         _ => None,

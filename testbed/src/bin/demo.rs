@@ -100,7 +100,7 @@ async fn work(args: &Args, progress: &Progress) -> Result<()> {
     if let (Source::Existing(existing), true) = (&source, args.yours.remove) {
         return deploy::remove_earlier(&paths, existing, progress).await;
     }
-    let mut deployment = Deployment::up(&paths, &source, progress).await?;
+    let mut deployment = Deployment::up(&paths, &source, args.keep, progress).await?;
     let result = show(&deployment, args, progress).await;
     // Other people's Pods and logs are none of ours: only the test bed's own clusters are dumped.
     if result.is_err() && deployment.market.is_own() {
@@ -109,9 +109,9 @@ async fn work(args: &Args, progress: &Progress) -> Result<()> {
         let _ = vendue_testbed::dump::market(&deployment.market, &dump).await;
     }
     if args.keep {
-        deployment.market.keep().await?;
+        let kept = deployment.market.keep().await;
         progress.say(demo::look_around(&deployment));
-        return result;
+        return result.and(kept);
     }
     let step = if deployment.market.is_own() { "stop the clusters" } else { "take Vendue off the clusters" };
     let stopped = progress.step(step, deployment.stop()).await;
@@ -128,11 +128,12 @@ async fn show(deployment: &Deployment, args: &Args, progress: &Progress) -> Resu
     Ok(())
 }
 
-/// What an interrupted run left: its handles went with the work, so it is found by name.
+/// What an interrupted run left: its handles went with the work, so it is found by name. A market of that name that
+/// another process started, or kept, is none of this run's.
 async fn clean_up(args: &Args, error: &Error, progress: &Progress) -> Result<()> {
     let paths = Paths::from_env()?;
     match source(args) {
-        Source::Own(spec) => cleanup::market(&paths, &spec.name).await,
+        Source::Own(spec) => cleanup::own(&paths, &spec.name).await,
         // Other failures were cleaned up after where they happened.
         Source::Existing(existing) if matches!(error, Error::Interrupted(_)) => {
             deploy::remove_earlier(&paths, &existing, progress).await

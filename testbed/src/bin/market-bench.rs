@@ -222,7 +222,7 @@ fn hardware() -> String {
 
 async fn work(args: &Args, progress: &Progress) -> Result<()> {
     let paths = Paths::from_env()?;
-    let deployment = Deployment::up(&paths, &Source::Own(spec()), progress).await?;
+    let deployment = Deployment::up(&paths, &Source::Own(spec()), false, progress).await?;
     let result = measure(&deployment, args, progress).await;
     progress.step("stop the clusters", deployment.stop()).await?;
     let text =
@@ -244,7 +244,7 @@ async fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     eprintln!("market-bench failed: {error}");
-    let cleaned = async { cleanup::market(&Paths::from_env()?, MARKET).await };
+    let cleaned = async { cleanup::own(&Paths::from_env()?, MARKET).await };
     if let Err(error) = cleaned.await {
         eprintln!("clean up: {error}; the next start tries again");
     }

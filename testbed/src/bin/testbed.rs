@@ -275,7 +275,7 @@ async fn up(paths: &Paths, progress: &Progress, args: Up) -> Result<ExitCode> {
         () = interrupted() => None,
     };
     let Some(started) = started else {
-        cleanup::market(paths, &spec.name).await?;
+        cleanup::own(paths, &spec.name).await?;
         return Ok(ExitCode::FAILURE);
     };
     let mut market = started?;

@@ -32,6 +32,11 @@ impl Deal {
         self.dir.join("market.json")
     }
 
+    /// The keys of one cluster as a file of their own.
+    pub fn key_file(&self, cluster: &str) -> PathBuf {
+        self.dir.join("keys").join(format!("{cluster}.json"))
+    }
+
     /// The manifest with the keys of one cluster.
     pub fn keys(&self, cluster: &str) -> PathBuf {
         self.dir.join("secrets").join(format!("{cluster}.yaml"))

@@ -29,7 +29,7 @@ use crate::cluster::Cluster;
 use crate::error::{Error, IoContext as _, Result};
 use crate::gpu;
 use crate::images;
-use crate::market::{Market, Options};
+use crate::market::{self, Market, Options};
 use crate::paths::Paths;
 use crate::progress::Progress;
 use crate::setup::{self, Setup};
@@ -113,19 +113,22 @@ pub enum Source {
 }
 
 impl Deployment {
-    /// Builds the programs, starts or finds the clusters, installs Vendue and waits until the providers offer GPUs.
-    pub async fn up(paths: &Paths, source: &Source, progress: &Progress) -> Result<Self> {
+    /// Builds the programs, starts or finds the clusters, installs Vendue and waits until the providers offer GPUs. With
+    /// `keep`, clusters of the test bed's on which it cannot be installed are left running.
+    pub async fn up(paths: &Paths, source: &Source, keep: bool, progress: &Progress) -> Result<Self> {
         match source {
-            Source::Own(spec) => Self::up_own(paths, spec, progress).await,
+            Source::Own(spec) => Self::up_own(paths, spec, keep, progress).await,
             Source::Existing(existing) => onto::up(paths, existing, progress).await,
         }
     }
 
-    async fn up_own(paths: &Paths, spec: &MarketSpec, progress: &Progress) -> Result<Self> {
+    async fn up_own(paths: &Paths, spec: &MarketSpec, keep: bool, progress: &Progress) -> Result<Self> {
+        // Before minutes of building.
+        market::check_free(paths, &spec.name)?;
         let setup = setup::prepare(paths, progress).await?;
         let programs = build(paths, progress).await?;
         let image = images::vendue_image(paths, &programs, false, progress).await?;
-        let market = match Market::attach(&setup, &spec.name).await? {
+        let market = match Market::take_over(&setup, &spec.name).await? {
             Some(market) => {
                 progress.say(format!("market {} is running and is used again", spec.name));
                 progress.step("import Vendue's image", market.import(&image)).await?;
@@ -148,7 +151,9 @@ impl Deployment {
                 let dump = paths.cache().join("failed/install");
                 // The failure is what counts; the dump is a help only.
                 let _ = crate::dump::market(&market, &dump).await;
-                market.stop(&setup).await?;
+                if let Err(left) = give_up(market, &setup, keep, progress).await {
+                    progress.say(format!("clean up: {left}; the next start tries again"));
+                }
                 return Err(error);
             }
         };
@@ -244,6 +249,23 @@ impl Deployment {
             None => self.market.stop(&self.setup).await,
         }
     }
+}
+
+/// Stops clusters on which Vendue could not be installed, or leaves them to be looked at.
+async fn give_up(mut market: Market, setup: &Setup, keep: bool, progress: &Progress) -> Result<()> {
+    if !keep {
+        return market.stop(setup).await;
+    }
+    market.keep().await?;
+    let kubeconfig = market.kubeconfig().unwrap_or_default();
+    progress.say(format!(
+        "the clusters are left running as they are; look around with\n  export KUBECONFIG={}\n  {} --context home get \
+         pods -A\nstop them with\n  cargo testbed down --market {}",
+        kubeconfig.display(),
+        setup.programs.kubectl.display(),
+        market.name()
+    ));
+    Ok(())
 }
 
 async fn deal_keys(programs: &Path, sites: &[Site], dir: &Path) -> Result<Deal> {

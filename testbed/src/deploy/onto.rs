@@ -37,7 +37,11 @@ pub(super) async fn up(paths: &Paths, existing: &Existing, progress: &Progress) 
         Ok(deal) => deal,
         Err(error) => {
             let error = Error::Invalid(format!("{error}{}", why_not_ready(&sites).await));
-            progress.step("take Vendue off the clusters", remove(paths, existing, &sites)).await?;
+            let removing = progress.step("take Vendue off the clusters", remove(paths, existing, &sites));
+            // What went wrong first is what counts.
+            if let Err(left) = removing.await {
+                progress.say(format!("clean up: {left}; try the same command with --remove"));
+            }
             return Err(error);
         }
     };

@@ -6,7 +6,7 @@
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
 };
-use k8s_openapi::api::core::v1::{Namespace, Node};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServicePort};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::Client;
@@ -15,7 +15,7 @@ use kube::api::{Api, ListParams, PostParams};
 
 use super::Site;
 use super::charts::{NAMESPACE, Profile};
-use super::existing::{Existing, MADE_BY_DEMO};
+use super::existing::{Existing, MADE_BY_DEMO, Reach};
 use crate::client::call;
 use crate::error::{Error, Result};
 use crate::gpu;
@@ -96,6 +96,11 @@ async fn one(site: &Site, options: &Existing) -> std::result::Result<Found, Vec<
         Ok(_) => {}
     }
     problems.extend(taken(&site.client).await.unwrap_or_else(|e| Some(e.to_string())));
+    if site.profile == Profile::Provider && options.reach == Reach::NodePort {
+        problems.extend(
+            port_taken(&site.client, options.node_port).await.unwrap_or_else(|e| Some(e.to_string())),
+        );
+    }
     let nodes =
         match call("list nodes", Api::<Node>::all(site.client.clone()).list(&ListParams::default())).await {
             Ok(list) => list.items,
@@ -120,6 +125,24 @@ async fn one(site: &Site, options: &Existing) -> std::result::Result<Found, Vec<
     }
     let gpus_labelled = nodes.iter().filter(|n| gpus_of(n) > 0).all(has_gpu_label);
     Ok(Found { nodes, storage_class, gpus_labelled, gpus })
+}
+
+/// Who has the seat's node port, if it is not an earlier run's seat.
+async fn port_taken(client: &Client, port: u16) -> Result<Option<String>> {
+    let all = call("list services", Api::<Service>::all(client.clone()).list(&ListParams::default())).await?;
+    Ok(all.items.iter().find(|service| has_node_port(service, port)).map(|service| {
+        format!(
+            "UDP node port {port} is taken by Service {}/{}; next: choose another with --node-port",
+            service.namespace().unwrap_or_default(),
+            service.name_any()
+        )
+    }))
+}
+
+fn has_node_port(service: &Service, port: u16) -> bool {
+    let ports = service.spec.iter().flat_map(|s| s.ports.iter().flatten());
+    let udp = |p: &&ServicePort| p.protocol.as_deref() == Some("UDP") && p.node_port == Some(i32::from(port));
+    service.namespace().is_some_and(|ns| ns != NAMESPACE) && ports.filter(udp).count() > 0
 }
 
 /// Rights that the user lacks.
@@ -244,6 +267,19 @@ mod tests {
         assert_eq!(gpus_of(&Node::default()), 0);
         let text = no_gpus(&[node("True", false, "0"), node("False", false, "8")]);
         assert!(text.contains("2 nodes (1 ready)") && text.contains("next:"), "{text}");
+    }
+
+    #[test]
+    fn another_service_may_have_the_seats_port() {
+        let service = |namespace: &str, protocol: &str, port: i32| -> Service {
+            serde_json::from_value(json!({ "metadata": { "namespace": namespace }, "spec": { "ports": [
+                { "port": 1 }, { "port": 2, "protocol": protocol, "nodePort": port }] } }))
+            .unwrap()
+        };
+        assert!(has_node_port(&service("games", "UDP", 30470), 30470));
+        assert!(!has_node_port(&service("games", "TCP", 30470), 30470), "each protocol has its own ports");
+        assert!(!has_node_port(&service("games", "UDP", 30471), 30470));
+        assert!(!has_node_port(&service(NAMESPACE, "UDP", 30470), 30470), "an earlier run's seat");
     }
 
     #[test]

@@ -1,18 +1,22 @@
-//! Who may see a Job's logs and outputs, and what verification finds. Uses the Job that the demo scenario leaves.
+//! Who may see a Job's logs and outputs, and what verification finds; both look at the main job.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::authentication::v1::TokenRequest;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::{Value, json};
+use vendue_crds::conditions::job as types;
 use vendue_testbed::deploy::NAMESPACE;
 
+use crate::demo::digits;
 use crate::env::{Env, Failure, Ran, Scenario, check};
+use crate::jobs::job;
 
 /// A user without rights on the namespace is refused by the API server; one with rights is not.
 pub async fn strangers_are_refused(env: &Env) -> Scenario {
+    digits(env).await?;
     let ns = env.namespace("stranger").await?;
     let dir = tempfile::tempdir()?;
     let kubeconfig = user(env, &ns, "mallory", &dir.path().join("mallory")).await?;
@@ -83,14 +87,15 @@ struct Proof {
 }
 
 impl Proof {
-    async fn of(env: &Env) -> Result<Self, Failure> {
+    async fn of(env: &Env, ns: &str, job: &str) -> Result<Self, Failure> {
         let dir = tempfile::tempdir()?;
-        let args =
-            ["get", "awards.vendue.dev", "-n", "default", "-l", "vendue.dev/job-name=digits", "-o", "json"];
+        let selector = format!("vendue.dev/job-name={job}");
+        let args = ["get", "awards.vendue.dev", "-n", ns, "-l", &selector, "-o", "json"];
         let list: Value = serde_json::from_str(&env.home().tools.kubectl(&args).await?)?;
         let data = &list["items"][0]["spec"]["certificate"];
         for (name, key) in [("certificate.json", "certificate"), ("award.json", "award")] {
-            std::fs::write(dir.path().join(name), data[key].as_str().unwrap_or_default())?;
+            let text = data[key].as_str().ok_or_else(|| format!("the Award of {ns}/{job} has no {key}"))?;
+            std::fs::write(dir.path().join(name), text)?;
         }
         std::fs::copy(env.deployment.deal.record(), dir.path().join("market.json"))?;
         Ok(Self { dir })
@@ -108,13 +113,27 @@ impl Proof {
         .await
     }
 
-    /// Changes one character of the first long hex string in a file.
-    fn tamper(&self, name: &str) -> Scenario {
+    /// Changes one character of the first long hex string below a place in a file.
+    fn tamper(&self, name: &str, place: &str) -> Scenario {
         let path = self.dir.path().join(name);
         let mut value: Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
-        check(flip(&mut value), || format!("{name} has no long hex string"))?;
+        let part = value.pointer_mut(place).ok_or_else(|| format!("{name} has no {place}"))?;
+        check(flip(part), || format!("{name} has no long hex string at {place}"))?;
         std::fs::write(&path, value.to_string())?;
         Ok(())
+    }
+
+    /// Takes a file from elsewhere in the place of its own.
+    fn replace(&self, name: &str, by: &Path) -> Scenario {
+        std::fs::copy(by, self.dir.path().join(name))?;
+        Ok(())
+    }
+
+    /// Fails unless `verify` fails at this check, and says so.
+    async fn fails_at(&self, env: &Env, what: &str, name: &str) -> Scenario {
+        let ran = self.verify(env).await?;
+        let told = ran.stderr.contains(&format!("not verified: {name}: "));
+        check(ran.code == 1 && told, || format!("{what} should fail at {name}: {ran:?}"))
     }
 }
 
@@ -132,23 +151,46 @@ fn flip(value: &mut Value) -> bool {
     }
 }
 
-/// A good award verifies offline; a tampered certificate, award or another market's record does not, with exit code 1
-/// and the name of the check.
+/// A good award verifies offline. A tampered certificate, award or record, another market's record and another Job's
+/// certificate or award do not: exit code 1, and the name of the check.
 pub async fn tampering_is_found(env: &Env) -> Scenario {
-    let good = Proof::of(env).await?.verify(env).await?;
+    digits(env).await?;
+    let mine = async || Proof::of(env, "default", "digits").await;
+    let good = mine().await?.verify(env).await?;
     check(good.code == 0, || format!("a good award does not verify: {good:?}"))?;
-    for file in ["certificate.json", "award.json", "market.json"] {
-        let proof = Proof::of(env).await?;
-        proof.tamper(file)?;
-        let ran = proof.verify(env).await?;
-        check(ran.code == 1, || format!("a tampered {file} gives {ran:?}"))?;
-        check(!ran.stderr.trim().is_empty(), || format!("a tampered {file} is refused without a reason"))?;
+    for (file, place, name) in [
+        ("certificate.json", "", "certificate"),
+        ("award.json", "/order", "order"),
+        ("award.json", "/proof", "award"),
+        ("market.json", "", "market"),
+    ] {
+        let proof = mine().await?;
+        proof.tamper(file, place)?;
+        proof.fails_at(env, &format!("a tampered {file}"), name).await?;
     }
+    other_job(env).await?;
     other_market(env).await
 }
 
+/// Two good awards of the same market, with their certificates exchanged.
+async fn other_job(env: &Env) -> Scenario {
+    let ns = env.namespace("other").await?;
+    env.home().apply(&ns, &job("other", "print(1)").manifest()).await?;
+    env.condition_true(&ns, "other", types::AWARDED, 30).await?;
+    let other = Proof::of(env, &ns, "other").await?;
+    env.delete_job(&ns, "other", 60).await?;
+    let good = other.verify(env).await?;
+    check(good.code == 0, || format!("the other Job's award does not verify: {good:?}"))?;
+    for file in ["certificate.json", "award.json"] {
+        let proof = Proof::of(env, "default", "digits").await?;
+        proof.replace(file, &other.dir.path().join(file))?;
+        proof.fails_at(env, &format!("another Job's {file}"), "award").await?;
+    }
+    env.nothing_left(60).await
+}
+
 async fn other_market(env: &Env) -> Scenario {
-    let proof = Proof::of(env).await?;
+    let proof = Proof::of(env, "default", "digits").await?;
     let other = tempfile::tempdir()?;
     let program = env.deployment.programs.join("vendue-auction");
     let mut deal = tokio::process::Command::new(program);
@@ -157,7 +199,6 @@ async fn other_market(env: &Env) -> Scenario {
         deal.arg("--seat").arg(format!("{name}=/ip4/127.0.0.1/udp/1/quic-v1"));
     }
     check(deal.output().await?.status.success(), || "deal another market".into())?;
-    std::fs::copy(other.path().join("market.json"), proof.dir.path().join("market.json"))?;
-    let ran = proof.verify(env).await?;
-    check(ran.code == 1, || format!("another market's record gives {ran:?}"))
+    proof.replace("market.json", &other.path().join("market.json"))?;
+    proof.fails_at(env, "another market's record", "certificate").await
 }

@@ -1,8 +1,9 @@
 //! What the API server refuses, and the words in which it does.
 
 use serde_json::json;
+use vendue_crds::conditions::{job as types, reasons};
 
-use crate::env::{Env, Scenario};
+use crate::env::{Env, Scenario, check};
 use crate::jobs::job;
 
 /// Every bad field is refused at the apply, and the error names the field, the value and what is accepted.
@@ -107,21 +108,34 @@ pub async fn what_a_schema_cannot_say(env: &Env) -> Scenario {
     Ok(())
 }
 
-/// More than 1 MiB of files cannot even be stored in the ConfigMap; the error says so.
+/// Files that a ConfigMap can just hold, and that with all the rest are too many for an order: the Job is not accepted,
+/// with the field, its size and the limit. More than that Kubernetes itself refuses to store.
 pub async fn oversized_files_are_refused(env: &Env) -> Scenario {
     let ns = env.namespace("files").await?;
-    let big = "x".repeat(1_100_000);
-    let item = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "big" }, "data": { "main.py": big } });
-    let dir = tempfile::tempdir()?;
-    let path = dir.path().join("big.json");
-    std::fs::write(&path, item.to_string())?;
-    let path = path.display().to_string();
-    let error = match env.home().tools.kubectl(&["create", "-n", &ns, "-f", &path]).await {
-        Ok(_) => return Err("files of 1.1 MB were accepted".into()),
-        Err(error) => error.to_string(),
-    };
-    if !error.contains("1048576") {
-        return Err(format!("the error does not name the limit: {error}").into());
+    store_file(env, &ns, "full", 1 << 20).await?;
+    let wants = job("overfull", "").with("/train/files", json!({ "configMapName": "full" }));
+    env.home().apply(&ns, &wants.manifest()).await?;
+    let condition = env.condition_false(&ns, "overfull", types::ACCEPTED, 5).await?;
+    check(condition.reason == reasons::INVALID_SPEC, || format!("the reason is {}", condition.reason))?;
+    for word in
+        ["spec.train (files and environment, encoded)", "bytes long", "accepted: at most 1047552 bytes"]
+    {
+        check(condition.message.contains(word), || {
+            format!("the condition lacks {word:?}: {}", condition.message)
+        })?;
     }
+    match store_file(env, &ns, "big", (1 << 20) + 1).await {
+        Ok(()) => Err("a ConfigMap above 1 MiB was stored".into()),
+        Err(error) => check(error.to_string().contains("1048576"), || {
+            format!("the error does not name the limit: {error}")
+        }),
+    }
+}
+
+/// A ConfigMap with a file of this size; created, since `apply` would store it a second time in an annotation.
+async fn store_file(env: &Env, ns: &str, name: &str, size: usize) -> Scenario {
+    let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name },
+                      "data": { "main.py": "x".repeat(size) } });
+    env.home().tools.kubectl_with_input(&["create", "-n", ns, "-f", "-"], &map.to_string()).await?;
     Ok(())
 }

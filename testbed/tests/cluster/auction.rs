@@ -3,7 +3,7 @@
 use serde_json::json;
 use vendue_crds::conditions::{self, job as types, reasons};
 
-use crate::env::{Env, Scenario, check, condition};
+use crate::env::{Env, Failure, Process, Scenario, check, condition};
 use crate::jobs::job;
 
 /// A model that nobody has: a condition within five seconds that counts the reasons and names the known models.
@@ -42,11 +42,7 @@ pub async fn infeasible_job_is_explained(env: &Env) -> Scenario {
     env.delete_job(&ns, "huge", 30).await
 }
 
-async fn no_feasible_bid(
-    env: &Env,
-    ns: &str,
-    name: &str,
-) -> Result<vendue_crds::ComputeJob, crate::env::Failure> {
+async fn no_feasible_bid(env: &Env, ns: &str, name: &str) -> Result<vendue_crds::ComputeJob, Failure> {
     env.job_until(ns, name, "says why nobody bid", 5, |job| {
         job.status
             .as_ref()
@@ -80,7 +76,8 @@ pub async fn ceiling_is_respected(env: &Env) -> Scenario {
     env.delete_job(&ns, "stingy", 30).await
 }
 
-/// One provider cut off: the round still decides. Two of four: no award and a clear condition. Healed: served.
+/// One provider cut off: the round still decides. Two of four: no award, a clear condition, and no seat sends its share,
+/// so that nobody reads a bid of a round that will not be decided. Healed: served.
 pub async fn silent_providers(env: &Env) -> Scenario {
     let ns = env.namespace("silent").await?;
     let wants = |name: &str| job(name, "print(1)").with("/train/workers/gpuModels", json!(["A100"]));
@@ -88,6 +85,7 @@ pub async fn silent_providers(env: &Env) -> Scenario {
     env.home().apply(&ns, &wants("one-silent").manifest()).await?;
     let one = env.condition_true(&ns, "one-silent", types::AWARDED, 20).await;
     env.deployment.cut("charlie").await?;
+    let before = shares(env).await;
     env.home().apply(&ns, &wants("two-silent").manifest()).await?;
     let two = env
         .job_until(&ns, "two-silent", "says that the round did not decide", 30, |job| {
@@ -97,12 +95,23 @@ pub async fn silent_providers(env: &Env) -> Scenario {
                 .is_some_and(|c| c.status == "False" && c.reason == reasons::ROUND_UNDECIDED)
         })
         .await;
+    let silent = shares(env).await;
     env.deployment.heal("charlie").await?;
     env.deployment.heal("delta").await?;
     one?;
     two?;
+    let (before, silent) = (before?, silent?);
+    check(before > 0.0, || "the round that one missed was opened without shares".into())?;
+    check(silent == before, || format!("{} shares were sent without a commit", silent - before))?;
     env.condition_true(&ns, "two-silent", types::AWARDED, 60).await?;
+    let after = shares(env).await?;
+    check(after > silent, || "the round that was decided was opened without shares".into())?;
     env.delete_job(&ns, "one-silent", 60).await?;
     env.delete_job(&ns, "two-silent", 60).await?;
     env.nothing_left(60).await
+}
+
+/// Messages with a share that the seats sent so far.
+async fn shares(env: &Env) -> Result<f64, Failure> {
+    env.of_all_providers(Process::Auction, "shares_sent_total").await
 }

@@ -1,24 +1,31 @@
 //! The market that all scenarios share, and the few verbs that they are written in.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{Namespace, PersistentVolume, Pod, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use vendue_crds::{Award, ComputeJob, Provision, conditions};
-use vendue_testbed::deploy::{Deployment, Site};
+use serde_json::json;
+use vendue_crds::{Award, ComputeJob, Provision, conditions, names};
+use vendue_testbed::deploy::{Deployment, NAMESPACE, Profile, Site};
 use vendue_testbed::error::Error;
 use vendue_testbed::progress::Progress;
 use vendue_testbed::wait::{self, Poll};
+
+use crate::jobs::job;
 
 /// Why a scenario failed.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// What a scenario returns.
 pub type Scenario = Result<(), Failure>;
 
+/// Beginning of the names of awards' namespaces.
+const AWARDS: &str = "vendue-a-";
 const LOOK: Duration = Duration::from_millis(200);
 
 /// The shared market.
@@ -27,6 +34,15 @@ pub struct Env {
     pub deployment: Deployment,
     /// Says what goes on.
     pub progress: Progress,
+}
+
+/// Processes of Vendue's that serve figures.
+#[derive(Clone, Copy, Debug)]
+pub enum Process {
+    /// `vendue-auction`.
+    Auction,
+    /// `vendue-controller`.
+    Controller,
 }
 
 /// What a program printed and how it ended.
@@ -144,9 +160,10 @@ impl Env {
         Ok(())
     }
 
-    /// Waits until no provider holds anything for anybody: no award namespaces, all GPUs free.
+    /// Waits until no cluster holds anything for anybody: on providers no award namespaces, no volumes in use, all GPUs
+    /// free; at home no Award and no order of a Job that is gone.
     pub async fn nothing_left(&self, seconds: u64) -> Scenario {
-        for site in self.deployment.providers() {
+        try_join_all(self.deployment.sites.iter().map(async |site| {
             let what = format!("nothing is left on {}", site.name);
             wait::until(&what, Duration::from_secs(seconds), LOOK, || async move {
                 Ok(match leftovers(site).await {
@@ -155,9 +172,45 @@ impl Env {
                     Err(error) => Poll::Pending(error.to_string()),
                 })
             })
+            .await
+        }))
+        .await?;
+        Ok(())
+    }
+
+    /// Waits until two rounds were decided that began after this call.
+    pub async fn two_rounds_pass(&self, ns: &str) -> Scenario {
+        for name in ["round-one", "round-two"] {
+            let wants = job(name, "print(1)").with("/train/workers/gpuModels", json!(["Z9000"]));
+            self.home().apply(ns, &wants.manifest()).await?;
+            self.job_until(ns, name, "was in a round", 20, |job| {
+                job.status.as_ref().and_then(|s| s.auction.as_ref()).is_some_and(|a| a.rounds_tried > 0)
+            })
             .await?;
+            self.delete_job(ns, name, 30).await?;
         }
         Ok(())
+    }
+
+    /// A figure of one of Vendue's processes by the name and labels of its series; 0 before it was first counted.
+    pub async fn metric(&self, site: &str, process: Process, series: &str) -> Result<f64, Failure> {
+        let (deployment, port, prefix) = match process {
+            Process::Auction => ("vendue-auction", 9472, "vendue_auction_"),
+            Process::Controller => ("vendue-controller", 9471, "vendue_controller_"),
+        };
+        let pod = crate::faults::pod_name(self, site, deployment).await?;
+        let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:{port}/proxy/metrics");
+        let text = self.site(site).tools.kubectl(&["get", "--raw", &path]).await?;
+        check(text.contains(prefix), || format!("no metrics of {deployment} on {site}: {text}"))?;
+        let series = format!("{prefix}{series} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&series)?.parse().ok());
+        Ok(value.unwrap_or_default())
+    }
+
+    /// The sum of a figure over all providers.
+    pub async fn of_all_providers(&self, process: Process, series: &str) -> Result<f64, Failure> {
+        let all = self.deployment.providers().map(|site| self.metric(&site.name, process, series));
+        Ok(try_join_all(all).await?.into_iter().sum())
     }
 
     /// The award that runs on a provider, once there is one.
@@ -215,6 +268,33 @@ pub fn check(holds: bool, text: impl FnOnce() -> String) -> Scenario {
 }
 
 async fn leftovers(site: &Site) -> Result<Option<String>, Error> {
+    if site.profile == Profile::Home { left_at_home(site).await } else { left_on_provider(site).await }
+}
+
+/// Awards and orders of Jobs that are gone.
+async fn left_at_home(site: &Site) -> Result<Option<String>, Error> {
+    let listing = |e| Error::kube(format!("list on {}", site.name), e);
+    let of_jobs = ListParams::default().labels(names::JOB_NAME);
+    let awards = Api::<Award>::all(site.client.clone()).list(&of_jobs).await.map_err(listing)?;
+    let secrets = Api::<Secret>::all(site.client.clone()).list_metadata(&of_jobs).await.map_err(listing)?;
+    // Listed last: a Job that is made in between is no leftover.
+    let jobs =
+        Api::<ComputeJob>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
+    let jobs: BTreeSet<_> =
+        jobs.items.into_iter().filter_map(|j| Some((j.metadata.namespace?, j.metadata.name?))).collect();
+    let kept =
+        awards.items.into_iter().map(|a| a.metadata).chain(secrets.items.into_iter().map(|s| s.metadata));
+    let orphans: Vec<String> = kept
+        .filter_map(|meta| {
+            let (namespace, name) = (meta.namespace?, meta.name?);
+            let job = meta.labels?.get(names::JOB_NAME)?.clone();
+            (!jobs.contains(&(namespace.clone(), job))).then(|| format!("{namespace}/{name}"))
+        })
+        .collect();
+    Ok((!orphans.is_empty()).then(|| format!("at home {}", orphans.join(", "))))
+}
+
+async fn left_on_provider(site: &Site) -> Result<Option<String>, Error> {
     let listing = |e| Error::kube(format!("list on {}", site.name), e);
     let namespaces =
         Api::<Namespace>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
@@ -222,10 +302,20 @@ async fn leftovers(site: &Site) -> Result<Option<String>, Error> {
         .items
         .into_iter()
         .filter_map(|ns| ns.metadata.name)
-        .filter(|name| name.starts_with("vendue-a-"))
+        .filter(|name| name.starts_with(AWARDS))
         .collect();
     if !awards.is_empty() {
         return Ok(Some(format!("namespaces {}", awards.join(", "))));
+    }
+    let volumes = Api::<PersistentVolume>::all(site.client.clone())
+        .list(&ListParams::default())
+        .await
+        .map_err(listing)?;
+    for volume in volumes {
+        let claim = volume.spec.and_then(|s| s.claim_ref).and_then(|c| c.namespace).unwrap_or_default();
+        if claim.starts_with(AWARDS) {
+            return Ok(Some(format!("a volume of {claim}")));
+        }
     }
     let provisions =
         Api::<Provision>::all(site.client.clone()).list(&ListParams::default()).await.map_err(listing)?;
@@ -240,7 +330,7 @@ async fn leftovers(site: &Site) -> Result<Option<String>, Error> {
 
 impl Env {
     /// After a failure: heals the network, wakes what was frozen and deletes what the scenario left, so that the next
-    /// one starts on a market in order.
+    /// one starts on a market in order. The main job stays if it is done: other scenarios look at it.
     pub async fn reset(&self) {
         for site in &self.deployment.sites {
             // Healing what is not cut is no change; a failure shows in the next scenario.
@@ -248,14 +338,11 @@ impl Env {
             let _ = site.cluster.empty_disk();
             crate::machine::mend(site).await;
             for name in ["vendue-controller", "vendue-auction"] {
-                let pods = self
-                    .pods(&site.name, vendue_testbed::deploy::NAMESPACE)
-                    .list(&ListParams::default())
-                    .await;
+                let pods = self.pods(&site.name, NAMESPACE).list(&ListParams::default()).await;
                 for pod in pods.map(|l| l.items).unwrap_or_default() {
                     let pod = pod.metadata.name.unwrap_or_default();
                     if pod.starts_with(name) {
-                        let _ = site.cluster.thaw_pod(vendue_testbed::deploy::NAMESPACE, &pod).await;
+                        let _ = site.cluster.thaw_pod(NAMESPACE, &pod).await;
                     }
                 }
             }
@@ -271,7 +358,14 @@ impl Env {
             ];
             let _ = site.tools.kubectl(&args).await;
         }
-        let args = ["delete", "jobs.vendue.dev", "--all", "--all-namespaces", "--timeout", "60s"];
-        let _ = self.home().tools.kubectl(&args).await;
+        // Without home's auction no Job could be deleted in order.
+        let _ = crate::restart::scale(self, 1).await;
+        let jobs = Api::<ComputeJob>::all(self.home().client.clone()).list(&ListParams::default()).await;
+        let left = jobs.map(|l| l.items).unwrap_or_default().into_iter().filter(|j| !crate::demo::is_done(j));
+        for job in left {
+            let (ns, name) =
+                (job.metadata.namespace.unwrap_or_default(), job.metadata.name.unwrap_or_default());
+            let _ = self.delete_job(&ns, &name, 60).await;
+        }
     }
 }

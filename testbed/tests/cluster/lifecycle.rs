@@ -9,12 +9,18 @@ fn sleeper(name: &str) -> Job {
     job(name, "import time\nprint('begins', flush=True)\ntime.sleep(3600)\n")
 }
 
-/// Deleted before the award: no award follows, nothing is left.
+/// Deleted when its order is in the market and before the award: nothing is left, and no award follows.
 pub async fn delete_before_award(env: &Env) -> Scenario {
     let ns = env.namespace("del-early").await?;
     env.home().apply(&ns, &sleeper("early").manifest()).await?;
+    env.job_until(&ns, "early", "is in the market", 10, |job| {
+        job.status.as_ref().and_then(|s| s.auction.as_ref()).is_some()
+    })
+    .await?;
     env.delete_job(&ns, "early", 30).await?;
-    env.nothing_left(30).await
+    env.nothing_left(30).await?;
+    env.two_rounds_pass(&ns).await?;
+    env.nothing_left(5).await
 }
 
 /// Deleted right after the award, while the Ray cluster starts.

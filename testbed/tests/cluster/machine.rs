@@ -10,8 +10,8 @@ use vendue_crds::{GpuHealth, GpuNode, Provision};
 use vendue_testbed::deploy::{NAMESPACE, Site};
 use vendue_testbed::wait::{self, Poll};
 
-use crate::env::{Env, Failure, Scenario, check, condition};
-use crate::faults::{counter, host_finished, pod_name, undisturbed};
+use crate::env::{Env, Failure, Process, Scenario, check, condition};
+use crate::faults::{counts_on, host_finished, tell, undisturbed, until_told};
 use crate::jobs::job;
 
 const LOOK: Duration = Duration::from_millis(500);
@@ -87,22 +87,22 @@ pub async fn lost_gpu_is_not_sold(env: &Env) -> Scenario {
     let ns = env.namespace("gpu").await?;
     let wants =
         |name: &str, script: &str| job(name, script).with("/train/workers/gpuModels", json!(["A100"]));
-    env.home().apply(&ns, &wants("steady", &counter(45)).manifest()).await?;
+    env.home().apply(&ns, &wants("steady", &until_told()).manifest()).await?;
     env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
     let (site, award) = env.host_award(10).await?;
-    let device = device_of(env, &site, &award.metadata.namespace.unwrap_or_default()).await?;
+    let host_ns = award.metadata.namespace.unwrap_or_default();
+    let device = device_of(env, &site, &host_ns).await?;
     env.site(&site).cluster.lose_gpu(&device).await?;
     let seen = unsold(env, &site, &ns, &device, &wants("next", "print('served')")).await;
-    let undisturbed = match seen {
-        Ok(()) => env.finished(&ns, "steady", 120).await.map(drop),
-        Err(error) => Err(error),
-    };
+    // The run goes on without its device, and only then is it told to end.
+    let counted = counts_on(env, &ns, "steady").await;
     env.site(&site).cluster.return_gpu(&device).await?;
-    undisturbed?;
+    seen?;
+    counted?;
     env.condition_true(&ns, "next", types::AWARDED, 60).await?;
-    env.finished(&ns, "next", 120).await?;
     env.delete_job(&ns, "next", 30).await?;
-    self::undisturbed(env, &ns, "steady", 45).await
+    tell(env, &site, &host_ns).await?;
+    undisturbed(env, &ns, "steady", 3).await
 }
 
 /// The agent reports the device, the Provision has nothing free, and an order finds nobody.
@@ -165,49 +165,40 @@ pub async fn seat_with_a_wrong_clock_is_left_out(env: &Env) -> Scenario {
     env.nothing_left(60).await?;
     back_in_the_market(env).await?;
     env.home().apply(&ns, &wants("with").manifest()).await?;
-    let job = env.finished(&ns, "with", 180).await?;
-    let award = job.status.and_then(|s| s.award).unwrap_or_default();
-    check(award.provider == "bravo", || {
-        format!("{} won although bravo is cheaper and back", award.provider)
-    })?;
-    env.delete_job(&ns, "with", 30).await?;
+    let winner = winner(env, &ns, "with").await?;
+    check(winner == "bravo", || format!("{winner} won although bravo is cheaper and back"))?;
+    env.delete_job(&ns, "with", 60).await?;
     env.nothing_left(60).await
+}
+
+/// Who is to serve a Job, as soon as that is certified: what it does there is none of this scenario's business.
+async fn winner(env: &Env, ns: &str, name: &str) -> Result<String, Failure> {
+    let job = env.condition_true(ns, name, types::AWARDED, 60).await?;
+    Ok(job.status.and_then(|s| s.award).unwrap_or_default().provider)
 }
 
 async fn decided_without(env: &Env, ns: &str, wants: &crate::jobs::Job) -> Scenario {
     // Any seat that was restarted looks on for a while; it is the clock that must keep this one out.
     takes_part(env, "bravo").await?;
     env.home().apply(ns, &wants.manifest()).await?;
-    let job = env.finished(ns, &wants.name, 180).await?;
-    let award = job.status.and_then(|s| s.award).unwrap_or_default();
-    check(award.provider == "alpha", || format!("{} won; bravo's bid cannot count", award.provider))?;
-    let over = metric(env, "bravo", "messages_dropped_total{reason=\"wrong_round\"}").await?;
-    check(over.is_some_and(|n| n > 0.0), || {
-        format!("bravo dropped {over:?} messages of rounds that are over")
-    })
+    let winner = winner(env, ns, &wants.name).await?;
+    check(winner == "alpha", || format!("{winner} won; bravo's bid cannot count"))?;
+    let over = "messages_dropped_total{reason=\"wrong_round\"}";
+    let over = env.metric("bravo", Process::Auction, over).await?;
+    check(over > 0.0, || format!("bravo dropped {over} messages of rounds that are over"))
 }
 
 /// Waits until a seat takes part in rounds again after its restart.
 async fn takes_part(env: &Env, site: &str) -> Scenario {
     wait::until(&format!("the seat of {site} takes part"), Duration::from_secs(90), LOOK, || async {
-        Ok(match metric(env, site, "seat_active").await {
-            Ok(Some(1.0)) => Poll::Ready(()),
-            Ok(seen) => Poll::Pending(format!("seat_active is {seen:?}")),
+        Ok(match env.metric(site, Process::Auction, "seat_active").await {
+            Ok(1.0) => Poll::Ready(()),
+            Ok(seen) => Poll::Pending(format!("seat_active is {seen}")),
             Err(error) => Poll::Pending(error.to_string()),
         })
     })
     .await?;
     Ok(())
-}
-
-/// A figure of a cluster's auction process; none before it was first counted.
-async fn metric(env: &Env, site: &str, name: &str) -> Result<Option<f64>, Failure> {
-    let pod = pod_name(env, site, "vendue-auction").await?;
-    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}:9472/proxy/metrics");
-    let text = env.site(site).tools.kubectl(&["get", "--raw", &path]).await?;
-    check(text.contains("vendue_auction_"), || format!("no metrics of the auction: {text}"))?;
-    let prefix = format!("vendue_auction_{name} ");
-    Ok(text.lines().find_map(|line| line.strip_prefix(&prefix)?.parse().ok()))
 }
 
 /// Waits until bravo's seat takes part and its Provision is advertised.

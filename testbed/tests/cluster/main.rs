@@ -14,6 +14,7 @@ mod demo;
 mod env;
 mod faults;
 mod jobs;
+mod junk;
 mod lifecycle;
 mod machine;
 mod observe;
@@ -30,6 +31,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::OnceCell;
 use vendue_testbed::cleanup;
 use vendue_testbed::deploy::{Deployment, Source};
+use vendue_testbed::error::Error;
 use vendue_testbed::paths::Paths;
 use vendue_testbed::progress::Progress;
 use vendue_testbed::spec::MarketSpec;
@@ -42,26 +44,45 @@ const HOME_DISK_MIB: u32 = 256;
 /// Longest that a single scenario may take.
 const LIMIT: Duration = Duration::from_secs(420);
 
+/// Longest that the start of the market may take, images and tools built from nothing included.
+const START: Duration = Duration::from_secs(60 * 60);
+
 /// The market, started when the first scenario needs it.
 struct Shared {
     runtime: Runtime,
-    env: OnceCell<Env>,
+    env: OnceCell<Result<Env, String>>,
+}
+
+/// Starts a thing once: whoever asks after a failure is told the same at once.
+async fn once<T>(
+    cell: &OnceCell<Result<T, String>>,
+    start: impl Future<Output = Result<T, Error>>,
+) -> Result<&T, Failed> {
+    let begin = async {
+        match tokio::time::timeout(START, start).await {
+            Ok(started) => started.map_err(|e| e.to_string()),
+            Err(_) => Err(format!("not done after {} s", START.as_secs())),
+        }
+    };
+    let started = cell.get_or_init(|| begin).await.as_ref();
+    started.map_err(|error| Failed::from(format!("start the market: {error}")))
+}
+
+async fn start_market() -> Result<Env, Error> {
+    let progress = Progress::stderr();
+    let source = Source::Own(MarketSpec::demo().named(MARKET).with_disks(HOME_DISK_MIB, |c| c == "home"));
+    let deployment = Deployment::up(&Paths::from_env()?, &source, keep(), &progress).await?;
+    Ok(Env { deployment, progress })
+}
+
+/// Whether the market is to be left running.
+fn keep() -> bool {
+    std::env::var_os("VENDUE_KEEP").is_some()
 }
 
 impl Shared {
     async fn env(&self) -> Result<&Env, Failed> {
-        let start = async {
-            let progress = Progress::stderr();
-            let paths = Paths::from_env()?;
-            let source =
-                Source::Own(MarketSpec::demo().named(MARKET).with_disks(HOME_DISK_MIB, |c| c == "home"));
-            let deployment = Deployment::up(&paths, &source, &progress).await?;
-            Ok(Env { deployment, progress })
-        };
-        self.env
-            .get_or_try_init(|| start)
-            .await
-            .map_err(|e: vendue_testbed::error::Error| Failed::from(format!("start the market: {e}")))
+        once(&self.env, start_market()).await
     }
 
     fn run(&self, name: &str, scenario: impl AsyncFnOnce(&Env) -> Scenario) -> Result<(), Failed> {
@@ -117,6 +138,7 @@ fn main() -> ExitCode {
         auction::ceiling_is_respected,
         auction::search_ends,
         auction::silent_providers,
+        junk::foreign_and_malformed_messages_change_nothing,
         demo::digits_from_apply_to_model,
         access::strangers_are_refused,
         access::tampering_is_found,
@@ -129,7 +151,8 @@ fn main() -> ExitCode {
         lifecycle::delete_before_award,
         lifecycle::delete_during_provisioning,
         lifecycle::delete_while_running,
-        faults::control_plane_of_the_winner_dies,
+        faults::controller_dies_while_provisioning,
+        faults::control_planes_die_during_the_run,
         faults::home_is_cut_off,
         faults::refusal_promotes_the_stand_by,
         faults::silence_promotes_the_stand_by,
@@ -142,19 +165,39 @@ fn main() -> ExitCode {
         release::upgrade_and_uninstall_with_a_running_award,
         observe::prometheus_fills_every_panel,
     );
+    let alone =
+        Trial::test("a_start_that_failed_is_not_tried_by_every_scenario", a_failed_start_is_told_to_all);
+    let trials = trials.into_iter().chain([alone]).collect();
     let conclusion = libtest_mimic::run(&args, trials);
     finish(shared);
     conclusion.exit_code()
+}
+
+/// Needs no cluster: plain `cargo test` runs it.
+fn a_failed_start_is_told_to_all() -> Result<(), Failed> {
+    let runtime = Runtime::new()?;
+    let (cell, mut starts) = (OnceCell::<Result<(), String>>::new(), 0);
+    for _ in 0..3 {
+        let start = async {
+            starts += 1;
+            Err(Error::Invalid("no chart".into()))
+        };
+        let told = runtime.block_on(once(&cell, start)).err().and_then(|f| f.message().map(str::to_owned));
+        if !told.as_ref().is_some_and(|text| text.contains("start the market: no chart")) {
+            return Err(Failed::from(format!("a scenario is told {told:?}")));
+        }
+    }
+    if starts == 1 { Ok(()) } else { Err(Failed::from(format!("{starts} starts"))) }
 }
 
 /// Stops the market, or leaves it running if that was asked for.
 fn finish(shared: Arc<Shared>) {
     // The scenarios are over and have let go of it.
     let Some(Shared { runtime, env }) = Arc::into_inner(shared) else { return };
-    let Some(mut env) = env.into_inner() else { return };
+    let Some(Ok(mut env)) = env.into_inner() else { return };
     let done = runtime.block_on(async {
-        if std::env::var_os("VENDUE_KEEP").is_none() {
-            return cleanup::market(&Paths::from_env()?, MARKET).await;
+        if !keep() {
+            return cleanup::own(&Paths::from_env()?, MARKET).await;
         }
         env.deployment.market.keep().await?;
         eprintln!("{}", vendue_testbed::demo::look_around(&env.deployment));

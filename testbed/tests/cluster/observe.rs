@@ -7,13 +7,19 @@ use vendue_testbed::scrape::Prometheus;
 use vendue_testbed::wait::{self, Poll};
 
 use crate::env::{Env, Scenario, check};
+use crate::faults::until_told;
+use crate::jobs::job;
 
-/// Every query of the dashboard "Market" returns data after the scenarios before this one.
+/// Every query of the dashboard "Market" returns data when one Job was bought and runs.
 pub async fn prometheus_fills_every_panel(env: &Env) -> Scenario {
+    let ns = env.namespace("observe").await?;
+    env.home().apply(&ns, &job("seen", &until_told()).manifest()).await?;
     let prometheus = Prometheus::start(&env.deployment).await?;
     let result = every_panel(env, &prometheus).await;
     prometheus.stop().await?;
-    result
+    env.delete_job(&ns, "seen", 60).await?;
+    result?;
+    env.nothing_left(60).await
 }
 
 async fn every_panel(env: &Env, prometheus: &Prometheus) -> Scenario {

@@ -4,16 +4,16 @@ use vendue_crds::conditions::job as types;
 use vendue_testbed::deploy::NAMESPACE;
 
 use crate::env::{Env, Scenario, check};
+use crate::faults::{tell, undisturbed, until_told};
 use crate::jobs::job;
 
 /// An upgrade does not disturb a running award; an uninstall is refused with an explanation.
 pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
     let ns = env.namespace("release").await?;
-    let script =
-        "import time\nprint('begins', flush=True)\ntime.sleep(60)\nprint('undisturbed', flush=True)\n";
-    env.home().apply(&ns, &job("steady", script).manifest()).await?;
+    env.home().apply(&ns, &job("steady", &until_told()).manifest()).await?;
     env.condition_true(&ns, "steady", types::RUNNING, 120).await?;
-    let (site, _) = env.host_award(10).await?;
+    let (site, award) = env.host_award(10).await?;
+    let host_ns = award.metadata.namespace.unwrap_or_default();
     let tools = env.site(&site).tools.clone();
     // The doctor in the cluster has the rights that the chart gives it, and no others.
     let test =
@@ -27,7 +27,10 @@ pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
         Ok(_) => return Err("helm uninstall went through while an award runs".into()),
         Err(error) => error.to_string(),
     };
-    check(!error.is_empty(), || "the refusal is silent".into())?;
+    let sold = format!("{host_ns}/award for home");
+    for part in ["awards sold", &sold, "suspend the Provisions"] {
+        check(error.contains(part), || format!("the refusal does not say {part:?}: {error}"))?;
+    }
     let chart = env.deployment.setup.paths.checkout().join("charts/vendue").display().to_string();
     tools
         .helm(&[
@@ -44,11 +47,6 @@ pub async fn upgrade_and_uninstall_with_a_running_award(env: &Env) -> Scenario {
             "controller.podAnnotations.upgraded=yes,auction.podAnnotations.upgraded=yes",
         ])
         .await?;
-    let job = env.finished(&ns, "steady", 180).await?;
-    let finished = crate::env::condition(&job, types::FINISHED)?;
-    check(finished.reason == "Succeeded", || format!("{}: {}", finished.reason, finished.message))?;
-    let restarts = job.status.and_then(|s| s.usage).map(|u| u.restarts).unwrap_or_default();
-    check(restarts == 0, || format!("the run was restarted {restarts} times"))?;
-    env.delete_job(&ns, "steady", 30).await?;
-    env.nothing_left(60).await
+    tell(env, &site, &host_ns).await?;
+    undisturbed(env, &ns, "steady", 3).await
 }

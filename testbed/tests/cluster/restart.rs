@@ -12,7 +12,7 @@ use vendue_testbed::deploy::NAMESPACE;
 use vendue_testbed::wait::{self, Poll};
 
 use crate::env::{Env, Failure, Scenario, check, condition};
-use crate::faults::{kill, pod_name, release_gpus, reserved, take_gpus};
+use crate::faults::{kill, pod_name, release_gpus, reserved, submissions, submitted_once, take_gpus};
 use crate::jobs::job;
 
 fn outcome(job: &ComputeJob) -> Option<AuctionOutcome> {
@@ -49,6 +49,7 @@ pub async fn a_job_that_bids_goes_on(env: &Env) -> Scenario {
 /// of the next round, and the workload runs once.
 pub async fn an_award_that_nobody_took_is_replaced(env: &Env) -> Scenario {
     let ns = env.namespace("replaced").await?;
+    let before = submissions(env).await?;
     let controller = pod_name(env, "bravo", "vendue-controller").await?;
     env.site("bravo").cluster.freeze_pod(NAMESPACE, &controller).await?;
     let wants =
@@ -69,6 +70,7 @@ pub async fn an_award_that_nobody_took_is_replaced(env: &Env) -> Scenario {
     check(award.round > first, || format!("awarded in round {first} and served in round {}", award.round))?;
     let logs = env.vendue(&["logs", "-n", &ns, "job/again"]).await?;
     check(logs.stdout.matches("ran once").count() == 1, || format!("not run once: {logs:?}"))?;
+    submitted_once(env, before).await?;
     env.delete_job(&ns, "again", 30).await?;
     env.nothing_left(60).await
 }
@@ -101,13 +103,9 @@ pub async fn deleted_while_the_auction_is_down(env: &Env) -> Scenario {
         outcome(j) == Some(AuctionOutcome::NoFeasibleBid)
     })
     .await?;
-    scale(env, 0).await?;
     let jobs = env.jobs(&ns);
-    jobs.delete("gone", &DeleteParams::default()).await?;
-    let waits = env.job_until(&ns, "gone", "is closing", 10, |j| {
-        j.status.as_ref().and_then(|s| s.state.as_deref()) == Some("Closing")
-    });
-    let waits = waits.await;
+    let waits = deleted_without_auction(env, &ns).await;
+    // In any case: no scenario after this one could do without it.
     scale(env, 1).await?;
     waits?;
     let gone = wait::until("the Job is gone", Duration::from_secs(30), Duration::from_millis(200), || {
@@ -124,8 +122,18 @@ pub async fn deleted_while_the_auction_is_down(env: &Env) -> Scenario {
     env.nothing_left(60).await
 }
 
+async fn deleted_without_auction(env: &Env, ns: &str) -> Scenario {
+    scale(env, 0).await?;
+    env.jobs(ns).delete("gone", &DeleteParams::default()).await?;
+    env.job_until(ns, "gone", "is closing", 10, |j| {
+        j.status.as_ref().and_then(|s| s.state.as_deref()) == Some("Closing")
+    })
+    .await
+    .map(drop)
+}
+
 /// Sets the number of home's auction processes and waits until it is so.
-async fn scale(env: &Env, replicas: i32) -> Scenario {
+pub async fn scale(env: &Env, replicas: i32) -> Scenario {
     let deployments: Api<Deployment> = Api::namespaced(env.home().client.clone(), NAMESPACE);
     let patch = json!({ "spec": { "replicas": replicas } });
     deployments.patch("vendue-auction", &PatchParams::default(), &Patch::Merge(&patch)).await?;

@@ -1,6 +1,5 @@
 //! Runs: what succeeds, what fails and says why, and what a fault in the middle does.
 
-use kube::api::DeleteParams;
 use serde_json::json;
 use vendue_crds::conditions::{self, job as types, reasons};
 
@@ -63,7 +62,8 @@ fn resumed(log: &str) -> bool {
     log.lines().filter_map(|line| line.split_once("from epoch ")).any(|(_, rest)| !rest.starts_with('0'))
 }
 
-/// A worker Pod is killed in the middle: it comes back, the program goes on from its checkpoint, status shows it.
+/// The processes of a Ray worker are killed in the middle: it comes back, the program goes on from its checkpoint, status
+/// shows it.
 pub async fn killed_worker_resumes(env: &Env) -> Scenario {
     let ns = env.namespace("worker").await?;
     let manifest = env.deployment.example("train-digits.yaml")?;
@@ -75,7 +75,7 @@ pub async fn killed_worker_resumes(env: &Env) -> Scenario {
     let pods = env.pods(&site, &host_ns);
     let workers = pods.list(&kube::api::ListParams::default().labels("vendue.dev/role=worker")).await?;
     let victim = workers.items.first().and_then(|p| p.metadata.name.clone()).unwrap_or_default();
-    pods.delete(&victim, &DeleteParams::default().grace_period(0)).await?;
+    env.site(&site).cluster.kill_pod(&host_ns, &victim).await?;
     let job = env.finished(&ns, "digits", 300).await?;
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
