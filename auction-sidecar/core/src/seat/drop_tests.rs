@@ -133,7 +133,7 @@ fn mk_home(rig: &Rig) -> (Home, Order) {
 fn what_a_home_drops_is_counted_once_by_its_reason() {
     let rig = mk_rig();
     let order = mk_home(&rig).1;
-    let receipt = |order| Body::Receipt(Receipt { order, models: vec![] });
+    let receipt = |order| Body::Receipt(Receipt { order, from_round: 0, models: vec![] });
     let known = receipt(order.digest());
     let by = |seat, body: &Body| say(&rig, seat, 0, body.clone(), |_| ());
     let proof = |round| {
