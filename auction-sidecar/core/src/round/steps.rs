@@ -54,11 +54,17 @@ impl<C: Crypto> Round<C> {
         out.push(RoundOutput::Broadcast(bytes));
     }
 
-    /// Sends the SET when all bundles are there, or at T1.
+    /// Sends the SET when all bundles are there, or at T1; not after view 0. A FULL vote is a vote of view 0: the NEWVIEW of
+    /// a seat that has gone on shows no SET of its own, so what is proposed may differ from what the vote would commit.
     pub(super) fn send_set(&mut self, out: &mut Vec<RoundOutput>) {
         let p = &self.record.params;
         let due = self.in_time.len() == self.n() || self.now >= p.t1(self.round);
-        if self.set_sent || self.bidding != Bidding::Sent || !due || self.now >= p.x(self.round) {
+        if self.set_sent
+            || self.view > 0
+            || self.bidding != Bidding::Sent
+            || !due
+            || self.now >= p.x(self.round)
+        {
             return;
         }
         self.set_sent = true;

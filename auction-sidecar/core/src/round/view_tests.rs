@@ -74,6 +74,26 @@ fn votes_of_view_0_are_lost_and_view_1_commits() {
     assert!((0..4).all(|s| rig.winner(s) == Some(0)), "{:?}", rig.dropped);
 }
 
+/// Others are in view 1 while this seat's clock still shows the time of bundles. If it signed a complete set now, n FULL
+/// votes could commit that set beside the one that view 1 commits on NEWVIEWs without it.
+#[test]
+fn a_seat_that_has_left_view_0_signs_no_set() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.flow(now + 10, |from, kind, to| kind == Kind::Bundle && (from, to) != (3, 2));
+    let late = rig.rounds[3].bundles.values().find(|held| held.header.seat == 3).unwrap().bytes.clone();
+    for seat in [0, 1, 3] {
+        let view = rig.forge(seat, Body::NewView(NewView { view: 1, admitted: None, sets: vec![] }));
+        rig.deliver(now + 20, 2, &view);
+    }
+    assert_eq!((rig.rounds[2].view(), rig.sent_by(2, Kind::NewView).len()), (1, 1));
+    rig.deliver(now + 30, 2, &late);
+    rig.give(now + 100, 2, RoundInput::Tick);
+    assert_eq!(rig.rounds[2].in_time.len(), 4);
+    assert!(rig.sent_by(2, Kind::Set).is_empty());
+}
+
 #[test]
 fn proposers_take_turns_and_each_silent_one_costs_a_view() {
     for silent in 1..=3u32 {
