@@ -28,8 +28,9 @@ pub enum MoneyError {
     TooLarge(String),
 }
 
-/// Parses a decimal string to millionths; a leading minus is accepted so that the caller can name the real fault.
-fn parse_micros(text: &str) -> Result<i64, MoneyError> {
+/// Parses a decimal string to millionths, at most so many; a leading minus is accepted so that the caller can name the
+/// real fault.
+fn parse_micros(text: &str, most: i64) -> Result<i64, MoneyError> {
     let syntax = || MoneyError::Syntax(text.to_owned());
     let (negative, digits) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -47,12 +48,11 @@ fn parse_micros(text: &str) -> Result<i64, MoneyError> {
     if fraction.len() > 6 {
         return Err(MoneyError::Decimals(text.to_owned()));
     }
-    let whole: i64 = whole.parse().map_err(|_| MoneyError::TooLarge(text.to_owned()))?;
+    let too_large = || MoneyError::TooLarge(text.to_owned());
+    let whole: i64 = whole.parse().map_err(|_| too_large())?;
     let fraction: i64 = format!("{fraction:0<6}").parse().map_err(|_| syntax())?;
-    if whole > MAX_WHOLE || (whole == MAX_WHOLE && fraction > 0) {
-        return Err(MoneyError::TooLarge(text.to_owned()));
-    }
-    let micros = whole * UNIT + fraction;
+    let micros = whole.checked_mul(UNIT).and_then(|whole| whole.checked_add(fraction));
+    let micros = micros.filter(|micros| *micros <= most).ok_or_else(too_large)?;
     Ok(if negative { -micros } else { micros })
 }
 
@@ -92,7 +92,7 @@ impl Price {
 impl FromStr for Price {
     type Err = MoneyError;
     fn from_str(text: &str) -> Result<Self, MoneyError> {
-        let micros = parse_micros(text)?;
+        let micros = parse_micros(text, MAX_WHOLE * UNIT)?;
         Self::from_micros(micros).ok_or_else(|| MoneyError::NotPositive(text.to_owned()))
     }
 }
@@ -147,7 +147,8 @@ impl Cost {
 impl FromStr for Cost {
     type Err = MoneyError;
     fn from_str(text: &str) -> Result<Self, MoneyError> {
-        Self::from_micros(parse_micros(text)?).ok_or_else(|| MoneyError::Syntax(text.to_owned()))
+        // Any cost: long runs on many devices cost more than a price may be.
+        Self::from_micros(parse_micros(text, i64::MAX)?).ok_or_else(|| MoneyError::Syntax(text.to_owned()))
     }
 }
 impl TryFrom<String> for Cost {
@@ -210,6 +211,10 @@ mod tests {
     fn cost_parses_its_own_text() {
         let cost = Cost::from_micros(1_234_500).unwrap();
         assert_eq!(cost.to_string().parse::<Cost>().unwrap(), cost);
+        let large = Price::from_micros(MAX_WHOLE * UNIT).unwrap().cost(1024, 3600);
+        assert_eq!(large.to_string().parse::<Cost>(), Ok(large), "costs are larger than prices");
+        assert_eq!(Cost(i64::MAX).to_string().parse::<Cost>(), Ok(Cost(i64::MAX)));
+        assert!(matches!("9223372036854.775808".parse::<Cost>(), Err(MoneyError::TooLarge(_))));
         assert!("-1".parse::<Cost>().is_err());
     }
 }

@@ -128,7 +128,17 @@ pub struct Histogram {
     /// Providers in the market.
     pub providers: u16,
     /// Providers by reason.
+    #[serde(deserialize_with = "counts")]
     pub counts: BTreeMap<Reason, u16>,
+}
+
+/// Reads counts of which none is zero: a histogram has one form in files, too.
+fn counts<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<Reason, u16>, D::Error> {
+    let counts = BTreeMap::<Reason, u16>::deserialize(d)?;
+    if counts.values().any(|n| *n == 0) {
+        return Err(serde::de::Error::custom("a reason is given by no provider"));
+    }
+    Ok(counts)
 }
 
 impl Histogram {
@@ -211,5 +221,8 @@ mod tests {
         for bad in [vec![0, 4, 0, 0, 0, 1, 1, 0, 0], vec![0, 4, 0, 0, 0, 2, 2, 0, 1, 1, 0, 1]] {
             assert_eq!(Histogram::from_bytes(&bad), Err(DecodeError::Invalid("histogram")));
         }
+        let json = |counts: &str| format!("{{\"providers\":4,\"counts\":{counts}}}");
+        assert!(serde_json::from_str::<Histogram>(&json("{\"Model\":1}")).is_ok());
+        assert!(serde_json::from_str::<Histogram>(&json("{\"Model\":1,\"Home\":0}")).is_err());
     }
 }

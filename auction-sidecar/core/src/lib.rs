@@ -55,6 +55,7 @@ pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
 pub use justify::{Derived, derive, follow, proposer, set_digest};
 pub use keys::{DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, SeatKeyFile, SeatKeys, deal};
 pub use params::{ParamError, Params};
+pub use plaintext::Plaintext;
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};
 pub use round::{Round, RoundDecided, RoundInput, RoundOutput};
 pub use seat::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, Seat, SeatInput, SeatOutput};

@@ -12,7 +12,7 @@ pub(crate) const SEALING: usize = 16;
 
 /// An opened bundle's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Plaintext {
+pub struct Plaintext {
     /// Capacity by offer.
     pub capacity: Vec<OfferCapacity>,
     /// A record for each order of the order view, in its order.
@@ -26,7 +26,7 @@ impl Plaintext {
     }
 
     /// Encodes and pads.
-    pub(crate) fn to_padded(&self) -> Vec<u8> {
+    pub fn to_padded(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.u8(VERSION).list(&self.capacity, |w, c| c.write(w)).list(&self.records, |w, r| match r {
             RecordKind::Bid { price, spec } => {
@@ -47,7 +47,7 @@ impl Plaintext {
     }
 
     /// Decodes a padded plaintext that belongs to an order view of `orders` orders.
-    pub(crate) fn from_padded(bytes: &[u8], orders: usize) -> Result<Self, DecodeError> {
+    pub fn from_padded(bytes: &[u8], orders: usize) -> Result<Self, DecodeError> {
         let mut outer = Reader::new(bytes);
         let body = outer.bytes("plaintext", bytes.len())?;
         if outer.rest().iter().any(|b| *b != 0)

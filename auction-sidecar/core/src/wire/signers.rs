@@ -43,14 +43,17 @@ impl Signers {
     }
     /// The seats of a bitmap for a market of `n` seats.
     pub fn from_bitmap(bytes: &[u8], n: u16) -> Result<Self, DecodeError> {
+        if bytes.len() != usize::from(n).div_ceil(8) {
+            return Err(DecodeError::Invalid("length of the bitmap of signers"));
+        }
         let seats: BTreeSet<u16> = bytes
             .iter()
             .enumerate()
             .flat_map(|(i, byte)| (0..8).filter(move |b| byte >> b & 1 == 1).map(move |b| i * 8 + b))
             .map(|seat| u16::try_from(seat).unwrap_or(u16::MAX))
             .collect();
-        if bytes.len() != usize::from(n).div_ceil(8) || seats.iter().any(|s| *s >= n) {
-            return Err(DecodeError::Invalid("bitmap of signers"));
+        if seats.iter().any(|s| *s >= n) {
+            return Err(DecodeError::Invalid("signer that is no seat in the bitmap of signers"));
         }
         Ok(Self { n, seats })
     }

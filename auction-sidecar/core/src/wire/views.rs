@@ -157,12 +157,11 @@ impl Propose {
         w.list(&self.others, |w, other| {
             w.u16(other.seat).raw(&other.hash);
         });
-        let holds = |items: &[u16], at: usize| items.iter().any(|item| usize::from(*item) == at);
         w.list(&self.views, |w, v| {
             w.u16(v.seat);
             write_admitted(w, v.admitted.as_ref());
-            write_bits(w, self.sets.len(), |at| holds(&v.sets, at));
-            write_bits(w, self.others.len(), |at| holds(&v.others, at));
+            write_positions(w, self.sets.len(), &v.sets);
+            write_positions(w, self.others.len(), &v.others);
             w.raw(&v.signature);
         });
     }
@@ -255,6 +254,17 @@ fn write_bits(w: &mut Writer, len: usize, set: impl Fn(usize) -> bool) {
         let bits = (0..8).filter(|bit| byte * 8 + bit < len && set(byte * 8 + bit));
         w.u8(bits.fold(0, |byte, bit| byte | 1 << bit));
     }
+}
+
+/// Bits at these positions. Each is visited once: what others can make a seat encode must cost no more than it is long.
+fn write_positions(w: &mut Writer, len: usize, positions: &[u16]) {
+    let mut bytes = vec![0u8; len.div_ceil(8)];
+    for at in positions.iter().map(|at| usize::from(*at)).filter(|at| *at < len) {
+        if let Some(byte) = bytes.get_mut(at / 8) {
+            *byte |= 1 << (at % 8);
+        }
+    }
+    w.raw(&bytes);
 }
 
 /// The positions of the bits that are set.
