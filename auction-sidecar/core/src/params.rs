@@ -109,6 +109,11 @@ impl Params {
     pub fn order_step(&self) -> u64 {
         (self.lifetime() + 2 * self.delay_ms).div_ceil(self.period_ms).max(1)
     }
+    /// The round whose awards expire at that time; `None` when there is none.
+    pub fn round_of_expiry(&self, expires_ms: u64) -> Option<u64> {
+        let after = expires_ms.checked_sub(self.expiry(0))?;
+        after.is_multiple_of(self.period_ms.max(1)).then(|| after / self.period_ms.max(1))
+    }
     /// The first round with T0 >= `at_ms`.
     pub fn round_from(&self, at_ms: u64) -> u64 {
         at_ms.saturating_sub(self.genesis_ms).div_ceil(self.period_ms)
@@ -152,6 +157,10 @@ mod tests {
         assert_eq!(
             (P.t0(2), P.t1(2), P.t2(2), P.x(2), P.expiry(2)),
             (11_200, 11_300, 11_400, 15_200, 20_200)
+        );
+        assert_eq!(
+            [20_200, 20_800, 20_201, 0].map(|at| P.round_of_expiry(at)),
+            [Some(2), Some(3), None, None]
         );
         assert_eq!(P.order_step(), 16);
         assert_eq!((P.first_round(10_000), P.first_round(10_301), P.first_round(0)), (1, 2, 0));

@@ -39,6 +39,14 @@ pub enum VerifyError {
     /// The outcome is not under the certified root.
     #[error("award is not part of what the certificate certifies")]
     Leaf,
+    /// The certificate is of another round than the award.
+    #[error("award is of round {award}, the certificate of round {certificate}")]
+    AnotherRound {
+        /// The round that the award's expiry names.
+        award: u64,
+        /// The certificate's round.
+        certificate: u64,
+    },
     /// The award's expiry is not that of the round.
     #[error("award expires at {found}, its round's awards at {expected}")]
     Expiry {
@@ -145,7 +153,12 @@ pub fn outcome(
     }
     let leaf = crate::award::Leaf::Order(proof.leaf.clone()).to_bytes();
     if proof.path.root(&leaf) != Some(certificate.root) {
-        return Err(VerifyError::Leaf);
+        let award = record.params.round_of_expiry(proof.leaf.expires_ms);
+        let another = award.filter(|round| *round != certificate.round);
+        return Err(another.map_or(VerifyError::Leaf, |award| VerifyError::AnotherRound {
+            award,
+            certificate: certificate.round,
+        }));
     }
     let expected = record.params.expiry(certificate.round);
     if proof.leaf.expires_ms != expected {

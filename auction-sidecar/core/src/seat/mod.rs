@@ -255,6 +255,8 @@ impl<C: Crypto> Seat<C> {
 #[cfg(test)]
 mod again_tests;
 #[cfg(test)]
+mod drop_tests;
+#[cfg(test)]
 mod handover_tests;
 #[cfg(test)]
 mod tests;

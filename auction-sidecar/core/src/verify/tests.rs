@@ -150,6 +150,39 @@ fn order_and_leaf_checks() {
 }
 
 #[test]
+fn each_way_in_which_a_certificate_does_not_fit_has_its_own_error() {
+    let c = mk_true();
+    let step = c.record.params.order_step();
+    let by = |seats: &[u16]| certify(&c.dealt, 7, c.cert.root, seats);
+    let with = |bits: Vec<u16>, seats: &[u16]| {
+        let quorum = Quorum { signers: Signers::new(9, bits), ..by(seats).quorum };
+        Certificate { quorum, ..c.cert.clone() }
+    };
+    let mut another_leaf = c.file.clone();
+    another_leaf.proof.leaf.bundle = [9; 32];
+    let cases = [
+        ("another network", Certificate { market: [9; 32], ..c.cert.clone() }, &c.file),
+        ("another epoch", Certificate { epoch: 1, ..c.cert.clone() }, &c.file),
+        ("a round that is not the order's", certify(&c.dealt, 8, [3; 32], &[0, 1, 2]), &c.file),
+        ("another of the order's rounds", certify(&c.dealt, 7 + step, [3; 32], &[0, 1, 2]), &c.file),
+        ("one vote counted twice", with(vec![0, 1, 2], &[0, 1, 1]), &c.file),
+        ("an unknown signer", with(vec![0, 1, 2, 8], &[0, 1, 2]), &c.file),
+        ("below quorum", by(&[0, 1]), &c.file),
+        ("another leaf", c.cert.clone(), &another_leaf),
+    ];
+    let mut said = std::collections::BTreeSet::new();
+    for (what, cert, file) in cases {
+        let error = award(&c.record, &cert, file).expect_err(what).to_string();
+        assert!(said.insert(error.clone()), "{what}: {error}");
+    }
+    assert!(said.iter().any(|e| *e == format!("award is of round 7, the certificate of round {}", 7 + step)));
+    // In a file: too long for the market, a bit that is no seat's, not the one form of hex.
+    let file = |signers: &str| CertificateFile { signers: signers.into(), ..CertificateFile::from(&c.cert) };
+    let said = ["0b00", "1b", "0B"].map(|s| file(s).certificate(4).unwrap_err().to_string());
+    assert!(said[0] != said[1] && said[1] != said[2] && said[0] != said[2], "{said:?}");
+}
+
+#[test]
 fn what_a_quorum_must_not_certify() {
     let fails = |change: &dyn Fn(&mut OrderLeaf)| {
         let c = mk_case(|leaf| change(leaf));
