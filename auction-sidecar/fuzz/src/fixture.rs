@@ -232,6 +232,9 @@ pub fn fixture() -> &'static Fixture {
     FIXTURE.get_or_init(Fixture::new)
 }
 
+/// Vote keys with proofs of possession, by seat.
+pub type VoteClaims = Vec<([u8; 96], [u8; 48])>;
+
 /// Four seats with a dealt seal key, what they sign and what is sealed to them.
 pub struct Sealing {
     /// The round.
@@ -249,7 +252,7 @@ pub struct Sealing {
     /// The sealed payload.
     pub sealed: Sealed,
     /// Vote keys with proofs, by seat.
-    pub vote_claims: Vec<([u8; 96], [u8; 48])>,
+    pub vote_claims: VoteClaims,
     /// What the proofs hold for.
     pub contexts: Vec<Vec<u8>>,
     /// The same keys, checked.
@@ -262,10 +265,10 @@ pub struct Sealing {
 
 const MARKET: Digest = [1; 32];
 
-fn vote_keys(keys: &[VoteKey]) -> (Vec<([u8; 96], [u8; 48])>, Vec<Vec<u8>>, VoteKeySet) {
+fn vote_keys(keys: &[VoteKey]) -> (VoteClaims, Vec<Vec<u8>>, VoteKeySet) {
     let context = |seat| PossessionContext { market: MARKET, epoch: 2, seat, address: "a" }.to_bytes();
     let contexts: Vec<Vec<u8>> = (0..keys.len() as u16).map(context).collect();
-    let claims: Vec<_> = keys.iter().zip(&contexts).map(|(k, c)| (k.public_key(), k.prove(c))).collect();
+    let claims: VoteClaims = keys.iter().zip(&contexts).map(|(k, c)| (k.public_key(), k.prove(c))).collect();
     let named: Vec<_> =
         claims.iter().map(|(key, proof)| VoteKeyClaim { key: *key, proof: *proof, address: "a" }).collect();
     let set = VoteKeySet::new(&MARKET, 2, &named).expect("proven keys");
