@@ -1,4 +1,5 @@
 //! Every target on its corpus and on seeded changes of it, for a bounded time; and that targets can fail.
+#![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
 use std::collections::BTreeSet;
 use vendue_auction_fuzz::drive::Campaign;
