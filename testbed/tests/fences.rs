@@ -25,6 +25,16 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["vendue-auction-core", "vendue-sealed-bid", "vendue-market", "vendue-receipts", "vendue-crds"],
     ),
     ("vendue-auction-sim", &["vendue-auction-core", "vendue-sealed-bid", "vendue-market"]),
+    (
+        "vendue-auction-fuzz",
+        &[
+            "vendue-auction-sim",
+            "vendue-auction-core",
+            "vendue-sealed-bid",
+            "vendue-market",
+            "vendue-receipts",
+        ],
+    ),
     ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts"]),
     ("kubectl-vendue", &["vendue-auction-core", "vendue-market", "vendue-receipts", "vendue-crds"]),
     ("vendue-testbed", &["vendue-crds", "vendue-market"]),

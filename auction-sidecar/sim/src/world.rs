@@ -199,6 +199,16 @@ impl World {
         self.seats.get(usize::from(seat))
     }
 
+    /// A seat's secret keys in their file form, to sign what it did not say.
+    pub fn seat_keys(&self, seat: u16) -> Option<&str> {
+        self.keys.get(usize::from(seat)).map(String::as_str)
+    }
+
+    /// The home's secret key in its file form.
+    pub fn home_key(&self) -> &str {
+        &self.home_key
+    }
+
     /// The home, to look at.
     pub fn home(&self) -> &Home {
         &self.home
