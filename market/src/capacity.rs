@@ -3,7 +3,7 @@
 //! Only [`OfferCapacity`] (sizes, no names) ever leaves a provider, and only sealed.
 
 use crate::encode::{Canonical, DecodeError, Reader, Writer};
-use crate::{GpuModel, Price, Reason, Requirements};
+use crate::{BidTerms, GpuModel, Price, Reason, Requirements};
 use serde::{Deserialize, Serialize};
 
 /// Most offers in one bundle.
@@ -119,6 +119,8 @@ pub struct Offer {
     pub nodes: Vec<OfferNode>,
     /// What the provider accepts.
     pub rules: AcceptRules,
+    /// What a bid on it promises beyond the price.
+    pub terms: BidTerms,
 }
 
 /// Whether `text` matches `pattern`, in which `*` stands for any run of characters.

@@ -1,17 +1,27 @@
 //! Clearing: opened bundles and the round's beacon in, one outcome per order out.
 //!
-//! Orders are served in an order that the beacon fixes. Each goes to the feasible bid with the lowest price (ties by
-//! a hash of beacon, order and seat) and pays that price. Stand-bys are chosen after all winners from the capacity
-//! that is left. The result depends on the *set* of inputs only, never on their sequence, and no seat is ever given
-//! more than the capacity in its bundle.
+//! Orders are served in an order that the beacon fixes. Each goes to the feasible bid with the lowest price (equal
+//! prices by score, then by a hash of beacon, order and seat) and pays that price, or the next feasible one where the
+//! order says so. Stand-bys are chosen after all winners from the capacity that is left. The result depends on the
+//! *set* of inputs only, never on their sequence, and no seat is ever given more than the capacity in its bundle.
+//!
+//! A bid is judged when its turn comes, so a round costs about as much as its bids are many. Why a seat did not win is
+//! not worked out here but by [`explain`], from the same inputs.
 
 use crate::encode::{Canonical, DecodeError, Reader, Writer};
-use crate::{Digest, Histogram, OfferCapacity, Placement, Price, Reason, Requirements};
-use crate::{fit, screen, tagged_hash, take};
+use crate::{BidTerms, ClearingRules, Digest, Histogram, OfferCapacity, Order, Placement, Price, Reason};
+use crate::{Requirements, Terms};
+use book::{Row, Stock, book};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-/// Stand-bys chosen for each order.
+mod book;
+mod explain;
+
+pub use book::rank;
+pub use explain::{Explanation, SeatVerdict, Verdict, explain};
+
+/// Most stand-bys chosen for an order.
 pub const STAND_BYS: usize = 2;
 
 /// An order that takes part in the round.
@@ -21,6 +31,18 @@ pub struct ListedOrder {
     pub digest: Digest,
     /// What it needs.
     pub requirements: Requirements,
+    /// What it asks for beyond that.
+    pub terms: Terms,
+    /// The highest price that it accepts; none when it is sealed and does not open.
+    pub ceiling: Option<Price>,
+}
+
+impl ListedOrder {
+    /// The order as everybody can read it: its ceiling is the public one.
+    pub fn of(digest: Digest, order: &Order) -> Self {
+        let (requirements, terms) = (order.requirements.clone(), order.terms.as_ref().clone());
+        Self { digest, ceiling: Some(requirements.max_price), requirements, terms }
+    }
 }
 
 /// One seat's word on one order.
@@ -41,6 +63,8 @@ pub enum RecordKind {
         price: Price,
         /// Which of the bundle's offers would serve it.
         spec: u16,
+        /// What is promised beyond the price.
+        terms: BidTerms,
     },
     /// The seat would not.
     NoBid(Reason),
@@ -59,7 +83,7 @@ pub struct OpenedBundle {
     pub records: Vec<Record>,
 }
 
-/// A seat that did not win an order and why.
+/// A seat without a feasible bid for an order and why.
 pub type NoBid = (u16, Reason);
 
 /// A seat that serves an order when those before it do not.
@@ -78,7 +102,7 @@ pub struct StandBy {
 pub struct Award {
     /// The winner.
     pub seat: u16,
-    /// Price per GPU-hour.
+    /// Price per GPU-hour that the winner is paid.
     pub price: Price,
     /// Which of the winner's offers.
     pub spec: u16,
@@ -95,14 +119,15 @@ pub enum Outcome {
     None(Histogram),
 }
 
-/// One order's outcome, and why each other seat did not win it.
+/// One order's outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cleared {
     /// The order.
     pub order: Digest,
     /// What became of it.
     pub outcome: Outcome,
-    /// Seats that had no feasible bid, with the reason, ascending by seat.
+    /// All seats with the reason why they do not serve it, ascending by seat, when nobody does; else nothing, because
+    /// [`explain`] says it where it is asked for.
     pub no_bids: Vec<NoBid>,
     /// Where the winner, then the stand-bys, would run it; not part of what is certified.
     pub holdings: Vec<Holding>,
@@ -119,160 +144,68 @@ pub struct Holding {
     pub placement: Placement,
 }
 
-/// A bundle's remaining capacity while orders are served.
-struct Open<'a> {
-    bundle: &'a OpenedBundle,
-    records: BTreeMap<Digest, RecordKind>,
-    left: Vec<OfferCapacity>,
+/// Everything that a round's outcomes follow from.
+#[derive(Debug, Clone, Copy)]
+pub struct ClearingInput<'a> {
+    /// The market's rules.
+    pub rules: &'a ClearingRules,
+    /// The round's beacon.
+    pub beacon: &'a Digest,
+    /// When the round's awards expire, in milliseconds since 1970; a run that is awarded starts no later.
+    pub expires_ms: u64,
+    /// Seats of the market.
+    pub seats: u16,
+    /// The orders.
+    pub orders: &'a [ListedOrder],
+    /// The opened bundles, one of a seat.
+    pub bundles: &'a [OpenedBundle],
+    /// Seats whose admitted bundle could not be read.
+    pub garbage: &'a BTreeSet<u16>,
 }
 
-impl<'a> Open<'a> {
-    fn new(bundle: &'a OpenedBundle) -> Self {
-        // Of several records for one order the first counts.
-        let records = bundle.records.iter().rev().map(|r| (r.order, r.kind)).collect();
-        Self { bundle, records, left: bundle.capacity.clone() }
-    }
-}
-
-/// Clears a round of a market with `seats` seats. `garbage` names seats whose admitted bundle could not be read.
-///
-/// The result is sorted by order digest.
-pub fn clear(
-    beacon: &Digest,
-    seats: u16,
-    orders: &[ListedOrder],
-    bundles: &[OpenedBundle],
-    garbage: &BTreeSet<u16>,
-) -> Vec<Cleared> {
-    let mut open: BTreeMap<u16, Open<'_>> = bundles
-        .iter()
-        .filter(|b| b.seat < seats && !garbage.contains(&b.seat))
-        .map(|b| (b.seat, Open::new(b)))
-        .collect();
-    let mut queue: BTreeMap<(Digest, Digest), &ListedOrder> = BTreeMap::new();
-    for order in orders {
-        queue.insert((tagged_hash("VENDUE-V1-RANK", &[beacon, &order.digest]), order.digest), order);
-    }
-    let mut cleared = BTreeMap::new();
-    for order in queue.values() {
-        cleared.insert(order.digest, serve(beacon, seats, order, &mut open, garbage));
-    }
+/// Clears a round. The result is sorted by order digest.
+pub fn clear(input: &ClearingInput<'_>) -> Vec<Cleared> {
+    let (rows, mut stock) = book(input);
+    let mut cleared: Vec<Cleared> = rows.iter().map(|row| serve(&mut stock, row)).collect();
     // Stand-bys only from what all winners left over.
-    for order in queue.values() {
-        if let Some(Cleared { outcome: Outcome::Award(award), holdings, .. }) = cleared.get_mut(&order.digest)
-        {
-            for (c, placement) in stand_bys(beacon, order, award.seat, &mut open) {
-                award.stand_bys.push(StandBy { seat: c.seat, price: c.price, spec: c.spec });
-                holdings.push(Holding { seat: c.seat, spec: c.spec, placement });
-            }
+    for (row, cleared) in rows.iter().zip(&mut cleared) {
+        let Outcome::Award(award) = &mut cleared.outcome else { continue };
+        let winner = award.seat;
+        let others = stock.feasible(row).filter(|bid| bid.seat != winner).take(STAND_BYS);
+        for bid in others.collect::<Vec<_>>() {
+            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec });
+            cleared.holdings.extend(stock.hold(row.order, &bid));
         }
     }
-    cleared.into_values().collect()
-}
-
-/// A feasible bid; the derived order is the order of preference.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Candidate {
-    price: Price,
-    tie: Digest,
-    seat: u16,
-    spec: u16,
+    cleared.sort_by_key(|c| c.order);
+    cleared
 }
 
 /// Gives one order to the best feasible bid.
-fn serve(
-    beacon: &Digest,
-    seats: u16,
-    order: &ListedOrder,
-    open: &mut BTreeMap<u16, Open<'_>>,
-    garbage: &BTreeSet<u16>,
-) -> Cleared {
-    let mut no_bids = Vec::new();
-    let mut best: Option<(Candidate, Placement)> = None;
-    for seat in 0..seats {
-        let found = match open.get(&seat) {
-            Some(o) => candidate(beacon, order, o),
-            None if garbage.contains(&seat) => Err(Reason::Garbage),
-            None => Err(Reason::Silent),
-        };
-        match found {
-            Ok(c) if best.as_ref().is_none_or(|(b, _)| c.0 < *b) => best = Some(c),
-            Ok(_) => {}
-            Err(reason) => no_bids.push((seat, reason)),
-        }
-    }
-    let mut holdings = Vec::new();
-    let outcome = match best {
-        Some((c, placement)) => {
-            commit(open, &c, &order.requirements, &placement);
-            holdings.push(Holding { seat: c.seat, spec: c.spec, placement });
-            Outcome::Award(Award { seat: c.seat, price: c.price, spec: c.spec, stand_bys: vec![] })
-        }
-        None => {
-            let mut histogram = Histogram::new(seats);
-            no_bids.iter().for_each(|(_, reason)| histogram.add(*reason));
-            Outcome::None(histogram)
-        }
+fn serve(stock: &mut Stock<'_>, row: &Row<'_>) -> Cleared {
+    let Row { order, .. } = row;
+    let (winner, next) = {
+        let mut feasible = stock.feasible(row);
+        let winner = feasible.next();
+        // The next bid is looked for only where it sets the price.
+        let next = if order.terms.second_price { feasible.next() } else { None };
+        (winner, next)
     };
-    Cleared { order: order.digest, outcome, no_bids, holdings }
-}
-
-/// One seat's bid for an order, if it is feasible on what the seat has left.
-fn candidate(
-    beacon: &Digest,
-    order: &ListedOrder,
-    open: &Open<'_>,
-) -> Result<(Candidate, Placement), Reason> {
-    let req = &order.requirements;
-    let (price, spec) = match open.records.get(&order.digest).ok_or(Reason::NotListed)? {
-        RecordKind::Bid { price, spec } => (*price, *spec),
-        RecordKind::NoBid(reason) => return Err(*reason),
+    let Some(winner) = winner else {
+        let no_bids = stock.refusals(row);
+        let mut histogram = Histogram::new(stock.input.seats);
+        no_bids.iter().for_each(|(_, reason)| histogram.add(*reason));
+        let outcome = Outcome::None(histogram);
+        return Cleared { order: order.digest, outcome, no_bids, holdings: vec![] };
     };
-    screen(req, &open.bundle.provider)?;
-    let (Some(left), Some(whole)) =
-        (open.left.get(usize::from(spec)), open.bundle.capacity.get(usize::from(spec)))
-    else {
-        return Err(Reason::NoOffer);
+    let price = match (order.terms.second_price, next, order.ceiling) {
+        (true, Some(next), _) => next.price,
+        (true, None, Some(ceiling)) => ceiling,
+        _ => winner.price,
     };
-    let placement = match fit(req, &left.nodes) {
-        Ok(placement) => placement,
-        // It would have fitted before others were served: say so rather than name a lack that is not there.
-        Err(_) if fit(req, &whole.nodes).is_ok() => return Err(Reason::Outbid),
-        Err(reason) => return Err(reason),
-    };
-    if price > req.max_price {
-        return Err(Reason::Price);
-    }
-    let seat = open.bundle.seat;
-    let tie = tagged_hash("VENDUE-V1-TIE", &[beacon, &order.digest, &seat.to_be_bytes()]);
-    Ok((Candidate { price, tie, seat, spec }, placement))
-}
-
-/// Takes the capacity of a chosen bid.
-fn commit(open: &mut BTreeMap<u16, Open<'_>>, c: &Candidate, req: &Requirements, placement: &Placement) {
-    if let Some(left) = open.get_mut(&c.seat).and_then(|o| o.left.get_mut(usize::from(c.spec))) {
-        take(&mut left.nodes, req, placement);
-    }
-}
-
-/// The next best feasible seats for an order that has a winner; their capacity is held too.
-fn stand_bys(
-    beacon: &Digest,
-    order: &ListedOrder,
-    winner: u16,
-    open: &mut BTreeMap<u16, Open<'_>>,
-) -> Vec<(Candidate, Placement)> {
-    let mut found: Vec<_> = open
-        .iter()
-        .filter(|(seat, _)| **seat != winner)
-        .filter_map(|(_, o)| candidate(beacon, order, o).ok())
-        .collect();
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    found.truncate(STAND_BYS);
-    for (c, placement) in &found {
-        commit(open, c, &order.requirements, placement);
-    }
-    found
+    let award = Award { seat: winner.seat, price, spec: winner.spec, stand_bys: vec![] };
+    let holdings = stock.hold(order, &winner).into_iter().collect();
+    Cleared { order: order.digest, outcome: Outcome::Award(award), no_bids: vec![], holdings }
 }
 
 impl Canonical for Outcome {
@@ -309,5 +242,7 @@ impl Canonical for Outcome {
     }
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The market's vocabulary and its one matcher.
 //!
 //! Money, requirements, capacity, orders, reasons, the function that says whether an order fits on given nodes,
-//! and the function that turns opened bids into awards. The same [`fit`] serves screening at home, the bid
-//! engine of a seat, and clearing, so the three can never disagree about what "fits" means.
+//! the function that turns opened bids into awards, and the one that explains them. The same [`fit`] serves screening
+//! at home, the bid engine of a seat, and clearing, so the three can never disagree about what "fits" means.
 //!
 //! Inputs and outputs are plain values: no clock, no randomness, no I/O. Everything that is signed or hashed has
 //! exactly one encoding (see [`encode`]); a value that decodes re-encodes to the same bytes.
@@ -16,18 +16,25 @@ mod money;
 mod order;
 mod reason;
 mod requirements;
+mod rules;
+mod terms;
 
 pub use capacity::{
     AcceptRules, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, OfferNode, glob_match,
 };
 pub use clear::{
-    Award, Cleared, Holding, ListedOrder, NoBid, OpenedBundle, Outcome, Record, RecordKind, StandBy, clear,
+    Award, Cleared, ClearingInput, Explanation, Holding, ListedOrder, NoBid, OpenedBundle, Outcome, Record,
+    RecordKind, STAND_BYS, SeatVerdict, StandBy, Verdict, clear, explain, rank,
 };
-pub use fit::{Placement, fit, fit_offer, screen, take};
+pub use fit::{Placement, fit, fit_offer, fits, take};
 pub use money::{Cost, MoneyError, Price};
 pub use order::{MAX_JOB, Order, Unserved, commitment};
 pub use reason::{Histogram, Reason};
 pub use requirements::{GpuModel, ModelError, Requirements, RequirementsError};
+pub use rules::{
+    Bidder, ClearingRules, FIRST_RULES, LATEST_RULES, MAX_STANDING, RulesError, ScoreWeights, SeatFacts,
+};
+pub use terms::{BidTerms, MAX_REGION, MAX_REGIONS, SealedCeiling, Terms};
 
 /// A SHA-256 digest.
 pub type Digest = [u8; 32];

@@ -44,11 +44,27 @@ pub enum Reason {
     Outbid = 17,
     /// The provider does not serve the home that placed the order.
     Home = 18,
+    /// The order is for another provider only.
+    Pinned = 19,
+    /// The seat is not in an accepted region.
+    Region = 20,
+    /// The seat's attestation level is too low.
+    Attestation = 21,
+    /// The seat's standing is too low.
+    Standing = 22,
+    /// The provider may interrupt runs, and the order does not allow it.
+    Interruption = 23,
+    /// The run does not fit into the time of the order or of the bid.
+    Window = 24,
+    /// The order's sealed ceiling does not open.
+    Ceiling = 25,
+    /// The market's rules of clearing do not know the order's terms.
+    Rules = 26,
 }
 
 impl Reason {
     /// Every reason, by code.
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 26] = [
         Reason::Model,
         Reason::Memory,
         Reason::FreeGpus,
@@ -67,6 +83,14 @@ impl Reason {
         Reason::NoOffer,
         Reason::Outbid,
         Reason::Home,
+        Reason::Pinned,
+        Reason::Region,
+        Reason::Attestation,
+        Reason::Standing,
+        Reason::Interruption,
+        Reason::Window,
+        Reason::Ceiling,
+        Reason::Rules,
     ];
 
     /// The stable code.
@@ -82,12 +106,16 @@ impl Reason {
     pub fn closeness(self) -> u8 {
         match self {
             Reason::Silent | Reason::Garbage | Reason::NotListed | Reason::NoOffer => 0,
-            Reason::Excluded | Reason::NotIncluded => 1,
+            Reason::Rules | Reason::Ceiling => 0,
+            Reason::Pinned | Reason::Excluded | Reason::NotIncluded => 1,
+            Reason::Region | Reason::Attestation | Reason::Standing => 1,
             Reason::Home => 2,
             Reason::Image => 3,
             Reason::RunTime => 4,
-            Reason::Model | Reason::Memory | Reason::FreeGpus | Reason::GpusPerNode => 4 + self.code(),
-            Reason::Cpu | Reason::HostMemory | Reason::Disk | Reason::Price => 4 + self.code(),
+            Reason::Interruption => 5,
+            Reason::Window => 6,
+            Reason::Model | Reason::Memory | Reason::FreeGpus | Reason::GpusPerNode => 6 + self.code(),
+            Reason::Cpu | Reason::HostMemory | Reason::Disk | Reason::Price => 6 + self.code(),
             Reason::Outbid => u8::MAX,
         }
     }
@@ -112,6 +140,14 @@ impl Reason {
             Reason::NoOffer => "no offer",
             Reason::Outbid => "capacity taken in the round",
             Reason::Home => "home not served",
+            Reason::Pinned => "pinned to another",
+            Reason::Region => "region",
+            Reason::Attestation => "attestation",
+            Reason::Standing => "standing",
+            Reason::Interruption => "may interrupt",
+            Reason::Window => "time window",
+            Reason::Ceiling => "sealed ceiling unreadable",
+            Reason::Rules => "terms unknown to the rules",
         }
     }
 }

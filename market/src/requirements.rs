@@ -15,7 +15,7 @@ pub const MAX_WORKERS: u32 = 1024;
 pub const MAX_GPUS_PER_WORKER: u32 = 64;
 /// Longest image reference in bytes.
 pub const MAX_IMAGE: usize = 512;
-const MAX_NAME: usize = 253;
+pub(crate) const MAX_NAME: usize = 253;
 
 /// A GPU model's name, such as `H100`; compared case-sensitively.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -150,7 +150,7 @@ fn in_range(field: &'static str, value: u32, low: u32, high: u32) -> Result<(), 
     Err(RequirementsError { field, value: value.to_string(), accepted: format!("{low} to {high}") })
 }
 
-fn at_most(field: &'static str, found: usize, max: usize) -> Result<(), RequirementsError> {
+pub(crate) fn at_most(field: &'static str, found: usize, max: usize) -> Result<(), RequirementsError> {
     if found <= max {
         return Ok(());
     }

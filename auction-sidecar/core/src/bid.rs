@@ -8,8 +8,8 @@
 use crate::plaintext::Plaintext;
 use std::collections::BTreeMap;
 use vendue_market::{
-    Digest, ListedOrder, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, Placement, Reason,
-    RecordKind, fit, fit_offer, take,
+    BidTerms, Bidder, Digest, ListedOrder, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity,
+    Placement, Price, Reason, RecordKind, fit, fit_offer, take,
 };
 
 /// An order that a seat may bid on.
@@ -51,11 +51,11 @@ pub struct LocalBids {
 }
 
 /// Bids for a round.
-pub fn bids(provider: &str, offers: &[Offer], orders: &[Sought]) -> LocalBids {
+pub fn bids(bidder: &Bidder<'_>, offers: &[Offer], orders: &[Sought]) -> LocalBids {
     let offers = divided(offers);
     let mut records: Vec<OwnBid> = orders
         .iter()
-        .map(|sought| OwnBid { order: sought.order.digest, kind: best(provider, &offers, sought) })
+        .map(|sought| OwnBid { order: sought.order.digest, kind: best(bidder, &offers, sought) })
         .collect();
     let mut wanted: BTreeMap<u16, Vec<&ListedOrder>> = BTreeMap::new();
     for (sought, record) in orders.iter().zip(&records) {
@@ -105,18 +105,18 @@ fn divided(offers: &[Offer]) -> Vec<Offer> {
 }
 
 /// The cheapest offer that serves the order, or the reason of the offer that came closest.
-fn best(provider: &str, offers: &[Offer], sought: &Sought) -> RecordKind {
-    let mut bid = None;
+fn best(bidder: &Bidder<'_>, offers: &[Offer], sought: &Sought) -> RecordKind {
+    let mut bid: Option<(Price, u16, BidTerms)> = None;
     let mut closest = Reason::NoOffer;
     for (offer, spec) in offers.iter().zip(0u16..) {
-        match fit_offer(&sought.order.requirements, &sought.home, provider, offer) {
-            Ok((_, price)) if bid.is_none_or(|(p, _)| price < p) => bid = Some((price, spec)),
+        match fit_offer(&sought.order, &sought.home, bidder, offer) {
+            Ok((_, price)) if bid.is_none_or(|(p, ..)| price < p) => bid = Some((price, spec, offer.terms)),
             Ok(_) => {}
             Err(reason) if reason.closeness() > closest.closeness() => closest = reason,
             Err(_) => {}
         }
     }
-    bid.map_or(RecordKind::NoBid(closest), |(price, spec)| RecordKind::Bid { price, spec })
+    bid.map_or(RecordKind::NoBid(closest), |(price, spec, terms)| RecordKind::Bid { price, spec, terms })
 }
 
 /// What one offer puts in for the orders that it is bid for.
@@ -215,7 +215,7 @@ pub(crate) fn without<'u>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vendue_market::{AcceptRules, GpuModel, OfferNode, Price, Requirements};
+    use vendue_market::{AcceptRules, ClearingRules, GpuModel, OfferNode, Requirements, SeatFacts, Terms};
 
     fn mk_offer(name: &str, price: i64, model: &str, gpus: u32) -> Offer {
         Offer {
@@ -233,7 +233,21 @@ mod tests {
                 },
             }],
             rules: AcceptRules::any(),
+            terms: BidTerms::default(),
         }
+    }
+
+    /// The bids of seat 0 in a market of the latest rules.
+    fn bids(provider: &str, offers: &[Offer], orders: &[Sought]) -> LocalBids {
+        super::bids(&mk_bidder(provider, &ClearingRules::latest()), offers, orders)
+    }
+
+    fn mk_bidder<'a>(provider: &'a str, rules: &'a ClearingRules) -> Bidder<'a> {
+        Bidder { seat: 0, provider, rules, from_ms: 1_000_000 }
+    }
+
+    fn mk_price(micros: i64, terms: BidTerms) -> RecordKind {
+        RecordKind::Bid { price: Price::from_micros(micros).unwrap(), spec: 0, terms }
     }
 
     fn mk_order(id: u8, workers: u32) -> Sought {
@@ -251,14 +265,16 @@ mod tests {
             include_providers: vec![],
             exclude_providers: vec![],
         };
-        Sought { order: ListedOrder { digest: [id; 32], requirements }, home: "home".into() }
+        let ceiling = Some(requirements.max_price);
+        let order = ListedOrder { digest: [id; 32], requirements, terms: Terms::default(), ceiling };
+        Sought { order, home: "home".into() }
     }
 
     #[test]
     fn cheapest_fitting_offer_is_bid_and_only_what_is_needed_is_offered() {
         let offers = [mk_offer("a", 9, "H100", 8), mk_offer("b", 5, "H100", 8), mk_offer("c", 1, "L40S", 8)];
         let local = bids("alpha", &offers, &[mk_order(1, 2), mk_order(2, 1), mk_order(3, 9)]);
-        let bid = RecordKind::Bid { price: Price::from_micros(5).unwrap(), spec: 0 };
+        let bid = mk_price(5, BidTerms::default());
         let kinds: Vec<_> = local.records.iter().map(|r| r.kind).collect();
         assert_eq!(kinds, [bid, bid, RecordKind::NoBid(Reason::FreeGpus)]);
         let gpus: Vec<u32> =
@@ -335,11 +351,50 @@ mod tests {
         let kind = |offers: &[Offer]| bids("alpha", offers, &[mk_order(1, 1)]).records[0].kind;
         assert_eq!(kind(std::slice::from_ref(&picky)), RecordKind::NoBid(Reason::Home));
         // Another offer of the seat may serve it, and what that one lacks is said rather than this.
-        let dear = RecordKind::Bid { price: Price::from_micros(5).unwrap(), spec: 0 };
+        let dear = mk_price(5, BidTerms::default());
         assert_eq!(kind(&[picky.clone(), mk_offer("b", 5, "H100", 8)]), dear);
         assert_eq!(kind(&[picky.clone(), mk_offer("b", 5, "H100", 0)]), RecordKind::NoBid(Reason::FreeGpus));
         picky.rules.homes.push("home".into());
         assert!(matches!(kind(&[picky]), RecordKind::Bid { .. }));
+    }
+
+    #[test]
+    fn an_offer_that_may_interrupt_is_bid_where_that_is_allowed() {
+        let spot = BidTerms { may_interrupt: true, duration_s: 60, start_ms: 0 };
+        let offers = [Offer { terms: spot, ..mk_offer("a", 2, "H100", 8) }, mk_offer("b", 5, "H100", 8)];
+        let (mut lenient, strict) = (mk_order(1, 1), mk_order(2, 1));
+        lenient.order.terms.interruptible = true;
+        let local = bids("alpha", &offers, &[lenient.clone(), strict]);
+        let kinds: Vec<_> = local.records.iter().map(|r| r.kind).collect();
+        let RecordKind::Bid { price, spec: 1, terms } = kinds[1] else { panic!("{kinds:?}") };
+        assert_eq!((price.micros(), terms), (5, BidTerms::default()));
+        assert_eq!(kinds[0], mk_price(2, spot));
+        let first = ClearingRules::default();
+        lenient.order.terms = Terms::default();
+        let local = super::bids(&mk_bidder("alpha", &first), &offers, &[lenient]);
+        assert_eq!(local.records[0].kind, mk_price(5, BidTerms::default()), "the first rules know no terms");
+    }
+
+    #[test]
+    fn wishes_that_the_record_does_not_bear_out_get_no_bid() {
+        let mut rules = ClearingRules::latest();
+        rules.seats = vec![SeatFacts { region: "eu".into(), attestation: 1, standing: 3 }];
+        let kind = |terms: Terms| {
+            let mut order = mk_order(1, 1);
+            order.order.terms = terms;
+            super::bids(&mk_bidder("alpha", &rules), &[mk_offer("a", 5, "H100", 8)], &[order]).records[0].kind
+        };
+        let none = Terms::default;
+        assert!(matches!(kind(Terms { regions: vec!["eu".into()], ..none() }), RecordKind::Bid { .. }));
+        for (terms, reason) in [
+            (Terms { regions: vec!["us".into()], ..none() }, Reason::Region),
+            (Terms { min_attestation: 2, ..none() }, Reason::Attestation),
+            (Terms { min_standing: 4, ..none() }, Reason::Standing),
+            (Terms { pinned: Some("bravo".into()), ..none() }, Reason::Pinned),
+            (Terms { end_ms: 1_059_999, ..none() }, Reason::Window),
+        ] {
+            assert_eq!(kind(terms), RecordKind::NoBid(reason));
+        }
     }
 
     #[test]

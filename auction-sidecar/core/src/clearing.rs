@@ -1,8 +1,9 @@
 //! From an admitted set, its bundles and the orders in them to the table of awards: the same for everybody.
 //!
-//! Inputs: the set with all its bundles, the orders that they list, the beacon, and how to open a bundle. Output: the
-//! table under the award root and every order's outcome with reasons. A round and the check of votes for wrong awards
-//! both ask here.
+//! Inputs: the set with all its bundles, the orders that they list, the beacon, and how to open what is sealed to the
+//! round. Output: the table under the award root and every order's outcome with reasons. A round and the check of votes
+//! for wrong awards both ask here. Sealed ceilings of orders open with the bundles; one that does not open is no ceiling,
+//! and the order is given to nobody.
 
 use crate::award::{AwardTable, Leaf, OrderLeaf};
 use crate::plaintext::Plaintext;
@@ -10,8 +11,15 @@ use crate::pool::may_list;
 use crate::record::MarketRecord;
 use crate::wire::{Bundle, Header, Listed, view_digest};
 use std::collections::{BTreeMap, BTreeSet};
-use vendue_market::{Cleared, Digest, ListedOrder, OpenedBundle, Order, Outcome, clear, tagged_hash};
-use vendue_sealed_bid::Sealed;
+use vendue_market::encode::Canonical;
+use vendue_market::{
+    Cleared, ClearingInput, Digest, ListedOrder, OpenedBundle, Order, Outcome, Price, SealedCeiling, clear,
+    rank, tagged_hash,
+};
+use vendue_sealed_bid::{BidKey, CryptoError, RoundId, Sealed};
+
+/// Most sealed ceilings that are opened in a round, the first in the order of service; each costs a pairing.
+const MAX_SEALED_CEILINGS: usize = 256;
 
 /// A bundle with what was signed.
 #[derive(Debug, Clone)]
@@ -39,6 +47,35 @@ pub(crate) fn seal_header(record: &MarketRecord, header: &Header, order_view: &[
     tagged_hash("VENDUE-V1-SEAL-HEADER", &parts).to_vec()
 }
 
+/// What sealing a ceiling binds besides the round: whose order it is, so that it opens in no other.
+fn ceiling_header(order: &Order) -> Vec<u8> {
+    let (job, attempt) = (order.job.as_bytes(), order.attempt.to_be_bytes());
+    let parts: [&[u8]; 5] = [&order.market, &order.user_key, job, &attempt, &order.commitment];
+    tagged_hash("VENDUE-V1-CEILING-HEADER", &parts).to_vec()
+}
+
+/// Seals a ceiling to an order's first round; it is the order's own when it stands in its terms.
+pub fn seal_ceiling(
+    record: &MarketRecord,
+    order: &Order,
+    ceiling: Price,
+    key: &BidKey,
+) -> Result<SealedCeiling, CryptoError> {
+    let id = RoundId { market: record.market, epoch: record.epoch, round: order.first_round };
+    let header = ceiling_header(order);
+    let sealed = vendue_sealed_bid::seal(&id, &record.seal_key, &header, &ceiling.to_bytes(), key)?;
+    let payload = sealed.payload.try_into().map_err(|_| CryptoError::Secret("ceiling"))?;
+    Ok(SealedCeiling { u: sealed.u, v: sealed.v, payload })
+}
+
+/// The lower of the public ceiling and the sealed one; none when there is no sealed one that opens.
+fn opened_ceiling(order: &Order, open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>) -> Option<Price> {
+    let sealed = order.terms.sealed_ceiling.as_ref()?;
+    let sealed = Sealed { u: sealed.u, v: sealed.v, payload: sealed.payload.to_vec() };
+    let opened = Price::from_bytes(&open(&ceiling_header(order), &sealed)?).ok()?;
+    Some(opened.min(order.requirements.max_price))
+}
+
 impl Clearing<'_> {
     /// Orders in the views of f + 1 seats that have exactly one version in A.
     pub(crate) fn candidates(&self) -> BTreeSet<Digest> {
@@ -64,8 +101,16 @@ impl Clearing<'_> {
         let garbage: BTreeSet<u16> = plain.iter().filter(|(_, p)| p.is_none()).map(|(l, _)| l.seat).collect();
         let bundles: Vec<OpenedBundle> =
             plain.iter().filter_map(|(l, p)| Some(self.opened(l, p.as_ref()?))).collect();
-        let orders = self.orders_to_clear(candidates);
-        let cleared = clear(beacon, self.record.n(), &orders, &bundles, &garbage);
+        let orders = self.orders_to_clear(candidates, beacon, &open);
+        let cleared = clear(&ClearingInput {
+            rules: &self.record.clearing,
+            beacon,
+            expires_ms: self.record.params.expiry(self.round),
+            seats: self.record.n(),
+            orders: &orders,
+            bundles: &bundles,
+            garbage: &garbage,
+        });
         (self.table(beacon, &plain, &cleared), cleared)
     }
 
@@ -78,16 +123,39 @@ impl Clearing<'_> {
         self.bundles.get(listed).map(|h| h.bundle.order_view.as_slice()).unwrap_or_default()
     }
 
-    /// The listed orders that this round may award at all.
-    fn orders_to_clear(&self, candidates: &BTreeSet<Digest>) -> Vec<ListedOrder> {
+    /// The listed orders that this round may award at all, with their ceilings.
+    fn orders_to_clear(
+        &self,
+        candidates: &BTreeSet<Digest>,
+        beacon: &Digest,
+        open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
+    ) -> Vec<ListedOrder> {
         let p = &self.record.params;
         let (t0, step) = (p.t0(self.round), p.order_step());
-        candidates
+        let orders: Vec<(&Digest, &Order)> = candidates
             .iter()
             .filter_map(|digest| self.orders.get_key_value(digest))
             .filter(|(_, order)| order.market == self.record.market && may_list(order, self.round, t0, step))
-            .map(|(digest, order)| ListedOrder { digest: *digest, requirements: order.requirements.clone() })
-            .collect()
+            .collect();
+        // Rules that do not know terms give these orders to nobody, whatever their ceilings are.
+        let is_sealed =
+            |order: &Order| order.terms.sealed_ceiling.is_some() && self.record.clearing.know(&order.terms);
+        let mut sealed: Vec<_> =
+            orders.iter().filter(|(_, o)| is_sealed(o)).map(|(d, _)| (rank(beacon, d), *d)).collect();
+        sealed.sort_unstable();
+        sealed.truncate(MAX_SEALED_CEILINGS);
+        let opened: BTreeSet<&Digest> = sealed.into_iter().map(|(_, digest)| digest).collect();
+        let listed = |(digest, order): (&Digest, &Order)| {
+            let public = ListedOrder::of(*digest, order);
+            match is_sealed(order) {
+                false => public,
+                true if opened.contains(digest) => {
+                    ListedOrder { ceiling: opened_ceiling(order, &open), ..public }
+                }
+                true => ListedOrder { ceiling: None, ..public },
+            }
+        };
+        orders.into_iter().map(listed).collect()
     }
 
     /// One bundle's plaintext; none for anything unreadable and for seats with two versions.
@@ -102,7 +170,8 @@ impl Clearing<'_> {
         let held = self.bundles.get(listed)?;
         let header = seal_header(self.record, &held.header, &held.bundle.order_view);
         let sealed = Sealed { u: held.bundle.u, v: held.bundle.v, payload: held.bundle.payload.clone() };
-        Plaintext::from_padded(&open(&header, &sealed)?, held.bundle.order_view.len()).ok()
+        let plain = Plaintext::from_padded(&open(&header, &sealed)?, held.bundle.order_view.len()).ok()?;
+        plain.is_known_to(&self.record.clearing).then_some(plain)
     }
 
     fn opened(&self, listed: &Listed, plain: &Plaintext) -> OpenedBundle {
@@ -145,3 +214,6 @@ impl Clearing<'_> {
         AwardTable { leaves }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use crate::secret::{self, SecretBytes};
 use rand_core::{CryptoRng, RngCore};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use vendue_market::ClearingRules;
 use vendue_market::Digest;
 use vendue_market::encode::Writer;
 use vendue_sealed_bid::{
@@ -269,6 +270,7 @@ pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Deal
         seal_key: dealt.seal_key,
         params: spec.params,
         rules_hash: rules_hash(),
+        clearing: ClearingRules::latest(),
         key_origin: KeyOrigin::InsecureDealer,
     };
     record.validate()?;

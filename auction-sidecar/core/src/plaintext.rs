@@ -1,12 +1,19 @@
 //! What is inside a sealed bundle: capacity by offer and one record for each order in the order view.
 //!
-//! The plaintext is padded to powers of two, so that its length tells little about how many bids there are.
+//! The plaintext is padded to powers of two, so that its length tells little about how many bids there are. A bid with
+//! terms is a record of its own kind; one without keeps the form that it always had.
 
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
-use vendue_market::{Digest, MAX_OFFERS, OfferCapacity, Price, Reason, Record, RecordKind};
+use vendue_market::{
+    BidTerms, ClearingRules, Digest, MAX_OFFERS, OfferCapacity, Price, Reason, Record, RecordKind,
+};
 
 const VERSION: u8 = 1;
 const SMALLEST: usize = 256;
+/// Kinds of records.
+const NO_BID: u8 = 0;
+const BID: u8 = 1;
+const BID_WITH_TERMS: u8 = 2;
 /// What sealing adds to a plaintext.
 pub(crate) const SEALING: usize = 16;
 
@@ -29,13 +36,16 @@ impl Plaintext {
     pub fn to_padded(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.u8(VERSION).list(&self.capacity, |w, c| c.write(w)).list(&self.records, |w, r| match r {
-            RecordKind::Bid { price, spec } => {
-                w.u8(1);
+            RecordKind::Bid { price, spec, terms } => {
+                w.u8(if terms.is_none() { BID } else { BID_WITH_TERMS });
                 price.write(w);
                 w.u16(*spec);
+                if !terms.is_none() {
+                    terms.write(w);
+                }
             }
             RecordKind::NoBid(reason) => {
-                w.u8(0).u8(reason.code());
+                w.u8(NO_BID).u8(reason.code());
             }
         });
         let body = w.finish();
@@ -62,13 +72,14 @@ impl Plaintext {
         let capacity = r.list("offers", MAX_OFFERS, OfferCapacity::read)?;
         let offers = capacity.len();
         let records = r.list("records", orders, |r| match r.u8()? {
-            0 => Reason::from_code(r.u8()?).map(RecordKind::NoBid).ok_or(DecodeError::Invalid("reason")),
-            1 => {
+            NO_BID => Reason::from_code(r.u8()?).map(RecordKind::NoBid).ok_or(DecodeError::Invalid("reason")),
+            kind @ (BID | BID_WITH_TERMS) => {
                 let (price, spec) = (Price::read(r)?, r.u16()?);
                 if usize::from(spec) >= offers {
                     return Err(DecodeError::Invalid("offer of a bid"));
                 }
-                Ok(RecordKind::Bid { price, spec })
+                let terms = if kind == BID { BidTerms::default() } else { BidTerms::read(r)? };
+                Ok(RecordKind::Bid { price, spec, terms })
             }
             _ => Err(DecodeError::Invalid("record")),
         })?;
@@ -77,6 +88,14 @@ impl Plaintext {
             return Err(DecodeError::Invalid("number of records"));
         }
         Ok(Self { capacity, records })
+    }
+
+    /// Whether a market's rules know everything that is said here.
+    pub(crate) fn is_known_to(&self, rules: &ClearingRules) -> bool {
+        self.records.iter().all(|record| match record {
+            RecordKind::Bid { terms, .. } => rules.know_bid(terms),
+            RecordKind::NoBid(_) => true,
+        })
     }
 
     /// The records with the orders that they are about.
@@ -92,15 +111,17 @@ impl Plaintext {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn mk_bid(price: i64, terms: BidTerms) -> RecordKind {
+        RecordKind::Bid { price: Price::from_micros(price).unwrap(), spec: 0, terms }
+    }
 
     #[test]
     fn padded_round_trip_and_one_encoding() {
         let plain = Plaintext {
             capacity: vec![OfferCapacity::default()],
-            records: vec![
-                RecordKind::Bid { price: Price::from_micros(5).unwrap(), spec: 0 },
-                RecordKind::NoBid(Reason::Model),
-            ],
+            records: vec![mk_bid(5, BidTerms::default()), RecordKind::NoBid(Reason::Model)],
         };
         let bytes = plain.to_padded();
         assert_eq!(bytes.len(), 256);
@@ -113,5 +134,52 @@ mod tests {
         let mut longer = bytes;
         longer.resize(512, 0);
         assert_eq!(Plaintext::from_padded(&longer, 2), Err(DecodeError::Invalid("padding")));
+    }
+
+    #[test]
+    fn records_without_terms_keep_their_bytes() {
+        let records = |kind| {
+            let bytes =
+                Plaintext { capacity: vec![OfferCapacity::default()], records: vec![kind] }.to_padded();
+            // After the lengths of the body and of the offers, the one empty offer, and the number of records.
+            (bytes[3], bytes[17..36].to_vec())
+        };
+        let plain = (24, vec![1, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(records(mk_bid(5, BidTerms::default())), plain);
+        let terms = BidTerms { start_ms: 0, duration_s: 7, may_interrupt: true };
+        let (length, bytes) = records(mk_bid(5, terms));
+        assert_eq!((length, bytes[0]), (37, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn any_records_read_back(
+            records in prop::collection::vec((1i64..9, 0u64..3, 0u32..3, any::<bool>(), 0u8..40), 0..9),
+            at in any::<prop::sample::Index>(), byte in 0u8..4,
+        ) {
+            let record = |(price, start_ms, duration_s, may_interrupt, code)| match Reason::from_code(code) {
+                Some(reason) => RecordKind::NoBid(reason),
+                None => mk_bid(price, BidTerms { start_ms, duration_s, may_interrupt }),
+            };
+            let records: Vec<RecordKind> = records.into_iter().map(record).collect();
+            let plain = Plaintext { capacity: vec![OfferCapacity::default()], records };
+            let mut bytes = plain.to_padded();
+            let orders = plain.records.len();
+            prop_assert_eq!(Plaintext::from_padded(&bytes, orders), Ok(plain));
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            if let Ok(read) = Plaintext::from_padded(&bytes, orders) {
+                prop_assert_eq!(read.to_padded(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_rules_know_no_terms_of_bids() {
+        let plain = |terms| Plaintext { capacity: vec![], records: vec![mk_bid(5, terms)] };
+        let terms = BidTerms { duration_s: 1, ..BidTerms::default() };
+        let (first, latest) = (ClearingRules::default(), ClearingRules::latest());
+        assert!(plain(BidTerms::default()).is_known_to(&first) && plain(terms).is_known_to(&latest));
+        assert!(!plain(terms).is_known_to(&first));
     }
 }

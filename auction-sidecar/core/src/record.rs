@@ -1,14 +1,15 @@
 //! The market record: the signed, public description of a market that every verification starts from.
 //!
 //! It names the seats with their keys and addresses, the homes, the epoch's seal key and the clock of rounds. Its
-//! JSON form has a fixed field order, so the compact JSON bytes are canonical and their digest names the record.
+//! JSON form has a fixed field order, so the compact JSON bytes are canonical and their digest names the record. What
+//! clearing may know of a seat beyond its bundle stands here too, so that a record is all that clearing again takes.
 
 use crate::evidence::{EvidenceError, recover};
 use crate::params::{ParamError, Params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use vendue_market::encode::hex_array;
-use vendue_market::{Digest, tagged_hash};
+use vendue_market::{ClearingRules, Digest, FIRST_RULES, LATEST_RULES, RulesError, tagged_hash};
 use vendue_sealed_bid::CryptoError;
 
 /// Most seats of a market.
@@ -87,9 +88,12 @@ pub struct MarketRecord {
     pub seal_key: [u8; 48],
     /// The clock of rounds.
     pub params: Params,
-    /// Names the rules of clearing.
+    /// Names the code that clears by the rules below.
     #[serde(with = "hex_array")]
     pub rules_hash: Digest,
+    /// Version of the rules of clearing, and their tables; left out for the first rules.
+    #[serde(default, skip_serializing_if = "ClearingRules::is_default")]
+    pub clearing: ClearingRules,
     /// Where the keys come from.
     pub key_origin: KeyOrigin,
 }
@@ -118,6 +122,9 @@ pub enum RecordError {
     /// A parameter of the clock is not usable.
     #[error("market record: {0}")]
     Params(#[from] ParamError),
+    /// The rules of clearing are not usable.
+    #[error("market record: {0}")]
+    Rules(#[from] RulesError),
     /// The seats' seal share keys are not those of the epoch's seal key.
     #[error("market record: {0}")]
     ShareKeys(CryptoError),
@@ -136,9 +143,18 @@ pub enum RecordError {
     Signature(#[from] EvidenceError),
 }
 
-/// The rules of clearing that this program implements; part of what is agreed in every round.
+/// The latest rules of clearing that this program implements; part of what is agreed in every round.
 pub fn rules_hash() -> Digest {
-    tagged_hash("VENDUE-V1-RULES", &[b"first price; beacon order; two stand-bys; one model per order; 1"])
+    rules_hash_of(LATEST_RULES)
+}
+
+/// The rules of clearing of a version, as this program implements them.
+pub fn rules_hash_of(version: u32) -> Digest {
+    let rules: &[u8] = match version {
+        FIRST_RULES => b"first price; beacon order; two stand-bys; one model per order; 1",
+        _ => b"first or second price; terms; score; beacon order; two stand-bys; one model per order; 2",
+    };
+    tagged_hash("VENDUE-V1-RULES", &[rules])
 }
 
 impl MarketRecord {
@@ -200,7 +216,8 @@ impl MarketRecord {
         if !self.seats.iter().enumerate().all(|(i, s)| usize::from(s.index) == i) {
             return Err(RecordError::Inconsistent("seats are not numbered from 0"));
         }
-        if self.rules_hash != rules_hash() {
+        self.clearing.check(self.n())?;
+        if self.rules_hash != rules_hash_of(self.clearing.version) {
             return Err(RecordError::Inconsistent("the rules of clearing are not those of this program"));
         }
         self.params.check()?;
@@ -250,5 +267,57 @@ impl SignedMarketRecord {
     /// The JSON form for files, Secrets and ConfigMaps.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::{DealSpec, MemberSpec, deal};
+    use rand_chacha::ChaCha20Rng;
+    use rand_chacha::rand_core::SeedableRng;
+    use vendue_market::SeatFacts;
+
+    fn mk_record() -> MarketRecord {
+        let member = |name: &str| MemberSpec { name: name.into(), peer_id: name.into(), addresses: vec![] };
+        let spec = DealSpec {
+            name: "m".into(),
+            params: Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 },
+            seats: vec![member("a")],
+            homes: vec![],
+        };
+        deal(&spec, &mut ChaCha20Rng::seed_from_u64(5)).unwrap().record.record
+    }
+
+    #[test]
+    fn a_record_without_a_word_about_clearing_has_the_first_rules() {
+        let mut record = mk_record();
+        record.clearing = ClearingRules::default();
+        record.rules_hash = rules_hash_of(FIRST_RULES);
+        assert_eq!(record.validate(), Ok(()));
+        let json = String::from_utf8(record.to_bytes()).unwrap();
+        assert!(!json.contains("clearing"), "the bytes that name such a record are unchanged");
+        assert_eq!(serde_json::from_str::<MarketRecord>(&json).unwrap(), record);
+        let hash = vendue_market::encode::to_hex(&record.rules_hash);
+        assert_eq!(hash, "f25e260dd81ed1298cff50701d785b673c9b74abe4ee79dd618126e38b12ca3f");
+    }
+
+    #[test]
+    fn rules_tables_and_their_hash_are_checked() {
+        let good = mk_record();
+        assert_eq!((good.validate(), good.clearing.version), (Ok(()), LATEST_RULES));
+        let other = "the rules of clearing are not those of this program";
+        let hash = rules_hash_of(FIRST_RULES);
+        let wrong = MarketRecord { rules_hash: hash, ..good.clone() }.validate();
+        assert_eq!(wrong, Err(RecordError::Inconsistent(other)));
+        let with = |version, seats: usize| {
+            let clearing =
+                ClearingRules { version, seats: vec![SeatFacts::default(); seats], ..good.clearing.clone() };
+            MarketRecord { clearing, ..good.clone() }.validate()
+        };
+        assert_eq!(with(LATEST_RULES, 1), Ok(()));
+        assert_eq!(with(LATEST_RULES, 2), Err(RecordError::Rules(RulesError::Seats { found: 2, seats: 1 })));
+        assert_eq!(with(3, 0), Err(RecordError::Rules(RulesError::Version(3))));
+        assert_eq!(with(1, 1), Err(RecordError::Rules(RulesError::Tables)));
     }
 }

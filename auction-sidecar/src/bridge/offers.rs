@@ -77,12 +77,13 @@ pub fn sale<'a>(
 /// An offer for each node: the Pods of an award share a volume that only one node can mount, so a bid over several nodes
 /// could not be honoured.
 fn by_node(offer: Offer) -> impl Iterator<Item = Offer> {
-    let Offer { name, price, nodes, rules } = offer;
+    let Offer { name, price, nodes, rules, terms } = offer;
     nodes.into_iter().map(move |node| Offer {
         name: name.clone(),
         price,
         nodes: vec![node],
         rules: rules.clone(),
+        terms,
     })
 }
 
@@ -134,7 +135,8 @@ fn offer(
         images: accept.images.clone(),
         homes: accept.homes.clone(),
     };
-    Ok(Offer { name: offer_name(&key.0, &key.1), price, nodes, rules })
+    let terms = vendue_market::BidTerms::default();
+    Ok(Offer { name: offer_name(&key.0, &key.1), price, nodes, rules, terms })
 }
 
 /// What a node has left after the Awards that the status does not count yet.

@@ -270,6 +270,7 @@ fn order(f: &Fixture, commitment: [u8; 32]) -> vendue_market::Order {
         expires_ms: u64::MAX / 2,
         user_key: f.record.homes[0].user_key,
         after: None,
+        terms: Box::default(),
     }
 }
 

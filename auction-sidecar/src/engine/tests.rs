@@ -68,6 +68,7 @@ fn offers(model: &str, gpus: u32, price: &str) -> SeatInput {
         price: price.parse().unwrap(),
         nodes: vec![OfferNode { name: "n1".into(), capacity }],
         rules: AcceptRules::any(),
+        terms: vendue_market::BidTerms::default(),
     };
     let models: Vec<GpuModel> = vec![model.parse().unwrap()];
     SeatInput::Offers { offers: vec![offer], models }

@@ -58,6 +58,7 @@ fn order(dealt: &Dealt, uid: &str) -> Order {
         expires_ms: u64::MAX,
         user_key: record.homes[0].user_key,
         after: None,
+        terms: Box::default(),
     }
 }
 

@@ -265,6 +265,7 @@ impl Home {
             expires_ms: new.expires_ms,
             user_key: self.keys.user.public_key(),
             after: None,
+            terms: Box::default(),
         };
         // One that was withdrawn a moment ago stays so: seats would not take the same body again.
         let is_over = |d: &Digest| self.repeats.contains_key(d) || self.orders.contains_key(d);

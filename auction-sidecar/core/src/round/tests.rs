@@ -10,7 +10,7 @@ use crate::wire::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::sync::atomic::{AtomicU32, Ordering};
-use vendue_market::{NodeCapacity, OfferCapacity, Outcome, Price, RecordKind};
+use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Outcome, Price, RecordKind};
 use vendue_sealed_bid::{CryptoError, Sealed};
 
 pub(crate) const ROUND: u64 = 7;
@@ -79,7 +79,10 @@ impl Rig {
                 nodes: vec!["n".into()],
                 capacity: OfferCapacity { nodes: vec![node] },
             }],
-            records: vec![OwnBid { order: self.order.digest(), kind: RecordKind::Bid { price, spec: 0 } }],
+            records: vec![OwnBid {
+                order: self.order.digest(),
+                kind: RecordKind::Bid { price, spec: 0, terms: BidTerms::default() },
+            }],
         }
     }
 

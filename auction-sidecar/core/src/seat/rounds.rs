@@ -7,7 +7,7 @@ use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
 use crate::wire::{Body, Fetch, Proof};
 use std::collections::{BTreeMap, BTreeSet};
-use vendue_market::{Cleared, Digest, ListedOrder, Order, Outcome, RecordKind, tagged_hash};
+use vendue_market::{Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, tagged_hash};
 
 /// How long a home may ask for a proof after the round has expired.
 const PROOF_FOR_MS: u64 = 60_000;
@@ -94,12 +94,14 @@ impl<C: Crypto> Seat<C> {
         let sought: Vec<Sought> = listable
             .into_iter()
             .map(|(digest, known)| Sought {
-                order: ListedOrder { digest, requirements: known.order.requirements.clone() },
+                order: ListedOrder::of(digest, &known.order),
                 home: self.record.home(known.home).map(|h| h.name.clone()).unwrap_or_default(),
             })
             .collect();
         let provider = self.record.seat(self.index).map(|s| s.provider.as_str()).unwrap_or_default();
-        let local = bids(provider, &self.free_offers(), &sought);
+        let (rules, from_ms) = (&self.record.clearing, self.record.params.expiry(round));
+        let bidder = Bidder { seat: self.index, provider, rules, from_ms };
+        let local = bids(&bidder, &self.free_offers(), &sought);
         self.offer_names.insert(round, local.parts.iter().map(|p| p.offer.clone()).collect());
         if let Some(active) = self.rounds.get_mut(&round) {
             active.bids = local.clone();
@@ -186,7 +188,7 @@ impl<C: Crypto> Seat<C> {
             Some(h) => h.until_ms,
             None => until_ms,
         };
-        let listed = ListedOrder { digest: cleared.order, requirements: order.requirements.clone() };
+        let listed = ListedOrder::of(cleared.order, order);
         let usage = active.bids.usage_of(holding.spec, &listed, &holding.placement);
         self.promises.insert(cleared.order, Promise { home, round, until_ms, usage });
     }
@@ -197,19 +199,21 @@ impl<C: Crypto> Seat<C> {
         let record = local.records.iter().find(|r| r.order == cleared.order)?;
         let lost = cleared.no_bids.iter().find(|(seat, _)| *seat == self.index);
         let (offer, price) = match record.kind {
-            RecordKind::Bid { price, spec } => {
+            RecordKind::Bid { price, spec, .. } => {
                 (local.parts.get(usize::from(spec)).map(|p| p.offer.clone()), Some(price))
             }
             RecordKind::NoBid(_) => (None, None),
         };
-        let result = match (&cleared.outcome, lost) {
-            (_, Some((_, reason))) => BidResult::NoBid(*reason),
-            (Outcome::Award(a), None) if a.seat == self.index => BidResult::Won,
-            (Outcome::Award(a), None) => match a.stand_bys.iter().position(|s| s.seat == self.index) {
+        let result = match (&cleared.outcome, record.kind) {
+            (_, RecordKind::NoBid(reason)) => BidResult::NoBid(reason),
+            (Outcome::None(_), _) => lost.map_or(BidResult::Lost, |(_, reason)| BidResult::NoBid(*reason)),
+            (Outcome::Award(a), _) if a.seat == self.index => BidResult::Won,
+            (Outcome::Award(a), _) => match a.stand_bys.iter().position(|s| s.seat == self.index) {
                 Some(at) => BidResult::StandBy { rank: at as u8 + 1 },
+                // Who bid less than is paid and did not win had given the capacity away in this round.
+                None if price.is_some_and(|own| own < a.price) => BidResult::NoBid(Reason::Outbid),
                 None => BidResult::Lost,
             },
-            (Outcome::None(_), None) => BidResult::Lost,
         };
         let (job, gpus) = (order.job.clone(), order.requirements.gpus());
         Some(OwnResult { order: cleared.order, job, offer, price, gpus, result })

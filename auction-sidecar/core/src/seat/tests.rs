@@ -47,6 +47,7 @@ pub(super) fn mk_rig() -> Rig {
         price: Price::from_micros(2_000_000).unwrap(),
         nodes: vec![OfferNode { name: "n".into(), capacity }],
         rules: AcceptRules::any(),
+        terms: vendue_market::BidTerms::default(),
     };
     seat.handle(0, SeatInput::Offers { offers: vec![offer], models: vec!["H100".parse().unwrap()] });
     Rig { record, seats: std::mem::take(&mut dealt.seats), homes: dealt.homes, seat, now: 500 }

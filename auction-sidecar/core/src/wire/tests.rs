@@ -33,6 +33,7 @@ pub(crate) fn mk_order() -> Order {
         expires_ms: 1_000_000,
         user_key: [3; 33],
         after: None,
+        terms: Box::default(),
     }
 }
 
