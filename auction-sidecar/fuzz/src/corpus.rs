@@ -204,7 +204,7 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Order(OrderMsg { order: order.clone() }),
         Body::Order(OrderMsg { order: rich_order() }),
         Body::Again(Box::new(Again { order: next, before, proof: none.clone() })),
-        Body::Receipt(Receipt { order: digest, models }),
+        Body::Receipt(Receipt { order: digest, from_round: 1, models }),
         Body::Taken(Taken { order: digest, seat: 3 }),
         Body::Cancel(Cancel { order: digest }),
         Body::Withdraw(Withdraw { job: "job".into(), attempt: 1, round: 3, except: [0; 32] }),
@@ -261,7 +261,7 @@ fn a_hand_over() -> Vec<u8> {
     let order = fixture().order.0.digest();
     let award = proof_of(|o| matches!(o, Outcome::Award(_)));
     let round = award.certificate.round;
-    let receipt = |seat| fixture().say(seat, 0, Body::Receipt(Receipt { order, models: vec![] }));
+    let receipt = |seat| fixture().say(seat, 0, Body::Receipt(Receipt { order, from_round: 0, models: vec![] }));
     let mut steps: Vec<u8> = (0..4).flat_map(|seat| step(seat as u8, 1, &receipt(seat))).collect();
     steps.extend(step(0, 100, &fixture().say(0, 0, Body::Proof(Box::new(award)))));
     steps.extend(step(0, 1, &fixture().say(0, round, Body::Accept(Accept { order }))));
