@@ -4,16 +4,91 @@
 //! on in a real build.
 
 use crate::evidence;
-use crate::keys::SeatKeys;
+use crate::keys::{HomeKeys, SeatKeys};
 use crate::record::MarketRecord;
 use std::sync::Arc;
 use vendue_market::Digest;
 use vendue_sealed_bid::{Combined, CryptoError, RoundId, Sealed};
 
+/// What anybody can check and open with the public keys of a record.
+pub trait Scheme {
+    /// A verified combined signature.
+    type Opened: Clone;
+
+    /// Whether an evidence signature is by `key`.
+    fn verify_signature(hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool;
+    /// Whether a vote is by `key`.
+    fn verify_vote(key: &[u8; 96], message: &[u8], vote: &[u8; 48]) -> bool;
+    /// Whether an aggregate is the vote of exactly these keys.
+    fn verify_aggregate(keys: &[&[u8; 96]], message: &[u8], aggregate: &[u8; 48]) -> bool;
+    /// Whether a share is by `key`.
+    fn verify_share(id: &RoundId, key: &[u8; 48], share: &[u8; 96]) -> bool;
+    /// The combined signature of a round, if it is that.
+    fn verify_combined(id: &RoundId, seal_key: &[u8; 48], combined: &[u8; 96]) -> Option<Self::Opened>;
+    /// Opens one sealed payload.
+    fn open(opened: &Self::Opened, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>>;
+    /// The round's beacon.
+    fn beacon(opened: &Self::Opened) -> Digest;
+}
+
+/// The real thing: secp256k1 and BLS12-381.
+#[derive(Debug, Clone, Copy)]
+pub struct Curves;
+
+impl Scheme for Curves {
+    type Opened = Combined;
+
+    fn verify_signature(hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool {
+        evidence::verify(hash, signature, key).is_ok()
+    }
+    fn verify_vote(key: &[u8; 96], message: &[u8], vote: &[u8; 48]) -> bool {
+        vendue_sealed_bid::verify_vote(key, message, vote)
+    }
+    fn verify_aggregate(keys: &[&[u8; 96]], message: &[u8], aggregate: &[u8; 48]) -> bool {
+        vendue_sealed_bid::verify_aggregate(keys, message, aggregate)
+    }
+    fn verify_share(id: &RoundId, key: &[u8; 48], share: &[u8; 96]) -> bool {
+        vendue_sealed_bid::verify_share(id, key, share)
+    }
+    fn verify_combined(id: &RoundId, seal_key: &[u8; 48], combined: &[u8; 96]) -> Option<Combined> {
+        vendue_sealed_bid::verify_combined(id, seal_key, combined)
+    }
+    fn open(opened: &Combined, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>> {
+        vendue_sealed_bid::open(opened, header, sealed)
+    }
+    fn beacon(opened: &Combined) -> Digest {
+        beacon_of(opened)
+    }
+}
+
+/// A home's key.
+pub trait UserCrypto {
+    /// What checks the signatures of others.
+    type Scheme: Scheme;
+
+    /// The key that signs orders.
+    fn public_key(&self) -> [u8; 33];
+    /// The user's signature.
+    fn sign(&self, hash: &Digest) -> [u8; 65];
+}
+
+impl UserCrypto for HomeKeys {
+    type Scheme = Curves;
+
+    fn public_key(&self) -> [u8; 33] {
+        self.user.public_key()
+    }
+    fn sign(&self, hash: &Digest) -> [u8; 65] {
+        self.user.sign(hash)
+    }
+}
+
 /// A seat's cryptography within one market and epoch.
 pub trait Crypto {
     /// A verified combined signature.
     type Opened: Clone;
+    /// What checks the signatures of others in proofs and certificates.
+    type Scheme: Scheme<Opened = Self::Opened>;
 
     /// Seals a payload to a round.
     fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> Result<Sealed, CryptoError>;
@@ -64,6 +139,7 @@ impl SeatCrypto {
 
 impl Crypto for SeatCrypto {
     type Opened = Combined;
+    type Scheme = Curves;
 
     fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> Result<Sealed, CryptoError> {
         vendue_sealed_bid::seal(&self.id(round), &self.record.seal_key, header, payload, &self.keys.bid)

@@ -4,8 +4,8 @@
 //! proposal what follows from it. A round and the check of fault proofs ask the same functions, so nobody can be proven
 //! faulty for what another honest seat would have taken for justified.
 
-use crate::crypto::Crypto;
-use crate::evidence::{self, new_view_hash, set_hash};
+use crate::crypto::{Crypto, Scheme};
+use crate::evidence::{new_view_hash, set_hash};
 use crate::merkle;
 use crate::record::MarketRecord;
 use crate::wire::{
@@ -13,6 +13,7 @@ use crate::wire::{
     vote_bytes,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::marker::PhantomData;
 use vendue_market::encode::Writer;
 use vendue_market::{Digest, tagged_hash};
 
@@ -37,21 +38,27 @@ pub(crate) trait Checks {
 }
 
 /// Checks with the public keys of the record only.
-pub(crate) struct ByRecord<'a>(pub &'a MarketRecord);
+pub(crate) struct ByRecord<'a, S>(&'a MarketRecord, PhantomData<S>);
 
-impl Checks for ByRecord<'_> {
+impl<'a, S> ByRecord<'a, S> {
+    pub(crate) fn new(record: &'a MarketRecord) -> Self {
+        Self(record, PhantomData)
+    }
+}
+
+impl<S: Scheme> Checks for ByRecord<'_, S> {
     fn record(&self) -> &MarketRecord {
         self.0
     }
     fn signed(&self, seat: u16, hash: &Digest, signature: &[u8; 65]) -> bool {
-        self.0.seat(seat).is_some_and(|s| evidence::verify(hash, signature, &s.evidence_key).is_ok())
+        self.0.seat(seat).is_some_and(|s| S::verify_signature(hash, signature, &s.evidence_key))
     }
     fn vote(&self, seat: u16, message: &[u8], vote: &[u8; 48]) -> bool {
-        self.0.seat(seat).is_some_and(|s| vendue_sealed_bid::verify_vote(&s.vote_key, message, vote))
+        self.0.seat(seat).is_some_and(|s| S::verify_vote(&s.vote_key, message, vote))
     }
     fn aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool {
         let keys: Option<Vec<_>> = seats.iter().map(|s| self.0.seat(*s).map(|s| &s.vote_key)).collect();
-        keys.is_some_and(|keys| vendue_sealed_bid::verify_aggregate(&keys, message, aggregate))
+        keys.is_some_and(|keys| S::verify_aggregate(&keys, message, aggregate))
     }
 }
 

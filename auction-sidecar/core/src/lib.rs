@@ -50,7 +50,7 @@ mod seat;
 pub use award::{AwardFile, AwardProof, AwardTable, Certificate, CertificateFile, Leaf, OrderLeaf};
 pub use bid::{LocalBids, OfferedPart, OwnBid, Sought, bids};
 pub use clearing::seal_ceiling;
-pub use crypto::{Crypto, SeatCrypto};
+pub use crypto::{Crypto, Curves, Scheme, SeatCrypto, UserCrypto};
 pub use drops::{DropReason, Drops};
 pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
 pub use justify::{Derived, derive, follow, proposer, set_digest};

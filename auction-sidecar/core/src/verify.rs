@@ -3,7 +3,8 @@
 //! The record is the trust root: keys that come with a certificate prove nothing and are never looked at.
 
 use crate::award::{AwardFile, AwardProof, Certificate};
-use crate::evidence::{self, order_hash};
+use crate::crypto::{Curves, Scheme};
+use crate::evidence::order_hash;
 use crate::record::MarketRecord;
 use crate::wire::{VoteWord, vote_bytes};
 use vendue_market::{Award, Order, Outcome};
@@ -108,6 +109,14 @@ pub enum VerifyError {
 
 /// Checks a certificate against the record.
 pub fn certificate(record: &MarketRecord, certificate: &Certificate) -> Result<(), VerifyError> {
+    certificate_by::<Curves>(record, certificate)
+}
+
+/// [`certificate`] with the signatures of a scheme.
+pub fn certificate_by<S: Scheme>(
+    record: &MarketRecord,
+    certificate: &Certificate,
+) -> Result<(), VerifyError> {
     if certificate.market != record.market {
         return Err(VerifyError::CertificateMarket);
     }
@@ -125,11 +134,7 @@ pub fn certificate(record: &MarketRecord, certificate: &Certificate) -> Result<(
     }
     let Certificate { market, epoch, round, root, quorum } = certificate;
     let message = vote_bytes(VoteWord::Award, market, *epoch, *round, 0, root);
-    if vendue_sealed_bid::verify_aggregate(&keys, &message, &quorum.aggregate) {
-        Ok(())
-    } else {
-        Err(VerifyError::Aggregate)
-    }
+    if S::verify_aggregate(&keys, &message, &quorum.aggregate) { Ok(()) } else { Err(VerifyError::Aggregate) }
 }
 
 /// Checks that an outcome is what a (verified) certificate certifies for an order.
@@ -210,13 +215,21 @@ pub fn again(
 
 /// Checks that an order is signed by a home of the record, and says which.
 pub fn order(record: &MarketRecord, order: &Order, signature: &[u8; 65]) -> Result<u16, VerifyError> {
+    order_by::<Curves>(record, order, signature)
+}
+
+/// [`order`] with the signatures of a scheme.
+pub fn order_by<S: Scheme>(
+    record: &MarketRecord,
+    order: &Order,
+    signature: &[u8; 65],
+) -> Result<u16, VerifyError> {
     if order.market != record.market {
         return Err(VerifyError::OrderMarket);
     }
     let home = record.home_of_key(&order.user_key).ok_or(VerifyError::UnknownHome)?;
-    evidence::verify(&order_hash(&record.market, order), signature, &order.user_key)
-        .map_err(|_| VerifyError::OrderSignature)?;
-    Ok(home)
+    let good = S::verify_signature(&order_hash(&record.market, order), signature, &order.user_key);
+    if good { Ok(home) } else { Err(VerifyError::OrderSignature) }
 }
 
 /// Everything about an award: certificate, order, outcome. The record must have been checked before.

@@ -1,21 +1,58 @@
-//! A seeded network of seats and a home in one process: the real state machines and the real cryptography, with
-//! virtual time, delays, losses, partitions, skewed clocks, faulty seats, and provider controllers that take hold of
-//! devices. The invariants of the protocol are checked at every send.
+//! A seeded network of seats and a home in one process: the real state machines, with the real cryptography or a stand-in
+//! for it, virtual time, delays, losses, partitions, clocks that are wrong, faulty seats and homes, and provider
+//! controllers that take hold of devices. The invariants of the protocol are checked at every send.
 //!
-//! Inputs: a [`Config`] and what the caller does to the [`World`]. Outputs: what seats and home reported, what was
-//! sent, and a hash over every delivery. The same configuration and calls give the same hash.
+//! Inputs: a [`Config`] and what the caller does to the [`World`], or a [`Schedule`]. Outputs: what seats and home
+//! reported, what was sent, what did not hold, and a hash over every delivery. The same configuration and calls give the
+//! same hash.
+//!
+//! # Where each behaviour of the protocol's list is
+//! | behaviour | deviation of a seat, or else |
+//! |---|---|
+//! | B1 silent | `Silent`, `Mute` |
+//! | B2, B3, B12 to some only | `Only`, `PartialBundle` |
+//! | B4, B5 versions of a bundle | `TwoBundles`, `ManyBundles` |
+//! | B6 at the edge of T1 | `LateBundle` |
+//! | B7, B8, B9, B10 copied, mauled, garbage, bad points | `CopiedBundle`, `MauledBundle`; each bit in the tests of `sealed-bid` |
+//! | B11 records that it cannot keep | `FalseRecords` |
+//! | B13 to B17 SETs | `TwoSets`, `Omit` (by all f in `tests/byzantine.rs`), `ClaimAll`, `StarvedSet`, `FalseFull` |
+//! | B18, B19, B25 votes | `TwoAdmits`, `TwoLocks`, `LastMoment`, `AdmitAll` |
+//! | B20 to B24 shares and commits | `EarlyShare`, `Mute(Open)`, `ShiftedShare` (two of them cancel), `WrongShare`, `ForgedCommit` |
+//! | B26 awards | `TwoAwards`, `WrongAward` |
+//! | B27 certificates kept back or late | `HoardedProof`, `LateProof`; posting by rank on a chain is not part of the core |
+//! | B28 data withheld | `Mute(Reply)` after `Only(Bundle)` |
+//! | B29 floods, oversize, slow | `FetchFlood`, `Oversize`, `Slow`; slow readers of a connection in the tests of the sidecar's `net` |
+//! | B30 replay | `Replay`; another market and epoch in `tests/market.rs` |
+//! | B31 clocks | `Schedule::skew_ms`, `clocks_set`, `freezes` |
+//! | B32 partitions | `Schedule::partitions`, at each phase in `tests/byzantine.rs` |
+//! | B33 two replicas | `TwoReplicas` |
+//! | B34 orders to few, two bodies | `HomeFault::OrderToFew`, `HomeFault::TwoBodies` |
+//! | B35 shill bids | a user's own seat bids like any other; prices are the business of the tests of `market` |
+//! | B36 ties | `Schedule::one_price`; that ties are uniform in the tests of `market` |
+//! | B37 key generation | tests of `sealed-bid`: `tests/dkg.rs`, `tests/renewal.rs` |
+//! | B38 restart without memory | `Schedule::restarts` (looks on, as it must), `careless_restarts` (does not) |
+//! | B39 another's share | `StolenShare` |
+//! | B40, B45 views | `TwoProposals`, `FalseProposal`, `Mute(Propose)`, `OldView`, `JunkAdmit`, `ForgedNewView`, `OtherSetInView`, `SetToProposer` |
+//! | B41 partial bundles in turn | `PartialBundle`, with its cost in `tests/byzantine.rs` |
+//! | B42 the gate | `LateOpen`, `Ungated` |
+//! | B43 false proofs | every proof that a seat shows is judged again (I6); changed proofs in the core's tests of `proof` |
+//! | B44, B46 orders out of turn | `FalseRecords::ForeignOrders`, `FalseRecords::AllOrders`, `HomeFault::FalseCertificate` |
+//! | B47 waking the others late | `LastWake` |
 
 mod controller;
 mod deviation;
 mod invariants;
+pub mod keys;
+pub mod mock;
 mod schedule;
+pub mod sweep;
 mod world;
 
 pub use controller::{Answer, Controller};
-pub use deviation::{Deviation, KindName};
+pub use deviation::{Deviation, FalseRecords, KindName};
 pub use invariants::{Violation, Watch};
 pub use schedule::{Report, Schedule, all_deviations};
-pub use world::{Config, Event, Fault, Hold, Partition, World};
+pub use world::{Config, Event, Fault, Freeze, Hold, HomeFault, Partition, World};
 
 use vendue_auction_core::Params;
 use vendue_market::{AcceptRules, NodeCapacity, Offer, OfferNode, Price, Requirements};

@@ -3,17 +3,22 @@
 //! Inputs: a [`Schedule`], by hand, from a seed or from a file. Outputs: a [`Report`] of what came of it. The same
 //! schedule gives the same run. A schedule that fails is made smaller while it goes on failing.
 
-use crate::deviation::{Deviation, KindName};
+use crate::deviation::{Deviation, FalseRecords as Records, KindName};
 use crate::invariants::Violation;
-use crate::world::{Config, Event, Hold, Partition, World};
+use crate::keys::{Keys, RealKeys};
+use crate::world::{Config, Event, Freeze, Hold, HomeFault, Partition, World};
 use crate::{clock, offer, requirements};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use vendue_auction_core::proof::{Fault, Verdict, verify};
-use vendue_auction_core::wire::Kind;
-use vendue_auction_core::{HomeInput, HomeOutput, KeyError, NewOrder, SeatOutput};
+use vendue_auction_core::proof::{Fault, Verdict, verify_by};
+use vendue_auction_core::wire::{Again, Body, Kind, Proof, Quorum, Signers};
+use vendue_auction_core::{
+    AwardProof, AwardTable, Certificate, HomeInput, HomeOutput, KeyError, Leaf, NewOrder, OrderLeaf, Params,
+    SeatOutput,
+};
+use vendue_market::{Histogram, Order, Outcome, Unserved};
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +32,9 @@ pub struct Schedule {
     pub delay_ms: (u64, u64),
     /// Messages lost, out of a thousand.
     pub lost_per_mille: u32,
+    /// Time for hand-over after voting has stopped.
+    #[serde(default = "handover_ms")]
+    pub handover_ms: u64,
     /// Orders, one every 600 ms.
     pub orders: u32,
     /// When the run ends.
@@ -43,6 +51,21 @@ pub struct Schedule {
     pub restarts: Vec<(u64, u16)>,
     /// How far clocks are ahead.
     pub skew_ms: BTreeMap<u16, i64>,
+    /// When which seat's clock is set to how far ahead.
+    #[serde(default)]
+    pub clocks_set: Vec<(u64, u16, i64)>,
+    /// When clocks stand still.
+    #[serde(default)]
+    pub freezes: Vec<Freeze>,
+    /// B38: when which seat restarts and speaks at once, as if it had never spoken. Such a seat is faulty.
+    #[serde(default)]
+    pub careless_restarts: Vec<(u64, u16)>,
+    /// What the home does wrong.
+    #[serde(default)]
+    pub home_faults: BTreeSet<HomeFault>,
+    /// B36: everybody asks for one price, so that ties decide.
+    #[serde(default)]
+    pub one_price: bool,
     /// From when on also what holds in synchronous runs only is checked.
     pub synchronous_from: Option<u64>,
 }
@@ -60,6 +83,16 @@ pub struct Report {
     pub certified: BTreeMap<u64, u64>,
     /// NEWVIEWs that were sent.
     pub new_views: u64,
+    /// Rounds in which a seat spoke.
+    pub rounds: u64,
+    /// Hash over everything delivered.
+    pub trace: [u8; 32],
+    /// Messages among seats.
+    pub messages: u64,
+    /// Which seat a job was awarded to first, and in which round.
+    winners: BTreeMap<String, (u64, u16)>,
+    /// Rounds with a culprit, or with a bundle that not all honest seats got in time.
+    explained: BTreeSet<u64>,
 }
 
 impl Schedule {
@@ -70,6 +103,7 @@ impl Schedule {
             seats: 4,
             delay_ms: (5, 30),
             lost_per_mille: 0,
+            handover_ms: handover_ms(),
             orders: 1,
             until_ms: 9_000,
             deviations: vec![],
@@ -78,6 +112,11 @@ impl Schedule {
             holds: vec![],
             restarts: vec![],
             skew_ms: BTreeMap::new(),
+            clocks_set: vec![],
+            freezes: vec![],
+            careless_restarts: vec![],
+            home_faults: BTreeSet::new(),
+            one_price: false,
             synchronous_from: Some(0),
         }
     }
@@ -115,7 +154,17 @@ impl Schedule {
             }
             2 => {
                 let skew = 500 - below(1_001) as i64;
-                schedule.skew_ms.insert(below(u64::from(seats)) as u16, skew);
+                let seat = below(u64::from(seats)) as u16;
+                let from_ms = 1_000 + below(3_000);
+                match below(3) {
+                    0 => schedule.clocks_set.push((from_ms, seat, skew)),
+                    1 => {
+                        schedule.freezes.push(Freeze { seat, from_ms, until_ms: from_ms + 1 + below(2_000) })
+                    }
+                    _ => {
+                        schedule.skew_ms.insert(seat, skew);
+                    }
+                }
                 schedule.synchronous_from = None;
             }
             _ if below(2) == 0 => schedule.delay_ms = (5, 95),
@@ -125,6 +174,30 @@ impl Schedule {
             // Who has restarted only looks on for a while: together with the faulty ones that may be too many.
             schedule.restarts.push((1_000 + below(2_000), below(u64::from(seats)) as u16));
             schedule.synchronous_from = None;
+        }
+        if below(8) == 0 {
+            let all = [HomeFault::OrderToFew(f as u16), HomeFault::TwoBodies, HomeFault::FalseCertificate];
+            schedule.home_faults.extend(all.get(below(3) as usize));
+            schedule.synchronous_from = None;
+        }
+        schedule.one_price = below(4) == 0;
+        schedule
+    }
+
+    /// One seat more than f of those that vote for more than one thing. What then does not hold shows, and who did it.
+    pub fn beyond(seed: u64, seats: u16) -> Self {
+        use Deviation::*;
+        let mut rng = ChaCha20Rng::seed_from_u64(seed ^ 0xbe0d);
+        let mut below = |n: u64| rng.next_u64() % n.max(1);
+        let mut schedule = Self::adversarial(seed, seats);
+        let f = seats.saturating_sub(1) / 3;
+        schedule.deviations.clear();
+        let first = below(u64::from(seats)) as u16;
+        for faulty in (0..=f).map(|i| (first + i) % seats) {
+            let ways =
+                [TwoSets, TwoAdmits, TwoLocks, AdmitAll, TwoProposals, TwoAwards, WrongAward, EarlyShare];
+            schedule.deviations.push((faulty, PartialBundle(1 + below(u64::from(f)) as u16)));
+            schedule.deviations.extend(ways.iter().filter(|_| below(2) == 0).map(|way| (faulty, *way)));
         }
         schedule
     }
@@ -171,69 +244,124 @@ impl Schedule {
         schedule
     }
 
-    /// Runs it.
+    /// Runs it with real keys.
     pub fn run(&self) -> Result<Report, KeyError> {
-        let config = Config {
-            seed: self.seed,
-            seats: self.seats,
-            params: clock(),
-            delay_ms: self.delay_ms,
-            lost_per_mille: self.lost_per_mille,
-        };
-        let price = |seat: u16| 2_000_000 + 100_000 * i64::from(seat);
-        let offers = |seat: u16| offer(&format!("p{seat}"), price(seat), 8).into_iter().collect();
-        let mut world = World::new(config, (0..self.seats).map(offers).collect())?;
-        for (seat, deviation) in &self.deviations {
-            world.deviate(*seat, *deviation)?;
-        }
-        self.trusted.iter().for_each(|seat| world.watch.trust(*seat));
-        world.partitions.clone_from(&self.partitions);
-        world.holds.clone_from(&self.holds);
-        world.skew_ms.clone_from(&self.skew_ms);
-        if let Some(from) = self.synchronous_from {
-            world.watch.expect_synchrony(from);
-        }
+        self.run_with::<RealKeys>()
+    }
+
+    /// Runs it.
+    pub fn run_with<K: Keys>(&self) -> Result<Report, KeyError> {
+        let mut world = self.world::<K>()?;
         for (at, what) in self.steps() {
             world.run_until(at);
             match what {
                 Step::Restart(seat) => world.restart(seat)?,
-                Step::Order(i) => submit(&mut world, i),
+                Step::Careless(seat) => world.restart_without_caution(seat)?,
+                Step::Clock(seat, skew_ms) => world.set_clock(seat, skew_ms),
+                Step::Order(i) => submit(&mut world, i)?,
             }
         }
         world.run_until(self.until_ms);
+        let now = world.now;
+        world.watch.check_accountability(now);
         Ok(self.report(&mut world))
+    }
+
+    fn world<K: Keys>(&self) -> Result<World<K>, KeyError> {
+        let config = Config {
+            seed: self.seed,
+            seats: self.seats,
+            params: Params { handover_ms: self.handover_ms, ..clock() },
+            delay_ms: self.delay_ms,
+            lost_per_mille: self.lost_per_mille,
+        };
+        let step = if self.one_price { 0 } else { 100_000 };
+        let price = |seat: u16| 2_000_000 + step * i64::from(seat);
+        let offers = |seat: u16| offer(&format!("p{seat}"), price(seat), 8).into_iter().collect();
+        let mut world = World::with_keys(config, (0..self.seats).map(offers).collect())?;
+        for (seat, deviation) in &self.deviations {
+            world.deviate(*seat, *deviation)?;
+        }
+        self.careless_restarts.iter().for_each(|(_, seat)| world.watch.set_faulty(*seat));
+        self.trusted.iter().for_each(|seat| world.watch.trust(*seat));
+        world.partitions.clone_from(&self.partitions);
+        world.holds.clone_from(&self.holds);
+        world.skew_ms.clone_from(&self.skew_ms);
+        world.freezes.clone_from(&self.freezes);
+        world.home_faults.clone_from(&self.home_faults);
+        world.watch.hold_accountable();
+        if let Some(from) = self.synchronous_from {
+            world.watch.expect_synchrony(from);
+        }
+        Ok(world)
+    }
+
+    /// I10: where this run gives an order to another seat than the run in which everybody is honest, there is a culprit,
+    /// or a bundle that not all honest seats got in time. Only for runs on a good network, with bids as in the other.
+    pub fn compare<K: Keys>(&self, report: &Report) -> Result<Vec<Violation>, KeyError> {
+        let honest = Self { deviations: vec![], careless_restarts: vec![], ..self.clone() };
+        let honest = honest.run_with::<K>()?;
+        let mut broken = vec![];
+        for (job, (round, winner)) in &report.winners {
+            let other = honest.winners.get(job).is_some_and(|(_, expected)| expected != winner);
+            if other && !report.explained.contains(round) {
+                let what = format!("round {round} gives {job} to seat {winner}, and nobody is to blame");
+                broken.push(Violation { at: self.until_ms, invariant: "I10", what });
+            }
+        }
+        Ok(broken)
     }
 
     /// What is done from outside, by time.
     fn steps(&self) -> Vec<(u64, Step)> {
         let orders = (0..self.orders).map(|i| (500 + 600 * u64::from(i), Step::Order(i)));
         let restarts = self.restarts.iter().map(|(at, seat)| (*at, Step::Restart(*seat)));
-        let mut steps: Vec<(u64, Step)> = orders.chain(restarts).collect();
+        let careless = self.careless_restarts.iter().map(|(at, seat)| (*at, Step::Careless(*seat)));
+        let clocks = self.clocks_set.iter().map(|(at, seat, skew)| (*at, Step::Clock(*seat, *skew)));
+        let mut steps: Vec<(u64, Step)> = orders.chain(restarts).chain(careless).chain(clocks).collect();
         steps.sort_by_key(|(at, _)| *at);
         steps
     }
 
-    fn report(&self, world: &mut World) -> Report {
+    fn report<K: Keys>(&self, world: &mut World<K>) -> Report {
         let mut report = Report { violations: world.watch.take_violations(), ..Report::default() };
-        let faulty: BTreeSet<u16> = self.deviations.iter().map(|(seat, _)| *seat).collect();
+        let deviating = self.deviations.iter().map(|(seat, _)| *seat);
+        let faulty: BTreeSet<u16> = deviating.chain(self.careless_restarts.iter().map(|(_, s)| *s)).collect();
+        let mut jobs = BTreeMap::new();
         for (_, event) in &world.events {
             match event {
+                Event::Home(HomeOutput::Ordered { digest, order, .. }) => {
+                    jobs.insert(*digest, order.job.clone());
+                }
                 Event::Home(HomeOutput::HandOver { .. }) => report.handed_over += 1,
                 Event::Seat(seat, _) if faulty.contains(seat) => {}
                 Event::Seat(_, SeatOutput::Evidence(proof)) => {
-                    if let Verdict::Guilty { seats, fault } = verify(proof, &world.record) {
+                    if let Verdict::Guilty { seats, fault } = verify_by::<K::Scheme>(proof, &world.record) {
                         report.proven.extend(seats.into_iter().map(|seat| (seat, fault)));
                     }
                 }
                 Event::Seat(_, SeatOutput::Decided(d)) => {
                     let took = report.certified.entry(d.certificate.round).or_default();
                     *took = d.took_ms.max(*took);
+                    for (order, outcome) in &d.outcomes {
+                        if let (Some(job), Outcome::Award(award)) = (jobs.get(order), outcome) {
+                            let won = (d.certificate.round, award.seat);
+                            report.winners.entry(job.clone()).or_insert(won);
+                        }
+                    }
                 }
                 _ => {}
             }
         }
         let views = world.sent.iter().filter(|((kind, _), _)| *kind == Kind::NewView);
         report.new_views = views.map(|(_, count)| count).sum();
+        report.messages = world.sent.values().sum();
+        report.rounds = world.watch.rounds() as u64;
+        report.trace = world.trace_hash();
+        let blamed = world.watch.provable().keys().copied();
+        let won = report.winners.values().map(|(round, _)| *round);
+        let starved = won.filter(|r| !world.watch.all_got_all(*r) || !report.proven.is_empty());
+        report.explained = blamed.chain(starved).collect();
         report
     }
 
@@ -268,6 +396,20 @@ impl Schedule {
             less.restarts.remove(at);
             all.push(less);
         }
+        let without = |less: Self, all: &mut Vec<Self>| {
+            if less != *self {
+                all.push(less)
+            }
+        };
+        without(Self { clocks_set: vec![], ..self.clone() }, &mut all);
+        without(Self { freezes: vec![], ..self.clone() }, &mut all);
+        without(Self { home_faults: BTreeSet::new(), ..self.clone() }, &mut all);
+        without(Self { one_price: false, ..self.clone() }, &mut all);
+        for at in 0..self.careless_restarts.len() {
+            let mut less = self.clone();
+            less.careless_restarts.remove(at);
+            all.push(less);
+        }
         if !self.skew_ms.is_empty() {
             all.push(Self { skew_ms: BTreeMap::new(), ..self.clone() });
         }
@@ -293,22 +435,67 @@ impl Schedule {
     }
 }
 
+fn handover_ms() -> u64 {
+    clock().handover_ms
+}
+
 /// Something that is done from outside.
 enum Step {
     Order(u32),
     Restart(u16),
+    Careless(u16),
+    Clock(u16, i64),
 }
 
-fn submit(world: &mut World, i: u32) {
-    if let Some(requirements) = requirements(1, 5_000_000) {
-        world.tell_home(HomeInput::Submit(Box::new(NewOrder {
-            job: format!("job-{i}"),
-            attempt: 1,
-            requirements,
-            commitment: [9; 32],
-            expires_ms: 120_000,
-        })));
+fn new_order(i: u32, workers: u32) -> Option<HomeInput> {
+    Some(HomeInput::Submit(Box::new(NewOrder {
+        job: format!("job-{i}"),
+        attempt: 1,
+        requirements: requirements(workers, 5_000_000)?,
+        commitment: [9; 32],
+        expires_ms: 120_000,
+    })))
+}
+
+fn submit<K: Keys>(world: &mut World<K>, i: u32) -> Result<(), KeyError> {
+    let (Some(order), Some(second)) = (new_order(i, 1), new_order(i, 2)) else { return Ok(()) };
+    world.tell_home(order);
+    if world.home_faults.contains(&HomeFault::TwoBodies) {
+        world.tell_second_home(second)?;
     }
+    if world.home_faults.contains(&HomeFault::FalseCertificate) {
+        let ordered = world.events.iter().rev().find_map(|(_, event)| match event {
+            Event::Home(HomeOutput::Ordered { order, .. }) => Some((**order).clone()),
+            _ => None,
+        });
+        if let Some(again) =
+            ordered.and_then(|order| false_again(&order, &world.record.params, world.record.n()))
+        {
+            world.home_says(Body::Again(Box::new(again)))?;
+        }
+    }
+    Ok(())
+}
+
+/// A body that says that a round gave the order to nobody, with a certificate that nobody signed.
+fn false_again(before: &Order, params: &Params, n: u16) -> Option<Again> {
+    let (order, round) = (before.digest(), before.first_round);
+    let leaf = OrderLeaf {
+        order,
+        outcome: Outcome::None(Histogram::default()),
+        bundle: [0; 32],
+        expires_ms: params.expiry(round),
+    };
+    // A tree of one leaf.
+    let leaves = AwardTable { leaves: vec![Leaf::Order(leaf.clone())] };
+    let path = leaves.path(&Leaf::Order(leaf.clone()))?;
+    let quorum = Quorum { signers: Signers::all(n), aggregate: [1; 48] };
+    let root = leaves.root();
+    let certificate = Certificate { market: before.market, epoch: 0, round, root, quorum };
+    let after = Some(Unserved { order, round, root });
+    let next = Order { first_round: round + 1, after, ..before.clone() };
+    let proof = Proof { certificate, proof: AwardProof { leaf, path } };
+    Some(Again { order: next, before: before.clone(), proof })
 }
 
 /// Votes that commit reach one seat only, and nothing of what that seat knows leaves it.
@@ -362,7 +549,27 @@ pub fn all_deviations(seats: u16) -> Vec<Deviation> {
         ForgedNewView,
         OtherSetInView,
         Replay,
+        ShiftedShare,
+        StolenShare,
+        LateOpen(450),
+        Ungated,
+        HoardedProof,
+        LateProof(3_000),
+        FetchFlood(300),
+        Oversize,
+        Slow(150),
+        TwoReplicas,
+        LastWake(5),
     ];
+    let false_records = [
+        Records::OutOfCapacity,
+        Records::NoCapacity,
+        Records::NegativePrice,
+        Records::TwiceEach,
+        Records::ForeignOrders,
+        Records::AllOrders,
+    ];
+    all.extend(false_records.map(Deviation::FalseRecords));
     let kinds = [
         KindName::Bundle,
         KindName::Set,

@@ -1,14 +1,22 @@
-//! Faulty seats, each way of being faulty alone and in random mixes. The invariants are checked at every send.
+//! Faulty seats, each way of being faulty alone and in random mixes, with stand-in cryptography; what rests on the real one
+//! is run with it. The invariants are checked at every send.
 #![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
 use std::collections::BTreeSet;
 use vendue_auction_core::proof::Fault;
-use vendue_auction_sim::{Deviation, KindName, Partition, Report, Schedule, all_deviations};
+use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
+use vendue_auction_sim::{
+    Deviation, FalseRecords, Freeze, HomeFault, KindName, Partition, Report, Schedule, all_deviations,
+};
 
 fn run(schedule: &Schedule) -> Report {
-    let report = schedule.run().unwrap();
+    run_with::<MockKeys>(schedule)
+}
+
+fn run_with<K: Keys>(schedule: &Schedule) -> Report {
+    let report = schedule.run_with::<K>().unwrap();
     if !report.violations.is_empty() {
-        let smallest = schedule.shrink(|s| s.run().is_ok_and(|r| !r.violations.is_empty()));
+        let smallest = schedule.shrink(|s| s.run_with::<K>().is_ok_and(|r| !r.violations.is_empty()));
         let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", schedule.seed));
         std::fs::write(&path, smallest.to_json()).unwrap();
         assert!(
@@ -65,8 +73,11 @@ fn what_can_be_proven_is() {
             schedule.partitions = vec![Partition { from_ms: 1_125, until_ms: 2_000, side }];
             schedule.synchronous_from = Some(3_000);
         }
-        let report = run(&schedule);
+        let report = run_with::<RealKeys>(&schedule);
         assert_eq!(report.handed_over, 6, "{deviation:?}");
+        let mock = run(&schedule);
+        let faults = |report: &Report| report.proven.iter().map(|(_, f)| *f).collect::<BTreeSet<_>>();
+        assert!(faults(&mock).contains(&fault), "{deviation:?}: {mock:?}");
         let kinds: BTreeSet<Fault> = report.proven.iter().map(|(_, fault)| *fault).collect();
         assert!(kinds.contains(&fault), "{deviation:?}: {report:?}");
     }
@@ -118,6 +129,62 @@ fn skewed_clocks_cost_time_and_nothing_else() {
         schedule.skew_ms.insert(1, skew);
         let report = run(&schedule);
         assert!(report.handed_over >= 2, "{skew}: {report:?}");
+    }
+}
+
+#[test]
+fn clocks_that_are_set_or_stand_still_break_nothing() {
+    for at in [1_020, 1_110, 1_180, 1_300, 1_600] {
+        for by in [-3_000, -500, 90, 500, 3_000] {
+            let clocks_set = vec![(at, 1, by)];
+            run(&Schedule { synchronous_from: None, clocks_set, orders: 3, ..Schedule::four(10) });
+        }
+        let freezes = vec![Freeze { seat: 2, from_ms: at, until_ms: at + 700 }];
+        run(&Schedule { synchronous_from: None, freezes, orders: 3, ..Schedule::four(11) });
+    }
+}
+
+#[test]
+fn a_home_that_cheats_hurts_itself_only() {
+    for fault in [HomeFault::OrderToFew(1), HomeFault::TwoBodies, HomeFault::FalseCertificate] {
+        let home_faults = BTreeSet::from([fault]);
+        let schedule = Schedule { home_faults, orders: 3, until_ms: 12_000, ..Schedule::four(12) };
+        let report = run(&schedule);
+        if fault == HomeFault::FalseCertificate {
+            assert_eq!(report.handed_over, 3, "{report:?}");
+        }
+    }
+}
+
+#[test]
+fn a_seat_that_bids_what_it_has_not_is_passed_over_or_unreadable() {
+    use FalseRecords::{AllOrders, ForeignOrders, NegativePrice, NoCapacity, OutOfCapacity, TwiceEach};
+    for how in [OutOfCapacity, NoCapacity, NegativePrice, TwiceEach, ForeignOrders, AllOrders] {
+        let deviations = vec![(3, Deviation::FalseRecords(how))];
+        let schedule = Schedule { deviations, orders: 3, until_ms: 12_000, ..Schedule::four(13) };
+        let report = run(&schedule);
+        assert_eq!(report.handed_over, 3, "{how:?}");
+        let unreadable = matches!(how, NoCapacity | NegativePrice | TwiceEach);
+        assert_eq!(report.proven.contains(&(3, Fault::Garbage)), unreadable, "{how:?}: {report:?}");
+    }
+}
+
+#[test]
+fn shares_that_cancel_or_are_stolen_open_nothing_else() {
+    let deviations = vec![(1, Deviation::ShiftedShare), (2, Deviation::ShiftedShare)];
+    let report = run(&Schedule { seats: 7, deviations, ..Schedule::four(14) });
+    assert_eq!(report.handed_over, 1);
+    let report = run(&Schedule { deviations: vec![(0, Deviation::StolenShare)], ..Schedule::four(15) });
+    assert_eq!(report.handed_over, 1);
+    assert!(report.proven.iter().all(|(seat, _)| *seat == 0), "nobody is framed: {report:?}");
+}
+
+#[test]
+fn two_processes_with_one_key_are_one_faulty_seat() {
+    for seed in 0..6 {
+        let deviations = vec![(2, Deviation::TwoReplicas), (2, Deviation::PartialBundle(1))];
+        let report = run(&Schedule { deviations, delay_ms: (5, 95), orders: 3, ..Schedule::four(seed) });
+        assert!(report.proven.iter().all(|(seat, _)| *seat == 2));
     }
 }
 

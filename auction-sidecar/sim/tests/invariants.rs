@@ -4,7 +4,10 @@
 use std::collections::BTreeSet;
 use vendue_auction_core::wire::Kind;
 use vendue_auction_core::{HomeInput, HomeOutput, NewOrder};
-use vendue_auction_sim::{Config, Deviation, Event, Fault, KindName, Schedule, World, offer, requirements};
+use vendue_auction_sim::keys::MockKeys;
+use vendue_auction_sim::{
+    Config, Deviation, Event, FalseRecords, Fault, KindName, Schedule, World, offer, requirements,
+};
 
 fn broken(schedule: &Schedule) -> BTreeSet<&'static str> {
     schedule.run().unwrap().violations.iter().map(|v| v.invariant).collect()
@@ -28,6 +31,12 @@ fn i1_two_final_sets() {
 fn i2_a_share_before_the_commit() {
     let broken = broken(&trusted(vec![(1, Deviation::EarlyShare)]));
     assert!(broken.contains("I2"), "{broken:?}");
+}
+
+#[test]
+fn i3_an_honest_seat_that_votes_for_another_root() {
+    let broken = broken(&trusted(vec![(1, Deviation::WrongAward)]));
+    assert!(broken.contains("I3"), "{broken:?}");
 }
 
 #[test]
@@ -76,6 +85,47 @@ fn i6_statements_that_no_honest_seat_makes() {
         let broken = broken(&with_views(deviation));
         assert!(broken.contains("I6"), "{deviation:?}: {broken:?}");
     }
+}
+
+#[test]
+fn i8_a_quorum_of_shares_with_nothing_final() {
+    let broken = broken(&trusted((0..3).map(|seat| (seat, Deviation::EarlyShare)).collect()));
+    assert!(broken.contains("I8"), "{broken:?}");
+}
+
+#[test]
+fn i10_another_outcome_and_nobody_to_blame() {
+    // Not a fault: a bid that is cheaper than the honest run's, and binding.
+    let deviations = vec![(3, Deviation::FalseRecords(FalseRecords::OutOfCapacity))];
+    let schedule = Schedule { deviations, ..Schedule::four(45) };
+    let report = schedule.run_with::<MockKeys>().unwrap();
+    let violations = schedule.compare::<MockKeys>(&report).unwrap();
+    assert_eq!(violations.iter().map(|v| v.invariant).collect::<Vec<_>>(), ["I10"]);
+    // The cheapest seat keeps its bundle to itself: that explains it.
+    let deviations = vec![(0, Deviation::Only(KindName::Bundle, 0))];
+    let schedule = Schedule { deviations, ..Schedule::four(45) };
+    let report = schedule.run_with::<MockKeys>().unwrap();
+    assert_eq!(schedule.compare::<MockKeys>(&report).unwrap(), []);
+}
+
+#[test]
+fn i16_a_seat_that_floods_the_others() {
+    let flood = trusted(vec![(1, Deviation::FetchFlood(1_200))]);
+    let broken = broken(&Schedule { orders: 3, ..flood });
+    assert!(broken.contains("I16"), "{broken:?}");
+}
+
+#[test]
+fn i19_a_share_in_the_gate() {
+    // Rounds that need a second view commit while the next one collects.
+    let deviations = vec![
+        (2, Deviation::PartialBundle(1)),
+        (2, Deviation::Only(KindName::Set, 1)),
+        (1, Deviation::Ungated),
+    ];
+    let schedule = Schedule { deviations, trusted: vec![1], orders: 6, ..Schedule::four(46) };
+    let report = schedule.run_with::<MockKeys>().unwrap();
+    assert!(report.violations.iter().any(|v| v.invariant == "I19"), "{:?}", report.violations);
 }
 
 #[test]

@@ -7,6 +7,7 @@
 //! Invariant: at home one body of an order is alive at a time; an award of an earlier one is refused with a CANCEL.
 
 use super::{Before, Entry, Home, HomeOutput, State};
+use crate::crypto::UserCrypto;
 use crate::drops::DropReason;
 use crate::wire::{Body, Cancel, Proof};
 use vendue_market::{Digest, Order, Outcome, Unserved};
@@ -19,7 +20,7 @@ fn pause(entry: &Entry) -> u64 {
     1 << entry.earlier.len().saturating_sub(1).min(2)
 }
 
-impl Home {
+impl<K: UserCrypto> Home<K> {
     /// The digest that an order has now, whichever of its bodies is named.
     pub(super) fn named(&self, digest: &Digest) -> Digest {
         if self.orders.contains_key(digest) {

@@ -3,6 +3,7 @@
 //! Whoever was asked and has not refused may still accept until the award expires, so it is asked again until then.
 
 use super::{Candidate, Choice, Home, HomeOutput, State};
+use crate::crypto::UserCrypto;
 use crate::drops::DropReason;
 use crate::wire::{Body, Cancel, Proof, Refuse, Reserve, Taken};
 use vendue_market::Digest;
@@ -14,7 +15,7 @@ const CHOOSE_AGAIN: u64 = 16;
 
 type Intake = Result<(), DropReason>;
 
-impl Home {
+impl<K: UserCrypto> Home<K> {
     /// Asks the next candidate when it is time; gives the round up when there is none left or it has expired.
     pub(super) fn press_on(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
         let p = self.record.params;

@@ -1,15 +1,16 @@
 //! What a home does with each message of a seat.
 
 use super::{Candidate, Home, HomeOutput, Reserving, State};
+use crate::crypto::{Scheme, UserCrypto};
 use crate::drops::DropReason;
-use crate::evidence::{self, message_hash};
+use crate::evidence::message_hash;
 use crate::verify;
 use crate::wire::{Body, Cancel, MAX_MESSAGE, Message, Proof, Receipt, Taken, decode};
 use vendue_market::Outcome;
 
 type Intake = Result<(), DropReason>;
 
-impl Home {
+impl<K: UserCrypto> Home<K> {
     pub(super) fn intake(
         &mut self,
         now_ms: u64,
@@ -29,7 +30,9 @@ impl Home {
             self.record.seat(header.seat).filter(|s| s.index == from).ok_or(DropReason::WrongSender)?;
         if let Some(signature) = signature {
             let hash = message_hash(&self.record.market, &header, &body);
-            evidence::verify(&hash, &signature, &seat.evidence_key).map_err(|_| DropReason::BadSignature)?;
+            if !K::Scheme::verify_signature(&hash, &signature, &seat.evidence_key) {
+                return Err(DropReason::BadSignature);
+            }
         }
         match body {
             Body::Receipt(receipt) => self.take_receipt(from, receipt, out),
@@ -87,7 +90,7 @@ impl Home {
         if now_ms >= self.record.params.expiry(certificate.round) {
             return Err(DropReason::Late);
         }
-        verify::certificate(&self.record, &certificate)
+        verify::certificate_by::<K::Scheme>(&self.record, &certificate)
             .and_then(|()| verify::outcome(&self.record, &certificate, &proof, &entry.order))
             .map_err(|_| DropReason::BadSignature)?;
         match proof.leaf.outcome.clone() {

@@ -15,6 +15,7 @@ mod io;
 pub use io::{Choice, HomeInput, HomeOutput, NewOrder};
 
 use crate::award::{AwardProof, Certificate};
+use crate::crypto::UserCrypto;
 use crate::drops::Drops;
 use crate::evidence::{message_hash, order_hash};
 use crate::keys::HomeKeys;
@@ -103,10 +104,10 @@ struct Entry {
 }
 
 /// A home of a market and its orders.
-pub struct Home {
+pub struct Home<K: UserCrypto = HomeKeys> {
     record: Arc<MarketRecord>,
     index: u16,
-    keys: HomeKeys,
+    keys: K,
     /// When the home was last given an input.
     now: u64,
     orders: BTreeMap<Digest, Entry>,
@@ -125,6 +126,13 @@ fn search_key(job: &str, attempt: u32) -> Digest {
 impl Home {
     /// The home at position `index` of the record ([`HomeKeys::check`] gives it).
     pub fn new(record: Arc<MarketRecord>, index: u16, keys: HomeKeys) -> Self {
+        Self::with_keys(record, index, keys)
+    }
+}
+
+impl<K: UserCrypto> Home<K> {
+    /// A home with keys of any kind.
+    pub fn with_keys(record: Arc<MarketRecord>, index: u16, keys: K) -> Self {
         let (orders, repeats) = (BTreeMap::new(), BTreeMap::new());
         let (withdrawn, drops) = (BTreeMap::new(), Drops::default());
         Self { record, index, keys, now: 0, orders, repeats, withdrawn, drops }
@@ -217,7 +225,7 @@ impl Home {
             seat: self.index,
         };
         let hash = message_hash(&self.record.market, &header, &body);
-        let signature = header.kind.is_signed().then(|| self.keys.user.sign(&hash));
+        let signature = header.kind.is_signed().then(|| self.keys.sign(&hash));
         Message { header, body, signature }.encode()
     }
 
@@ -263,7 +271,7 @@ impl Home {
             commitment: new.commitment,
             first_round,
             expires_ms: new.expires_ms,
-            user_key: self.keys.user.public_key(),
+            user_key: self.keys.public_key(),
             after: None,
             terms: Box::default(),
         };
@@ -276,7 +284,7 @@ impl Home {
         out.push(HomeOutput::Ordered {
             digest,
             order: Box::new(order.clone()),
-            signature: self.keys.user.sign(&order_hash(&self.record.market, &order)),
+            signature: self.keys.sign(&order_hash(&self.record.market, &order)),
             starts_ms: self.record.params.t0(round),
         });
         self.adopt(now_ms, digest, order, round, State::Waiting);
@@ -322,7 +330,7 @@ impl Home {
     }
 
     fn adopt(&mut self, now_ms: u64, digest: Digest, order: Order, round: u64, state: State) {
-        let signature = self.keys.user.sign(&order_hash(&self.record.market, &order));
+        let signature = self.keys.sign(&order_hash(&self.record.market, &order));
         let entry = Entry {
             order,
             signature,

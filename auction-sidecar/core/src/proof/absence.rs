@@ -6,6 +6,7 @@
 use super::garbage::certified;
 use super::{Fault, Judged, Signed, Unproven, open};
 use crate::award::{CertificateFile, Leaf};
+use crate::crypto::Scheme;
 use crate::evidence;
 use crate::justify::set_digest;
 use crate::merkle::{HexDigest, Path};
@@ -55,7 +56,7 @@ pub struct Absence {
 }
 
 impl Absence {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
         let (bundle, round) = (&self.bundle, self.certificate.round);
         let header = Header {
             kind: Kind::Bundle,
@@ -68,16 +69,18 @@ impl Absence {
         let d = bundle_digest(&header, &orders, &bundle.u, &bundle.v, &bundle.payload);
         let key = record.seat(bundle.seat).ok_or(Unproven::Signature)?.evidence_key;
         let hash = evidence::bundle_hash(&record.market, &header, &d);
-        evidence::verify(&hash, &bundle.signature, &key).map_err(|_| Unproven::Signature)?;
+        if !S::verify_signature(&hash, &bundle.signature, &key) {
+            return Err(Unproven::Signature);
+        }
         let set = Leaf::Set(set_digest(record, round, &self.admitted));
-        certified(record, &self.certificate, &set, &self.path)?;
+        certified::<S>(record, &self.certificate, &set, &self.path)?;
         let listed = Listed { seat: bundle.seat, d };
         if orders.is_empty() || self.admitted.contains(&listed) {
             return Err(Unproven::Innocent);
         }
         let mut owners = vec![];
         for signed in &self.sets {
-            let message = open(record, signed)?;
+            let message = open::<S>(record, signed)?;
             let Body::Set(set) = &message.body else { return Err(Unproven::Malformed) };
             if message.header.round != round {
                 return Err(Unproven::Unrelated);

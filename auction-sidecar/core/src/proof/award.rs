@@ -3,7 +3,7 @@
 use super::{Fault, Judged, Signed, Unproven, open};
 use crate::award::CertificateFile;
 use crate::clearing::{Clearing, Held};
-use crate::crypto::beacon_of;
+use crate::crypto::Scheme;
 use crate::justify::{self, ByRecord};
 use crate::record::MarketRecord;
 use crate::verify;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vendue_market::encode::hex_array;
 use vendue_market::{Digest, Order};
-use vendue_sealed_bid::{RoundId, verify_combined};
+use vendue_sealed_bid::RoundId;
 
 /// Who voted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,15 +44,16 @@ pub struct WrongAward {
 }
 
 impl WrongAward {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
-        let (round, root, seats) = self.vote(record)?;
-        let set = self.final_set(record, round)?;
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
+        let (round, root, seats) = self.vote::<S>(record)?;
+        let set = self.final_set::<S>(record, round)?;
         if justify::set_digest(record, round, &self.admitted) != set {
             return Err(Unproven::NotCertified);
         }
         let id = RoundId { market: record.market, epoch: record.epoch, round };
-        let combined = verify_combined(&id, &record.seal_key, &self.combined).ok_or(Unproven::Certificate)?;
-        let bundles = self.held(record, round)?;
+        let combined =
+            S::verify_combined(&id, &record.seal_key, &self.combined).ok_or(Unproven::Certificate)?;
+        let bundles = self.held::<S>(record, round)?;
         let orders: BTreeMap<Digest, Order> = self.orders.iter().map(|o| (o.digest(), o.clone())).collect();
         let clearing =
             Clearing { record, round, set, list: &self.admitted, bundles: &bundles, orders: &orders };
@@ -60,30 +61,29 @@ impl WrongAward {
         if !candidates.iter().eq(self.orders.iter().map(Order::digest).collect::<Vec<_>>().iter()) {
             return Err(Unproven::NotCertified);
         }
-        let (table, _) = clearing.run(&candidates, &beacon_of(&combined), |header, sealed| {
-            vendue_sealed_bid::open(&combined, header, sealed)
-        });
+        let (table, _) = clearing
+            .run(&candidates, &S::beacon(&combined), |header, sealed| S::open(&combined, header, sealed));
         if table.root() == root { Err(Unproven::Innocent) } else { Ok((seats, Fault::WrongAward)) }
     }
 
     /// Round, root and voters.
-    fn vote(&self, record: &MarketRecord) -> Result<(u64, Digest, Vec<u16>), Unproven> {
+    fn vote<S: Scheme>(&self, record: &MarketRecord) -> Result<(u64, Digest, Vec<u16>), Unproven> {
         match &self.accused {
             Accused::Message(signed) => {
-                let message = open(record, signed)?;
+                let message = open::<S>(record, signed)?;
                 let Body::Award(vote) = &message.body else { return Err(Unproven::Malformed) };
                 Ok((message.header.round, vote.root, vec![message.header.seat]))
             }
             Accused::Certificate(file) => {
                 let certificate = file.certificate(record.n()).map_err(|_| Unproven::Malformed)?;
-                verify::certificate(record, &certificate).map_err(|_| Unproven::Certificate)?;
+                verify::certificate_by::<S>(record, &certificate).map_err(|_| Unproven::Certificate)?;
                 Ok((certificate.round, certificate.root, certificate.quorum.signers.iter().collect()))
             }
         }
     }
 
-    fn final_set(&self, record: &MarketRecord, round: u64) -> Result<Digest, Unproven> {
-        let message = open(record, &self.commit)?;
+    fn final_set<S: Scheme>(&self, record: &MarketRecord, round: u64) -> Result<Digest, Unproven> {
+        let message = open::<S>(record, &self.commit)?;
         let (set, commit) = match &message.body {
             Body::Commit(c) => (c.set, &c.commit),
             Body::Open(o) => (o.set, &o.commit),
@@ -92,16 +92,16 @@ impl WrongAward {
         if message.header.round != round {
             return Err(Unproven::Unrelated);
         }
-        if !justify::commit(&ByRecord(record), round, &set, commit) {
+        if !justify::commit(&ByRecord::<S>::new(record), round, &set, commit) {
             return Err(Unproven::Certificate);
         }
         Ok(set)
     }
 
-    fn held(&self, record: &MarketRecord, round: u64) -> Result<BTreeMap<Listed, Held>, Unproven> {
+    fn held<S: Scheme>(&self, record: &MarketRecord, round: u64) -> Result<BTreeMap<Listed, Held>, Unproven> {
         let mut held = BTreeMap::new();
         for signed in &self.bundles {
-            let message = open(record, signed)?;
+            let message = open::<S>(record, signed)?;
             let Body::Bundle(bundle) = message.body else { return Err(Unproven::Malformed) };
             let listed = Listed { seat: message.header.seat, d: bundle.digest(&message.header) };
             held.insert(listed, Held { header: message.header, bundle, bytes: signed.0.clone() });

@@ -1,6 +1,7 @@
 //! Two statements of one seat where the protocol allows one.
 
 use super::{Fault, Judged, Signed, Unproven, open};
+use crate::crypto::Scheme;
 use crate::evidence;
 use crate::record::MarketRecord;
 use crate::wire::{Body, Header, Kind};
@@ -57,7 +58,7 @@ pub(crate) fn place(body: &Body) -> Option<(u32, Fault)> {
 }
 
 impl Double {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
         match self {
             Double::Bundles { seat, round, first, second } => {
                 let header = Header {
@@ -70,7 +71,9 @@ impl Double {
                 let key = record.seat(*seat).ok_or(Unproven::Signature)?.evidence_key;
                 for version in [first, second] {
                     let hash = evidence::bundle_hash(&record.market, &header, &version.d);
-                    evidence::verify(&hash, &version.signature, &key).map_err(|_| Unproven::Signature)?;
+                    if !S::verify_signature(&hash, &version.signature, &key) {
+                        return Err(Unproven::Signature);
+                    }
                 }
                 if first.d == second.d {
                     return Err(Unproven::Innocent);
@@ -78,7 +81,7 @@ impl Double {
                 Ok((vec![*seat], Fault::TwoBundles))
             }
             Double::Messages { first, second } => {
-                let (first, second) = (open(record, first)?, open(record, second)?);
+                let (first, second) = (open::<S>(record, first)?, open::<S>(record, second)?);
                 let (place_of_first, place_of_second) = (place(&first.body), place(&second.body));
                 if first.header != second.header || place_of_first != place_of_second {
                     return Err(Unproven::Unrelated);

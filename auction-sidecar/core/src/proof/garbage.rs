@@ -2,6 +2,7 @@
 
 use super::{Fault, Judged, Unproven};
 use crate::award::{CertificateFile, Leaf};
+use crate::crypto::Scheme;
 use crate::merkle::Path;
 use crate::record::MarketRecord;
 use crate::verify;
@@ -21,22 +22,22 @@ pub struct Garbage {
 }
 
 impl Garbage {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
-        certified(record, &self.certificate, &Leaf::Garbage(self.bundle), &self.path)?;
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
+        certified::<S>(record, &self.certificate, &Leaf::Garbage(self.bundle), &self.path)?;
         record.seat(self.bundle.seat).ok_or(Unproven::NotCertified)?;
         Ok((vec![self.bundle.seat], Fault::Garbage))
     }
 }
 
 /// Checks that a leaf is under the root of a valid certificate.
-pub(super) fn certified(
+pub(super) fn certified<S: Scheme>(
     record: &MarketRecord,
     certificate: &CertificateFile,
     leaf: &Leaf,
     path: &Path,
 ) -> Result<(), Unproven> {
     let certificate = certificate.certificate(record.n()).map_err(|_| Unproven::Malformed)?;
-    verify::certificate(record, &certificate).map_err(|_| Unproven::Certificate)?;
+    verify::certificate_by::<S>(record, &certificate).map_err(|_| Unproven::Certificate)?;
     if path.root(&leaf.to_bytes()) != Some(certificate.root) {
         return Err(Unproven::NotCertified);
     }

@@ -1,6 +1,7 @@
 //! An ADMIT that the proposal it names does not permit.
 
 use super::{Fault, Judged, Signed, Unproven, open};
+use crate::crypto::Scheme;
 use crate::evidence::message_hash;
 use crate::justify::{self, ByRecord};
 use crate::record::MarketRecord;
@@ -21,9 +22,9 @@ pub struct AgainstLock {
 }
 
 impl AgainstLock {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
-        let admit = open(record, &self.admit)?;
-        let proposal = open(record, &self.proposal)?;
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
+        let admit = open::<S>(record, &self.admit)?;
+        let proposal = open::<S>(record, &self.proposal)?;
         let Body::Admit(vote) = &admit.body else { return Err(Unproven::Malformed) };
         let digest = message_hash(&record.market, &proposal.header, &proposal.body);
         let Body::Propose(propose) = &proposal.body else { return Err(Unproven::Malformed) };
@@ -31,7 +32,7 @@ impl AgainstLock {
             return Err(Unproven::Unrelated);
         }
         let guilty = Ok((vec![admit.header.seat], Fault::AgainstLock));
-        let derived = justify::proposal(&ByRecord(record), &proposal.header, propose);
+        let derived = justify::proposal(&ByRecord::<S>::new(record), &proposal.header, propose);
         let derived = derived.filter(|_| propose.view == vote.view && propose.set == vote.set);
         match (derived, &self.lock) {
             (None, None) => guilty,
@@ -39,7 +40,7 @@ impl AgainstLock {
             (None, Some(_)) => Err(Unproven::Unrelated),
             (Some(_), None) => Err(Unproven::Innocent),
             (Some(derived), Some(lock)) => {
-                let message = open(record, lock)?;
+                let message = open::<S>(record, lock)?;
                 let Body::Lock(lock) = &message.body else { return Err(Unproven::Malformed) };
                 let (by, at) = ((admit.header.seat, admit.header.round), &message.header);
                 if (at.seat, at.round) != by {

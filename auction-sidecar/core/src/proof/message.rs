@@ -1,12 +1,13 @@
 //! One signed message that is wrong by itself: its share, its vote or what it rests on does not verify.
 
 use super::{Fault, Judged, Signed, Unproven, open};
+use crate::crypto::Scheme;
 use crate::justify::{self, ByRecord, Checks};
 use crate::record::MarketRecord;
 use crate::wire::{Admitted, Body, Header, VoteWord};
 use serde::{Deserialize, Serialize};
 use vendue_market::Digest;
-use vendue_sealed_bid::{RoundId, verify_share};
+use vendue_sealed_bid::RoundId;
 
 /// A message that no honest seat signs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,9 +18,9 @@ pub struct BadMessage {
 }
 
 impl BadMessage {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
-        let message = open(record, &self.message)?;
-        let (header, checks) = (message.header, ByRecord(record));
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
+        let message = open::<S>(record, &self.message)?;
+        let (header, checks) = (message.header, ByRecord::<S>::new(record));
         let good = match &message.body {
             Body::Set(set) => justify::full(&checks, header.round, header.seat, set),
             Body::Admit(a) => voted(&checks, &header, VoteWord::Admit, a.view, &a.set, &a.vote),
@@ -34,7 +35,7 @@ impl BadMessage {
                 }
                 let id = RoundId { market: record.market, epoch: record.epoch, round: header.round };
                 let key = record.seat(header.seat).map(|s| s.seal_share_key).ok_or(Unproven::Signature)?;
-                if !verify_share(&id, &key, &o.share) {
+                if !S::verify_share(&id, &key, &o.share) {
                     return Ok((vec![header.seat], Fault::BadShare));
                 }
                 true
@@ -50,7 +51,7 @@ impl BadMessage {
 }
 
 fn voted(
-    checks: &ByRecord<'_>,
+    checks: &impl Checks,
     header: &Header,
     word: VoteWord,
     view: u32,

@@ -27,7 +27,8 @@ pub use lock::AgainstLock;
 pub use message::BadMessage;
 pub use votes::{Ballot, TwoVotes, Voted};
 
-use crate::evidence::{self, message_hash};
+use crate::crypto::{Curves, Scheme};
+use crate::evidence::message_hash;
 use crate::record::MarketRecord;
 use crate::wire::{Message, decode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -162,14 +163,19 @@ type Judged = Result<(Vec<u16>, Fault), Unproven>;
 
 /// Judges a proof by the public keys of a record that was checked before.
 pub fn verify(proof: &FaultProof, record: &MarketRecord) -> Verdict {
+    verify_by::<Curves>(proof, record)
+}
+
+/// [`verify`] with the signatures of a scheme.
+pub fn verify_by<S: Scheme>(proof: &FaultProof, record: &MarketRecord) -> Verdict {
     let judged = match proof {
-        FaultProof::Double(p) => p.judge(record),
-        FaultProof::TwoVotes(p) => p.judge(record),
-        FaultProof::AgainstLock(p) => p.judge(record),
-        FaultProof::Absence(p) => p.judge(record),
-        FaultProof::Garbage(p) => p.judge(record),
-        FaultProof::BadMessage(p) => p.judge(record),
-        FaultProof::WrongAward(p) => p.judge(record),
+        FaultProof::Double(p) => p.judge::<S>(record),
+        FaultProof::TwoVotes(p) => p.judge::<S>(record),
+        FaultProof::AgainstLock(p) => p.judge::<S>(record),
+        FaultProof::Absence(p) => p.judge::<S>(record),
+        FaultProof::Garbage(p) => p.judge::<S>(record),
+        FaultProof::BadMessage(p) => p.judge::<S>(record),
+        FaultProof::WrongAward(p) => p.judge::<S>(record),
     };
     match judged {
         Ok((seats, fault)) => Verdict::Guilty { seats, fault },
@@ -190,7 +196,7 @@ impl FaultProof {
 }
 
 /// Decodes a message of a seat and checks that the seat signed it.
-fn open(record: &MarketRecord, signed: &Signed) -> Result<Message, Unproven> {
+fn open<S: Scheme>(record: &MarketRecord, signed: &Signed) -> Result<Message, Unproven> {
     let message = decode(&signed.0, record.n()).map_err(|_| Unproven::Malformed)?;
     let header = &message.header;
     if header.market != record.short_id() || header.epoch != record.epoch {
@@ -202,8 +208,8 @@ fn open(record: &MarketRecord, signed: &Signed) -> Result<Message, Unproven> {
     let seat = record.seat(header.seat).ok_or(Unproven::Signature)?;
     let signature = message.signature.ok_or(Unproven::Malformed)?;
     let hash = message_hash(&record.market, header, &message.body);
-    evidence::verify(&hash, &signature, &seat.evidence_key).map_err(|_| Unproven::Signature)?;
-    Ok(message)
+    let good = S::verify_signature(&hash, &signature, &seat.evidence_key);
+    if good { Ok(message) } else { Err(Unproven::Signature) }
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! caught that tells two halves two things: one half holds its message, and sees its vote in a quorum of the other.
 
 use super::{Fault, Judged, Signed, Unproven, open};
+use crate::crypto::Scheme;
 use crate::justify::{ByRecord, Checks, vote_message};
 use crate::record::MarketRecord;
 use crate::wire::{Body, Quorum, Signers, VoteWord};
@@ -71,10 +72,10 @@ impl Voted {
         Voted::Quorum { ballot, round, view, digest, signers, aggregate: quorum.aggregate }
     }
 
-    fn show(&self, record: &MarketRecord) -> Result<Shown, Unproven> {
+    fn show<S: Scheme>(&self, record: &MarketRecord) -> Result<Shown, Unproven> {
         match self {
             Voted::Message(signed) => {
-                let message = open(record, signed)?;
+                let message = open::<S>(record, signed)?;
                 let (ballot, view, digest) = match &message.body {
                     Body::Admit(a) => (Ballot::Admit, a.view, a.set),
                     Body::Lock(l) => (Ballot::Lock, l.view, l.set),
@@ -95,7 +96,7 @@ impl Voted {
                     Ballot::Award => VoteWord::Award,
                 };
                 let message = vote_message(record, *round, word, *view, digest);
-                if !ByRecord(record).aggregate(&seats, &message, aggregate) {
+                if !ByRecord::<S>::new(record).aggregate(&seats, &message, aggregate) {
                     return Err(Unproven::Signature);
                 }
                 Ok(Shown { place: (*ballot, *round, *view), digest: *digest, seats })
@@ -105,8 +106,8 @@ impl Voted {
 }
 
 impl TwoVotes {
-    pub(super) fn judge(&self, record: &MarketRecord) -> Judged {
-        let (first, second) = (self.first.show(record)?, self.second.show(record)?);
+    pub(super) fn judge<S: Scheme>(&self, record: &MarketRecord) -> Judged {
+        let (first, second) = (self.first.show::<S>(record)?, self.second.show::<S>(record)?);
         if first.place != second.place {
             return Err(Unproven::Unrelated);
         }

@@ -13,7 +13,7 @@ use crate::merkle::HexDigest;
 use crate::proof::Ballot as Vote;
 use crate::proof::{
     Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, Signed,
-    SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify,
+    SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify_by,
 };
 use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet};
 
@@ -99,7 +99,7 @@ impl<C: Crypto> Round<C> {
             return;
         }
         let proof = proof();
-        if let Verdict::Guilty { fault: proven, .. } = verify(&proof, &self.record) {
+        if let Verdict::Guilty { fault: proven, .. } = verify_by::<C::Scheme>(&proof, &self.record) {
             self.accused.insert((seat, fault));
             if self.accused.insert((seat, proven)) || proven == fault {
                 out.push(RoundOutput::Evidence(Box::new(proof)));

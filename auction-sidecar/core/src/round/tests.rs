@@ -494,6 +494,7 @@ struct Counting(Arc<SeatCrypto>, AtomicU32);
 
 impl Crypto for Counting {
     type Opened = <SeatCrypto as Crypto>::Opened;
+    type Scheme = <SeatCrypto as Crypto>::Scheme;
 
     fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> std::result::Result<Sealed, CryptoError> {
         self.0.seal(round, header, payload)

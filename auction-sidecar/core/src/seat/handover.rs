@@ -39,7 +39,7 @@ impl<C: Crypto> Seat<C> {
                 return Err(DropReason::Unexpected);
             }
         }
-        match verify::order(&self.record, &reserve.order, &reserve.order_signature) {
+        match verify::order_by::<C::Scheme>(&self.record, &reserve.order, &reserve.order_signature) {
             Ok(signer) if signer == home => {}
             _ => return Err(DropReason::BadSignature),
         }

@@ -222,7 +222,8 @@ impl<C: Crypto> Seat<C> {
             if !self.limits.certificate(now_ms, home) {
                 return Err(DropReason::Quota);
             }
-            verify::certificate(&self.record, certificate).map_err(|_| DropReason::BadSignature)?;
+            verify::certificate_by::<C::Scheme>(&self.record, certificate)
+                .map_err(|_| DropReason::BadSignature)?;
             self.certified.insert(certificate.round, certificate.root);
         }
         Ok(())
@@ -236,7 +237,7 @@ impl<C: Crypto> Seat<C> {
         if order.expires_ms > now_ms.saturating_add(MAX_ORDER_LIFE_MS) {
             return Err(DropReason::Quota);
         }
-        match verify::order(&self.record, order, signature) {
+        match verify::order_by::<C::Scheme>(&self.record, order, signature) {
             Ok(signer) if signer == home => Ok(()),
             Ok(_) | Err(verify::VerifyError::UnknownHome) => Err(DropReason::WrongSender),
             Err(verify::VerifyError::OrderMarket) => Err(DropReason::Foreign),

@@ -1,18 +1,23 @@
 //! The network: virtual time, links, and everybody who is connected.
 
+mod network;
+
 use crate::controller::{Answer, Controller};
 use crate::deviation::{Actor, Deviation, KindName};
 use crate::invariants::Watch;
+use crate::keys::{Keys, RealKeys, spec};
 use rand_chacha::ChaCha20Rng;
-use rand_core::{RngCore, SeedableRng};
+use rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vendue_auction_core::wire::{Kind, peek_kind};
+use vendue_auction_core::evidence::message_hash;
+use vendue_auction_core::proof::verify_by;
+use vendue_auction_core::wire::{Body, Header, Kind, Message};
 use vendue_auction_core::{
-    Choice, DealSpec, Home, HomeInput, HomeKeys, HomeOutput, KeyError, MarketRecord, MemberSpec, Params,
-    Peer, Seat, SeatCrypto, SeatInput, SeatKeys, SeatOutput, deal,
+    Choice, Crypto, Home, HomeInput, HomeOutput, KeyError, MarketRecord, Params, Peer, Seat, SeatInput,
+    SeatOutput, UserCrypto,
 };
 use vendue_market::{Digest, Offer, Order, Reason};
 
@@ -62,7 +67,7 @@ pub enum Event {
 /// What happens at a time.
 #[derive(Debug)]
 enum Due {
-    ToSeat { seat: u16, from: Peer, bytes: Vec<u8> },
+    ToSeat { node: usize, from: Peer, bytes: Vec<u8> },
     ToHome { from: u16, bytes: Vec<u8> },
     Held { seat: u16, order: Digest, round: u64, result: Result<(), Reason> },
     Freed { seat: u16 },
@@ -80,6 +85,38 @@ pub struct Partition {
     pub side: BTreeSet<u16>,
 }
 
+/// A time in which a seat's clock stands still; afterwards it is right again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// The seat.
+    pub seat: u16,
+    /// From when.
+    pub from_ms: u64,
+    /// Until when.
+    pub until_ms: u64,
+}
+
+/// What a home does that an honest one does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HomeFault {
+    /// B34: its orders reach the first so many seats only.
+    OrderToFew(u16),
+    /// B34: every order has two bodies, each for one half of the seats.
+    TwoBodies,
+    /// B46: it sends bodies that name a certificate which nobody signed.
+    FalseCertificate,
+}
+
+/// A process that holds a seat.
+struct Node<C: Crypto> {
+    seat: u16,
+    core: Seat<C>,
+    /// When it must be called next, unless it was given something since.
+    wake: Option<u64>,
+    is_stale: bool,
+}
+
 /// Messages that the network holds back: of one kind, from some seats to some seats.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -95,8 +132,8 @@ pub struct Hold {
     pub until_ms: u64,
 }
 
-/// The simulated market. It asserts when dropped that no invariant was violated, unless the violations were taken.
-pub struct World {
+/// The simulated market with real or stand-in keys. It asserts when dropped that no invariant was violated, unless the violations were taken.
+pub struct World<K: Keys = RealKeys> {
     /// The market.
     pub record: Arc<MarketRecord>,
     /// Virtual time.
@@ -113,15 +150,19 @@ pub struct World {
     pub holds: Vec<Hold>,
     /// How far a seat's clock is ahead, in milliseconds.
     pub skew_ms: BTreeMap<u16, i64>,
+    /// When clocks stand still.
+    pub freezes: Vec<Freeze>,
+    /// What the home does wrong.
+    pub home_faults: BTreeSet<HomeFault>,
     /// The invariants.
     pub watch: Watch,
     /// Messages sent, by kind and sending seat (homes are not counted).
     pub sent: BTreeMap<(Kind, u16), u64>,
-    actors: BTreeMap<u16, Actor>,
-    seats: Vec<Seat<SeatCrypto>>,
-    home: Home,
-    keys: Vec<String>,
-    home_key: String,
+    actors: BTreeMap<u16, Actor<K::Seat>>,
+    /// The seats, and after them the second processes of some.
+    nodes: Vec<Node<K::Seat>>,
+    home: Home<K::User>,
+    keys: K,
     queue: BTreeMap<(u64, u64), Due>,
     serial: u64,
     rng: ChaCha20Rng,
@@ -131,28 +172,25 @@ pub struct World {
 }
 
 impl World {
-    /// A market at time 0 in which seat `i` sells `offers[i]`.
+    /// A market with real keys at time 0 in which seat `i` sells `offers[i]`.
     pub fn new(config: Config, offers: Vec<Vec<Offer>>) -> Result<Self, KeyError> {
+        Self::with_keys(config, offers)
+    }
+}
+
+impl<K: Keys> World<K> {
+    /// A market at time 0 in which seat `i` sells `offers[i]`.
+    pub fn with_keys(config: Config, offers: Vec<Vec<Offer>>) -> Result<Self, KeyError> {
         let mut rng = ChaCha20Rng::seed_from_u64(config.seed);
-        let member = |name: String| MemberSpec { peer_id: format!("peer-{name}"), name, addresses: vec![] };
-        let spec = DealSpec {
-            name: "sim".into(),
-            params: config.params,
-            seats: (0..config.seats).map(|i| member(format!("provider-{i}"))).collect(),
-            homes: vec![member("home".into())],
-        };
-        let dealt = deal(&spec, &mut rng)?;
-        let record = Arc::new(dealt.record.record);
-        let keys: Vec<String> = dealt.seats.iter().map(|k| k.to_json().to_string()).collect();
-        let seats = dealt
-            .seats
-            .into_iter()
-            .map(|keys| Seat::fresh(record.clone(), keys.seat, SeatCrypto::new(record.clone(), keys), 0))
-            .collect();
-        let home_key = dealt.homes.first().map(|k| k.to_json().to_string()).unwrap_or_default();
-        let user = dealt.homes.into_iter().next().ok_or(KeyError::Mismatch("number of homes"))?;
+        let keys = K::deal(&spec(config.seats, config.params), &mut rng)?;
+        let record = keys.record();
+        let mut nodes = vec![];
+        for seat in 0..config.seats {
+            let core = Seat::fresh(record.clone(), seat, keys.seat(seat)?, 0);
+            nodes.push(Node { seat, core, wake: None, is_stale: true });
+        }
         let mut world = Self {
-            home: Home::new(record.clone(), 0, user),
+            home: Home::with_keys(record.clone(), 0, keys.user()?),
             record: record.clone(),
             now: 0,
             faults: BTreeMap::new(),
@@ -161,12 +199,13 @@ impl World {
             partitions: vec![],
             holds: vec![],
             skew_ms: BTreeMap::new(),
-            watch: Watch::new(record.clone()),
+            freezes: vec![],
+            home_faults: BTreeSet::new(),
+            watch: Watch::new(record, verify_by::<K::Scheme>),
             actors: BTreeMap::new(),
             sent: BTreeMap::new(),
-            seats,
+            nodes,
             keys,
-            home_key,
             queue: BTreeMap::new(),
             serial: 0,
             rng,
@@ -180,23 +219,52 @@ impl World {
 
     /// Makes a seat deviate from the protocol.
     pub fn deviate(&mut self, seat: u16, deviation: Deviation) -> Result<(), KeyError> {
-        let text = self.keys.get(usize::from(seat)).ok_or(KeyError::Mismatch("seat number"))?;
-        let crypto = SeatCrypto::new(self.record.clone(), SeatKeys::from_json(text)?);
+        let crypto = self.keys.seat(seat)?;
         let record = self.record.clone();
         self.actors.entry(seat).or_insert_with(|| Actor::new(record, seat, crypto)).add(deviation);
         self.watch.set_faulty(seat);
+        if deviation == Deviation::TwoReplicas {
+            let core = Seat::fresh(self.record.clone(), seat, self.keys.seat(seat)?, self.now);
+            self.nodes.push(Node { seat, core, wake: None, is_stale: true });
+            self.advertise(seat);
+        }
         Ok(())
     }
 
     /// What a seat's clock shows.
     fn local(&self, seat: u16) -> u64 {
         let skew = self.skew_ms.get(&seat).copied().unwrap_or_default();
-        self.now.saturating_add_signed(skew)
+        let stands = |f: &&Freeze| f.seat == seat && (f.from_ms..f.until_ms).contains(&self.now);
+        let shown = self.freezes.iter().find(stands).map_or(self.now, |f| f.from_ms);
+        shown.saturating_add_signed(skew)
+    }
+
+    /// When a seat's clock shows a time.
+    fn global(&self, seat: u16, local_ms: u64) -> u64 {
+        let skew = self.skew_ms.get(&seat).copied().unwrap_or_default();
+        let at = local_ms.saturating_add_signed(-skew);
+        let stands = |f: &&Freeze| f.seat == seat && f.from_ms < at && at < f.until_ms;
+        self.freezes.iter().find(stands).map_or(at, |f| f.until_ms)
+    }
+
+    /// Sets a seat's clock, so that it is that far ahead from now on. The seat notices.
+    pub fn set_clock(&mut self, seat: u16, skew_ms: i64) {
+        self.skew_ms.insert(seat, skew_ms);
+        let local_ms = self.local(seat);
+        for node in self.nodes_of(seat) {
+            let Some(at) = self.nodes.get_mut(node) else { continue };
+            let outputs = at.core.clock_was_set(local_ms);
+            self.take_outputs(node, outputs);
+        }
+    }
+
+    fn nodes_of(&self, seat: u16) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|i| self.nodes.get(*i).is_some_and(|n| n.seat == seat)).collect()
     }
 
     /// A seat, to look at.
-    pub fn seat(&self, seat: u16) -> Option<&Seat<SeatCrypto>> {
-        self.seats.get(usize::from(seat))
+    pub fn seat(&self, seat: u16) -> Option<&Seat<K::Seat>> {
+        self.nodes.get(usize::from(seat)).map(|n| &n.core)
     }
 
     /// A seat's secret keys in their file form, to sign what it did not say.
@@ -210,7 +278,7 @@ impl World {
     }
 
     /// The home, to look at.
-    pub fn home(&self) -> &Home {
+    pub fn home(&self) -> &Home<K::User> {
         &self.home
     }
 
@@ -223,6 +291,30 @@ impl World {
     pub fn tell_home(&mut self, input: HomeInput) {
         let outputs = self.home.handle(self.now, input);
         self.carry_out(outputs);
+    }
+
+    /// Another home with the same key is given an input, and what it sends reaches every second seat: two processes of
+    /// one user that know nothing of each other.
+    pub fn tell_second_home(&mut self, input: HomeInput) -> Result<(), KeyError> {
+        let mut second = Home::with_keys(self.record.clone(), 0, self.keys.user()?);
+        for output in second.handle(self.now, input) {
+            if let HomeOutput::Broadcast(bytes) = output {
+                let odd: Vec<u16> = (0..self.config.seats).filter(|to| to % 2 == 1).collect();
+                odd.into_iter().for_each(|to| self.send_from_home(to, bytes.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The home signs any message.
+    pub fn home_says(&mut self, body: Body) -> Result<(), KeyError> {
+        let user = self.keys.user()?;
+        let (market, epoch, seat) = (self.record.short_id(), self.record.epoch, 0);
+        let header = Header { kind: body.kind(), market, epoch, round: 0, seat };
+        let signature = Some(user.sign(&message_hash(&self.record.market, &header, &body)));
+        let bytes = Message { header, body, signature }.encode();
+        (0..self.config.seats).for_each(|to| self.send_from_home(to, bytes.clone()));
+        Ok(())
     }
 
     /// Tells a seat what its controller has free.
@@ -240,10 +332,9 @@ impl World {
 
     /// Restarts a seat: it loses everything but its keys.
     pub fn restart(&mut self, seat: u16) -> Result<(), KeyError> {
-        let text = self.keys.get(usize::from(seat)).ok_or(KeyError::Mismatch("seat number"))?;
-        let crypto = SeatCrypto::new(self.record.clone(), SeatKeys::from_json(text)?);
-        if let Some(slot) = self.seats.get_mut(usize::from(seat)) {
-            *slot = Seat::new(self.record.clone(), seat, crypto, self.now);
+        let core = Seat::new(self.record.clone(), seat, self.keys.seat(seat)?, self.local(seat));
+        if let Some(node) = self.nodes.get_mut(usize::from(seat)) {
+            *node = Node { seat, core, wake: None, is_stale: true };
         }
         self.advertise(seat);
         Ok(())
@@ -251,10 +342,9 @@ impl World {
 
     /// Restarts a seat that then takes part at once, as if its keys had never signed anything: what no seat must do.
     pub fn restart_without_caution(&mut self, seat: u16) -> Result<(), KeyError> {
-        let text = self.keys.get(usize::from(seat)).ok_or(KeyError::Mismatch("seat number"))?;
-        let crypto = SeatCrypto::new(self.record.clone(), SeatKeys::from_json(text)?);
-        if let Some(slot) = self.seats.get_mut(usize::from(seat)) {
-            *slot = Seat::fresh(self.record.clone(), seat, crypto, self.now);
+        let core = Seat::fresh(self.record.clone(), seat, self.keys.seat(seat)?, self.local(seat));
+        if let Some(node) = self.nodes.get_mut(usize::from(seat)) {
+            *node = Node { seat, core, wake: None, is_stale: true };
         }
         self.advertise(seat);
         Ok(())
@@ -262,7 +352,7 @@ impl World {
 
     /// Restarts the home: it loses everything but its key and what it is given back.
     pub fn restart_home(&mut self, orders: Vec<(Order, Option<Choice>)>) -> Result<(), KeyError> {
-        self.home = Home::new(self.record.clone(), 0, HomeKeys::from_json(&self.home_key)?);
+        self.home = Home::with_keys(self.record.clone(), 0, self.keys.user()?);
         for (order, choice) in orders {
             self.tell_home(HomeInput::Resume { order: Box::new(order), choice });
         }
@@ -278,46 +368,67 @@ impl World {
 
     /// Lets time pass until `until`.
     pub fn run_until(&mut self, until: u64) {
-        while let Some(at) = self.next_time().filter(|at| *at <= until) {
+        loop {
+            // What arrives at this time comes before who waits for it.
+            if let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= self.now) {
+                let due = entry.remove();
+                self.deliver(due);
+                continue;
+            }
+            self.look_at_clocks();
+            let Some(at) = self.next_time().filter(|at| *at <= until) else { break };
             self.now = at.max(self.now);
-            match self.queue.first_entry().filter(|e| e.key().0 <= self.now) {
-                Some(entry) => {
-                    let due = entry.remove();
-                    self.deliver(due);
-                }
-                None => self.tick_all(),
+            if self.queue.first_key_value().is_none_or(|((at, _), _)| *at > self.now) {
+                self.tick();
             }
         }
         self.now = until.max(self.now);
-        self.tick_all();
+        (0..self.nodes.len()).for_each(|node| self.tell(node, SeatInput::Tick));
+        self.tell_home(HomeInput::Tick);
+    }
+
+    /// Asks those that were given something when they must be called next.
+    fn look_at_clocks(&mut self) {
+        for at in 0..self.nodes.len() {
+            let Some(node) = self.nodes.get(at).filter(|n| n.is_stale) else { continue };
+            let wake = node.core.next_wake().map(|local_ms| self.global(node.seat, local_ms));
+            if let Some(node) = self.nodes.get_mut(at) {
+                (node.wake, node.is_stale) = (wake, false);
+            }
+        }
     }
 
     fn next_time(&self) -> Option<u64> {
-        let queued = self.queue.keys().next().map(|(at, _)| *at);
-        let skew = |seat| self.skew_ms.get(&seat).copied().unwrap_or_default();
-        let wake = |(seat, s): (u16, &Seat<_>)| Some(s.next_wake()?.saturating_add_signed(-skew(seat)));
-        let seats = (0u16..).zip(&self.seats).filter_map(wake).min();
-        [queued, seats, self.home.next_wake()].into_iter().flatten().min()
+        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let nodes = self.nodes.iter().filter_map(|n| n.wake).min();
+        [queued, nodes, self.home.next_wake()].into_iter().flatten().min()
     }
 
-    fn tick_all(&mut self) {
-        for seat in 0..self.config.seats {
-            self.tell_seat(seat, SeatInput::Tick);
+    /// Gives the time to those that wait for it.
+    fn tick(&mut self) {
+        for node in 0..self.nodes.len() {
+            if self.nodes.get(node).and_then(|n| n.wake).is_some_and(|at| at <= self.now) {
+                self.tell(node, SeatInput::Tick);
+            }
         }
-        self.tell_home(HomeInput::Tick);
+        if self.home.next_wake().is_some_and(|at| at <= self.now) {
+            self.tell_home(HomeInput::Tick);
+        }
     }
 
     fn deliver(&mut self, due: Due) {
         match due {
-            Due::ToSeat { seat, from, bytes } => {
-                self.note(b"seat", u64::from(seat), &bytes);
+            Due::ToSeat { node, from, bytes } => {
+                let Some(seat) = self.nodes.get(node).map(|n| n.seat) else { return };
+                self.note(b"seat", node as u64, &bytes);
                 let local_ms = self.local(seat);
                 self.watch.arrived(local_ms, seat, &bytes);
-                let said = self.actors.get_mut(&seat).map(|a| a.incoming(&bytes)).unwrap_or_default();
+                let said =
+                    self.actors.get_mut(&seat).map(|a| a.incoming(local_ms, &bytes)).unwrap_or_default();
                 for o in said {
                     self.post(seat, Peer::Seat(o.to), o.bytes, o.delay_ms);
                 }
-                self.tell_seat(seat, SeatInput::Message { from, bytes });
+                self.tell(node, SeatInput::Message { from, bytes });
             }
             Due::ToHome { from, bytes } => {
                 self.note(b"home", u64::from(from), &bytes);
@@ -340,9 +451,24 @@ impl World {
     }
 
     fn tell_seat(&mut self, seat: u16, input: SeatInput) {
+        for node in self.nodes_of(seat) {
+            self.tell(node, input.clone());
+        }
+    }
+
+    fn tell(&mut self, node: usize, input: SeatInput) {
+        let Some(local_ms) = self.nodes.get(node).map(|n| self.local(n.seat)) else { return };
+        let Some(target) = self.nodes.get_mut(node) else { return };
+        let outputs = target.core.handle(local_ms, input);
+        self.take_outputs(node, outputs);
+    }
+
+    fn take_outputs(&mut self, node: usize, outputs: Vec<SeatOutput>) {
+        let Some(node) = self.nodes.get_mut(node) else { return };
+        node.is_stale = true;
+        let seat = node.seat;
         let local_ms = self.local(seat);
-        let Some(target) = self.seats.get_mut(usize::from(seat)) else { return };
-        for output in target.handle(local_ms, input) {
+        for output in outputs {
             match output {
                 SeatOutput::Broadcast(bytes) => {
                     // What an honest seat says counts, also where nobody hears it.
@@ -374,6 +500,11 @@ impl World {
             (Peer::Seat(seat), Some(actor)) => {
                 for o in actor.outgoing(local_ms, seat, bytes) {
                     self.post(from, Peer::Seat(o.to), o.bytes, o.delay_ms);
+                }
+            }
+            (Peer::Home(_), Some(actor)) => {
+                if let Some(delay_ms) = actor.to_home(&bytes) {
+                    self.post(from, to, bytes, delay_ms);
                 }
             }
             _ => self.post(from, to, bytes, 0),
@@ -426,92 +557,9 @@ impl World {
             }
         }
     }
-
-    fn has(&self, seat: u16, fault: Fault) -> bool {
-        self.faults.get(&seat).is_some_and(|f| f.contains(&fault))
-    }
-
-    /// When a message arrives; none when it is lost.
-    fn arrival(&mut self) -> Option<u64> {
-        let (low, high) = self.config.delay_ms;
-        let delay = low + self.rng.next_u64() % (high - low + 1);
-        let lost = self.rng.next_u32() % 1000 < self.config.lost_per_mille;
-        (!lost).then_some(self.now + delay)
-    }
-
-    /// Gives a message to the network.
-    fn post(&mut self, from: u16, to: Peer, bytes: Vec<u8>, delay_ms: u64) {
-        if let Peer::Seat(_) = to {
-            let local_ms = self.local(from);
-            self.watch.sent(self.now, local_ms, from, &bytes);
-        }
-        let kind = peek_kind(&bytes);
-        let muted = kind.is_some_and(|kind| self.has(from, Fault::Mute(kind)));
-        if self.has(from, Fault::CutOff) || muted {
-            return;
-        }
-        if let (Some(tapped), Peer::Seat(_)) = (&mut self.tapped, to) {
-            tapped.push((from, bytes.clone()));
-        }
-        if let Some(kind) = kind {
-            *self.sent.entry((kind, from)).or_default() += 1;
-        }
-        let Some(at) = self.arrival().map(|at| at + delay_ms) else { return };
-        if self.is_cut(from, to, at) {
-            return;
-        }
-        let at = self.held_until(kind, from, to).map_or(at, |until| at.max(until));
-        if let (Some(kind), Peer::Seat(seat)) = (kind, to) {
-            let kept = |f: &Fault| matches!(f, Fault::Keep(k, first) if *k == kind && seat >= *first);
-            if self.faults.get(&from).is_some_and(|f| f.iter().any(kept)) {
-                return;
-            }
-        }
-        match to {
-            Peer::Seat(seat) if !self.has(seat, Fault::CutOff) => {
-                self.queue_at(at, Due::ToSeat { seat, from: Peer::Seat(from), bytes });
-            }
-            Peer::Home(_) => self.queue_at(at, Due::ToHome { from, bytes }),
-            Peer::Seat(_) => {}
-        }
-    }
-
-    /// Until when a message that leaves now is held back.
-    fn held_until(&self, kind: Option<Kind>, from: u16, to: Peer) -> Option<u64> {
-        let Peer::Seat(to) = to else { return None };
-        let holds = |h: &&Hold| {
-            Some(h.kind.kind()) == kind
-                && (h.from_ms..h.until_ms).contains(&self.now)
-                && h.from.contains(&from)
-                && h.to.contains(&to)
-        };
-        self.holds.iter().filter(holds).map(|h| h.until_ms).max()
-    }
-
-    /// Whether a message that leaves now and arrives then would cross a cut.
-    fn is_cut(&self, from: u16, to: Peer, arrives: u64) -> bool {
-        let other = |p: &Partition| match to {
-            Peer::Seat(seat) => p.side.contains(&seat),
-            Peer::Home(_) => false,
-        };
-        let at = |p: &&Partition| p.from_ms <= arrives && self.now < p.until_ms;
-        self.partitions.iter().filter(at).any(|p| p.side.contains(&from) != other(p))
-    }
-
-    fn send_from_home(&mut self, seat: u16, bytes: Vec<u8>) {
-        let Some(at) = self.arrival() else { return };
-        if !self.has(seat, Fault::CutOff) {
-            self.queue_at(at, Due::ToSeat { seat, from: Peer::Home(0), bytes });
-        }
-    }
-
-    fn queue_at(&mut self, at: u64, due: Due) {
-        self.serial += 1;
-        self.queue.insert((at, self.serial), due);
-    }
 }
 
-impl Drop for World {
+impl<K: Keys> Drop for World<K> {
     fn drop(&mut self) {
         let violations = self.watch.violations();
         assert!(violations.is_empty() || std::thread::panicking(), "invariants do not hold: {violations:?}");

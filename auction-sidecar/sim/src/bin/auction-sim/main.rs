@@ -1,0 +1,227 @@
+//! Simulates the auction under faults, for as long as wanted: sweeps over schedules, replays of one, and the rate.
+//!
+//! Inputs: arguments, schedule files. Outputs: a report on standard output and as JSON; where an invariant does not hold,
+//! a schedule file that shows it and exit code 1.
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::json;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use vendue_auction_core::KeyError;
+use vendue_auction_sim::Schedule;
+use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
+use vendue_auction_sim::sweep::{HANDOVER_MS, Plan, Tally, sweep};
+use vendue_market::encode::to_hex;
+
+#[derive(Parser)]
+#[command(about = "Simulates the auction protocol under faults and checks its invariants")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs schedules until so many rounds are simulated.
+    Sweep(SweepArgs),
+    /// Runs one schedule from its file.
+    Replay(ReplayArgs),
+    /// Measures simulated rounds per second: four honest seats, stand-in cryptography, one core.
+    BenchRounds {
+        /// Rounds to simulate.
+        #[arg(long, default_value_t = 20_000)]
+        rounds: u64,
+        /// Where the result goes as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+}
+
+#[derive(Args)]
+struct SweepArgs {
+    /// Number of seats.
+    #[arg(long, default_value_t = 4)]
+    seats: u16,
+    /// Rounds to simulate.
+    #[arg(long, default_value_t = 10_000)]
+    rounds: u64,
+    /// Seed of the first schedule.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// One faulty seat more than the market tolerates.
+    #[arg(long)]
+    beyond: bool,
+    /// With the real cryptography.
+    #[arg(long)]
+    real: bool,
+    /// Where the result goes as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Folder for schedules that fail.
+    #[arg(long, default_value = ".")]
+    failures: PathBuf,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// The schedule.
+    file: PathBuf,
+    /// With the real cryptography.
+    #[arg(long)]
+    real: bool,
+    /// Judges it as one with more faulty seats than the market tolerates.
+    #[arg(long)]
+    beyond: bool,
+}
+
+/// Why the program ends without a result.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("keys: {0}")]
+    Keys(#[from] KeyError),
+    #[error("{0}: {1}")]
+    File(PathBuf, std::io::Error),
+    #[error("{0} is no schedule: {1}")]
+    Schedule(PathBuf, serde_json::Error),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Sweep(args) if args.real => run_sweep::<RealKeys>(&args),
+        Command::Sweep(args) => run_sweep::<MockKeys>(&args),
+        Command::Replay(args) if args.real => replay::<RealKeys>(&args),
+        Command::Replay(args) => replay::<MockKeys>(&args),
+        Command::BenchRounds { rounds, json } => bench_rounds(rounds, json),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("auction-sim: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn write(path: Option<&PathBuf>, value: &serde_json::Value) -> Result<(), Error> {
+    let text = format!("{value:#}\n");
+    print!("{text}");
+    match path {
+        Some(path) => std::fs::write(path, text).map_err(|e| Error::File(path.clone(), e)),
+        None => Ok(()),
+    }
+}
+
+/// Says how far it is, every two seconds.
+struct Progress {
+    started: Instant,
+    said: Instant,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self { started: Instant::now(), said: Instant::now() }
+    }
+    fn is_due(&mut self) -> bool {
+        let due = self.said.elapsed() >= Duration::from_secs(2);
+        if due {
+            self.said = Instant::now();
+        }
+        due
+    }
+    fn rate(&self, count: u64) -> f64 {
+        count as f64 / self.started.elapsed().as_secs_f64().max(1e-9)
+    }
+}
+
+fn run_sweep<K: Keys>(args: &SweepArgs) -> Result<bool, Error> {
+    let plan = Plan { seats: args.seats, rounds: args.rounds, seed: args.seed, beyond: args.beyond };
+    let mut progress = Progress::new();
+    let tally = sweep::<K>(&plan, |tally| {
+        if progress.is_due() {
+            let (rounds, all, bad) = (tally.rounds, plan.rounds, tally.failures.len());
+            let rate = progress.rate(rounds);
+            eprintln!("{rounds} of {all} rounds, {rate:.0} per second, {bad} schedules with violations");
+        }
+    })?;
+    let mut files = vec![];
+    for failure in &tally.failures {
+        let small = failure.shrunk::<K>(&plan);
+        let path = args.failures.join(format!("schedule-{}-{}.json", args.seats, small.seed));
+        std::fs::write(&path, small.to_json()).map_err(|e| Error::File(path.clone(), e))?;
+        eprintln!("{:?}: replay with {}", failure.violations, path.display());
+        files.push(path.display().to_string());
+    }
+    write(args.json.as_ref(), &as_json(args, &tally, &progress, &files))?;
+    Ok(tally.failures.is_empty())
+}
+
+fn as_json(args: &SweepArgs, tally: &Tally, progress: &Progress, files: &[String]) -> serde_json::Value {
+    let all = |f: &vendue_auction_sim::sweep::Failure| f.violations.len();
+    json!({
+        "seats": args.seats,
+        "seed": args.seed,
+        "beyond_f": args.beyond,
+        "crypto": if args.real { "real" } else { "mock" },
+        "schedules": tally.schedules,
+        "schedules_with_one_behaviour": tally.alone,
+        "rounds": tally.rounds,
+        "rounds_certified": tally.certified,
+        "orders_handed_over": tally.handed_over,
+        "messages": tally.messages,
+        "new_views": tally.new_views,
+        "faults_proven": tally.proven,
+        "invariants_broken_beyond_f": tally.beyond,
+        "violations": tally.failures.iter().map(all).sum::<usize>(),
+        "failing_schedules": files,
+        "seconds": progress.started.elapsed().as_secs_f64(),
+        "rounds_per_s": progress.rate(tally.rounds),
+        "trace": to_hex(&tally.trace),
+    })
+}
+
+fn replay<K: Keys>(args: &ReplayArgs) -> Result<bool, Error> {
+    let text = std::fs::read_to_string(&args.file).map_err(|e| Error::File(args.file.clone(), e))?;
+    let schedule = Schedule::from_json(&text).map_err(|e| Error::Schedule(args.file.clone(), e))?;
+    let plan = Plan { seats: schedule.seats, rounds: 0, seed: schedule.seed, beyond: args.beyond };
+    let (report, violations) = plan.judge::<K>(&schedule)?;
+    for violation in &violations {
+        println!("{} at {} ms: {}", violation.invariant, violation.at, violation.what);
+    }
+    println!(
+        "{} rounds, {} certified, {} orders handed over, {} violations, trace {}",
+        report.rounds,
+        report.certified.len(),
+        report.handed_over,
+        violations.len(),
+        to_hex(&report.trace)
+    );
+    Ok(violations.is_empty())
+}
+
+fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
+    let mut progress = Progress::new();
+    let (mut done, mut messages, mut holds) = (0, 0, true);
+    let mut seed = 0;
+    while done < rounds {
+        let honest =
+            Schedule { orders: 40, until_ms: 25_500, handover_ms: HANDOVER_MS, ..Schedule::four(seed) };
+        let report = honest.run_with::<MockKeys>()?;
+        (done, messages) = (done + report.rounds, messages + report.messages);
+        holds &= report.violations.is_empty() && report.certified.len() as u64 >= report.rounds;
+        seed += 1;
+        if progress.is_due() {
+            eprintln!("{done} of {rounds} rounds, {:.0} per second", progress.rate(done));
+        }
+    }
+    let value = json!({
+        "sim_rounds_per_s": progress.rate(done),
+        "rounds": done,
+        "messages_per_s": progress.rate(messages),
+        "seats": 4,
+        "crypto": "mock",
+    });
+    write(path.as_ref(), &value)?;
+    Ok(holds)
+}

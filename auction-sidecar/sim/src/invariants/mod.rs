@@ -1,0 +1,283 @@
+//! The invariants of the protocol, checked at every send, arrival and report of a simulated market.
+//!
+//! Inputs: what seats send (before the network loses it), what reaches them, what they and the home report. Output: the
+//! violations. Seats that run a deviation count as faulty, unless a test says that they are to be taken for honest: then
+//! the checks must speak up, which is how each of them is shown to be able to fail.
+//!
+//! | invariant | where it is checked |
+//! |---|---|
+//! | I1 one committed set per round | here, at each FULL, LOCK, OPEN, COMMIT and certificate |
+//! | I2 no honest share before a commit | here, at each OPEN |
+//! | I3 one award root for one set and beacon | here, at each AWARD of an honest seat; recomputed in the core's proof of wrong awards |
+//! | I4 what is admitted was in an honest SET sent by T1 | here, at each certificate |
+//! | I5 a bundle that f + 1 honest seats got in time is admitted (synchronous) | here, at each certificate |
+//! | I6 honest seats satisfy no fault proof | here, at each statement and each proof that a seat shows |
+//! | I7 one hand-over per order, one living award (synchronous), nothing oversold | here, at each hand-over, certificate and hold |
+//! | I8 without a commit fewer than q shares | here, at each OPEN |
+//! | I9 certified before voting stops (synchronous) | here, at each certificate and expiry |
+//! | I10 another outcome than that of the honest run has a culprit | [`crate::Schedule::compare`] |
+//! | I11, I12 clearing is a function of the set of inputs; ties are uniform | tests of the crate `market` |
+//! | I13 one encoding per value, no panic | tests of the core's `wire` |
+//! | I14 copied or mauled ciphertexts open for nobody | tests of `sealed-bid`; here behaviours B7 and B8 |
+//! | I15 a restart contradicts nothing | here, as I6; replicas of one seat count as faulty (B33) |
+//! | I16 messages and bytes within budget | here, at each message of an honest seat |
+//! | I17, I18 any q shares give one beacon; the libraries agree | tests of `sealed-bid` |
+//! | I19 the gate | here, at each OPEN |
+//! | I20 beyond f: two commits or certificates prove f + 1 seats faulty | here, at the end of a run that holds seats accountable |
+
+mod agreement;
+mod blame;
+mod results;
+
+use crate::world::Event;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+use vendue_auction_core::proof::{FaultProof, Verdict};
+use vendue_auction_core::wire::{Body, Kind, Listed, decode, peek_kind};
+use vendue_auction_core::{HomeOutput, MarketRecord, SeatOutput};
+use vendue_market::Digest;
+
+/// An invariant that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// When, in virtual time.
+    pub at: u64,
+    /// Which one.
+    pub invariant: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+/// What was seen of one round.
+#[derive(Default)]
+struct Seen {
+    /// SETs of honest seats with the sender's time.
+    sets: BTreeMap<u16, (u64, Vec<Digest>)>,
+    /// Who voted for a set to be final: FULL, and LOCK by view.
+    fulls: BTreeMap<Digest, BTreeSet<u16>>,
+    locks: BTreeMap<(u32, Digest), BTreeSet<u16>>,
+    /// Honest seats that got a bundle by their T1, as the first of its sender.
+    in_time: BTreeMap<Listed, BTreeSet<u16>>,
+    first: BTreeSet<(u16, u16)>,
+    /// Roots that are certified.
+    roots: BTreeSet<Digest>,
+    /// Roots that honest seats voted for.
+    awards: BTreeSet<Digest>,
+    /// Sets that honest seats took for final.
+    commits: BTreeSet<Digest>,
+    /// Who gave a share away.
+    sharers: BTreeSet<u16>,
+    /// Whose shares reached whom.
+    opened: BTreeSet<(u16, u16)>,
+    /// Messages and bytes of an honest seat.
+    spent: BTreeMap<u16, (u64, u64)>,
+}
+
+/// Judges a fault proof.
+type Judge = fn(&FaultProof, &MarketRecord) -> Verdict;
+
+/// Statements of which a seat makes one: round, kind, view, seat.
+type Place = (u64, Kind, u32, u16);
+
+/// The watcher of one market.
+pub struct Watch {
+    record: Arc<MarketRecord>,
+    faulty: BTreeSet<u16>,
+    trusted: BTreeSet<u16>,
+    /// From when on the network and all clocks are synchronous, and at most f seats faulty.
+    synchronous_from: Option<u64>,
+    rounds: BTreeMap<u64, Seen>,
+    /// Rounds with two sets that can be final.
+    split: BTreeSet<u64>,
+    /// Messages of honest seats by place.
+    said: BTreeMap<Place, Vec<u8>>,
+    proposals: BTreeMap<Digest, Vec<u8>>,
+    known: HashSet<u64>,
+    verify: Judge,
+    /// Whether proofs against faulty seats are collected, and which there are, by round.
+    accountable: bool,
+    provable: BTreeMap<u64, BTreeSet<u16>>,
+    /// The first name of an order by its later ones.
+    names: BTreeMap<Digest, Digest>,
+    handed_over: BTreeSet<Digest>,
+    awarded: BTreeMap<Digest, BTreeSet<u64>>,
+    violations: Vec<Violation>,
+}
+
+impl Watch {
+    pub(crate) fn new(record: Arc<MarketRecord>, verify: Judge) -> Self {
+        Self {
+            record,
+            faulty: BTreeSet::new(),
+            trusted: BTreeSet::new(),
+            synchronous_from: None,
+            rounds: BTreeMap::new(),
+            split: BTreeSet::new(),
+            said: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            known: HashSet::new(),
+            verify,
+            accountable: false,
+            provable: BTreeMap::new(),
+            names: BTreeMap::new(),
+            handed_over: BTreeSet::new(),
+            awarded: BTreeMap::new(),
+            violations: vec![],
+        }
+    }
+
+    /// A seat deviates from the protocol.
+    pub(crate) fn set_faulty(&mut self, seat: u16) {
+        self.faulty.insert(seat);
+    }
+    /// Takes a deviating seat for an honest one, so that what it does must be noticed.
+    pub fn trust(&mut self, seat: u16) {
+        self.trusted.insert(seat);
+    }
+    /// From this time on also what holds in synchronous runs only is checked.
+    pub fn expect_synchrony(&mut self, from_ms: u64) {
+        self.synchronous_from = Some(from_ms);
+    }
+    /// From now on what can be proven of faulty seats is collected.
+    pub fn hold_accountable(&mut self) {
+        self.accountable = true;
+    }
+    /// Seats that can be proven faulty, by round.
+    pub fn provable(&self) -> &BTreeMap<u64, BTreeSet<u16>> {
+        &self.provable
+    }
+    /// Rounds in which anything was said.
+    pub fn rounds(&self) -> usize {
+        self.rounds.len()
+    }
+    /// Whether each bundle of a round that reached an honest seat in time reached all of them in time.
+    pub fn all_got_all(&self, round: u64) -> bool {
+        let honest = (0..self.record.n()).filter(|s| self.is_honest(*s)).count();
+        let full = |(listed, seats): (&Listed, &BTreeSet<u16>)| {
+            seats.len() + usize::from(self.is_honest(listed.seat)) == honest
+        };
+        let seen = self.rounds.get(&round);
+        seen.is_some_and(|seen| {
+            let senders: BTreeSet<u16> = seen.in_time.keys().map(|l| l.seat).collect();
+            senders.len() == usize::from(self.record.n()) && seen.in_time.iter().all(full)
+        })
+    }
+    /// What did not hold so far; it counts as seen.
+    pub fn take_violations(&mut self) -> Vec<Violation> {
+        std::mem::take(&mut self.violations)
+    }
+    /// What did not hold so far.
+    pub fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    fn is_honest(&self, seat: u16) -> bool {
+        !self.faulty.contains(&seat) || self.trusted.contains(&seat)
+    }
+    fn is_synchronous(&self, round: u64) -> bool {
+        self.synchronous_from.is_some_and(|from| self.record.params.t0(round) >= from)
+    }
+    fn break_(&mut self, at: u64, invariant: &'static str, what: String) {
+        self.violations.push(Violation { at, invariant, what });
+    }
+
+    /// A seat sends a message of a round to another seat; `local_ms` is the sender's clock.
+    pub(crate) fn sent(&mut self, now: u64, local_ms: u64, from: u16, bytes: &[u8]) {
+        self.spend(now, from, bytes);
+        let mut key = DefaultHasher::new();
+        key.write_u16(from);
+        key.write(bytes);
+        if !self.known.insert(key.finish()) {
+            return;
+        }
+        let Ok(message) = decode(bytes, self.record.n()) else { return };
+        if message.header.seat != from {
+            return;
+        }
+        let round = message.header.round;
+        self.count_votes(from, &message);
+        self.note_proposal(&message, bytes);
+        if let Body::Open(_) = &message.body {
+            self.check_sharers(now, from, round);
+        }
+        if !self.is_honest(from) {
+            if self.accountable {
+                self.hold_to_account(from, &message, bytes);
+            }
+            return;
+        }
+        if let Body::Set(set) = &message.body {
+            let seen = self.rounds.entry(round).or_default();
+            seen.sets.entry(from).or_insert((local_ms, set.held.clone()));
+        }
+        match &message.body {
+            Body::Open(open) => {
+                self.check_share(now, from, round, &open.set);
+                self.check_gate(now, local_ms, from, round);
+                self.note_commit(now, round, open.set);
+            }
+            Body::Commit(commit) => self.note_commit(now, round, commit.set),
+            Body::Award(award) => self.check_award(now, from, round, award.root),
+            _ => {}
+        }
+        self.check_innocence(now, from, &message, bytes);
+        self.check_finality(now, round);
+    }
+
+    /// A message reaches a seat at its local time.
+    pub(crate) fn arrived(&mut self, local_ms: u64, to: u16, bytes: &[u8]) {
+        if !matches!(peek_kind(bytes), Some(Kind::Bundle | Kind::Open)) {
+            return;
+        }
+        let Ok(message) = decode(bytes, self.record.n()) else { return };
+        let (round, seat) = (message.header.round, message.header.seat);
+        if let Body::Open(_) = &message.body {
+            self.rounds.entry(round).or_default().opened.insert((to, seat));
+        }
+        let Body::Bundle(bundle) = &message.body else { return };
+        if !self.is_honest(to) || local_ms > self.record.params.t1(round) {
+            return;
+        }
+        let seen = self.rounds.entry(round).or_default();
+        if seen.first.insert((to, seat)) {
+            let listed = Listed { seat, d: bundle.digest(&message.header) };
+            seen.in_time.entry(listed).or_default().insert(to);
+        }
+    }
+
+    /// A seat or the home reports something.
+    pub(crate) fn reported(&mut self, now: u64, event: &Event) {
+        match event {
+            Event::Seat(seat, SeatOutput::Decided(decided)) if self.is_honest(*seat) => {
+                self.check_decided(now, *seat, decided);
+            }
+            Event::Seat(seat, SeatOutput::Expired { round, .. })
+                if self.is_honest(*seat) && self.is_synchronous(*round) =>
+            {
+                self.break_(now, "I9", format!("round {round} is not certified at seat {seat}"));
+            }
+            Event::Seat(seat, SeatOutput::Evidence(proof)) if self.is_honest(*seat) => {
+                self.check_evidence(now, *seat, proof);
+            }
+            Event::Home(HomeOutput::Relisted { order, digest }) => {
+                let first = self.names.get(order).copied().unwrap_or(*order);
+                self.names.insert(*digest, first);
+            }
+            Event::Home(HomeOutput::HandOver { order, seat }) => {
+                let first = self.names.get(order).copied().unwrap_or(*order);
+                if !self.handed_over.insert(first) {
+                    self.break_(now, "I7", format!("an order is handed over again, to seat {seat}"));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A provider's controller was asked for devices that are not there.
+    pub(crate) fn oversold(&mut self, now: u64, seat: u16) {
+        if self.is_honest(seat) {
+            self.break_(now, "I7", format!("seat {seat} sold more than it has"));
+        }
+    }
+}
