@@ -5,6 +5,7 @@
 //! Inputs: a [`Config`] and what the caller does to the [`World`]. Outputs: what seats and home reported, what was
 //! sent, and a hash over every delivery. The same configuration and calls give the same hash.
 
+pub mod bench;
 mod controller;
 mod deviation;
 mod invariants;

@@ -15,7 +15,7 @@ use crate::proof::{
     Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, Signed,
     SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify,
 };
-use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet};
+use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet, VoteWord};
 
 /// What is remembered of a message while it is taken in.
 pub(super) struct Seen {
@@ -107,8 +107,17 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// Accuses the seat of a vote that does not verify.
+    pub(super) fn refuse_vote(&mut self, seat: u16, bytes: Option<Vec<u8>>, out: &mut Vec<RoundOutput>) {
+        if let Some(bytes) = bytes {
+            let bad = BadMessage { message: Signed(bytes) };
+            self.accuse(seat, Fault::Unjustified, || FaultProof::BadMessage(bad), out);
+        }
+        out.push(RoundOutput::Dropped(DropReason::BadSignature));
+    }
+
     /// The message of a SET that is shown.
-    fn set_bytes(&self, shown: &ShownSet) -> Vec<u8> {
+    pub(super) fn set_bytes(&self, shown: &ShownSet) -> Vec<u8> {
         let body = Body::Set(shown.set.clone());
         let header = Header { seat: shown.seat, ..self.header(&body) };
         Message { header, body, signature: Some(shown.signature) }.encode()
@@ -174,16 +183,29 @@ impl<C: Crypto> Round<C> {
                     _ => (Kind::Admit, self.admits.get(&(view, seat))),
                 };
                 let other = said.is_some_and(|said| said.set != digest);
-                if let (true, Some(bytes)) = (other, self.spoken.get(&(kind, view, seat))) {
+                if let (true, Some(said), Some(bytes)) = (other, said, self.spoken.get(&(kind, view, seat))) {
                     let first = Voted::Message(Signed(bytes.clone()));
                     let second = Voted::quorum(ballot, round, view, digest, quorum);
-                    found.push((seat, ballot, TwoVotes { first, second }));
+                    found.push((seat, ballot, view, *said, TwoVotes { first, second }));
                 }
             }
         }
-        for (seat, ballot, proof) in found {
-            let fault = if ballot == Vote::Award { Fault::TwoAwards } else { Fault::TwoVotes };
-            self.accuse(seat, fault, || FaultProof::TwoVotes(proof), out);
+        for (seat, ballot, view, said, proof) in found {
+            let (word, fault) = match ballot {
+                Vote::Lock => (VoteWord::Lock, Fault::TwoVotes),
+                Vote::Award => (VoteWord::Award, Fault::TwoAwards),
+                _ => (VoteWord::Admit, Fault::TwoVotes),
+            };
+            if self.accused.contains(&(seat, fault)) {
+                continue;
+            }
+            // What proves nothing must not be looked at with every message: a vote that does not verify goes.
+            let message = self.vote_message(word, view, &said.set);
+            if self.crypto.verify_vote(seat, &message, &said.vote) {
+                self.accuse(seat, fault, || FaultProof::TwoVotes(proof), out);
+            } else {
+                self.throw_out(word, view, seat, out);
+            }
         }
     }
 

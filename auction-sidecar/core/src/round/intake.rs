@@ -1,4 +1,7 @@
 //! What a round does with each message.
+//!
+//! Votes are taken in unchecked. Their messages are signed, so nobody speaks for another; the sum of a quorum is checked
+//! before anything follows from it, and whoever spoils it is found then.
 
 use super::{Ballot, Round, RoundOutput};
 use crate::award::Certificate;
@@ -10,7 +13,7 @@ use crate::justify;
 use crate::proof::Fault;
 use crate::wire::{
     Admit, Admitted, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Kind, Listed, Lock, Message,
-    OpenShare, Reply, ShownSet, VoteWord, decode, listed_of,
+    OpenShare, Reply, ShownSet, VoteWord, decode,
 };
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -26,10 +29,13 @@ impl<C: Crypto> Round<C> {
         let seat = header.seat;
         let signature = || signature.ok_or(DropReason::Malformed);
         // Checking what a message rests on is costly. Whoever is proven to send what does not hold gets no second check.
-        let is_costly =
-            matches!(header.kind, Kind::Lock | Kind::Open | Kind::Commit | Kind::NewView | Kind::Propose);
+        let is_costly = !matches!(header.kind, Kind::Bundle | Kind::Cert | Kind::Fetch | Kind::Reply);
         if is_costly && self.accused.contains(&(seat, Fault::Unjustified)) {
             return Err(DropReason::BadSignature);
+        }
+        if matches!(header.kind, Kind::NewView | Kind::Propose) {
+            // They show SETs, and one that is held counts for checked.
+            self.settle_sets(out);
         }
         match body {
             Body::Bundle(bundle) => self.take_bundle(header, bundle, bytes),
@@ -76,18 +82,18 @@ impl<C: Crypto> Round<C> {
         if let Some(known) = self.sets.get(&shown.seat) {
             return Err(if known.set == shown.set { DropReason::Duplicate } else { DropReason::Conflict });
         }
-        if !justify::full(&self.checks(), self.round, shown.seat, &shown.set) {
-            return Err(DropReason::BadSignature);
-        }
         self.count_full(&shown);
+        if shown.set.full.is_some() {
+            self.unchecked.insert(shown.seat);
+        }
         self.sets.insert(shown.seat, shown);
         Ok(())
     }
 
-    /// Counts the FULL vote of a SET that was checked.
+    /// Counts the FULL vote of a SET.
     pub(super) fn count_full(&mut self, shown: &ShownSet) {
         if let Some(full) = shown.set.full {
-            let digest = self.set_digest(&listed_of(&shown.set.held));
+            let digest = self.digest_of(&shown.set.held);
             self.fulls.entry(digest).or_default().insert(shown.seat, full);
         }
     }
@@ -110,9 +116,6 @@ impl<C: Crypto> Round<C> {
         }
         let ballot = Ballot { set, proposal, vote };
         Self::is_new(&self.admits, (view, seat), &ballot)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Admit, view, &set), &vote) {
-            return Err(DropReason::BadSignature);
-        }
         self.admits.insert((view, seat), ballot);
         Ok(())
     }
@@ -124,9 +127,6 @@ impl<C: Crypto> Round<C> {
         }
         let ballot = Ballot { set, proposal: [0; 32], vote };
         Self::is_new(&self.locks, (view, seat), &ballot)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Lock, view, &set), &vote) {
-            return Err(DropReason::BadSignature);
-        }
         if !self.admit_quorums.contains_key(&(view, set)) {
             let admitted = Admitted { view, set, quorum: lock.quorum.clone() };
             if !justify::admitted(&self.checks(), self.round, &admitted) {
@@ -166,9 +166,6 @@ impl<C: Crypto> Round<C> {
     fn take_award(&mut self, seat: u16, vote: &AwardVote) -> Intake {
         let ballot = Ballot { set: vote.root, proposal: [0; 32], vote: vote.vote };
         Self::is_new(&self.award_votes, seat, &ballot)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Award, 0, &vote.root), &vote.vote) {
-            return Err(DropReason::BadSignature);
-        }
         self.award_votes.insert(seat, ballot);
         Ok(())
     }
