@@ -208,3 +208,5 @@ fn open(record: &MarketRecord, signed: &Signed) -> Result<Message, Unproven> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;

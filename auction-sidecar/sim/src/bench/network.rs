@@ -161,7 +161,9 @@ impl<'a> Emulated<'a> {
                 SeatOutput::Send { to: Peer::Seat(to), bytes } => {
                     self.send(from, to, done_us, Arc::new(bytes));
                 }
-                SeatOutput::Decided(_) => drop(self.certified_us.entry(from).or_insert(since)),
+                SeatOutput::Decided(_) => {
+                    self.certified_us.entry(from).or_insert(since);
+                }
                 _ => {}
             }
         }

@@ -58,7 +58,8 @@ impl Stage {
         for (index, keys) in (0u16..).zip(dealt.homes) {
             let mut home = Home::new(record.clone(), index, keys);
             let of_home = (usize::from(index) * PER_HOME..orders).take(PER_HOME);
-            for output in of_home.flat_map(|i| home.handle(0, HomeInput::Submit(Box::new(new_order(i)?)))) {
+            let new = of_home.filter_map(new_order).map(|order| HomeInput::Submit(Box::new(order)));
+            for output in new.flat_map(|input| home.handle(0, input)) {
                 if let HomeOutput::Broadcast(bytes) = output {
                     sent.push((index, bytes));
                 }
