@@ -261,13 +261,16 @@ impl<C: Crypto> Round<C> {
         let certificate = CertificateFile::from(certificate);
         let mut proofs = vec![];
         for leaf in &result.table.leaves {
-            if let (Leaf::Garbage(bundle), Some(path)) = (leaf, result.table.path(leaf)) {
+            // Making a path hashes the whole table, which is large where there is no garbage too.
+            let Leaf::Garbage(bundle) = leaf else { continue };
+            if let Some(path) = result.table.path(leaf) {
                 let proof = Garbage { certificate: certificate.clone(), bundle: *bundle, path };
                 proofs.push((bundle.seat, Fault::Garbage, FaultProof::Garbage(proof)));
             }
         }
-        let path = result.table.path(&Leaf::Set(*set));
-        for (listed, held) in self.bundles.iter().filter(|(l, _)| !list.contains(l)) {
+        let left_out: Vec<_> = self.bundles.iter().filter(|(l, _)| !list.contains(l)).collect();
+        let path = if left_out.is_empty() { None } else { result.table.path(&Leaf::Set(*set)) };
+        for (listed, held) in left_out {
             let against = |s: &&ShownSet| speaks_against(&self.record, listed, &s.set.held, &list);
             let sets: Vec<Signed> = self
                 .sets

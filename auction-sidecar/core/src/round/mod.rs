@@ -361,8 +361,8 @@ impl<C: Crypto> Round<C> {
 
     fn sign(&self, body: Body) -> Message {
         let header = self.header(&body);
-        let hash = message_hash(&self.record.market, &header, &body);
-        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash));
+        let hash = || message_hash(&self.record.market, &header, &body);
+        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }
     }
 
