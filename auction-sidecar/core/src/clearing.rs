@@ -132,12 +132,7 @@ impl Clearing<'_> {
     }
 
     /// The leaves under the award root.
-    fn table(
-        &self,
-        beacon: &Digest,
-        plain: &Opened,
-        cleared: &[Cleared],
-    ) -> AwardTable {
+    fn table(&self, beacon: &Digest, plain: &Opened, cleared: &[Cleared]) -> AwardTable {
         let mut leaves =
             vec![Leaf::Set(self.set), Leaf::Beacon(tagged_hash("VENDUE-V1-BEACON-LEAF", &[beacon]))];
         leaves.extend(plain.iter().map(|(bundle, plain)| match plain {

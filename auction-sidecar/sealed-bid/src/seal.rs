@@ -198,7 +198,8 @@ mod tests {
             (bytes[0], bytes[47]) = (0x80, x);
             bytes
         });
-        let outside = outside.filter(|b| G1::on_curve(b).is_some()).find(|b| G1::from_bytes(b).is_none()).unwrap();
+        let outside =
+            outside.filter(|b| G1::on_curve(b).is_some()).find(|b| G1::from_bytes(b).is_none()).unwrap();
         cases.extend([identity, Sealed { u: outside, ..good.clone() }]);
         for (i, case) in cases.iter().enumerate() {
             let opened = open(&combined, b"header", case);

@@ -92,7 +92,10 @@ fn false_votes_are_thrown_out_and_the_others_make_the_quorum() {
     let good: Vec<_> = [1, 2].map(|seat| rig.sent_of(seat, Kind::Award)).to_vec();
     rig.deliver(now + 20, 0, &good[0]);
     assert!(rig.decided.is_empty(), "two good votes of three");
-    assert_eq!((rig.dropped.as_slice(), rig.rounds[0].award_votes.len()), (&[(0, DropReason::BadSignature)][..], 2));
+    assert_eq!(
+        (rig.dropped.as_slice(), rig.rounds[0].award_votes.len()),
+        (&[(0, DropReason::BadSignature)][..], 2)
+    );
     assert_eq!(proven(&rig, 0), [(vec![3], Fault::Unjustified)]);
     rig.deliver(now + 20, 0, &good[1]);
     let certificate = &rig.decided[&0].certificate;
@@ -105,12 +108,16 @@ fn false_admits_and_locks_are_thrown_out_too() {
     let mut rig = mk_rig();
     rig.tick(rig.t0());
     let t1 = rig.record.params.t1(ROUND);
-    rig.flow(rig.t0() + 10, |from, kind, to| from != 3 && to != 3 && kind == Kind::Bundle || kind == Kind::Set);
+    rig.flow(rig.t0() + 10, |from, kind, to| {
+        from != 3 && to != 3 && kind == Kind::Bundle || kind == Kind::Set
+    });
     rig.tick(t1);
     rig.flow(t1 + 10, |from, kind, to| from != 3 && to != 3 && kind == Kind::Set);
     rig.tick(t1 + 20);
     rig.sent.clear();
-    let Some(Body::Admit(admit)) = decode(&rig.sent_of(0, Kind::Admit), 4).ok().map(|m| m.body) else { panic!() };
+    let Some(Body::Admit(admit)) = decode(&rig.sent_of(0, Kind::Admit), 4).ok().map(|m| m.body) else {
+        panic!()
+    };
     let vote = rig.vote(3, VoteWord::Admit, &[9; 32]);
     let bad = rig.forge(3, Body::Admit(Admit { vote, ..admit.clone() }));
     let good = [1, 2].map(|seat| rig.sent_of(seat, Kind::Admit));

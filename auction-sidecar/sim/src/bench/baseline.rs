@@ -21,11 +21,7 @@ struct PerCiphertext {
     verified: f64,
 }
 
-fn one(
-    keys: &SecretKeySet,
-    public: &PublicKeySet,
-    sealed: &Ciphertext,
-) -> Result<PerCiphertext, BenchError> {
+fn one(keys: &SecretKeySet, public: &PublicKeySet, sealed: &Ciphertext) -> Result<PerCiphertext, BenchError> {
     let needed = public.threshold() + 1;
     let (valid, own) = timed(|| {
         let valid = sealed.verify();
@@ -39,7 +35,8 @@ fn one(
         public.public_key_share(*seat).verify_decryption_share(share, sealed)
     };
     // A seat has the others' verification keys at hand; making one here is part of `public_key_share`.
-    let (_, making) = timed(|| shares.iter().map(|(seat, _)| public.public_key_share(*seat)).collect::<Vec<_>>())?;
+    let (_, making) =
+        timed(|| shares.iter().map(|(seat, _)| public.public_key_share(*seat)).collect::<Vec<_>>())?;
     let (good, checking) = timed(|| shares.iter().all(verify))?;
     let (opened, combining) = timed(|| public.decrypt(shares.iter().map(|(i, share)| (*i, share)), sealed))?;
     if !valid || !good || opened.is_err() {
@@ -63,8 +60,9 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
     let keys = SecretKeySet::from(Poly::from(coefficients.collect::<Vec<_>>()));
     let public = keys.public_keys();
     let sealed = |i: usize| public.public_key().encrypt([i as u8; BID]);
-    let times =
-        (0..plan.ciphertexts.max(1)).map(|i| one(&keys, &public, &sealed(i))).collect::<Result<Vec<_>, _>>()?;
+    let times = (0..plan.ciphertexts.max(1))
+        .map(|i| one(&keys, &public, &sealed(i)))
+        .collect::<Result<Vec<_>, _>>()?;
     let bids = f64::from(plan.large);
     let ours = report.keys.get("single_auction_ms_n100").copied();
     let ours = ours.ok_or(BenchError::Missing("the round of one auction comes first"))?;

@@ -4,13 +4,17 @@ use super::{BenchError, Plan, Report, Spread, timed};
 use crate::requirements;
 use std::collections::BTreeSet;
 use vendue_market::{
-    Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle, Price, Record, RecordKind, clear, tagged_hash,
+    Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle, Price, Record, RecordKind, clear,
+    tagged_hash,
 };
 
 fn orders(count: usize) -> Option<Vec<ListedOrder>> {
     let one = |i: usize| {
         let digest: Digest = tagged_hash("bench", &[&i.to_be_bytes()]);
-        Some(ListedOrder { digest, requirements: requirements(1 + u32::from(i.is_multiple_of(4)), 100_000_000)? })
+        Some(ListedOrder {
+            digest,
+            requirements: requirements(1 + u32::from(i.is_multiple_of(4)), 100_000_000)?,
+        })
     };
     let mut orders: Vec<ListedOrder> = (0..count).map(one).collect::<Option<_>>()?;
     orders.sort_by_key(|o| o.digest);

@@ -60,66 +60,84 @@ impl Seats {
     }
 }
 
-pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
-    let n = plan.large;
-    let seats = Seats::new(n)?;
-    let setup = seats.setup()?;
-    let dealer_of = |seat: u16| -> Result<Dealer<'_>, BenchError> {
+/// What the first seat gets from the others.
+struct Received {
+    dealings: Vec<Vec<u8>>,
+    logs: Vec<Vec<u8>>,
+    acks: Vec<(u16, [u8; 48])>,
+}
+
+impl Seats {
+    fn dealer<'a>(&'a self, setup: &'a Setup, seat: u16) -> Result<Dealer<'a>, BenchError> {
         let at = usize::from(seat);
-        let none = BenchError::Missing("no such seat");
-        match (seats.seeds.get(at), seats.votes.get(at)) {
-            (Some(seed), Some(vote)) => Ok(Dealer::new(&setup, seat, seed, vote)?),
-            _ => Err(none),
-        }
-    };
-    let (mut dealings, mut logs, mut own_acks) = (Vec::new(), Vec::new(), Vec::new());
-    for seat in 0..n {
-        let mut dealer = dealer_of(seat)?;
-        let dealing = dealer.dealing(0)?;
-        let acks = seats.acks(&setup, seat, &dealing)?;
-        if !dealer.acknowledge_all(&acks)?.is_empty() {
-            return Err(BenchError::Missing("an acknowledgement does not verify"));
-        }
-        dealings.push(dealing);
-        logs.push(dealer.log()?);
-        if seat == 0 {
-            own_acks = acks;
+        match (self.seeds.get(at), self.votes.get(at)) {
+            (Some(seed), Some(vote)) => Ok(Dealer::new(setup, seat, seed, vote)?),
+            _ => Err(BenchError::Missing("no such seat")),
         }
     }
-    let (Some(vote), Some(deal)) = (seats.votes.first(), seats.deals.first()) else {
-        return Err(BenchError::Missing("no seats"));
-    };
-    let mut totals = Vec::new();
-    for _ in 0..plan.runs.clamp(1, 3) {
+
+    fn received(&self, setup: &Setup) -> Result<Received, BenchError> {
+        let mut received = Received { dealings: vec![], logs: vec![], acks: vec![] };
+        for seat in 0..setup.seats() {
+            let mut dealer = self.dealer(setup, seat)?;
+            let dealing = dealer.dealing(0)?;
+            let acks = self.acks(setup, seat, &dealing)?;
+            if !dealer.acknowledge_all(&acks)?.is_empty() {
+                return Err(BenchError::Missing("an acknowledgement does not verify"));
+            }
+            received.dealings.push(dealing);
+            received.logs.push(dealer.log()?);
+            if seat == 0 {
+                received.acks = acks;
+            }
+        }
+        Ok(received)
+    }
+
+    /// All that the first seat does, in milliseconds by step.
+    fn first(&self, setup: &Setup, received: &Received) -> Result<[(&'static str, f64); 5], BenchError> {
+        let (Some(vote), Some(deal)) = (self.votes.first(), self.deals.first()) else {
+            return Err(BenchError::Missing("no seats"));
+        };
         let (dealer, deals) = timed(|| {
-            let dealer = dealer_of(0)?;
-            (0..n).try_for_each(|player| dealer.dealing(player).map(drop))?;
+            let dealer = self.dealer(setup, 0)?;
+            (0..setup.seats()).try_for_each(|player| dealer.dealing(player).map(drop))?;
             Ok::<_, BenchError>(dealer)
         })?;
         let mut dealer = dealer?;
-        let mut player = Player::new(&setup, 0, vote, deal)?;
-        let (received, receives) =
-            timed(|| dealings.iter().try_for_each(|dealing| player.receive(dealing).map(drop)))?;
-        received?;
+        let mut player = Player::new(setup, 0, vote, deal)?;
+        let (taken, receives) =
+            timed(|| received.dealings.iter().try_for_each(|dealing| player.receive(dealing).map(drop)))?;
+        taken?;
         let (logged, acknowledges) = timed(|| {
-            dealer.acknowledge_all(&own_acks)?;
+            dealer.acknowledge_all(&received.acks)?;
             dealer.log()
         })?;
         logged?;
-        let (read, verifies) =
-            timed(|| logs.iter().map(|log| player.verify_log(log)).collect::<Result<Vec<Log>, _>>())?;
-        let read = read?;
-        let (made, finishes) = timed(|| player.share(&read))?;
+        let read = || received.logs.iter().map(|log| player.verify_log(log)).collect();
+        let (logs, verifies): (Result<Vec<Log>, _>, _) = timed(read)?;
+        let logs = logs?;
+        let (made, finishes) = timed(|| player.share(&logs))?;
         made?;
-        let parts = [
+        Ok([
             ("dealings made", deals),
             ("dealings checked", receives),
             ("acknowledgements and log", acknowledges),
             ("logs checked", verifies),
             ("key and share", finishes),
-        ];
-        totals.push(parts.iter().map(|(_, ms)| ms).sum());
-        parts.iter().for_each(|(name, ms)| report.detail(format!("dkg ms: {name}"), *ms));
+        ])
+    }
+}
+
+pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
+    let seats = Seats::new(plan.large)?;
+    let setup = seats.setup()?;
+    let received = seats.received(&setup)?;
+    let mut totals = Vec::new();
+    for _ in 0..plan.runs.clamp(1, 3) {
+        let steps = seats.first(&setup, &received)?;
+        totals.push(steps.iter().map(|(_, ms)| ms).sum());
+        steps.iter().for_each(|(name, ms)| report.detail(format!("dkg ms: {name}"), *ms));
     }
     report.spread("dkg_cpu_ms_per_node_n100", Spread::of(totals)?);
     Ok(())

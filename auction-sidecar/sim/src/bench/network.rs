@@ -40,7 +40,11 @@ impl Matrix {
         let matrix: Self = serde_json::from_str(include_str!("../../data/aws-10-regions.json"))?;
         let n = matrix.regions.len();
         let square = matrix.round_trip_ms.len() == n && matrix.round_trip_ms.iter().all(|row| row.len() == n);
-        if square && n > 0 { Ok(matrix) } else { Err(BenchError::Missing("the latency matrix is not square")) }
+        if square && n > 0 {
+            Ok(matrix)
+        } else {
+            Err(BenchError::Missing("the latency matrix is not square"))
+        }
     }
 
     /// One-way delay between two seats, which are spread over the regions in turn.
@@ -187,10 +191,7 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
     for (name, silent) in [("all_up", 0), ("f_silent", f)] {
         let mut emulated = Emulated::new(&matrix, &stage, &(0..silent).collect(), 5)?;
         emulated.run()?;
-        report.spread(
-            &format!("certificate_ms_n100_global_{name}"),
-            milliseconds(&emulated.certified_us)?,
-        );
+        report.spread(&format!("certificate_ms_n100_global_{name}"), milliseconds(&emulated.certified_us)?);
         report.detail(format!("awards known ms, {name}"), milliseconds(&emulated.awarded_us)?.median);
     }
     Ok(())

@@ -43,8 +43,7 @@ pub struct Stage {
 impl Stage {
     /// A market of `seats` seats and `orders` orders.
     pub fn new(seats: u16, orders: usize) -> Result<Self, BenchError> {
-        let member =
-            |name: String| MemberSpec { peer_id: format!("peer-{name}"), name, addresses: vec![] };
+        let member = |name: String| MemberSpec { peer_id: format!("peer-{name}"), name, addresses: vec![] };
         let homes = orders.div_ceil(PER_HOME);
         let spec = DealSpec {
             name: "bench".into(),
@@ -85,7 +84,11 @@ impl Stage {
         for (home, bytes) in &self.orders {
             seat.handle(0, SeatInput::Message { from: Peer::Home(*home), bytes: bytes.clone() });
         }
-        if seat.open_orders() == self.count { Ok(seat) } else { Err(BenchError::Missing("orders were refused")) }
+        if seat.open_orders() == self.count {
+            Ok(seat)
+        } else {
+            Err(BenchError::Missing("orders were refused"))
+        }
     }
 
     /// Runs the round among all seats and writes down what the first one hears.
