@@ -1,7 +1,7 @@
 //! What a round does with each message.
 //!
 //! Votes are taken in unchecked. Their messages are signed, so nobody speaks for another; the sum of a quorum is checked
-//! before anything follows from it, and whoever spoils it is found then.
+//! before anything follows from it, and whoever spoils it is found then; from then on that seat's votes are checked at once.
 
 use super::{Ballot, Round, RoundOutput};
 use crate::award::Certificate;
@@ -29,7 +29,8 @@ impl<C: Crypto> Round<C> {
         let seat = header.seat;
         let signature = || signature.ok_or(DropReason::Malformed);
         // Checking what a message rests on is costly. Whoever is proven to send what does not hold gets no second check.
-        let is_costly = !matches!(header.kind, Kind::Bundle | Kind::Cert | Kind::Fetch | Kind::Reply);
+        let is_costly =
+            matches!(header.kind, Kind::Lock | Kind::Open | Kind::Commit | Kind::NewView | Kind::Propose);
         if is_costly && self.accused.contains(&(seat, Fault::Unjustified)) {
             return Err(DropReason::BadSignature);
         }
@@ -82,6 +83,9 @@ impl<C: Crypto> Round<C> {
         if let Some(known) = self.sets.get(&shown.seat) {
             return Err(if known.set == shown.set { DropReason::Duplicate } else { DropReason::Conflict });
         }
+        if self.is_suspect(shown.seat) && !justify::full(&self.checks(), self.round, shown.seat, &shown.set) {
+            return Err(DropReason::BadSignature);
+        }
         self.count_full(&shown);
         if shown.set.full.is_some() {
             self.unchecked.insert(shown.seat);
@@ -109,6 +113,19 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// Whether a seat was proven to send what does not hold: its votes are looked at when they come in.
+    fn is_suspect(&self, seat: u16) -> bool {
+        self.accused.contains(&(seat, Fault::Unjustified))
+    }
+
+    fn check_if_suspect(&self, seat: u16, word: VoteWord, view: u32, ballot: &Ballot) -> Intake {
+        let message = || self.vote_message(word, view, &ballot.set);
+        if self.is_suspect(seat) && !self.crypto.verify_vote(seat, &message(), &ballot.vote) {
+            return Err(DropReason::BadSignature);
+        }
+        Ok(())
+    }
+
     fn take_admit(&mut self, seat: u16, admit: &Admit) -> Intake {
         let Admit { view, set, proposal, vote } = *admit;
         if view > self.record.params.last_view() || (view == 0 && proposal != [0; 32]) {
@@ -116,6 +133,7 @@ impl<C: Crypto> Round<C> {
         }
         let ballot = Ballot { set, proposal, vote };
         Self::is_new(&self.admits, (view, seat), &ballot)?;
+        self.check_if_suspect(seat, VoteWord::Admit, view, &ballot)?;
         self.admits.insert((view, seat), ballot);
         Ok(())
     }
@@ -166,6 +184,7 @@ impl<C: Crypto> Round<C> {
     fn take_award(&mut self, seat: u16, vote: &AwardVote) -> Intake {
         let ballot = Ballot { set: vote.root, proposal: [0; 32], vote: vote.vote };
         Self::is_new(&self.award_votes, seat, &ballot)?;
+        self.check_if_suspect(seat, VoteWord::Award, 0, &ballot)?;
         self.award_votes.insert(seat, ballot);
         Ok(())
     }
