@@ -417,7 +417,7 @@ proptest! {
             let own: Vec<_> = seats.iter().map(|s| &shares[usize::from(*s)]).collect();
             beacons.push(opens(&made.keys, &own, &seats).unwrap());
         }
-        prop_assert_eq!(beacons[0], beacons[1]);
+        prop_assert_eq!(&beacons[0], &beacons[1]);
         logs.reverse();
         prop_assert_eq!(outcome(&setup, &logs), Ok(made));
     }
