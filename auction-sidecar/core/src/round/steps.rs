@@ -115,7 +115,8 @@ impl<C: Crypto> Round<C> {
             *identical.entry(&shown.set.held).or_default() += 1;
         }
         let agree = identical.values().any(|count| *count >= self.q()) || self.sets.len() == self.n();
-        if !agree && !(at_t2 && self.sets.len() >= self.q()) {
+        let enough = agree || (at_t2 && self.sets.len() >= self.q());
+        if !enough {
             return;
         }
         let list = self.derived_list();
