@@ -66,8 +66,7 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
     let bids = f64::from(plan.large);
     let ours = report.keys.get("single_auction_ms_n100").copied();
     let ours = ours.ok_or(BenchError::Missing("the round of one auction comes first"))?;
-    let ways: [(&str, fn(&PerCiphertext) -> f64); 2] =
-        [("verified", |t| t.verified), ("optimistic", |t| t.optimistic)];
+    let ways: [(&str, Way); 2] = [("verified", |t| t.verified), ("optimistic", |t| t.optimistic)];
     for (name, of) in ways {
         let theirs = Spread::of(times.iter().map(of).collect())?.map(|ms| ms * bids);
         report.detail(format!("threshold_crypto ms, {name}, n100_k1"), theirs.median);

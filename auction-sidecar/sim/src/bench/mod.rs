@@ -162,8 +162,11 @@ fn timed<T>(work: impl FnOnce() -> T) -> Result<(T, f64), BenchError> {
     Ok((out, (cpu()?.saturating_sub(before)).as_secs_f64() * 1e3))
 }
 
+/// Measures a part of a report.
+type Part = fn(&Plan, &mut Report) -> Result<(), BenchError>;
+
 /// The parts of a report, in the order in which they are measured.
-const PARTS: [(&str, fn(&Plan, &mut Report) -> Result<(), BenchError>); 6] = [
+const PARTS: [(&str, Part); 6] = [
     ("rounds", round::measure),
     ("comparison", baseline::measure),
     ("latency", network::measure),
