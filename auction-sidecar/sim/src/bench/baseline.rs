@@ -21,6 +21,9 @@ struct PerCiphertext {
     verified: f64,
 }
 
+/// One of the two ways to count.
+type Way = fn(&PerCiphertext) -> f64;
+
 fn one(keys: &SecretKeySet, public: &PublicKeySet, sealed: &Ciphertext) -> Result<PerCiphertext, BenchError> {
     let needed = public.threshold() + 1;
     let (valid, own) = timed(|| {
