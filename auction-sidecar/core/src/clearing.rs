@@ -30,6 +30,9 @@ pub(crate) struct Held {
     pub bytes: Vec<u8>,
 }
 
+/// Admitted bundles with what was in them, and its digest; none for what could not be read.
+type Opened = BTreeMap<Listed, Option<(Plaintext, Digest)>>;
+
 /// What a round's awards follow from.
 pub(crate) struct Clearing<'a> {
     pub record: &'a MarketRecord,
@@ -43,7 +46,11 @@ pub(crate) struct Clearing<'a> {
 
 /// What sealing binds besides the round: market, header, order view.
 pub(crate) fn seal_header(record: &MarketRecord, header: &Header, order_view: &[Digest]) -> Vec<u8> {
-    let parts: [&[u8]; 3] = [&record.market, &header.to_bytes(), &view_digest(order_view)];
+    seal_header_of(record, header, &view_digest(order_view))
+}
+
+fn seal_header_of(record: &MarketRecord, header: &Header, view_digest: &Digest) -> Vec<u8> {
+    let parts: [&[u8]; 3] = [&record.market, &header.to_bytes(), view_digest];
     tagged_hash("VENDUE-V1-SEAL-HEADER", &parts).to_vec()
 }
 
@@ -79,14 +86,17 @@ fn opened_ceiling(order: &Order, open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>
 impl Clearing<'_> {
     /// Orders in the views of f + 1 seats that have exactly one version in A.
     pub(crate) fn candidates(&self) -> BTreeSet<Digest> {
-        let mut counts: BTreeMap<Digest, usize> = BTreeMap::new();
+        // Most seats know the same orders: views that are alike are gone through once.
+        let mut views: BTreeMap<&[Digest], usize> = BTreeMap::new();
         for listed in self.list.iter().filter(|l| self.is_single(l)) {
-            for order in self.view_of(listed) {
-                *counts.entry(*order).or_default() += 1;
-            }
+            *views.entry(self.view_of(listed)).or_default() += 1;
+        }
+        let mut counts: BTreeMap<&Digest, usize> = BTreeMap::new();
+        for (view, seats) in views {
+            view.iter().for_each(|order| *counts.entry(order).or_default() += seats);
         }
         let f = usize::from(self.record.f());
-        counts.into_iter().filter(|(_, count)| *count > f).map(|(order, _)| order).collect()
+        counts.into_iter().filter(|(_, count)| *count > f).map(|(order, _)| *order).collect()
     }
 
     /// Opens every admitted bundle and clears.
@@ -96,11 +106,11 @@ impl Clearing<'_> {
         beacon: &Digest,
         open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
     ) -> (AwardTable, Vec<Cleared>) {
-        let plain: BTreeMap<Listed, Option<Plaintext>> =
-            self.list.iter().map(|l| (*l, self.plaintext(l, &open))).collect();
+        let mut views = BTreeMap::new();
+        let plain: Opened = self.list.iter().map(|l| (*l, self.plaintext(l, &mut views, &open))).collect();
         let garbage: BTreeSet<u16> = plain.iter().filter(|(_, p)| p.is_none()).map(|(l, _)| l.seat).collect();
         let bundles: Vec<OpenedBundle> =
-            plain.iter().filter_map(|(l, p)| Some(self.opened(l, p.as_ref()?))).collect();
+            plain.iter().filter_map(|(l, p)| Some(self.opened(l, &p.as_ref()?.0))).collect();
         let orders = self.orders_to_clear(candidates, beacon, &open);
         let cleared = clear(&ClearingInput {
             rules: &self.record.clearing,
@@ -158,20 +168,27 @@ impl Clearing<'_> {
         orders.into_iter().map(listed).collect()
     }
 
-    /// One bundle's plaintext; none for anything unreadable and for seats with two versions.
-    fn plaintext(
-        &self,
+    /// One bundle's plaintext and its digest; none for anything unreadable and for seats with two versions. `views` has
+    /// the digests of the order views met so far.
+    fn plaintext<'b>(
+        &'b self,
         listed: &Listed,
+        views: &mut BTreeMap<&'b [Digest], Digest>,
         open: &impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
-    ) -> Option<Plaintext> {
+    ) -> Option<(Plaintext, Digest)> {
         if !self.is_single(listed) {
             return None;
         }
         let held = self.bundles.get(listed)?;
-        let header = seal_header(self.record, &held.header, &held.bundle.order_view);
+        let view = held.bundle.order_view.as_slice();
+        let view_digest = *views.entry(view).or_insert_with(|| view_digest(view));
+        let header = seal_header_of(self.record, &held.header, &view_digest);
         let sealed = Sealed { u: held.bundle.u, v: held.bundle.v, payload: held.bundle.payload.clone() };
-        let plain = Plaintext::from_padded(&open(&header, &sealed)?, held.bundle.order_view.len()).ok()?;
-        plain.is_known_to(&self.record.clearing).then_some(plain)
+        let bytes = open(&header, &sealed)?;
+        let plain = Plaintext::from_padded(&bytes, view.len()).ok()?;
+        // A plaintext has one encoding: these bytes are it.
+        let digest = tagged_hash("VENDUE-V1-PLAINTEXT", &[&bytes]);
+        plain.is_known_to(&self.record.clearing).then_some((plain, digest))
     }
 
     fn opened(&self, listed: &Listed, plain: &Plaintext) -> OpenedBundle {
@@ -184,24 +201,18 @@ impl Clearing<'_> {
     }
 
     /// The leaves under the award root.
-    fn table(
-        &self,
-        beacon: &Digest,
-        plain: &BTreeMap<Listed, Option<Plaintext>>,
-        cleared: &[Cleared],
-    ) -> AwardTable {
+    fn table(&self, beacon: &Digest, plain: &Opened, cleared: &[Cleared]) -> AwardTable {
         let mut leaves =
             vec![Leaf::Set(self.set), Leaf::Beacon(tagged_hash("VENDUE-V1-BEACON-LEAF", &[beacon]))];
         leaves.extend(plain.iter().map(|(bundle, plain)| match plain {
-            Some(plain) => Leaf::Opened {
-                bundle: *bundle,
-                plaintext: tagged_hash("VENDUE-V1-PLAINTEXT", &[&plain.to_padded()]),
-            },
+            Some((_, plaintext)) => Leaf::Opened { bundle: *bundle, plaintext: *plaintext },
             None => Leaf::Garbage(*bundle),
         }));
+        // The first of a seat.
+        let bundle_of: BTreeMap<u16, Digest> = plain.keys().rev().map(|l| (l.seat, l.d)).collect();
         leaves.extend(cleared.iter().map(|c| {
             let bundle = match &c.outcome {
-                Outcome::Award(a) => plain.keys().find(|l| l.seat == a.seat).map(|l| l.d).unwrap_or_default(),
+                Outcome::Award(a) => bundle_of.get(&a.seat).copied().unwrap_or_default(),
                 Outcome::None(_) => [0; 32],
             };
             Leaf::Order(OrderLeaf {

@@ -8,7 +8,7 @@ use crate::keys::{HomeKeys, SeatKeys};
 use crate::record::MarketRecord;
 use std::sync::Arc;
 use vendue_market::Digest;
-use vendue_sealed_bid::{Combined, CryptoError, RoundId, Sealed};
+use vendue_sealed_bid::{Combined, CryptoError, RoundId, Sealed, VoteKeySet};
 
 /// What anybody can check and open with the public keys of a record.
 pub trait Scheme {
@@ -110,6 +110,17 @@ pub trait Crypto {
     fn aggregate(&self, votes: &[[u8; 48]]) -> Option<[u8; 48]>;
     /// Whether an aggregate is the vote of exactly these seats.
     fn verify_aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool;
+    /// The verified aggregate of the votes of distinct seats on one message; otherwise the seats whose votes are bad.
+    fn tally(&self, message: &[u8], votes: &[(u16, [u8; 48])]) -> Result<[u8; 48], Vec<u16>> {
+        let (seats, sums): (Vec<u16>, Vec<[u8; 48]>) = votes.iter().copied().unzip();
+        let sum = self.aggregate(&sums).filter(|sum| self.verify_aggregate(&seats, message, sum));
+        sum.ok_or_else(|| self.bad_votes(message, votes))
+    }
+    /// The seats whose votes on a message are bad, each judged alone.
+    fn bad_votes(&self, message: &[u8], votes: &[(u16, [u8; 48])]) -> Vec<u16> {
+        let bad = votes.iter().filter(|(seat, vote)| !self.verify_vote(*seat, message, vote));
+        bad.map(|(seat, _)| *seat).collect()
+    }
     /// This seat's evidence signature.
     fn sign(&self, hash: &Digest) -> [u8; 65];
     /// Whether an evidence signature is by `key`.
@@ -125,12 +136,15 @@ pub(crate) fn beacon_of(combined: &Combined) -> Digest {
 pub struct SeatCrypto {
     record: Arc<MarketRecord>,
     keys: SeatKeys,
+    /// The record's vote keys as points; none when one is no point, which a validated record excludes.
+    votes: Option<VoteKeySet>,
 }
 
 impl SeatCrypto {
     /// For a seat of a market. The keys must have been checked against the record.
     pub fn new(record: Arc<MarketRecord>, keys: SeatKeys) -> Self {
-        Self { record, keys }
+        let votes: Vec<[u8; 96]> = record.seats.iter().map(|seat| seat.vote_key).collect();
+        Self { votes: VoteKeySet::from_checked(&votes).ok(), record, keys }
     }
     fn id(&self, round: u64) -> RoundId {
         RoundId { market: self.record.market, epoch: self.record.epoch, round }
@@ -165,15 +179,19 @@ impl Crypto for SeatCrypto {
         self.keys.vote.sign(message)
     }
     fn verify_vote(&self, seat: u16, message: &[u8], vote: &[u8; 48]) -> bool {
-        let key = self.record.seat(seat).map(|s| &s.vote_key);
-        key.is_some_and(|key| vendue_sealed_bid::verify_vote(key, message, vote))
+        self.votes.as_ref().is_some_and(|keys| keys.verify_vote(seat, message, vote))
     }
     fn aggregate(&self, votes: &[[u8; 48]]) -> Option<[u8; 48]> {
         vendue_sealed_bid::aggregate_votes(votes)
     }
     fn verify_aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool {
-        let keys: Option<Vec<_>> = seats.iter().map(|s| self.record.seat(*s).map(|s| &s.vote_key)).collect();
-        keys.is_some_and(|keys| vendue_sealed_bid::verify_aggregate(&keys, message, aggregate))
+        self.votes.as_ref().is_some_and(|keys| keys.verify_aggregate(seats, message, aggregate))
+    }
+    fn tally(&self, message: &[u8], votes: &[(u16, [u8; 48])]) -> Result<[u8; 48], Vec<u16>> {
+        self.votes.as_ref().map_or(Err(vec![]), |keys| keys.tally(message, votes))
+    }
+    fn bad_votes(&self, message: &[u8], votes: &[(u16, [u8; 48])]) -> Vec<u16> {
+        self.votes.as_ref().map_or(vec![], |keys| keys.bad_votes(message, votes))
     }
     fn sign(&self, hash: &Digest) -> [u8; 65] {
         self.keys.evidence.sign(hash)

@@ -40,12 +40,13 @@ fn keccak(parts: &[&[u8]]) -> Digest {
 
 /// The EIP-712 hash of a struct in a market's domain.
 fn typed_hash(market: &Digest, struct_hash: &Digest) -> Digest {
-    let domain = keccak(&[
-        &keccak(&[b"EIP712Domain(string name,string version,bytes32 salt)"]),
-        &keccak(&[b"VENDUE"]),
-        &keccak(&[b"1"]),
-        market,
-    ]);
+    /// The part of the domain that all markets share.
+    static SHARED: OnceLock<[Digest; 3]> = OnceLock::new();
+    let [domain_type, name, version] = SHARED.get_or_init(|| {
+        let domain_type: &[u8] = b"EIP712Domain(string name,string version,bytes32 salt)";
+        [keccak(&[domain_type]), keccak(&[b"VENDUE"]), keccak(&[b"1"])]
+    });
+    let domain = keccak(&[domain_type, name, version, market]);
     keccak(&[&[0x19, 0x01], &domain, struct_hash])
 }
 

@@ -65,7 +65,12 @@ pub(crate) struct Pool {
     awarded: BTreeMap<Search, u64>,
     /// By order and home, so that one home's word says nothing about another's order.
     closed: BTreeMap<(Digest, u16), ClosedEntry>,
+    /// When what has expired was last forgotten.
+    pruned_ms: u64,
 }
+
+/// How often what has expired is forgotten: a seat asks with every message, and the pool is large.
+const PRUNE_EVERY_MS: u64 = 100;
 
 impl Pool {
     pub(crate) fn open_orders(&self) -> usize {
@@ -208,6 +213,10 @@ impl Pool {
 
     /// Forgets what has expired, once no round that is open can need it any more.
     pub(crate) fn prune(&mut self, now_ms: u64, params: &Params) {
+        if now_ms.abs_diff(self.pruned_ms) < PRUNE_EVERY_MS {
+            return;
+        }
+        self.pruned_ms = now_ms;
         let kept = |until_ms: u64| until_ms.saturating_add(params.lifetime()) > now_ms;
         self.open.retain(|_, k| kept(k.order.expires_ms));
         self.closed.retain(|_, c| kept(c.until_ms));

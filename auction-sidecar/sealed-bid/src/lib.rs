@@ -23,6 +23,7 @@ mod raw;
 mod seal;
 mod share;
 mod signers;
+mod tally;
 mod vote;
 
 pub use deal::{Deal, deal};

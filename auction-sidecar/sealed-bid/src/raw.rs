@@ -4,6 +4,7 @@
 // pointers to live, properly sized Rust values and a length that is theirs; blst keeps none of them.
 
 use blst::*;
+use std::sync::OnceLock;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// A point of G1 that is on the curve, in the subgroup and not the identity.
@@ -44,6 +45,18 @@ impl G1 {
             blst_p1_uncompress(&mut p, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS
                 && !blst_p1_affine_is_inf(&p)
                 && blst_p1_affine_in_g1(&p)
+        };
+        ok.then_some(Self(p))
+    }
+
+    /// Decodes a compressed point that may be outside the subgroup: for points that are compared with one that is in it
+    /// before anything follows from them.
+    pub(crate) fn on_curve(bytes: &[u8; 48]) -> Option<Self> {
+        let mut p = blst_p1_affine::default();
+        // SAFETY: `bytes` holds the 48 bytes that are read; `p` is written whole.
+        let ok = unsafe {
+            blst_p1_uncompress(&mut p, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS
+                && !blst_p1_affine_is_inf(&p)
         };
         ok.then_some(Self(p))
     }
@@ -430,6 +443,73 @@ pub(crate) fn pairings_agree(signature: &G2, key: &G1, message: &G2) -> bool {
     let left = blst_fp12::miller_loop(&signature.0, &generator);
     let right = blst_fp12::miller_loop(&message.0, &key.0);
     blst_fp12::finalverify(&left, &right)
+}
+
+/// Bits of a scalar that choose one point of each row of the table.
+const ROW_BITS: usize = 8;
+
+/// Multiples of the generator of G1 for scalars that are public: row i has 1, 2, ... 255 times 256^i times it.
+struct GeneratorTable(Vec<blst_p1_affine>);
+
+/// Points in one row.
+const ROW: usize = (1 << ROW_BITS) - 1;
+
+impl GeneratorTable {
+    fn get() -> &'static Self {
+        static TABLE: OnceLock<GeneratorTable> = OnceLock::new();
+        TABLE.get_or_init(Self::new)
+    }
+
+    fn new() -> Self {
+        // SAFETY: the generator is a static of blst.
+        let mut base = G1Sum(unsafe { *blst_p1_generator() });
+        let mut points = Vec::with_capacity(32 * ROW);
+        for _ in 0..32 {
+            let mut multiple = base;
+            for _ in 0..ROW {
+                points.push(multiple.0);
+                multiple = multiple.plus(&base);
+            }
+            base = multiple;
+        }
+        Self(p1_affines::from(&points).as_slice().to_vec())
+    }
+}
+
+/// A public scalar times the generator of G1, by table: the time depends on the scalar.
+pub(crate) fn generator_mul_public(scalar: &Scalar) -> G1Sum {
+    let table = GeneratorTable::get();
+    let mut sum = blst_p1::default();
+    for (row, digit) in table.0.chunks(ROW).zip(scalar.0) {
+        if let Some(point) = usize::from(digit).checked_sub(1).and_then(|at| row.get(at)) {
+            // SAFETY: blst permits an output that aliases an input; both are live values.
+            unsafe { blst_p1_add_or_double_affine(&mut sum, &sum, point) };
+        }
+    }
+    G1Sum(sum)
+}
+
+/// A public point of G2 prepared for many pairings.
+pub(crate) struct Lines(Vec<blst_fp6>);
+
+/// Lines of one Miller loop.
+const LINES: usize = 68;
+
+impl Lines {
+    pub(crate) fn of(q: &G2) -> Self {
+        let mut lines = vec![blst_fp6::default(); LINES];
+        // SAFETY: blst writes exactly 68 lines; `q` is a live value.
+        unsafe { blst_precompute_lines(lines.as_mut_ptr(), &q.0) };
+        Self(lines)
+    }
+
+    /// The pairing of a point with this one, in canonical bytes.
+    pub(crate) fn pairing(&self, p: &G1) -> Zeroizing<[u8; 576]> {
+        let mut out = blst_fp12::default();
+        // SAFETY: `of` has written as many lines as are read; the other two are live values.
+        unsafe { blst_miller_loop_lines(&mut out, self.0.as_ptr(), &p.0) };
+        Zeroizing::new(out.final_exp().to_bendian())
+    }
 }
 
 /// The pairing of two points, in canonical bytes.

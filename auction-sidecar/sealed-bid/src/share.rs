@@ -6,10 +6,11 @@
 //! The combination is optimistic: any quorum of shares is combined unverified and the one result is checked; only
 //! when that fails are the shares checked, all at once, and the bad ones named.
 
-use crate::raw::{G1, G1Sum, G2, Scalar, interpolate_unchecked};
+use crate::raw::{G1, G1Sum, G2, Lines, Scalar, interpolate_unchecked};
 use crate::{CryptoError, SEAL_DOMAIN, batch};
 use blst::min_pk;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -66,12 +67,31 @@ impl SealShare {
 }
 
 /// A round's combined signature, verified. It opens the round and is its beacon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Combined {
-    pub(crate) bytes: [u8; 96],
+    bytes: [u8; 96],
+    lines: Arc<Lines>,
+}
+
+impl PartialEq for Combined {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes
+    }
+}
+
+impl Eq for Combined {}
+
+impl std::fmt::Debug for Combined {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Combined").field(&self.bytes).finish()
+    }
 }
 
 impl Combined {
+    /// The pairing of a point with the signature.
+    pub(crate) fn pairing(&self, u: &G1) -> Zeroizing<[u8; 576]> {
+        self.lines.pairing(u)
+    }
     /// The signature's bytes.
     pub fn to_bytes(&self) -> [u8; 96] {
         self.bytes
@@ -131,7 +151,12 @@ pub fn verify_share(id: &RoundId, verification_key: &[u8; 48], share: &[u8; 96])
 
 /// Accepts a combined signature that came from elsewhere.
 pub fn verify_combined(id: &RoundId, seal_key: &[u8; 48], signature: &[u8; 96]) -> Option<Combined> {
-    verifies(id, seal_key, signature).then_some(Combined { bytes: *signature })
+    if !verifies(id, seal_key, signature) {
+        return None;
+    }
+    // What verified is in the subgroup; it opens all bundles of the round, so the work on it is done once.
+    let lines = Arc::new(Lines::of(&G2::from_bytes(signature)?));
+    Some(Combined { bytes: *signature, lines })
 }
 
 /// The seats whose shares of a round are bad: not a point, of a seat without a key, or not the seat's signature.

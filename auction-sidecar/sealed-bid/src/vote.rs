@@ -85,11 +85,11 @@ fn possession_message(key: &[u8; 96], context: &[u8]) -> Vec<u8> {
     [key.as_slice(), context].concat()
 }
 
-fn public_key(bytes: &[u8; 96]) -> Option<min_sig::PublicKey> {
+pub(crate) fn public_key(bytes: &[u8; 96]) -> Option<min_sig::PublicKey> {
     min_sig::PublicKey::key_validate(bytes).ok()
 }
 
-fn signature(bytes: &[u8; 48]) -> Option<min_sig::Signature> {
+pub(crate) fn signature(bytes: &[u8; 48]) -> Option<min_sig::Signature> {
     min_sig::Signature::sig_validate(bytes, true).ok()
 }
 
@@ -215,8 +215,8 @@ pub struct VoteKeyClaim<'a> {
 /// same. Whoever has one may count aggregates.
 #[derive(Clone)]
 pub struct VoteKeySet {
-    points: Vec<min_sig::PublicKey>,
-    keys: Vec<[u8; 96]>,
+    pub(crate) points: Vec<min_sig::PublicKey>,
+    pub(crate) keys: Vec<[u8; 96]>,
 }
 
 impl VoteKeySet {

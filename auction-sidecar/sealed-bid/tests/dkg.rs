@@ -255,6 +255,35 @@ fn dealings_are_for_one_player_from_one_dealer_who_deals_one_polynomial() {
 }
 
 #[test]
+fn acknowledgements_that_are_taken_together_make_the_same_log() {
+    let market = Market::new(7);
+    let setup = market.setup();
+    let mut one_by_one = Dealer::new(&setup, 0, &market.seeds[0], &market.vote[0]).unwrap();
+    let mut together = Dealer::new(&setup, 0, &market.seeds[0], &market.vote[0]).unwrap();
+    let mut acks = vec![];
+    for seat in 0..6u16 {
+        let at = usize::from(seat);
+        let mut player = Player::new(&setup, seat, &market.vote[at], &market.deal[at]).unwrap();
+        acks.push((seat, player.receive(&one_by_one.dealing(seat).unwrap()).unwrap().1));
+    }
+    // One of another player, and one that is no point.
+    acks[3].1 = acks[4].1;
+    acks[5].1 = [1; 48];
+    for (seat, ack) in &acks {
+        assert_eq!(one_by_one.acknowledge(*seat, ack).is_err(), [3, 5].contains(seat));
+    }
+    assert_eq!(together.acknowledge_all(&acks), Ok(vec![3, 5]));
+    assert_eq!(together.acknowledged(), 4);
+    assert_eq!(together.log().is_ok(), one_by_one.log().is_ok());
+    assert_eq!(together.acknowledge_all(&[(7, acks[0].1)]), Err(DkgError::UnknownSeat(7)));
+    let mut late = Player::new(&setup, 3, &market.vote[3], &market.deal[3]).unwrap();
+    let ack = late.receive(&together.dealing(3).unwrap()).unwrap().1;
+    one_by_one.acknowledge(3, &ack).unwrap();
+    assert_eq!(together.acknowledge_all(&[(3, ack)]), Ok(vec![]));
+    assert_eq!(together.log(), one_by_one.log());
+}
+
+#[test]
 fn acknowledgements_count_for_one_player_dealer_and_setup() {
     let market = Market::new(4);
     let (setup, again) = (market.setup(), market.setup_for(Purpose::Key, 1));
@@ -388,7 +417,7 @@ proptest! {
             let own: Vec<_> = seats.iter().map(|s| &shares[usize::from(*s)]).collect();
             beacons.push(opens(&made.keys, &own, &seats).unwrap());
         }
-        prop_assert_eq!(beacons[0], beacons[1]);
+        prop_assert_eq!(&beacons[0], &beacons[1]);
         logs.reverse();
         prop_assert_eq!(outcome(&setup, &logs), Ok(made));
     }

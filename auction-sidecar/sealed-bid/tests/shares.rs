@@ -108,7 +108,7 @@ proptest! {
         let first = combine(&ID, &deal.seal_key, q, &shares, key(&deal)).unwrap();
         let chosen: Shares =
             order.iter().take(usize::from(q)).map(|seat| shares[usize::from(*seat)]).collect();
-        prop_assert_eq!(combine(&ID, &deal.seal_key, q, &chosen, key(&deal)), Ok(first));
+        prop_assert_eq!(combine(&ID, &deal.seal_key, q, &chosen, key(&deal)), Ok(first.clone()));
         prop_assert!(verify_combined(&ID, &deal.seal_key, &first.to_bytes()).is_some());
         // One bad share among the chosen is named.
         let mut chosen = chosen;

@@ -6,6 +6,9 @@ mod support;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+/// Files that the crate of the rounds computes and checks.
+const OF_ROUNDS: [&str; 2] = ["certificate.json", "faults.json"];
+
 #[test]
 fn the_vectors_are_what_is_computed() {
     let mut computed = BTreeSet::new();
@@ -18,7 +21,7 @@ fn the_vectors_are_what_is_computed() {
     let stored: BTreeSet<String> = std::fs::read_dir(support::vectors::folder())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".json"))
+        .filter(|name| name.ends_with(".json") && !OF_ROUNDS.contains(&name.as_str()))
         .collect();
     assert_eq!(stored, computed, "each file has a function that computes it");
 }

@@ -152,3 +152,54 @@ fn proofs_of_possession_hold_for_one_market_epoch_seat_and_address() {
     let refused = VoteKeySet::new(&MARKET, EPOCH, &[first, second]).err();
     assert_eq!(refused, Some(CryptoError::Signers("two seats have one key")));
 }
+
+#[test]
+fn a_tally_is_what_single_checks_say() {
+    let market = Market::new(7);
+    let keys = vote_key_set(&market.vote);
+    let all: Vec<[u8; 96]> = keys.iter().copied().collect();
+    let checked = VoteKeySet::from_checked(&all).unwrap();
+    let good = votes(&market, &[0, 1, 2, 4, 5, 6], b"AWARD");
+    let plain: Vec<_> = good.iter().map(|(_, vote)| *vote).collect();
+    let aggregate = aggregate_votes(&plain).unwrap();
+    for keys in [&keys, &checked] {
+        assert_eq!(keys.tally(b"AWARD", &good), Ok(aggregate));
+        assert!(keys.bad_votes(b"AWARD", &good).is_empty());
+        assert!(keys.verify_aggregate(&[0, 1, 2, 4, 5, 6], b"AWARD", &aggregate));
+        assert!(!keys.verify_aggregate(&[0, 1, 2, 3, 5, 6], b"AWARD", &aggregate));
+        assert!(!keys.verify_aggregate(&[], b"AWARD", &aggregate));
+        assert!(!keys.verify_aggregate(&[0, 7], b"AWARD", &aggregate));
+    }
+    // Any set of bad votes is named exactly: wrong messages, votes of others, no points, an unknown seat.
+    for bad in 0u8..64 {
+        let mut mixed = good.clone();
+        let mut named = vec![];
+        for (at, vote) in mixed.iter_mut().enumerate().filter(|(at, _)| bad >> at & 1 == 1) {
+            vote.1 = match at % 3 {
+                0 => market.vote[usize::from(vote.0)].sign(b"another"),
+                1 => good[(at + 1) % 6].1,
+                _ => [9; 48],
+            };
+            named.push(vote.0);
+        }
+        let single = |(seat, vote): &&(u16, [u8; 48])| !keys.verify_vote(*seat, b"AWARD", vote);
+        assert_eq!(mixed.iter().filter(single).map(|(seat, _)| *seat).collect::<Vec<_>>(), named);
+        match keys.tally(b"AWARD", &mixed) {
+            Ok(sum) => assert_eq!((bad, sum), (0, aggregate)),
+            Err(found) => assert_eq!(found, named, "{bad:06b}"),
+        }
+    }
+    assert_eq!(keys.tally(b"AWARD", &[(9, good[0].1)]), Err(vec![9]));
+    assert_eq!(keys.tally(b"AWARD", &[]), Err(vec![]));
+}
+
+#[test]
+fn errors_that_cancel_make_a_sum_that_verifies_and_votes_that_do_not() {
+    let market = Market::new(4);
+    let keys = vote_key_set(&market.vote);
+    let mut swapped = votes(&market, &[0, 1, 2], b"AWARD");
+    let first = swapped[0].1;
+    (swapped[0].1, swapped[1].1) = (swapped[1].1, first);
+    assert!(keys.tally(b"AWARD", &swapped).is_ok(), "the two have signed, together");
+    assert_eq!(keys.bad_votes(b"AWARD", &swapped), [0, 1]);
+}

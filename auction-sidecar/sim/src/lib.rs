@@ -39,6 +39,7 @@
 //! | B44, B46 orders out of turn | `FalseRecords::ForeignOrders`, `FalseRecords::AllOrders`, `HomeFault::FalseCertificate` |
 //! | B47 waking the others late | `LastWake` |
 
+pub mod bench;
 mod controller;
 mod deviation;
 mod invariants;

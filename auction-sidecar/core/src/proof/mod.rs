@@ -214,3 +214,5 @@ fn open<S: Scheme>(record: &MarketRecord, signed: &Signed) -> Result<Message, Un
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vector_tests;

@@ -34,7 +34,7 @@ fn lock(rig: &Rig, seat: u16, view: u32, set: Digest) -> Vec<u8> {
 }
 
 /// A whole good round up to the given kind; what is of that kind is not delivered.
-fn up_to(kind: Kind) -> (Rig, u64) {
+pub(super) fn up_to(kind: Kind) -> (Rig, u64) {
     let mut rig = mk_rig();
     let now = rig.t0();
     rig.tick(now);
@@ -191,7 +191,7 @@ fn unjustified(make: impl Fn(&Rig) -> Vec<u8>) -> Rig {
 }
 
 /// Each fault with the seat that is guilty, and the rig in which seat 0 found it.
-fn cases() -> Vec<(&'static str, Fault, Rig)> {
+pub(super) fn cases() -> Vec<(&'static str, Fault, Rig)> {
     let awards = |rig: &Rig, d: u8| {
         let vote = rig.vote(1, VoteWord::Award, &[d; 32]);
         rig.forge(1, Body::Award(AwardVote { root: [d; 32], vote }))
@@ -209,9 +209,13 @@ fn cases() -> Vec<(&'static str, Fault, Rig)> {
         let full = Some(rig.vote(2, VoteWord::Full, &[9; 32]));
         rig.forge(2, Body::Set(SetMsg { held: vec![[1; 32]; 4], full }))
     };
+    // Votes are looked at when something is to follow from them: at the next view, or with a quorum.
+    let mut full = unjustified(forged_full);
+    full.tick(full.record.params.t3(ROUND));
     let forged_vote = |rig: &Rig| {
         let vote = rig.vote(1, VoteWord::Admit, &[1; 32]);
-        rig.forge(2, Body::Admit(Admit { view: 0, set: [1; 32], proposal: [0; 32], vote }))
+        let bad = rig.forge(2, Body::Admit(Admit { view: 0, set: [1; 32], proposal: [0; 32], vote }));
+        vec![bad, admit(rig, 1, 0, [1; 32], [0; 32]), admit(rig, 3, 0, [1; 32], [0; 32])]
     };
     vec![
         ("two bundles", Fault::TwoBundles, two(|r| vec![r.forge(3, bundle(1)), r.forge(3, bundle(2))])),
@@ -231,14 +235,14 @@ fn cases() -> Vec<(&'static str, Fault, Rig)> {
         ("bad share", Fault::BadShare, bad_share()),
         ("forged commit", Fault::Unjustified, unjustified(forged_commit)),
         ("forged quorum", Fault::Unjustified, unjustified(forged_lock)),
-        ("forged full", Fault::Unjustified, unjustified(forged_full)),
-        ("forged vote", Fault::Unjustified, unjustified(forged_vote)),
+        ("forged full", Fault::Unjustified, full),
+        ("forged vote", Fault::Unjustified, two(forged_vote)),
         ("bad proposal", Fault::Unjustified, unjustified(|r| proposal(r, Some([4; 32])).0)),
         ("wrong award", Fault::WrongAward, wrong_award()),
     ]
 }
 
-fn found(rig: &Rig, fault: Fault) -> Option<&FaultProof> {
+pub(super) fn found(rig: &Rig, fault: Fault) -> Option<&FaultProof> {
     let is =
         |p: &FaultProof| matches!(verify(p, &rig.record), Verdict::Guilty { fault: f, .. } if f == fault);
     rig.proofs.iter().map(|(_, p)| p).find(|p| is(p))

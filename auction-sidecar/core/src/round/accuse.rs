@@ -15,7 +15,7 @@ use crate::proof::{
     Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, Signed,
     SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify_by,
 };
-use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet};
+use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet, VoteWord};
 
 /// What is remembered of a message while it is taken in.
 pub(super) struct Seen {
@@ -107,8 +107,17 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// Accuses the seat of a vote that does not verify.
+    pub(super) fn refuse_vote(&mut self, seat: u16, bytes: Option<Vec<u8>>, out: &mut Vec<RoundOutput>) {
+        if let Some(bytes) = bytes {
+            let bad = BadMessage { message: Signed(bytes) };
+            self.accuse(seat, Fault::Unjustified, || FaultProof::BadMessage(bad), out);
+        }
+        out.push(RoundOutput::Dropped(DropReason::BadSignature));
+    }
+
     /// The message of a SET that is shown.
-    fn set_bytes(&self, shown: &ShownSet) -> Vec<u8> {
+    pub(super) fn set_bytes(&self, shown: &ShownSet) -> Vec<u8> {
         let body = Body::Set(shown.set.clone());
         let header = Header { seat: shown.seat, ..self.header(&body) };
         Message { header, body, signature: Some(shown.signature) }.encode()
@@ -174,16 +183,29 @@ impl<C: Crypto> Round<C> {
                     _ => (Kind::Admit, self.admits.get(&(view, seat))),
                 };
                 let other = said.is_some_and(|said| said.set != digest);
-                if let (true, Some(bytes)) = (other, self.spoken.get(&(kind, view, seat))) {
+                if let (true, Some(said), Some(bytes)) = (other, said, self.spoken.get(&(kind, view, seat))) {
                     let first = Voted::Message(Signed(bytes.clone()));
                     let second = Voted::quorum(ballot, round, view, digest, quorum);
-                    found.push((seat, ballot, TwoVotes { first, second }));
+                    found.push((seat, ballot, view, *said, TwoVotes { first, second }));
                 }
             }
         }
-        for (seat, ballot, proof) in found {
-            let fault = if ballot == Vote::Award { Fault::TwoAwards } else { Fault::TwoVotes };
-            self.accuse(seat, fault, || FaultProof::TwoVotes(proof), out);
+        for (seat, ballot, view, said, proof) in found {
+            let (word, fault) = match ballot {
+                Vote::Lock => (VoteWord::Lock, Fault::TwoVotes),
+                Vote::Award => (VoteWord::Award, Fault::TwoAwards),
+                _ => (VoteWord::Admit, Fault::TwoVotes),
+            };
+            if self.accused.contains(&(seat, fault)) {
+                continue;
+            }
+            // What proves nothing must not be looked at with every message: a vote that does not verify goes.
+            let message = self.vote_message(word, view, &said.set);
+            if self.crypto.verify_vote(seat, &message, &said.vote) {
+                self.accuse(seat, fault, || FaultProof::TwoVotes(proof), out);
+            } else {
+                self.throw_out(word, view, seat, out);
+            }
         }
     }
 
@@ -239,13 +261,16 @@ impl<C: Crypto> Round<C> {
         let certificate = CertificateFile::from(certificate);
         let mut proofs = vec![];
         for leaf in &result.table.leaves {
-            if let (Leaf::Garbage(bundle), Some(path)) = (leaf, result.table.path(leaf)) {
+            // Making a path hashes the whole table, which is large where there is no garbage too.
+            let Leaf::Garbage(bundle) = leaf else { continue };
+            if let Some(path) = result.table.path(leaf) {
                 let proof = Garbage { certificate: certificate.clone(), bundle: *bundle, path };
                 proofs.push((bundle.seat, Fault::Garbage, FaultProof::Garbage(proof)));
             }
         }
-        let path = result.table.path(&Leaf::Set(*set));
-        for (listed, held) in self.bundles.iter().filter(|(l, _)| !list.contains(l)) {
+        let left_out: Vec<_> = self.bundles.iter().filter(|(l, _)| !list.contains(l)).collect();
+        let path = if left_out.is_empty() { None } else { result.table.path(&Leaf::Set(*set)) };
+        for (listed, held) in left_out {
             let against = |s: &&ShownSet| speaks_against(&self.record, listed, &s.set.held, &list);
             let sets: Vec<Signed> = self
                 .sets

@@ -1,4 +1,7 @@
 //! What a round does with each message.
+//!
+//! Votes are taken in unchecked. Their messages are signed, so nobody speaks for another; the sum of a quorum is checked
+//! before anything follows from it, and whoever spoils it is found then; from then on that seat's votes are checked at once.
 
 use super::{Ballot, Round, RoundOutput};
 use crate::award::Certificate;
@@ -10,7 +13,7 @@ use crate::justify;
 use crate::proof::Fault;
 use crate::wire::{
     Admit, Admitted, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Kind, Listed, Lock, Message,
-    OpenShare, Reply, ShownSet, VoteWord, decode, listed_of,
+    OpenShare, Reply, ShownSet, VoteWord, decode,
 };
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -30,6 +33,10 @@ impl<C: Crypto> Round<C> {
             matches!(header.kind, Kind::Lock | Kind::Open | Kind::Commit | Kind::NewView | Kind::Propose);
         if is_costly && self.accused.contains(&(seat, Fault::Unjustified)) {
             return Err(DropReason::BadSignature);
+        }
+        if matches!(header.kind, Kind::NewView | Kind::Propose) {
+            // They show SETs, and one that is held counts for checked.
+            self.settle_sets(out);
         }
         match body {
             Body::Bundle(bundle) => self.take_bundle(header, bundle, bytes),
@@ -76,18 +83,21 @@ impl<C: Crypto> Round<C> {
         if let Some(known) = self.sets.get(&shown.seat) {
             return Err(if known.set == shown.set { DropReason::Duplicate } else { DropReason::Conflict });
         }
-        if !justify::full(&self.checks(), self.round, shown.seat, &shown.set) {
+        if self.is_suspect(shown.seat) && !justify::full(&self.checks(), self.round, shown.seat, &shown.set) {
             return Err(DropReason::BadSignature);
         }
         self.count_full(&shown);
+        if shown.set.full.is_some() {
+            self.unchecked.insert(shown.seat);
+        }
         self.sets.insert(shown.seat, shown);
         Ok(())
     }
 
-    /// Counts the FULL vote of a SET that was checked.
+    /// Counts the FULL vote of a SET.
     pub(super) fn count_full(&mut self, shown: &ShownSet) {
         if let Some(full) = shown.set.full {
-            let digest = self.set_digest(&listed_of(&shown.set.held));
+            let digest = self.digest_of(&shown.set.held);
             self.fulls.entry(digest).or_default().insert(shown.seat, full);
         }
     }
@@ -103,6 +113,19 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// Whether a seat was proven to send what does not hold: its votes are looked at when they come in.
+    fn is_suspect(&self, seat: u16) -> bool {
+        self.accused.contains(&(seat, Fault::Unjustified))
+    }
+
+    fn check_if_suspect(&self, seat: u16, word: VoteWord, view: u32, ballot: &Ballot) -> Intake {
+        let message = || self.vote_message(word, view, &ballot.set);
+        if self.is_suspect(seat) && !self.crypto.verify_vote(seat, &message(), &ballot.vote) {
+            return Err(DropReason::BadSignature);
+        }
+        Ok(())
+    }
+
     fn take_admit(&mut self, seat: u16, admit: &Admit) -> Intake {
         let Admit { view, set, proposal, vote } = *admit;
         if view > self.record.params.last_view() || (view == 0 && proposal != [0; 32]) {
@@ -110,9 +133,7 @@ impl<C: Crypto> Round<C> {
         }
         let ballot = Ballot { set, proposal, vote };
         Self::is_new(&self.admits, (view, seat), &ballot)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Admit, view, &set), &vote) {
-            return Err(DropReason::BadSignature);
-        }
+        self.check_if_suspect(seat, VoteWord::Admit, view, &ballot)?;
         self.admits.insert((view, seat), ballot);
         Ok(())
     }
@@ -124,9 +145,6 @@ impl<C: Crypto> Round<C> {
         }
         let ballot = Ballot { set, proposal: [0; 32], vote };
         Self::is_new(&self.locks, (view, seat), &ballot)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Lock, view, &set), &vote) {
-            return Err(DropReason::BadSignature);
-        }
         if !self.admit_quorums.contains_key(&(view, set)) {
             let admitted = Admitted { view, set, quorum: lock.quorum.clone() };
             if !justify::admitted(&self.checks(), self.round, &admitted) {
@@ -166,9 +184,7 @@ impl<C: Crypto> Round<C> {
     fn take_award(&mut self, seat: u16, vote: &AwardVote) -> Intake {
         let ballot = Ballot { set: vote.root, proposal: [0; 32], vote: vote.vote };
         Self::is_new(&self.award_votes, seat, &ballot)?;
-        if !self.crypto.verify_vote(seat, &self.vote_message(VoteWord::Award, 0, &vote.root), &vote.vote) {
-            return Err(DropReason::BadSignature);
-        }
+        self.check_if_suspect(seat, VoteWord::Award, 0, &ballot)?;
         self.award_votes.insert(seat, ballot);
         Ok(())
     }

@@ -141,6 +141,10 @@ pub struct Round<C: Crypto> {
     in_time: BTreeMap<u16, Digest>,
     sets: BTreeMap<u16, ShownSet>,
     fulls: BTreeMap<Digest, BTreeMap<u16, [u8; 48]>>,
+    /// Seats whose FULL vote was not checked yet.
+    unchecked: BTreeSet<u16>,
+    /// What complete SETs list, by digest.
+    digests: BTreeMap<Vec<Digest>, Digest>,
     set_sent: bool,
 
     /// The view that this seat votes in, and since when.
@@ -170,6 +174,8 @@ pub struct Round<C: Crypto> {
     /// derived, not what was voted for, and the commit may name any of these.
     voted_lists: BTreeMap<Digest, Vec<Listed>>,
     opened: Option<C::Opened>,
+    /// The orders that the list may award, once all its bundles are there.
+    candidates: Option<BTreeSet<Digest>>,
     orders: BTreeMap<Digest, Order>,
     orders_asked: BTreeSet<Digest>,
     result: Option<Result>,
@@ -209,6 +215,8 @@ impl<C: Crypto> Round<C> {
             in_time: BTreeMap::new(),
             sets: BTreeMap::new(),
             fulls: BTreeMap::new(),
+            unchecked: BTreeSet::new(),
+            digests: BTreeMap::new(),
             set_sent: false,
             view: 0,
             entered_ms: now_ms,
@@ -227,6 +235,7 @@ impl<C: Crypto> Round<C> {
             list: None,
             voted_lists: BTreeMap::new(),
             opened: None,
+            candidates: None,
             orders: BTreeMap::new(),
             orders_asked: BTreeSet::new(),
             result: None,
@@ -352,8 +361,8 @@ impl<C: Crypto> Round<C> {
 
     fn sign(&self, body: Body) -> Message {
         let header = self.header(&body);
-        let hash = message_hash(&self.record.market, &header, &body);
-        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash));
+        let hash = || message_hash(&self.record.market, &header, &body);
+        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }
     }
 
@@ -376,3 +385,5 @@ impl<C: Crypto> Round<C> {
 pub(crate) mod tests;
 #[cfg(test)]
 mod view_tests;
+#[cfg(test)]
+mod vote_tests;

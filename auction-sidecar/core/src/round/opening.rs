@@ -36,7 +36,8 @@ impl<C: Crypto> Round<C> {
             }
             return;
         }
-        let candidates = self.clearing(set, &list).candidates();
+        // A list with all its bundles says the same each time, and each share that comes in asks.
+        let candidates = self.candidates.take().unwrap_or_else(|| self.clearing(set, &list).candidates());
         let unknown: Vec<Digest> =
             candidates.iter().filter(|d| !self.orders.contains_key(*d)).copied().collect();
         if !unknown.is_empty() {
@@ -44,11 +45,10 @@ impl<C: Crypto> Round<C> {
                 self.orders_asked.extend(&unknown);
                 out.push(RoundOutput::NeedOrders(unknown));
             }
-            return;
-        }
-        if let Some(opened) = self.opened.clone() {
+        } else if let Some(opened) = self.opened.clone() {
             self.award(set, &list, &candidates, &opened, out);
         }
+        self.candidates = Some(candidates);
     }
 
     /// The list with this digest, if this seat voted for it, uses it, or derives it from the SETs that it holds.
@@ -118,7 +118,7 @@ impl<C: Crypto> Round<C> {
     pub(super) fn certify(&mut self, out: &mut Vec<RoundOutput>) {
         self.accuse_wrong_awards(out);
         if self.certificate.is_none() {
-            let quorum = self.quorum_of(self.award_votes.iter().map(|(seat, ballot)| (*seat, ballot)));
+            let quorum = self.quorum_of(VoteWord::Award, 0, |_| true, out);
             self.certificate = quorum.map(|(root, quorum)| self.certificate_of(root, quorum));
         }
         let (Some(certificate), Some(result), false) = (&self.certificate, &self.result, self.decided) else {

@@ -9,7 +9,7 @@ use crate::wire::{
     Body, Bundle, Commit, CommitMsg, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
     VoteWord, listed_of,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
 
 impl<C: Crypto> Round<C> {
@@ -71,9 +71,8 @@ impl<C: Crypto> Round<C> {
         let held: Vec<Digest> =
             (0..self.record.n()).map(|s| self.in_time.get(&s).copied().unwrap_or_default()).collect();
         let full = (self.in_time.len() == self.n()).then(|| {
-            let list = listed_of(&held);
-            let set = self.set_digest(&list);
-            self.voted_lists.insert(set, list);
+            let set = self.digest_of(&held);
+            self.voted_lists.insert(set, listed_of(&held));
             let vote = self.crypto.vote(&self.vote_message(VoteWord::Full, 0, &set));
             self.fulls.entry(set).or_default().insert(self.index, vote);
             vote
@@ -90,6 +89,16 @@ impl<C: Crypto> Round<C> {
         justify::derive(self.f(), self.sets.iter().map(|(seat, shown)| (*seat, &shown.set)))
     }
 
+    /// The digest of what a complete SET lists; most SETs of a round are alike, so it is worked out once for each.
+    pub(super) fn digest_of(&mut self, held: &[Digest]) -> Digest {
+        if let Some(known) = self.digests.get(held) {
+            return *known;
+        }
+        let digest = self.set_digest(&listed_of(held));
+        self.digests.insert(held.to_vec(), digest);
+        digest
+    }
+
     /// The digest that names an admitted set.
     pub(super) fn set_digest(&self, list: &[Listed]) -> Digest {
         justify::set_digest(&self.record, self.round, list)
@@ -101,14 +110,19 @@ impl<C: Crypto> Round<C> {
         if self.view > 0 || self.admitted.is_some() || self.lock.is_some() || !self.votes() {
             return;
         }
+        // Most messages come before T1, and counting SETs is not free.
+        if self.now < p.t1(self.round) || self.sets.len() < self.q() {
+            return;
+        }
+        let at_t2 = self.now >= p.t2(self.round);
+        self.settle_sets(out);
         let mut identical: BTreeMap<&[Digest], usize> = BTreeMap::new();
         for shown in self.sets.values() {
             *identical.entry(&shown.set.held).or_default() += 1;
         }
         let agree = identical.values().any(|count| *count >= self.q()) || self.sets.len() == self.n();
-        let at_t1 = self.now >= p.t1(self.round) && agree;
-        let at_t2 = self.now >= p.t2(self.round) && self.sets.len() >= self.q();
-        if !at_t1 && !at_t2 {
+        let enough = agree || (at_t2 && self.sets.len() >= self.q());
+        if !enough {
             return;
         }
         let list = self.derived_list();
@@ -124,7 +138,7 @@ impl<C: Crypto> Round<C> {
         if self.lock.is_some_and(|(locked, _)| locked == view) || !self.votes() {
             return;
         }
-        self.find_admit_quorum(view);
+        self.find_admit_quorum(view, out);
         let known = self.admit_quorums.range((view, [0; 32])..=(view, [255; 32])).next();
         let Some((set, quorum)) = known.map(|((_, set), quorum)| (*set, quorum.clone())) else { return };
         self.lock = Some((view, set));
@@ -133,19 +147,94 @@ impl<C: Crypto> Round<C> {
         self.broadcast(Body::Lock(Lock { view, set, quorum, vote }), out);
     }
 
-    /// A digest that q seats voted for, with their aggregate.
-    pub(super) fn quorum_of<'a>(
-        &self,
-        ballots: impl Iterator<Item = (u16, &'a Ballot)>,
-    ) -> Option<(Digest, Quorum)> {
-        let mut by_digest: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
-        for (seat, ballot) in ballots {
-            by_digest.entry(ballot.set).or_default().push((seat, ballot.vote));
+    /// The votes of a kind in a view, by seat.
+    fn ballots(&self, word: VoteWord, view: u32) -> Vec<(u16, Ballot)> {
+        let of = |ballots: &BTreeMap<(u32, u16), Ballot>| {
+            let range = ballots.range((view, 0)..(view.saturating_add(1), 0));
+            range.map(|((_, seat), ballot)| (*seat, *ballot)).collect()
+        };
+        match word {
+            VoteWord::Admit => of(&self.admits),
+            VoteWord::Lock => of(&self.locks),
+            VoteWord::Award => self.award_votes.iter().map(|(seat, ballot)| (*seat, *ballot)).collect(),
+            VoteWord::Full => vec![],
         }
-        let (digest, votes) = by_digest.into_iter().find(|(_, votes)| votes.len() >= self.q())?;
-        let signers = Signers::new(self.record.n(), votes.iter().map(|(seat, _)| *seat));
-        let aggregate = self.crypto.aggregate(&votes.iter().map(|(_, vote)| *vote).collect::<Vec<_>>())?;
-        Some((digest, Quorum { signers, aggregate }))
+    }
+
+    /// A digest that q seats voted for, with their aggregate. Votes are taken in unchecked: their sum is checked here, and
+    /// when it does not hold the bad ones are thrown out and the others counted again.
+    pub(super) fn quorum_of(
+        &mut self,
+        word: VoteWord,
+        view: u32,
+        counts: impl Fn(&Ballot) -> bool,
+        out: &mut Vec<RoundOutput>,
+    ) -> Option<(Digest, Quorum)> {
+        loop {
+            let mut by_digest: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
+            for (seat, ballot) in self.ballots(word, view).into_iter().filter(|(_, b)| counts(b)) {
+                by_digest.entry(ballot.set).or_default().push((seat, ballot.vote));
+            }
+            let (digest, votes) = by_digest.into_iter().find(|(_, votes)| votes.len() >= self.q())?;
+            match self.crypto.tally(&self.vote_message(word, view, &digest), &votes) {
+                Ok(aggregate) => {
+                    let signers = Signers::new(self.record.n(), votes.iter().map(|(seat, _)| *seat));
+                    return Some((digest, Quorum { signers, aggregate }));
+                }
+                Err(bad) if bad.is_empty() => return None,
+                Err(bad) => bad.into_iter().for_each(|seat| self.throw_out(word, view, seat, out)),
+            }
+        }
+    }
+
+    /// Forgets a vote that does not verify, and shows it.
+    pub(super) fn throw_out(&mut self, word: VoteWord, view: u32, seat: u16, out: &mut Vec<RoundOutput>) {
+        let kind = match word {
+            VoteWord::Admit => self.admits.remove(&(view, seat)).map(|_| Kind::Admit),
+            VoteWord::Lock => self.locks.remove(&(view, seat)).map(|_| Kind::Lock),
+            VoteWord::Award => self.award_votes.remove(&seat).map(|_| Kind::Award),
+            VoteWord::Full => None,
+        };
+        let bytes = kind.and_then(|kind| self.spoken.remove(&(kind, view, seat)));
+        self.refuse_vote(seat, bytes, out);
+    }
+
+    /// Checks the FULL votes that were taken in unchecked. SETs whose vote is bad are forgotten: before this, they count
+    /// for nothing but a fast commit.
+    pub(super) fn settle_sets(&mut self, out: &mut Vec<RoundOutput>) {
+        let mut by_set: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
+        for seat in std::mem::take(&mut self.unchecked) {
+            let voted = self.fulls.iter().find_map(|(set, votes)| Some((*set, *votes.get(&seat)?)));
+            if let Some((set, vote)) = voted {
+                by_set.entry(set).or_default().push((seat, vote));
+            }
+        }
+        for (set, votes) in by_set {
+            let bad = self.crypto.bad_votes(&self.vote_message(VoteWord::Full, 0, &set), &votes);
+            bad.into_iter().for_each(|seat| self.throw_out_set(&set, seat, out));
+        }
+    }
+
+    fn throw_out_set(&mut self, set: &Digest, seat: u16, out: &mut Vec<RoundOutput>) {
+        self.unchecked.remove(&seat);
+        if let Some(votes) = self.fulls.get_mut(set) {
+            votes.remove(&seat);
+        }
+        let bytes = self.sets.remove(&seat).map(|shown| self.set_bytes(&shown));
+        self.refuse_vote(seat, bytes, out);
+    }
+
+    /// The aggregate of n FULL votes for one set.
+    fn find_full(&mut self, out: &mut Vec<RoundOutput>) -> Option<(Digest, Commit)> {
+        let (set, votes) = self.fulls.iter().find(|(_, votes)| votes.len() == self.n())?;
+        let (set, votes): (Digest, Vec<_>) = (*set, votes.iter().map(|(s, v)| (*s, *v)).collect());
+        match self.crypto.tally(&self.vote_message(VoteWord::Full, 0, &set), &votes) {
+            Ok(aggregate) => Some((set, Commit::Fast { aggregate })),
+            Err(bad) => {
+                bad.into_iter().for_each(|seat| self.throw_out_set(&set, seat, out));
+                None
+            }
+        }
     }
 
     /// Commits on n FULL votes or q LOCKs for one set.
@@ -153,19 +242,15 @@ impl<C: Crypto> Round<C> {
         if self.commit.is_some() {
             return;
         }
-        let full = self.fulls.iter().find(|(_, votes)| votes.len() == self.n());
-        let fast = full.and_then(|(set, votes)| {
-            let aggregate = self.crypto.aggregate(&votes.values().copied().collect::<Vec<_>>())?;
-            Some((*set, Commit::Fast { aggregate }))
-        });
-        let of = |view: u32| self.locks.range((view, 0)..(view.saturating_add(1), 0));
-        let slow = || {
-            (0..=self.record.params.last_view()).find_map(|view| {
-                let (set, quorum) = self.quorum_of(of(view).map(|((_, seat), ballot)| (*seat, ballot)))?;
-                Some((set, Commit::Locked { view, quorum }))
-            })
-        };
-        if let Some((set, commit)) = fast.or_else(slow) {
+        let mut found = self.find_full(out);
+        let views: BTreeSet<u32> = self.locks.keys().map(|(view, _)| *view).collect();
+        for view in views {
+            if found.is_none() {
+                let quorum = self.quorum_of(VoteWord::Lock, view, |_| true, out);
+                found = quorum.map(|(set, quorum)| (set, Commit::Locked { view, quorum }));
+            }
+        }
+        if let Some((set, commit)) = found {
             self.adopt_commit(set, commit, out);
         }
     }

@@ -55,9 +55,9 @@ impl<C: Crypto> Round<C> {
     }
 
     /// The quorum of ADMITs of the highest view below `view` that this seat knows of or can make.
-    fn highest_admitted(&mut self, view: u32) -> Option<Admitted> {
+    fn highest_admitted(&mut self, view: u32, out: &mut Vec<RoundOutput>) -> Option<Admitted> {
         for below in (0..view).rev() {
-            self.find_admit_quorum(below);
+            self.find_admit_quorum(below, out);
             let known = self.admit_quorums.range((below, [0; 32])..=(below, [255; 32])).next();
             if let Some(((view, set), quorum)) = known {
                 return Some(Admitted { view: *view, set: *set, quorum: quorum.clone() });
@@ -67,7 +67,8 @@ impl<C: Crypto> Round<C> {
     }
 
     fn send_new_view(&mut self, out: &mut Vec<RoundOutput>) {
-        let admitted = self.highest_admitted(self.view);
+        self.settle_sets(out);
+        let admitted = self.highest_admitted(self.view, out);
         let body = NewView { view: self.view, admitted, sets: self.sets.values().cloned().collect() };
         let message = Body::NewView(body.clone());
         let hash = message_hash(&self.record.market, &self.header(&message), &message);
@@ -212,15 +213,13 @@ impl<C: Crypto> Round<C> {
     /// Makes the quorum of ADMITs of a view where the votes are there and it is not known. After view 0 only votes for
     /// the proposal that this seat holds count: a vote that names a proposal which nobody can show is a vote that nobody
     /// answers for.
-    pub(super) fn find_admit_quorum(&mut self, view: u32) {
+    pub(super) fn find_admit_quorum(&mut self, view: u32, out: &mut Vec<RoundOutput>) {
         if self.admit_quorums.range((view, [0; 32])..=(view, [255; 32])).next().is_some() {
             return;
         }
         let proposal = self.proposals.get(&view).map(|p| p.digest);
-        let counts = |ballot: &&Ballot| view == 0 || Some(ballot.proposal) == proposal;
-        let ballots = self.admits.range((view, 0)..(view.saturating_add(1), 0));
-        let ballots = ballots.map(|((_, seat), ballot)| (*seat, ballot)).filter(|(_, b)| counts(b));
-        if let Some((set, quorum)) = self.quorum_of(ballots) {
+        let counts = |ballot: &Ballot| view == 0 || Some(ballot.proposal) == proposal;
+        if let Some((set, quorum)) = self.quorum_of(VoteWord::Admit, view, counts, out) {
             self.admit_quorums.insert((view, set), quorum);
         }
     }

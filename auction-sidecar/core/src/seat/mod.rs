@@ -216,8 +216,8 @@ impl<C: Crypto> Seat<C> {
             round,
             seat: self.index,
         };
-        let hash = message_hash(&self.record.market, &header, &body);
-        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash));
+        let hash = || message_hash(&self.record.market, &header, &body);
+        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }.encode()
     }
 

@@ -61,6 +61,16 @@ impl<'a> Dealer<'a> {
         Ok(())
     }
 
+    /// Takes acknowledgements of distinct players, checked together; gives the players whose acknowledgement is bad.
+    pub fn acknowledge_all(&mut self, acks: &[(u16, [u8; 48])]) -> Result<Vec<u16>, DkgError> {
+        acks.iter().try_for_each(|(player, _)| self.setup.check_seat(*player))?;
+        let digest = self.poly.commitment.digest(self.setup, self.seat);
+        let message = ack_message(self.setup, self.seat, &digest);
+        let bad = self.setup.votes().bad_votes_in(DKG_DOMAIN, &message, acks);
+        self.acks.extend(acks.iter().filter(|(player, _)| !bad.contains(player)).copied());
+        Ok(bad)
+    }
+
     /// How many players have acknowledged.
     pub fn acknowledged(&self) -> usize {
         self.acks.len()

@@ -1,0 +1,80 @@
+//! Clearing on its own: microseconds for each order on which all seats bid, and how that grows with the orders.
+
+use super::{BenchError, Plan, Report, Spread, timed};
+use crate::requirements;
+use std::collections::BTreeSet;
+use vendue_market::{
+    Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle, Price, Record, RecordKind, clear,
+    tagged_hash,
+};
+
+fn orders(count: usize) -> Option<Vec<ListedOrder>> {
+    let one = |i: usize| {
+        let digest: Digest = tagged_hash("bench", &[&i.to_be_bytes()]);
+        Some(ListedOrder {
+            digest,
+            requirements: requirements(1 + u32::from(i.is_multiple_of(4)), 100_000_000)?,
+        })
+    };
+    let mut orders: Vec<ListedOrder> = (0..count).map(one).collect::<Option<_>>()?;
+    orders.sort_by_key(|o| o.digest);
+    Some(orders)
+}
+
+/// Nodes of a seat, of eight GPUs each: a hundred seats have enough for the largest round.
+const NODES: usize = 25;
+
+/// A bundle that bids on all orders.
+fn bundle(seat: u16, orders: &[ListedOrder]) -> Option<OpenedBundle> {
+    let node = NodeCapacity {
+        model: "H100".parse().ok()?,
+        gpu_memory_mib: 81_920,
+        free_gpus: 8,
+        cpu_millis: 128_000,
+        memory_mib: 1_000_000,
+        disk_mib: 1_000_000,
+    };
+    let record = |(i, order): (usize, &ListedOrder)| {
+        // Another seat is the cheapest for each order.
+        let price = 1_000_000 + (i as i64 * 31 + i64::from(seat) * 7_919) % 100_003;
+        let kind = RecordKind::Bid { price: Price::from_micros(price)?, spec: 0 };
+        Some(Record { order: order.digest, kind })
+    };
+    Some(OpenedBundle {
+        seat,
+        provider: format!("provider-{seat}"),
+        capacity: vec![OfferCapacity { nodes: vec![node; NODES] }],
+        records: orders.iter().enumerate().map(record).collect::<Option<_>>()?,
+    })
+}
+
+pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
+    let missing = BenchError::Missing("no orders to clear");
+    let mut per_order = Vec::new();
+    for count in &plan.cleared {
+        let orders = orders(*count).ok_or(BenchError::Missing("no orders"))?;
+        let bundles: Option<Vec<_>> = (0..plan.large).map(|seat| bundle(seat, &orders)).collect();
+        let bundles = bundles.ok_or(BenchError::Missing("no bundles"))?;
+        let mut times = Vec::new();
+        for run in 0..plan.runs.clamp(1, 5) {
+            let beacon = tagged_hash("bench", &[&run.to_be_bytes()]);
+            let (cleared, ms) = timed(|| clear(&beacon, plan.large, &orders, &bundles, &BTreeSet::new()))?;
+            if cleared.len() != *count {
+                return Err(BenchError::Missing("orders got no outcome"));
+            }
+            times.push(ms * 1e3 / *count as f64);
+        }
+        let spread = Spread::of(times)?;
+        report.detail(format!("clear_us_per_order_n100 of {count}"), spread.median);
+        per_order.push((*count, spread));
+    }
+    let (Some((least, first)), Some((most, last))) = (per_order.first(), per_order.last()) else {
+        return Err(missing);
+    };
+    let middle = per_order.get(per_order.len() / 2).map_or(*first, |(_, spread)| *spread);
+    report.spread("clear_us_per_order_n100", middle);
+    report.key("clear_us_per_order_n100_growth", last.median / first.median);
+    report.detail("clear growth: from orders", *least as f64);
+    report.detail("clear growth: to orders", *most as f64);
+    Ok(())
+}
