@@ -344,6 +344,7 @@ impl World {
                     }
                 }
                 SeatOutput::Send { to, bytes } => self.send(seat, to, bytes),
+                SeatOutput::Persist(_) => {}
                 other => {
                     self.control(seat, &other);
                     self.report(Event::Seat(seat, other));
