@@ -65,6 +65,8 @@ pub struct Appender {
     needed_until_ms: u64,
     /// What shows that there is a log, for the beginning of each segment.
     observed: Option<Vec<u8>>,
+    /// Whether a segment of this process shows it.
+    shows: bool,
     old: VecDeque<Old>,
     broken: bool,
     _lock: File,
@@ -118,6 +120,7 @@ impl Appender {
             path,
             needed_until_ms: 0,
             observed,
+            shows: false,
             old,
             broken: false,
             _lock: lock,
@@ -160,6 +163,7 @@ impl Appender {
             self.needed_until_ms = self.needed_until_ms.max(record.needed_until_ms(&self.params));
             if matches!(record, LogRecord::Observe { .. }) {
                 self.observed = Some(bytes);
+                self.shows = true;
             }
         }
         self.file.write_all(&batch).map_err(fail("append to", &self.path))?;
@@ -184,6 +188,7 @@ impl Appender {
         let mut content = head.encode();
         if let Some(observed) = &self.observed {
             content.extend(encode_frame(observed, head.generation, content.len() as u64));
+            self.shows = true;
         }
         let path = files::segment_path(&self.options.dir, head.number, head.generation);
         let file = files::create(&self.options.dir, &path, &content)?;
@@ -198,8 +203,8 @@ impl Appender {
 
     /// Removes the oldest segments that nobody needs.
     fn forget(&mut self, now_ms: u64) -> Result<(), LogDirError> {
-        // A segment that is begun and empty does not show yet that there is a log.
-        if self.observed.is_none() {
+        // What shows that there is a log goes last.
+        if !self.shows {
             return Ok(());
         }
         let retain = u64::try_from(self.options.retain.as_millis()).unwrap_or(u64::MAX);
@@ -220,13 +225,13 @@ impl Appender {
 fn cut_tail(dir: &Path, path: &Path, record: &MarketRecord, seat: u16) -> Result<(), LogDirError> {
     let all = read_segments(dir, record, seat)?;
     let Some((_, segment)) = all.into_iter().find(|(named, _)| named.path == path) else { return Ok(()) };
-    if segment.torn == 0 {
-        return Ok(());
-    }
     if segment.head.is_none() {
         // Nothing was ever written behind a head that was not durable.
         files::remove(path)?;
         return files::sync_dir(dir);
+    }
+    if segment.torn == 0 {
+        return Ok(());
     }
     let file = std::fs::OpenOptions::new().write(true).open(path).map_err(fail("open", path))?;
     let len = file.metadata().map_err(fail("inspect", path))?.len();

@@ -167,6 +167,6 @@ fn a_round_is_replayed_from_its_folder_and_from_its_file() {
     // Another seat's number, a round that is not there, a seat that is none.
     let failure = |args: ReplayArgs| run(&args).unwrap_err().to_string();
     assert!(failure(ReplayArgs { seat: 1, ..args.clone() }).contains("log of seat 0"));
-    assert!(failure(ReplayArgs { round: Some(1), ..args.clone() }).contains("no record of round 1"));
+    assert!(failure(ReplayArgs { round: Some(99), ..args.clone() }).contains("no record of round 99"));
     assert!(failure(ReplayArgs { seat: 9, ..args }).contains("no seat 9; it has 4"));
 }
