@@ -79,8 +79,8 @@ async fn seat_log(profile: &str, set: &[&str]) -> (Value, bool) {
     let text = template(profile, set).await.unwrap();
     let objects = text.split("\n---\n").map(|part| serde_saphyr::from_str::<Value>(part).unwrap());
     let objects: Vec<Value> = objects.collect();
-    let named = |kind, name| {
-        objects.iter().find(move |o: &&Value| o["kind"] == kind && o["metadata"]["name"] == name)
+    let named = |kind: &str, name: &str| {
+        objects.iter().find(|o| o["kind"] == *kind && o["metadata"]["name"] == *name)
     };
     let pod = pod_spec(named("Deployment", "vendue-auction").unwrap()).unwrap();
     let volume = pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == "log").cloned();

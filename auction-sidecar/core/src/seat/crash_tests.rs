@@ -388,7 +388,6 @@ fn what_was_promised_and_held_survives_a_restart() {
     let record = out.iter().position(|o| matches!(o, SeatOutput::Persist(_)));
     let accept = out.iter().position(|o| matches!(o, SeatOutput::Send { .. }));
     assert!(record < accept && record.is_some(), "{out:?}");
-    let mut log = log;
     let records = out.iter().filter_map(|o| match o {
         SeatOutput::Persist(record) => Some(record.as_ref().clone()),
         _ => None,
