@@ -44,6 +44,8 @@ pub enum Command {
     Deal(DealArgs),
     /// Serves the log and the outputs of one award, beside its Ray head.
     Courier(CourierArgs),
+    /// Replays a round from a seat's log: says why each order went where it did, and whether the seat signed what follows.
+    Replay(ReplayArgs),
     /// Checks a market record: signature, numbers and keys; prints its digest.
     VerifyRecord(VerifyRecordArgs),
 }
@@ -110,6 +112,31 @@ pub struct RunArgs {
     /// How long outputs are kept.
     #[arg(long, env = "VENDUE_STORE_RETENTION_SECONDS", default_value_t = 14 * 86_400)]
     pub store_retention_seconds: u64,
+    /// The seat's log.
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// How the seat's log is kept.
+#[derive(Args, Debug, Clone)]
+pub struct LogArgs {
+    /// Folder of the seat's durable log. Without one a seat that restarts observes until all rounds begun before have
+    /// expired.
+    #[arg(long, env = "VENDUE_LOG_DIR")]
+    pub log_dir: Option<PathBuf>,
+    /// Generation of the lease under which this process may append; a log with a higher one is refused. Without it each
+    /// start takes the next one.
+    #[arg(long, env = "VENDUE_LOG_GENERATION")]
+    pub log_generation: Option<u64>,
+    /// Log received messages too, so that rounds can be replayed.
+    #[arg(long, env = "VENDUE_LOG_RECEIVED")]
+    pub log_received: bool,
+    /// How long rounds that are over stay in the log.
+    #[arg(long, env = "VENDUE_LOG_RETAIN_SECONDS", default_value_t = 0)]
+    pub log_retain_seconds: u64,
+    /// Most MiB of such rounds.
+    #[arg(long, env = "VENDUE_LOG_MAX_MIB", default_value_t = 256)]
+    pub log_max_mib: u64,
 }
 
 /// Options of `deal`.
@@ -159,6 +186,37 @@ pub struct CourierArgs {
     /// Ray's folder.
     #[arg(long, env = "VENDUE_COURIER_RAY_LOGS", default_value = "/tmp/ray")]
     pub ray_logs: PathBuf,
+}
+
+/// Form of what `replay` prints.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplayForm {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Options of `replay`.
+#[derive(Args, Debug, Clone)]
+pub struct ReplayArgs {
+    /// The folder of a log (--log-dir of a process that ran with --log-received), or one file of it.
+    pub log: PathBuf,
+    /// The round; the last one that is certified when not given.
+    #[arg(long)]
+    pub round: Option<u64>,
+    /// The seat whose log it is.
+    #[arg(long)]
+    pub seat: u16,
+    /// The market record.
+    #[arg(long, env = "VENDUE_MARKET_RECORD", default_value = "/etc/vendue/market/market.json")]
+    pub market_record: PathBuf,
+    /// How to print.
+    #[arg(long, short, value_enum, default_value_t = ReplayForm::Text)]
+    pub output: ReplayForm,
+    /// Write the round's records to this file, to be replayed elsewhere.
+    #[arg(long)]
+    pub export: Option<PathBuf>,
 }
 
 /// Options of `verify-record`.

@@ -1,8 +1,8 @@
 //! The task that owns the state machines of seat and home and gives them time, messages and the bridge's answers.
 //!
 //! Inputs: round messages of the network, commands of the bridge, the clock. Outputs: messages, and events for the
-//! bridge. Invariant: nothing in the loop waits for anybody but the next input; the API server is not on the path of a
-//! bid, because offers are kept here as values.
+//! bridge. Invariants: nothing in the loop waits for anybody but the next input; the API server is not on the path of a
+//! bid, because offers are kept here as values; what a seat says leaves when the records that it rests on are durable.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use vendue_market::Reason;
 
 use crate::clock::{Clock, Reading};
 use crate::health::Readiness;
+use crate::log::{Gate, ProofKeeper};
 use crate::metrics::Metrics;
 use crate::net::{Handle, MemberId, RoundEvent};
 
@@ -26,6 +27,8 @@ use crate::net::{Handle, MemberId, RoundEvent};
 const LONGEST: Duration = Duration::from_millis(500);
 /// Most events that wait for the bridge: several for each order that homes may have open.
 const MAX_WAITING: usize = 1 << 16;
+/// The fact that keeps a process whose log failed from being ready.
+const LOG_FAILED: &str = "seat log: a write failed and the seat is silent until this process is restarted";
 /// Sleep while the bridge has no room.
 const SOON: Duration = Duration::from_millis(20);
 
@@ -61,6 +64,10 @@ pub struct EngineConfig {
     pub metrics: Arc<Metrics>,
     /// Where the fact "seat" is kept.
     pub ready: Readiness,
+    /// Where the seat's outputs wait for its log.
+    pub gate: Gate,
+    /// Where fault proofs go.
+    pub proofs: ProofKeeper,
 }
 
 /// Milliseconds since 1970.
@@ -78,6 +85,10 @@ pub struct Engine {
     net: Handle,
     metrics: Arc<Metrics>,
     ready: Readiness,
+    gate: Gate,
+    proofs: ProofKeeper,
+    /// Whether the failure of the log was told.
+    is_silent: bool,
     events: mpsc::Sender<EngineEvent>,
     /// Events that the bridge has no room for yet, in order: a lost one would leave an order or devices stuck.
     waiting: VecDeque<EngineEvent>,
@@ -90,7 +101,7 @@ pub struct Engine {
 impl Engine {
     /// An engine that tells `events`.
     pub fn new(config: EngineConfig, events: mpsc::Sender<EngineEvent>) -> Self {
-        let EngineConfig { record, seat, home, net, metrics, ready } = config;
+        let EngineConfig { record, seat, home, net, metrics, ready, gate, proofs } = config;
         let seen_drops = vec![0; DropReason::ALL.len()];
         Self {
             record,
@@ -99,6 +110,9 @@ impl Engine {
             net,
             metrics,
             ready,
+            gate,
+            proofs,
+            is_silent: false,
             events,
             waiting: VecDeque::new(),
             clock: Clock::new(Reading::now()),
@@ -129,8 +143,11 @@ impl Engine {
                     Some(EngineCommand::Home(input)) => self.home_input(*input),
                     None => return,
                 },
+                () = self.gate.changed() => {}
                 () = tokio::time::sleep(sleep) => {}
             }
+            let released = self.gate.released();
+            self.carry_out(released);
             if self.due() {
                 self.seat_input(SeatInput::Tick);
                 self.home_input(HomeInput::Tick);
@@ -143,7 +160,9 @@ impl Engine {
     }
 
     fn next_wake(&self) -> Option<u64> {
-        let seat = self.seat.as_ref().and_then(|(_, s)| s.next_wake());
+        // A seat without its log does nothing any more.
+        let seat = self.seat.as_ref().filter(|_| self.gate.failed().is_none());
+        let seat = seat.and_then(|(_, s)| s.next_wake());
         let home = self.home.as_ref().and_then(|(_, h)| h.next_wake());
         seat.into_iter().chain(home).min()
     }
@@ -189,8 +208,16 @@ impl Engine {
             }
             return;
         };
+        let is_message = matches!(input, SeatInput::Message { .. });
+        if self.gate.failed().is_some() || (is_message && self.gate.is_full()) {
+            if is_message {
+                self.metrics.dropped("log_behind");
+            }
+            return;
+        }
         let outputs = seat.handle(now_ms(), input);
-        self.carry_out(outputs);
+        let passed = self.gate.pass(outputs);
+        self.carry_out(passed);
     }
 
     fn carry_out(&mut self, outputs: Vec<SeatOutput>) {
@@ -204,6 +231,7 @@ impl Engine {
                     self.count_share(&bytes);
                     self.send(to, Bytes::from(bytes));
                 }
+                SeatOutput::Evidence(proof) => self.proofs.keep(*proof),
                 other => {
                     self.count_seat(&other);
                     self.tell(EngineEvent::Seat(other));
@@ -293,7 +321,8 @@ impl Engine {
         let Some((_, seat)) = &mut self.seat else { return };
         tracing::warn!(by_ms, "the system's clock was set; the seat observes until open rounds are over");
         let outputs = seat.clock_was_set(now_ms());
-        self.carry_out(outputs);
+        let passed = self.gate.pass(outputs);
+        self.carry_out(passed);
     }
 
     fn count_share(&self, bytes: &[u8]) {
@@ -343,10 +372,19 @@ impl Engine {
             *seen = now;
         }
         if let Some((_, seat)) = &self.seat {
-            let active = seat.observes_until() <= now_ms();
+            let active = seat.observes_until() <= now_ms() && self.gate.failed().is_none();
             self.metrics.seat_active.set(i64::from(active));
         }
         self.ready.set("engine", true);
+        if let (Some(error), false) = (self.gate.failed(), self.is_silent) {
+            self.is_silent = true;
+            self.ready.set(LOG_FAILED, false);
+            tracing::error!(
+                error,
+                "the seat's log cannot be written; the seat says nothing more. Make room on its volume or \
+                replace it, then restart this process"
+            );
+        }
     }
 }
 

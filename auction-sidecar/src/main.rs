@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use vendue_auction::args::{Cli, Command, DealArgs, LogFormat, VerifyRecordArgs};
 use vendue_auction::courier::{self, CourierConfig};
 use vendue_auction::deal::{self, DealOptions};
-use vendue_auction::run;
+use vendue_auction::{replay, run};
 use vendue_auction_core::{KeyOrigin, SignedMarketRecord};
 
 type Failure = Box<dyn std::error::Error>;
@@ -38,6 +38,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Deal(args) => deal_keys(args),
         Command::VerifyRecord(args) => verify_record(&args),
+        Command::Replay(args) => replay::run(&args).map_err(Failure::from),
         Command::Run(args) => runtime(2)?.block_on(run::run(*args)).map_err(Failure::from),
         Command::Courier(args) => {
             let config = CourierConfig {

@@ -35,6 +35,16 @@ pub struct Metrics {
     pub market_insecure: IntGauge,
     /// 1 when this cluster's seat takes part in rounds, 0 while it only observes after a start.
     pub seat_active: IntGauge,
+    /// Records in the seat's log.
+    pub log_records: IntCounter,
+    /// Bytes written to the seat's log.
+    pub log_written: IntCounter,
+    /// Bytes that the seat's log takes.
+    pub log_bytes: IntGauge,
+    /// Time to make a group of records durable.
+    pub log_sync: Histogram,
+    /// Proven faults of seats, by fault.
+    pub fault_proofs: IntCounterVec,
     /// Requests to the API server, by kind and result.
     pub writes: IntCounterVec,
     /// Awards by side and event.
@@ -102,6 +112,12 @@ impl Metrics {
             &["kind"],
         )?;
         r.register(Box::new(write_duration.clone()))?;
+        let fault_proofs = IntCounterVec::new(
+            Opts::new("vendue_fault_proofs_total", "Proven faults of seats, by fault."),
+            &["fault"],
+        )?;
+        r.register(Box::new(fault_proofs.clone()))?;
+        let sync = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
         let seconds = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0];
         let metrics = Self {
             rounds: counters(&r, "rounds_total", "Rounds that ended, by result.", &["result"])?,
@@ -139,6 +155,16 @@ impl Metrics {
                 "seat_active",
                 "1 when the seat takes part in rounds, 0 while it observes.",
             )?,
+            log_records: counter(&r, "log_records_total", "Records in the seat's log.")?,
+            log_written: counter(&r, "log_written_bytes_total", "Bytes written to the seat's log.")?,
+            log_bytes: gauge(&r, "log_bytes", "Bytes that the seat's log takes.")?,
+            log_sync: histogram(
+                &r,
+                "log_sync_seconds",
+                "Time to write a group of records of the seat's log and to make it durable.",
+                &sync,
+            )?,
+            fault_proofs,
             writes: counters(
                 &r,
                 "writes_total",

@@ -15,7 +15,9 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use vendue_auction_core::evidence::EvidenceKey;
-use vendue_auction_core::{Home, KeyOrigin, MarketRecord, RecordError, Seat, SeatCrypto, SignedMarketRecord};
+use vendue_auction_core::{
+    Home, KeyOrigin, MarketRecord, RecallError, RecordError, Seat, SeatCrypto, SignedMarketRecord,
+};
 use vendue_crds::{Award, ComputeJob, Provision};
 
 use crate::args::RunArgs;
@@ -28,6 +30,7 @@ use crate::bridge::stores::{Guarded, Seller, follow};
 use crate::engine::{Engine, EngineCommand, EngineConfig, EngineEvent, now_ms};
 use crate::health::{self, HealthError, Readiness};
 use crate::keys::{Keys, KeysError};
+use crate::log::{Appender, Gate, LogDirError, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
 use crate::net::{self, Handle, Member, Members, NetConfig, StartError};
 use crate::store::{Store, StoreError};
@@ -89,6 +92,20 @@ pub enum RunError {
     /// The store.
     #[error("store of outputs: {0}")]
     Store(#[from] StoreError),
+    /// The seat's log.
+    #[error(transparent)]
+    Log(#[from] LogDirError),
+    /// The log is not this seat's.
+    #[error("seat log {path}: {source}; start with an empty folder")]
+    Recall {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: RecallError,
+    },
+    /// A thread cannot be started.
+    #[error("start the thread of the seat log: {0}")]
+    Thread(std::io::Error),
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Health(#[from] HealthError),
@@ -152,7 +169,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     })?;
     let cluster = Cluster::new(client().await?, metrics.clone(), args.pod_name.clone());
     let user = keys.home.as_ref().map(|(_, home)| home.user.clone());
-    let (seat, home) = sides(&args, &record, keys)?;
+    let (seat, home, gate) = sides(&args, &record, keys, &metrics)?;
+    let proofs = ProofKeeper::start(args.log.log_dir.clone(), record.clone(), metrics.clone())?;
     let (seat_index, home_index) = (seat.as_ref().map(|(i, _)| *i), home.as_ref().map(|(i, _)| *i));
     let (engine, commands) = mpsc::channel(1024);
     let (events_tx, events) = mpsc::channel(4096);
@@ -163,6 +181,8 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         net: net.handle.clone(),
         metrics: metrics.clone(),
         ready: ready.clone(),
+        gate,
+        proofs,
     };
     let parts = Parts { cluster, record, net: net.handle.clone(), engine, ready: ready.clone() };
     let store =
@@ -209,14 +229,23 @@ async fn client() -> Result<Client, RunError> {
     Client::try_from(config).map_err(|e| RunError::Client(Box::new(e)))
 }
 
-type Machines = (Option<(u16, Seat<SeatCrypto>)>, Option<(u16, Home)>);
+type Machines = (Option<(u16, Seat<SeatCrypto>)>, Option<(u16, Home)>, Gate);
 
-fn sides(args: &RunArgs, record: &Arc<MarketRecord>, keys: Keys) -> Result<Machines, RunError> {
+fn sides(
+    args: &RunArgs,
+    record: &Arc<MarketRecord>,
+    keys: Keys,
+    metrics: &Arc<Metrics>,
+) -> Result<Machines, RunError> {
     let missing = |missing| RunError::Profile { profile: args.profile, missing };
+    let mut gate = Gate::default();
     let seat = match (args.profile.is_provider(), keys.seat) {
         (true, Some(keys)) => {
             let index = keys.seat;
-            Some((index, Seat::new(record.clone(), index, SeatCrypto::new(record.clone(), keys), now_ms())))
+            let crypto = SeatCrypto::new(record.clone(), keys);
+            let (seat, opened) = start_seat(args, record, index, crypto, metrics)?;
+            gate = opened;
+            Some((index, seat))
         }
         (true, None) => return Err(missing("seat")),
         (false, _) => None,
@@ -226,7 +255,37 @@ fn sides(args: &RunArgs, record: &Arc<MarketRecord>, keys: Keys) -> Result<Machi
         (true, None) => return Err(missing("home")),
         (false, _) => None,
     };
-    Ok((seat, home))
+    Ok((seat, home, gate))
+}
+
+/// The seat as its log has it; without a log it observes until it cannot contradict itself.
+fn start_seat(
+    args: &RunArgs,
+    record: &Arc<MarketRecord>,
+    index: u16,
+    crypto: SeatCrypto,
+    metrics: &Arc<Metrics>,
+) -> Result<(Seat<SeatCrypto>, Gate), RunError> {
+    let Some(dir) = &args.log.log_dir else {
+        tracing::warn!(
+            "no --log-dir: after each start the seat observes until all rounds begun before have expired"
+        );
+        return Ok((Seat::new(record.clone(), index, crypto, now_ms()), Gate::default()));
+    };
+    let options = LogOptions {
+        generation: args.log.log_generation,
+        retain: Duration::from_secs(args.log.log_retain_seconds),
+        max_bytes: args.log.log_max_mib << 20,
+        ..LogOptions::new(dir.clone())
+    };
+    let (log, found) = Appender::open(options, record, index)?;
+    let (records, torn, generation) = (found.records.len(), found.torn, log.generation());
+    tracing::info!(dir = %dir.display(), records, torn_bytes = torn, generation, "seat log opened");
+    let mut seat = Seat::restore(record.clone(), index, crypto, now_ms(), &found.records)
+        .map_err(|source| RunError::Recall { path: dir.clone(), source })?;
+    seat.log_received(args.log.log_received);
+    let gate = Gate::new(log, metrics.clone()).map_err(RunError::Thread)?;
+    Ok((seat, gate))
 }
 
 /// Passes the engine's events to the sides. Neither makes the other wait.

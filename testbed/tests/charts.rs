@@ -80,6 +80,36 @@ async fn every_pod_is_hardened_bounded_and_watched() {
     }
 }
 
+/// The volume of the seat's log, as the Deployment of a profile has it, and its claim.
+async fn seat_log(profile: &str, set: &[&str]) -> (Value, bool) {
+    let text = template(profile, set).await.unwrap();
+    let objects = text.split("\n---\n").map(|part| serde_saphyr::from_str::<Value>(part).unwrap());
+    let objects: Vec<Value> = objects.collect();
+    let named = |kind: &str, name: &str| {
+        objects.iter().find(|o| o["kind"] == *kind && o["metadata"]["name"] == *name)
+    };
+    let pod = pod_spec(named("Deployment", "vendue-auction").unwrap()).unwrap();
+    let volume = pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == "log").cloned();
+    let told = pod["containers"][0]["env"].to_string().contains("VENDUE_LOG_DIR");
+    assert_eq!(told, volume.is_some(), "{profile} {set:?}");
+    (volume.unwrap_or_default(), named("PersistentVolumeClaim", "vendue-seat-log").is_some())
+}
+
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn a_seat_has_a_log_on_what_the_cluster_has() {
+    for profile in ["provider", "both"] {
+        let (volume, claim) = seat_log(profile, &[]).await;
+        assert_eq!((volume["emptyDir"]["sizeLimit"].as_str(), claim), (Some("1Gi"), false), "{profile}");
+    }
+    let (volume, claim) = seat_log("provider", &["auction.log.storageClass=fast"]).await;
+    assert_eq!(volume["persistentVolumeClaim"]["claimName"], "vendue-seat-log");
+    assert!(claim);
+    for (profile, set) in [("home", "auction.log.storageClass=fast"), ("both", "auction.log.enabled=false")] {
+        assert_eq!(seat_log(profile, &[set]).await, (Value::Null, false), "{profile} {set}");
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs helm; run by cargo verify"]
 async fn values_that_cannot_work_are_refused_with_their_name() {

@@ -8,6 +8,8 @@
 //!   what nobody holds. Capacity that an accepted award holds must be gone from it before `SeatInput::Reserved`.
 //! - `SeatInput::Message { from, bytes }`: `from` is who the *transport* authenticated
 //!   ([`MarketRecord::peer`]). Anything malformed, foreign or repeated is dropped and counted in [`Seat::dropped`].
+//! - `SeatOutput::Persist` is to be durable before anything else of the same call, or of a later one, is carried out.
+//!   [`Seat::restore`] takes these records back after a restart; without a log, start with [`Seat::new`].
 //! - `SeatOutput::Broadcast` goes to all other seats, `Send` to one member. Both are fire and forget: when a member
 //!   cannot be reached the message is dropped, the protocol resends what matters.
 //! - `SeatOutput::Decided` carries certificate, award table and what became of this seat's own bids.
@@ -28,6 +30,7 @@ pub mod award;
 pub mod crypto;
 pub mod evidence;
 pub mod keys;
+pub mod log;
 pub mod merkle;
 pub mod params;
 pub mod proof;
@@ -58,5 +61,5 @@ pub use keys::{DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, Sea
 pub use params::{ParamError, Params};
 pub use plaintext::Plaintext;
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};
-pub use round::{Round, RoundDecided, RoundInput, RoundOutput};
+pub use round::{RecallError, Round, RoundDecided, RoundInput, RoundOutput};
 pub use seat::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, Seat, SeatInput, SeatOutput};

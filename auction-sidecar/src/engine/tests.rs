@@ -9,6 +9,7 @@ use vendue_market::{AcceptRules, GpuModel, NodeCapacity, Offer, OfferNode, Requi
 use super::*;
 use crate::deal::{self, DealOptions};
 use crate::keys::Keys;
+use crate::log::{Appender, LogOptions};
 use crate::net::{self, NetConfig};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -25,6 +26,13 @@ fn free_address() -> libp2p::Multiaddr {
     format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap()
 }
 
+/// Every seat waits for a log of its own.
+fn log(dir: &Path, record: &MarketRecord, seat: Option<u16>, metrics: &Arc<Metrics>) -> Gate {
+    let Some(seat) = seat else { return Gate::default() };
+    let options = LogOptions::new(dir.join(format!("log-{seat}")));
+    Gate::new(Appender::open(options, record, seat).unwrap().0, metrics.clone()).unwrap()
+}
+
 fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::Multiaddr) -> Process {
     let text = std::fs::read_to_string(dir.join(format!("keys/{name}.json"))).unwrap();
     let keys = Keys::from_json(&text, record).unwrap();
@@ -38,6 +46,7 @@ fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::M
         metrics: metrics.clone(),
     })
     .unwrap();
+    let own_seat = keys.seat.as_ref().map(|k| k.seat);
     let seat =
         keys.seat.map(|k| (k.seat, Seat::new(record.clone(), k.seat, SeatCrypto::new(record.clone(), k), 0)));
     let home = keys.home.map(|(index, k)| (index, Home::new(record.clone(), index, k)));
@@ -48,6 +57,8 @@ fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::M
         net: net.handle,
         metrics: metrics.clone(),
         ready: Readiness::default(),
+        gate: log(dir, record, own_seat, &metrics),
+        proofs: ProofKeeper::start(None, record.clone(), metrics.clone()).unwrap(),
     };
     let ((commands, commands_rx), (events_tx, events)) = (mpsc::channel(64), mpsc::channel(256));
     tokio::spawn(Engine::new(config, events_tx).run(net.rounds, commands_rx));
@@ -221,4 +232,60 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
             .unwrap()
             .contains("vendue_auction_rounds_total{result=\"certified\"} 1")
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seat_whose_log_fails_is_silent_and_the_process_says_why_it_is_not_ready() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("deal");
+    let address = free_address();
+    let options = DealOptions {
+        market: "test".into(),
+        seats: ["a", "b", "c", "d"].iter().map(|n| ((*n).to_owned(), address.clone())).collect(),
+        homes: vec![],
+        delay_ms: 250,
+        period_ms: 1500,
+        handover_ms: 5000,
+        out: out.clone(),
+    };
+    let record = std::fs::read_to_string(deal::run(&options).unwrap()).unwrap();
+    let record = Arc::new(SignedMarketRecord::from_json(&record).unwrap().record);
+    let text = std::fs::read_to_string(out.join("keys/a.json")).unwrap();
+    let keys = Keys::from_json(&text, &record).unwrap();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let net = net::start(NetConfig {
+        keypair: keys.transport.clone(),
+        members: crate::run::members(&record, keys.transport.public().to_peer_id()).unwrap(),
+        own: vec![],
+        listen: address,
+        metrics: metrics.clone(),
+    })
+    .unwrap();
+    let crypto = SeatCrypto::new(record.clone(), keys.seat.unwrap());
+    let folder = dir.path().join("log");
+    let options = LogOptions { segment_bytes: 1, ..LogOptions::new(&folder) };
+    let (log, _) = Appender::open(options, &record, 0).unwrap();
+    // The next segment cannot be made.
+    std::fs::create_dir(folder.join("000000000001-000000000001.log")).unwrap();
+    let ready = Readiness::default();
+    let config = EngineConfig {
+        record: record.clone(),
+        seat: Some((0, Seat::new(record.clone(), 0, crypto, 0))),
+        home: None,
+        net: net.handle,
+        metrics: metrics.clone(),
+        ready: ready.clone(),
+        gate: Gate::new(log, metrics.clone()).unwrap(),
+        proofs: ProofKeeper::start(None, record, metrics.clone()).unwrap(),
+    };
+    let ((commands, commands_rx), (events_tx, _events)) = (mpsc::channel(64), mpsc::channel(256));
+    tokio::spawn(Engine::new(config, events_tx).run(net.rounds, commands_rx));
+    let silent = async {
+        while !ready.missing().iter().any(|fact| fact.contains("seat log")) {
+            commands.send(EngineCommand::Seat(SeatInput::Tick)).await.unwrap();
+        }
+    };
+    tokio::time::timeout(DEADLINE, silent).await.expect("the failure is not told");
+    assert_eq!(metrics.seat_active.get(), 0);
 }

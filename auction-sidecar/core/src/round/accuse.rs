@@ -1,8 +1,9 @@
 //! What a round keeps as evidence, and the fault proofs that it makes of it.
 //!
-//! Kept are the first vote of each seat and view, the first share and award vote, and at most two versions of a bundle;
-//! a second version of anything else becomes a proof at once. Each seat is accused of each fault once in a round, and
-//! only by a proof that was verified.
+//! Kept are the first vote of each seat and view, the first share and award vote, at most two versions of a bundle, and
+//! of the current view the first NEWVIEW of each seat as far as there is room; a second version of anything else becomes
+//! a proof at once. Each seat is accused of each fault once in a round, and only by a proof that was verified. Two
+//! versions of a bundle are passed on, once, so that who holds one can prove it too.
 
 use super::{Round, RoundOutput};
 use crate::award::{CertificateFile, Leaf};
@@ -15,7 +16,7 @@ use crate::proof::{
     Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, Signed,
     SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify_by,
 };
-use crate::wire::{Body, Commit, Header, Kind, Listed, Message, ShownSet, VoteWord};
+use crate::wire::{Body, Commit, Header, Kind, Listed, Message, Reply, ShownSet, VoteWord};
 
 /// What is remembered of a message while it is taken in.
 pub(super) struct Seen {
@@ -27,8 +28,12 @@ pub(super) struct Seen {
 
 /// Kinds whose first message of a seat is kept.
 fn is_kept(kind: Kind) -> bool {
-    matches!(kind, Kind::Admit | Kind::Lock | Kind::Open | Kind::Award | Kind::Propose)
+    matches!(kind, Kind::Admit | Kind::Lock | Kind::Open | Kind::Award | Kind::Propose | Kind::NewView)
 }
+
+/// Most bytes of NEWVIEWs that are kept, each of which shows a SET of every seat. Of who comes when this is used up, a
+/// second one is dropped and proves nothing.
+const MAX_VIEW_BYTES: usize = 4 << 20;
 
 impl<C: Crypto> Round<C> {
     /// Looks at a message before it is taken in. Bundles keep their bytes themselves.
@@ -49,20 +54,24 @@ impl<C: Crypto> Round<C> {
         let (kind, seat) = (header.kind, header.seat);
         match taken {
             Ok(()) => {
-                if is_kept(kind) {
+                if is_kept(kind) && (kind != Kind::NewView || self.has_room_for(bytes.len())) {
                     self.spoken.entry((kind, view, seat)).or_insert(bytes);
                 }
                 match kind {
                     Kind::Admit | Kind::Lock => self.accuse_against_lock(seat, out),
                     Kind::Propose => (0..self.record.n()).for_each(|s| self.accuse_against_lock(s, out)),
-                    Kind::Reply => (0..self.record.n()).for_each(|s| self.accuse_two_bundles(s, out)),
+                    Kind::Reply => {
+                        for seat in 0..self.record.n() {
+                            self.accuse_two_bundles(seat, out);
+                        }
+                    }
                     _ => {}
                 }
                 if kind != Kind::Set && kind != Kind::Bundle {
                     self.accuse_two_votes(out);
                 }
             }
-            Err(DropReason::Conflict) if kind == Kind::Bundle => self.accuse_two_bundles(seat, out),
+            Err(DropReason::Conflict) if kind == Kind::Bundle => self.forward_two_bundles(seat, out),
             Err(DropReason::Conflict) => {
                 let known = match kind {
                     Kind::Set => self.sets.get(&seat).map(|shown| self.set_bytes(shown)),
@@ -87,23 +96,41 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// Accuses a seat once of each fault, if the proof holds.
+    /// Accuses a seat once of each fault, if the proof holds. Says whether it did.
     fn accuse(
         &mut self,
         seat: u16,
         fault: Fault,
         proof: impl FnOnce() -> FaultProof,
         out: &mut Vec<RoundOutput>,
-    ) {
+    ) -> bool {
         if seat == self.index || self.accused.contains(&(seat, fault)) {
-            return;
+            return false;
         }
         let proof = proof();
-        if let Verdict::Guilty { fault: proven, .. } = verify_by::<C::Scheme>(&proof, &self.record) {
-            self.accused.insert((seat, fault));
-            if self.accused.insert((seat, proven)) || proven == fault {
-                out.push(RoundOutput::Evidence(Box::new(proof)));
-            }
+        let Verdict::Guilty { fault: proven, .. } = verify_by::<C::Scheme>(&proof, &self.record) else { return false };
+        self.accused.insert((seat, fault));
+        let is_new = self.accused.insert((seat, proven)) || proven == fault;
+        if is_new {
+            out.push(RoundOutput::Evidence(Box::new(proof)));
+        }
+        is_new
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let kept = self.spoken.iter().filter(|((kind, _, _), _)| *kind == Kind::NewView);
+        kept.map(|(_, bytes)| bytes.len()).sum::<usize>() + bytes <= MAX_VIEW_BYTES
+    }
+
+    /// Passes two bundles of one seat on: whoever holds one of them has the proof with the other.
+    fn forward_two_bundles(&mut self, seat: u16, out: &mut Vec<RoundOutput>) {
+        if !self.accuse_two_bundles(seat, out) {
+            return;
+        }
+        let versions = self.bundles.range(Listed { seat, d: [0; 32] }..=Listed { seat, d: [255; 32] });
+        for (_, held) in versions {
+            let (_, bytes) = self.encode(Body::Reply(Reply::Bundle(held.bytes.clone())));
+            out.push(RoundOutput::Broadcast(bytes));
         }
     }
 
@@ -123,7 +150,8 @@ impl<C: Crypto> Round<C> {
         Message { header, body, signature: Some(shown.signature) }.encode()
     }
 
-    fn accuse_two_bundles(&mut self, seat: u16, out: &mut Vec<RoundOutput>) {
+    /// Says whether there was anything new to tell.
+    fn accuse_two_bundles(&mut self, seat: u16, out: &mut Vec<RoundOutput>) -> bool {
         let of = |held: &Held| {
             let tail = held.bytes.len().checked_sub(crate::wire::SIGNATURE_LEN)?;
             let signature = held.bytes.get(tail..)?.try_into().ok()?;
@@ -134,8 +162,9 @@ impl<C: Crypto> Round<C> {
         if let (Some(first), Some(second)) = (versions.next(), versions.next()) {
             drop(versions);
             let double = Double::Bundles { seat, round: self.round, first, second };
-            self.accuse(seat, Fault::TwoBundles, || FaultProof::Double(double), out);
+            return self.accuse(seat, Fault::TwoBundles, || FaultProof::Double(double), out);
         }
+        false
     }
 
     /// Accuses a seat whose ADMIT contradicts a lock of its own that no later quorum lifted.

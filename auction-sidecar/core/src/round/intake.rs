@@ -224,6 +224,10 @@ impl<C: Crypto> Round<C> {
                 for held in items.iter().filter_map(|listed| self.bundles.get(listed)) {
                     reply(self, Reply::Bundle(held.bytes.clone()));
                 }
+                // Who asks for none asks what became of the round.
+                if items.is_empty() {
+                    self.help(seat, out);
+                }
             }
             Fetch::Set(digest) => {
                 if let Some(list) = self.find_list(digest) {
@@ -260,7 +264,13 @@ impl<C: Crypto> Round<C> {
         };
         let listed = Listed { seat: header.seat, d: bundle.digest(&header) };
         let wanted = self.list.as_ref().is_some_and(|list| list.contains(&listed));
-        if !wanted || self.bundles.contains_key(&listed) {
+        // Where one version is held, another one is evidence, whoever passes it on.
+        let contradicts = header.kind == Kind::Bundle
+            && header.round == self.round
+            && header.epoch == self.record.epoch
+            && header.market == self.record.short_id()
+            && self.bundles.keys().filter(|l| l.seat == header.seat).count() == 1;
+        if !(wanted || contradicts) || self.bundles.contains_key(&listed) {
             return Err(DropReason::Unexpected);
         }
         // The digest alone says that this is what was listed; the signature makes it the seat's own word.

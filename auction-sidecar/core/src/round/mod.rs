@@ -6,13 +6,17 @@
 //! that follows. A commit of any view is accepted, since it proves itself.
 //!
 //! Invariants: one bundle, set and AWARD at most is ever signed, and one ADMIT, LOCK, NEWVIEW and PROPOSE in a view; no
-//! share is sent without a commit.
+//! share is sent without a commit; what is signed comes out as a record of the log before it comes out as a message; a
+//! round that was recalled from the log signs no bundle, set, vote or proposal that is not in it.
 
 mod accuse;
 mod intake;
 mod opening;
+mod recall;
 mod steps;
 mod views;
+
+pub use recall::RecallError;
 
 use crate::award::{AwardTable, Certificate};
 use crate::bid::LocalBids;
@@ -21,6 +25,7 @@ use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash;
 use crate::justify;
+use crate::log::LogRecord;
 use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
 use crate::wire::{Body, Commit, Header, Kind, Listed, Message, NewView, Quorum, ShownSet, VoteWord};
@@ -49,6 +54,8 @@ pub enum RoundInput {
 /// Output of a round.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RoundOutput {
+    /// Make this durable before anything of the same call is carried out.
+    Persist(LogRecord),
     /// Send to all other seats.
     Broadcast(Vec<u8>),
     /// Send to one seat.
@@ -135,6 +142,8 @@ pub struct Round<C: Crypto> {
     index: u16,
     round: u64,
     now: u64,
+    /// Whether the round is known from the log: before a restart this seat may have said more than it knows.
+    recalled: bool,
 
     bidding: Bidding,
     bundles: BTreeMap<Listed, Held>,
@@ -210,6 +219,7 @@ impl<C: Crypto> Round<C> {
             index,
             round,
             now: now_ms,
+            recalled: false,
             bidding,
             bundles: BTreeMap::new(),
             in_time: BTreeMap::new(),
@@ -316,6 +326,10 @@ impl<C: Crypto> Round<C> {
         times.into_iter().filter(|t| *t > self.now).min().unwrap_or(self.now.saturating_add(p.delay_ms))
     }
 
+    /// Whether the round is known from the log: it signs no vote any more.
+    pub fn is_recalled(&self) -> bool {
+        self.recalled
+    }
     /// Whether the round is certified and this seat knows its awards.
     pub fn is_decided(&self) -> bool {
         self.decided
@@ -327,6 +341,26 @@ impl<C: Crypto> Round<C> {
     /// Whether the admitted set is final.
     pub fn is_committed(&self) -> bool {
         self.commit.is_some()
+    }
+    /// The admitted set and why it is final.
+    pub fn commit(&self) -> Option<&(Digest, Commit)> {
+        self.commit.as_ref()
+    }
+    /// The beacon, once shares of a quorum are combined.
+    pub fn beacon(&self) -> Option<Digest> {
+        self.opened.as_ref().map(|opened| self.crypto.beacon(opened))
+    }
+    /// The root of the awards that follow, and every order's outcome.
+    pub fn cleared(&self) -> Option<(Digest, &[Cleared])> {
+        self.result.as_ref().map(|result| (result.root, result.cleared.as_slice()))
+    }
+    /// The certificate.
+    pub fn certificate(&self) -> Option<&Certificate> {
+        self.certificate.as_ref()
+    }
+    /// The bodies of the round's orders, as far as they are known.
+    pub fn orders(&self) -> &BTreeMap<Digest, Order> {
+        &self.orders
     }
     /// Whether this seat has sent its share.
     pub fn has_opened(&self) -> bool {
@@ -371,8 +405,14 @@ impl<C: Crypto> Round<C> {
         let message = self.sign(body);
         let bytes = message.encode();
         self.sent.push((message.header, bytes.clone()));
+        self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));
         message.signature
+    }
+
+    /// What a restart must not contradict.
+    fn persist_said(&self, bytes: &[u8], out: &mut Vec<RoundOutput>) {
+        out.push(RoundOutput::Persist(LogRecord::Said { at_ms: self.now, bytes: bytes.to_vec() }));
     }
 
     /// What a vote of this round signs.

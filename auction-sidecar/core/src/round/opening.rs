@@ -13,7 +13,7 @@ impl<C: Crypto> Round<C> {
     /// Goes as far towards the awards as what is there allows; asks for what is missing.
     pub(super) fn resolve(&mut self, out: &mut Vec<RoundOutput>) {
         let Some(set) = self.commit.as_ref().map(|(set, _)| *set) else { return };
-        if self.result.is_some() {
+        if self.result.is_some() || self.decided {
             return;
         }
         let may_ask = self.now >= self.fetch_at;
@@ -109,6 +109,10 @@ impl<C: Crypto> Round<C> {
         let (table, cleared) = self.clearing(set, list).run(candidates, &beacon, open);
         let root = table.root();
         self.result = Some(Result { table, root, cleared });
+        // The log may hold a vote from before a restart: there is no second one, whatever clearing gives now.
+        if self.award_votes.contains_key(&self.index) {
+            return;
+        }
         let vote = self.crypto.vote(&self.vote_message(VoteWord::Award, 0, &root));
         self.award_votes.insert(self.index, Ballot { set: root, proposal: [0; 32], vote });
         self.broadcast(Body::Award(AwardVote { root, vote }), out);

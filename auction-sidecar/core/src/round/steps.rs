@@ -5,8 +5,9 @@ use crate::bid::LocalBids;
 use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
 use crate::justify;
+use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
     VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +52,9 @@ impl<C: Crypto> Round<C> {
         let listed = Listed { seat: self.index, d };
         self.bundles.insert(listed, Held { header, bundle, bytes: bytes.clone() });
         self.in_time.insert(self.index, d);
+        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
+        out.push(RoundOutput::Persist(bids));
+        self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));
     }
 
@@ -291,6 +295,11 @@ impl<C: Crypto> Round<C> {
         let voting = self.now < p.x(self.round);
         let again = self.sent.iter().filter(|(h, _)| voting || matches!(h.kind, Kind::Open | Kind::Award));
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
+        if self.recalled && self.commit.is_none() {
+            // Others help who repeats itself; what was said before a restart may be nothing that is repeated.
+            let (_, bytes) = self.encode(Body::Fetch(Fetch::Bundles(vec![])));
+            out.push(RoundOutput::Broadcast(bytes));
+        }
     }
 
     /// Gives a seat that does not know of the commit or the certificate what it needs to catch up, at most once per 2 D.

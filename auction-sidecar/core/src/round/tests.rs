@@ -26,6 +26,7 @@ pub(crate) struct Rig {
     pub dropped: Vec<(u16, DropReason)>,
     pub decided: BTreeMap<u16, RoundDecided>,
     pub proofs: Vec<(u16, FaultProof)>,
+    logged: BTreeSet<Vec<u8>>,
 }
 
 pub(crate) fn mk_rig() -> Rig {
@@ -55,6 +56,7 @@ pub(crate) fn mk_rig() -> Rig {
         dropped: vec![],
         decided: BTreeMap::new(),
         proofs: vec![],
+        logged: BTreeSet::new(),
     }
 }
 
@@ -91,7 +93,11 @@ impl Rig {
         let outputs = self.rounds[usize::from(seat)].handle(now, input);
         for output in outputs {
             match output {
+                RoundOutput::Persist(LogRecord::Said { bytes, .. }) => drop(self.logged.insert(bytes)),
+                RoundOutput::Persist(_) => {}
                 RoundOutput::Broadcast(bytes) | RoundOutput::Send { bytes, .. } => {
+                    let signed = peek_kind(&bytes).unwrap().is_signed();
+                    assert!(!signed || self.logged.contains(&bytes), "said before it is in the log");
                     self.sent.push((seat, bytes))
                 }
                 RoundOutput::NeedBids { .. } => self.give(now, seat, RoundInput::Bids(self.bids(seat))),
@@ -552,4 +558,31 @@ fn votes_are_aggregated_once_however_often_the_round_is_looked_at() {
         round.handle(now + after, RoundInput::Tick);
     }
     assert_eq!(crypto.1.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn two_versions_of_a_bundle_are_passed_on_once_and_prove_it_to_who_holds_one() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    rig.sent.clear();
+    let version = |payload| Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![payload] };
+    let [a, b] = [3, 4].map(|payload| rig.forge(3, Body::Bundle(version(payload))));
+    rig.deliver(now, 0, &a);
+    rig.deliver(now, 1, &a);
+    rig.deliver(now, 2, &b);
+    assert!(rig.proofs.is_empty());
+    rig.deliver(now, 0, &b);
+    rig.deliver(now, 0, &b);
+    let replies = |rig: &Rig| rig.sent.iter().filter(|(_, b)| peek_kind(b) == Some(Kind::Reply)).count();
+    assert_eq!((rig.proofs.len(), replies(&rig)), (1, 2));
+    rig.flow(now + 10, |from, kind, to| kind == Kind::Reply && from == 0 && to != 3);
+    let proven: BTreeSet<u16> = rig.proofs.iter().map(|(by, _)| *by).collect();
+    assert_eq!((proven.len(), rig.proofs.len()), (3, 3));
+    // Neither is listed by who got it that way.
+    rig.tick(now + 100);
+    let Body::Set(set) = decode(&rig.sent_of(1, Kind::Set), 4).unwrap().body else { panic!("no set") };
+    let first = decode(&a, 4).unwrap();
+    let Body::Bundle(bundle) = &first.body else { panic!("no bundle") };
+    assert_eq!(set.held[3], bundle.digest(&first.header));
 }

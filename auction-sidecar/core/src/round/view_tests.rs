@@ -480,3 +480,23 @@ fn who_goes_on_to_another_view_is_told_of_the_commit() {
         assert_eq!(commits(&rig) - again, told, "at {after}");
     }
 }
+
+#[test]
+fn two_new_views_of_a_seat_in_one_view_are_proven() {
+    let mut rig = mk_rig();
+    let now = rig.up_to_sets();
+    rig.tick(now + 500);
+    rig.sent.clear();
+    let (whole, _) = rig.new_view(3, 1, None);
+    let less = NewView { sets: whole.sets[1..].to_vec(), ..whole.clone() };
+    let (first, second) = (rig.forge(3, Body::NewView(whole)), rig.forge(3, Body::NewView(less)));
+    let to = (0..3).find(|seat| *seat != rig.proposer(1)).unwrap();
+    rig.deliver(now + 510, to, &first);
+    rig.deliver(now + 510, to, &first);
+    assert!(rig.proofs.is_empty(), "the same again is no fault");
+    rig.deliver(now + 510, to, &second);
+    let [(by, proof)] = rig.proofs.as_slice() else { panic!("{:?}", rig.proofs) };
+    let guilty = crate::proof::verify(proof, &rig.record);
+    assert_eq!(*by, to);
+    assert_eq!(guilty, crate::proof::Verdict::Guilty { seats: vec![3], fault: Fault::TwoVotes });
+}

@@ -8,6 +8,7 @@ use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::{message_hash, new_view_hash, set_hash};
 use crate::justify::{self, ByRound};
+use crate::log::LogRecord;
 use crate::proof::Fault;
 use crate::wire::{Admit, Admitted, Body, Header, Kind, NewView, Propose, ShownSet, VoteWord};
 use std::collections::BTreeMap;
@@ -16,9 +17,10 @@ use vendue_market::Digest;
 type Intake = Result<(), DropReason>;
 
 impl<C: Crypto> Round<C> {
-    /// Whether this seat still votes: not after voting has stopped, and not when the awards are certified.
+    /// Whether this seat still votes: not after voting has stopped, not when the awards are certified, and not where it
+    /// may have voted before a restart.
     pub(super) fn votes(&self) -> bool {
-        self.now < self.record.params.x(self.round) && self.certificate.is_none()
+        !self.recalled && self.now < self.record.params.x(self.round) && self.certificate.is_none()
     }
 
     pub(super) fn checks(&self) -> ByRound<'_, C> {
@@ -40,6 +42,7 @@ impl<C: Crypto> Round<C> {
         self.view = view;
         self.entered_ms = self.now;
         self.sent.retain(|(header, _)| !matches!(header.kind, Kind::NewView | Kind::Propose));
+        self.spoken.retain(|(kind, of, _), _| *kind != Kind::NewView || *of >= view);
         self.send_new_view(out);
     }
 
@@ -86,7 +89,7 @@ impl<C: Crypto> Round<C> {
     }
 
     /// Takes over SETs and the quorum that others show; they were checked.
-    fn learn(&mut self, sets: &[ShownSet], admitted: Option<&Admitted>) {
+    pub(super) fn learn(&mut self, sets: &[ShownSet], admitted: Option<&Admitted>) {
         for shown in sets {
             match self.sets.get(&shown.seat) {
                 Some(known) if known.set == shown.set => {}
@@ -207,6 +210,9 @@ impl<C: Crypto> Round<C> {
         self.admitted = Some(view);
         let vote = self.crypto.vote(&self.vote_message(VoteWord::Admit, view, &set));
         self.admits.insert((view, self.index), Ballot { set, proposal, vote });
+        if let Some(list) = self.voted_lists.get(&set).cloned() {
+            out.push(RoundOutput::Persist(LogRecord::List { round: self.round, list }));
+        }
         self.broadcast(Body::Admit(Admit { view, set, proposal, vote }), out);
     }
 

@@ -1,8 +1,10 @@
 //! Hand-over at the seat: RESERVE, the controller's answer, ACCEPT or REFUSE, and the user's last word.
 
+use super::rounds::persist;
 use super::{HandOver, HoldRequest, ReleaseCause, Seat, SeatOutput, Stage};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
+use crate::log::LogRecord;
 use crate::pool::Closed;
 use crate::record::Peer;
 use crate::verify;
@@ -66,7 +68,10 @@ impl<C: Crypto> Seat<C> {
         if let Some(HandOver { stage: Stage::Asked | Stage::Held, .. }) = self.handovers.insert(order, entry)
         {
             out.push(SeatOutput::Released { order, cause: ReleaseCause::Expired });
+            persist(out, LogRecord::Freed { order });
         }
+        self.persist_promise(&order, out);
+        self.persist_handover(&order, out);
         match offer {
             Some(offer) => out.push(SeatOutput::Hold(Box::new(HoldRequest {
                 order: reserve.order,
@@ -82,6 +87,14 @@ impl<C: Crypto> Seat<C> {
             None => self.answer(home, order, round, stage, out),
         }
         Ok(())
+    }
+
+    /// Lets the log know what a home was told, or is about to be.
+    fn persist_handover(&self, order: &Digest, out: &mut Vec<SeatOutput>) {
+        let Some(&HandOver { home, round, until_ms, stage }) = self.handovers.get(order) else { return };
+        if let Some(answer) = stage.answer() {
+            persist(out, LogRecord::HandOver { order: *order, home, round, until_ms, answer });
+        }
     }
 
     /// Says (again) what the controller said.
@@ -118,6 +131,7 @@ impl<C: Crypto> Seat<C> {
         if self.promises.get(&order).is_some_and(|p| p.round == round) {
             self.promises.remove(&order);
         }
+        self.persist_handover(&order, out);
         self.answer(home, order, round, stage, out);
     }
 
@@ -146,10 +160,12 @@ impl<C: Crypto> Seat<C> {
         match self.handovers.get_mut(&order) {
             Some(h) if mine && h.stage == Stage::Held => {
                 h.stage = Stage::Taken;
+                self.persist_handover(&order, out);
                 out.push(SeatOutput::Taken { order, home });
             }
             Some(h) if !mine && matches!(h.stage, Stage::Asked | Stage::Held) => {
                 self.handovers.remove(&order);
+                persist(out, LogRecord::Freed { order });
                 let cause = match how {
                     Closed::Taken(_) => ReleaseCause::TakenElsewhere,
                     Closed::Cancelled => ReleaseCause::Cancelled,
@@ -158,7 +174,10 @@ impl<C: Crypto> Seat<C> {
             }
             _ => {}
         }
-        self.promises.remove(&order);
+        if self.promises.remove(&order).is_some() {
+            persist(out, LogRecord::Freed { order });
+            self.persist_handover(&order, out);
+        }
         Ok(())
     }
 }

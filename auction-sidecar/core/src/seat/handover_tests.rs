@@ -41,7 +41,7 @@ fn an_answer_about_one_award_is_none_about_the_next() {
     let held = SeatInput::Reserved { order: digest, round: next, result: Ok(()) };
     let out = rig.seat.handle(rig.now, held);
     assert_eq!(kinds(&out), [Kind::Accept]);
-    let SeatOutput::Send { bytes, .. } = &out[0] else { panic!("no message") };
+    let Some(SeatOutput::Send { bytes, .. }) = out.last() else { panic!("no message") };
     assert_eq!(crate::wire::decode(bytes, 4).unwrap().header.round, next);
 }
 
@@ -65,7 +65,7 @@ fn a_hand_over_that_was_first_keeps_or_ends_the_promise() {
             holdings: vec![Holding { seat: 0, spec: 0, placement }],
         };
         let orders = BTreeMap::from([(digest, order)]);
-        rig.seat.promise(0, &cleared, &orders, rig.record.params.expiry(0));
+        rig.seat.promise(0, &cleared, &orders, rig.record.params.expiry(0), &mut vec![]);
         let promise = rig.seat.promises.get(&digest);
         assert_eq!(promise.map(|p| p.until_ms), promised.then_some(until_ms), "{stage:?}");
     }
@@ -79,6 +79,7 @@ fn a_seat_s_cluster_asks_for_proofs_as_home_and_homes_ask_for_nothing_else() {
     let record = Arc::new(record);
     let keys = SeatKeys::from_json(&rig.seats[0].to_json()).unwrap();
     rig.seat = Seat::fresh(record.clone(), 0, SeatCrypto::new(record, keys), 0);
+    rig.seat.handle(500, SeatInput::Tick);
     rig.seat.proven.insert([5; 32], Proven { bytes: vec![1], until_ms: 90_000 });
     let ask = rig.say(1, Body::Fetch(Fetch::Proof([5; 32])));
     // The transport knows that cluster as a seat.

@@ -1,6 +1,7 @@
 //! What goes into a seat and what comes out.
 
 use crate::award::{AwardProof, AwardTable, Certificate};
+use crate::log::LogRecord;
 use crate::proof::FaultProof;
 use crate::record::Peer;
 use vendue_market::{Digest, GpuModel, Offer, Order, Outcome, Price, Reason};
@@ -39,6 +40,8 @@ pub enum SeatInput {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum SeatOutput {
+    /// Make this durable before anything else of the same call is carried out, and of later calls.
+    Persist(Box<LogRecord>),
     /// Send to all other seats.
     Broadcast(Vec<u8>),
     /// Send to one member.

@@ -2,13 +2,15 @@
 //! and the capacity that is promised in rounds and awards.
 //!
 //! Invariants: capacity that is offered in an open round or held for an award is not offered again before the
-//! certificate shows that it lost, the order is taken elsewhere or withdrawn, or the award expires; after a restart
-//! the seat stays silent in every round that it may have spoken in before.
+//! certificate shows that it lost, the order is taken elsewhere or withdrawn, or the award expires; after a restart the
+//! seat says nothing new in a round that it may have spoken in before: with its log it sends the stored bytes again,
+//! without one it stays silent.
 
 mod handover;
 mod intake;
 mod io;
 mod opened;
+mod recall;
 mod rounds;
 
 pub use io::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, SeatInput, SeatOutput};
@@ -18,6 +20,7 @@ use crate::crypto::Crypto;
 use crate::drops::Drops;
 use crate::evidence::message_hash;
 use crate::limits::Limits;
+use crate::log::{Answer, LogRecord};
 use crate::pool::Pool;
 use crate::record::{MarketRecord, Peer};
 use crate::round::{Round, RoundInput};
@@ -57,6 +60,18 @@ enum Stage {
     Taken,
 }
 
+impl Stage {
+    /// What was said to the home, if anything.
+    fn answer(self) -> Option<Answer> {
+        match self {
+            Stage::Asked => None,
+            Stage::Held => Some(Answer::Held),
+            Stage::Refused(reason) => Some(Answer::Refused(reason)),
+            Stage::Taken => Some(Answer::Taken),
+        }
+    }
+}
+
 /// One order's hand-over at this seat.
 struct HandOver {
     home: u16,
@@ -93,19 +108,31 @@ pub struct Seat<C: Crypto> {
     drops: Drops,
     limits: Limits,
     opened: Opened,
+    /// What is to be done since the start, before anything else.
+    first: Vec<SeatOutput>,
+    /// Whether the log is to hold what rounds receive, too.
+    hears: bool,
 }
 
 impl<C: Crypto> Seat<C> {
     /// A seat that starts at `now_ms`. It observes until the rounds that began before its start have expired: it may
     /// have spoken in them before a restart.
     pub fn new(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
-        let observes_until = now_ms.saturating_add(record.params.lifetime());
-        Self { observes_until, ..Self::fresh(record, index, crypto, now_ms) }
+        let until_ms = now_ms.saturating_add(record.params.lifetime());
+        let mut seat = Self::bare(record, index, crypto, now_ms);
+        seat.observe(until_ms);
+        seat
     }
 
     /// A seat that takes part at once. Only for keys that have never signed anything: nothing else shows that no round
     /// was spoken in before, least of all a clock.
     pub fn fresh(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
+        let mut seat = Self::bare(record, index, crypto, now_ms);
+        seat.observe(0);
+        seat
+    }
+
+    fn bare(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
         Self {
             record,
             crypto: Arc::new(crypto),
@@ -124,13 +151,27 @@ impl<C: Crypto> Seat<C> {
             drops: Drops::default(),
             limits: Limits::default(),
             opened: Opened::default(),
+            first: vec![],
+            hears: false,
         }
     }
 
-    /// Takes one input and says what to do.
+    /// Takes part only in rounds that begin then or later, and lets the log know.
+    fn observe(&mut self, until_ms: u64) {
+        self.observes_until = until_ms;
+        let record = LogRecord::Observe { at_ms: self.now, until_ms };
+        self.first.push(SeatOutput::Persist(Box::new(record)));
+    }
+
+    /// Lets the log hold what rounds receive, so that they can be replayed.
+    pub fn log_received(&mut self, yes: bool) {
+        self.hears = yes;
+    }
+
+    /// Takes one input and says what to do: first of all make every [`SeatOutput::Persist`] durable, then the rest.
     pub fn handle(&mut self, now_ms: u64, input: SeatInput) -> Vec<SeatOutput> {
         self.now = now_ms;
-        let mut out = Vec::new();
+        let mut out = std::mem::take(&mut self.first);
         match input {
             SeatInput::Tick => {}
             SeatInput::Offers { offers, models } => {
@@ -155,7 +196,8 @@ impl<C: Crypto> Seat<C> {
     /// The clock was set: by how far it was wrong before, and in which rounds a process before this one spoke, is not
     /// known, so the seat observes again. Rounds that are open go on; they sign nothing twice.
     pub fn clock_was_set(&mut self, now_ms: u64) -> Vec<SeatOutput> {
-        self.observes_until = now_ms.saturating_add(self.record.params.lifetime());
+        self.now = now_ms;
+        self.observe(now_ms.saturating_add(self.record.params.lifetime()));
         let mut out = self.handle(now_ms, SeatInput::Tick);
         // Rounds wait for times of the old clock.
         let rounds: Vec<u64> = self.rounds.keys().copied().collect();
@@ -166,6 +208,9 @@ impl<C: Crypto> Seat<C> {
     /// When [`Seat::handle`] must be called next, at the latest; a time that has passed means at once, `None` that only
     /// an input can change anything.
     pub fn next_wake(&self) -> Option<u64> {
+        if !self.first.is_empty() {
+            return Some(self.now);
+        }
         let rounds = self.rounds.values().map(|a| a.round.next_wake());
         let promises = self.promises.values().map(|p| p.until_ms);
         let handovers = self.handovers.values().map(|h| h.until_ms);
@@ -254,6 +299,8 @@ impl<C: Crypto> Seat<C> {
 
 #[cfg(test)]
 mod again_tests;
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod drop_tests;
 #[cfg(test)]

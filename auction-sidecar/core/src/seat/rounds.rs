@@ -3,19 +3,38 @@
 use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput, Stage};
 use crate::bid::{LocalBids, Sought, bids};
 use crate::crypto::Crypto;
+use crate::log::LogRecord;
 use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
-use crate::wire::{Body, Fetch, Proof};
+use crate::wire::{Body, Fetch, Kind, Proof};
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::{Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, tagged_hash};
 
 /// How long a home may ask for a proof after the round has expired.
 const PROOF_FOR_MS: u64 = 60_000;
 
+pub(super) fn persist(out: &mut Vec<SeatOutput>, record: LogRecord) {
+    out.push(SeatOutput::Persist(Box::new(record)));
+}
+
+/// What a replay of the round needs of an input. The bids that answer it are in the log anyway.
+fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
+    match input {
+        RoundInput::Message { message, .. } if message.header.kind == Kind::Fetch => None,
+        RoundInput::Message { bytes, .. } => Some(LogRecord::Heard { at_ms, bytes: bytes.clone() }),
+        RoundInput::Orders(orders) => {
+            let orders = orders.iter().map(|(_, order)| order.clone()).collect();
+            Some(LogRecord::Orders { at_ms, round, orders })
+        }
+        RoundInput::Tick | RoundInput::Bids(_) => None,
+    }
+}
+
 impl<C: Crypto> Seat<C> {
     /// Whether this seat may speak in a round.
     pub(super) fn takes_part(&self, round: u64) -> bool {
         self.record.params.t0(round) >= self.observes_until
+            || self.rounds.get(&round).is_some_and(|a| a.round.is_recalled())
     }
 
     /// Opens a round at this seat, or finds it open. A round is opened once: what it was forgotten with includes what
@@ -67,8 +86,12 @@ impl<C: Crypto> Seat<C> {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let Some(active) = self.rounds.get_mut(&round) else { return };
+            if let Some(heard) = self.hears.then(|| heard(now_ms, round, &input)).flatten() {
+                persist(out, heard);
+            }
             for output in active.round.handle(now_ms, input) {
                 match output {
+                    RoundOutput::Persist(record) => persist(out, record),
                     RoundOutput::Broadcast(bytes) => out.push(SeatOutput::Broadcast(bytes)),
                     RoundOutput::Send { to, bytes } => self.reply(now_ms, Peer::Seat(to), bytes, out),
                     RoundOutput::NeedBids { .. } => inputs.push(RoundInput::Bids(self.bid(round))),
@@ -137,8 +160,10 @@ impl<C: Crypto> Seat<C> {
         self.certified.insert(round, certificate.root);
         for c in &cleared {
             self.bind(c, &orders, until_ms);
-            self.promise(round, c, &orders, until_ms);
+            self.promise(round, c, &orders, until_ms, out);
         }
+        // What was won is kept before the round's bids count no more.
+        persist(out, LogRecord::Certified { at_ms: now_ms, certificate: certificate.clone() });
         for proof in table.proofs() {
             let digest = proof.leaf.order;
             let Some(order) = orders.get(&digest) else { continue };
@@ -173,6 +198,7 @@ impl<C: Crypto> Seat<C> {
         cleared: &Cleared,
         orders: &BTreeMap<Digest, Order>,
         until_ms: u64,
+        out: &mut Vec<SeatOutput>,
     ) {
         let Some(order) = orders.get(&cleared.order) else { return };
         let Some(home) = self.record.home_of_key(&order.user_key) else { return };
@@ -191,6 +217,15 @@ impl<C: Crypto> Seat<C> {
         let listed = ListedOrder::of(cleared.order, order);
         let usage = active.bids.usage_of(holding.spec, &listed, &holding.placement);
         self.promises.insert(cleared.order, Promise { home, round, until_ms, usage });
+        self.persist_promise(&cleared.order, out);
+    }
+
+    /// Lets the log know what is promised to an order.
+    pub(super) fn persist_promise(&self, order: &Digest, out: &mut Vec<SeatOutput>) {
+        if let Some(Promise { home, round, until_ms, usage }) = self.promises.get(order) {
+            let (order, home, round, until_ms) = (*order, *home, *round, *until_ms);
+            persist(out, LogRecord::Promise { order, home, round, until_ms, usage: usage.clone() });
+        }
     }
 
     /// What became of this seat's record for one order; none if it had none.

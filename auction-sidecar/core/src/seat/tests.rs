@@ -80,8 +80,11 @@ impl Rig {
         Message { header, body, signature }.encode()
     }
 
+    /// What the seat does about a home's message; what it writes to its log is another test's.
     pub fn give(&mut self, home: u16, bytes: Vec<u8>) -> Vec<SeatOutput> {
-        self.seat.handle(self.now, SeatInput::Message { from: Peer::Home(home), bytes })
+        let mut out = self.seat.handle(self.now, SeatInput::Message { from: Peer::Home(home), bytes });
+        out.retain(|o| !matches!(o, SeatOutput::Persist(_)));
+        out
     }
 
     pub fn count(&self, reason: DropReason) -> u64 {

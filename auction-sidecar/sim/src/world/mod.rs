@@ -480,6 +480,7 @@ impl<K: Keys> World<K> {
                     }
                 }
                 SeatOutput::Send { to, bytes } => self.send(seat, to, bytes),
+                SeatOutput::Persist(_) => {}
                 other => {
                     self.control(seat, &other);
                     self.report(Event::Seat(seat, other));

@@ -1,0 +1,162 @@
+//! Records, frames and segments, whole and damaged; replay of rounds.
+
+use super::*;
+use crate::award::Certificate;
+use crate::bid::{LocalBids, OfferedPart, OwnBid};
+use crate::wire::tests::mk_order;
+use crate::wire::{Listed, Quorum, Signers};
+use proptest::prelude::*;
+use vendue_market::{NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
+
+const MARKET: [u8; 32] = [5; 32];
+
+fn node() -> NodeCapacity {
+    NodeCapacity {
+        model: "H100".parse().unwrap(),
+        gpu_memory_mib: 1,
+        free_gpus: 2,
+        cpu_millis: 3,
+        memory_mib: 4,
+        disk_mib: 5,
+    }
+}
+
+fn every_record() -> Vec<LogRecord> {
+    let price = Price::from_micros(5).unwrap();
+    let bids = LocalBids {
+        parts: vec![OfferedPart {
+            offer: "o".into(),
+            nodes: vec!["n".into()],
+            capacity: OfferCapacity { nodes: vec![node()] },
+        }],
+        records: vec![
+            OwnBid { order: [1; 32], kind: RecordKind::Bid { price, spec: 0 } },
+            OwnBid { order: [2; 32], kind: RecordKind::NoBid(Reason::Model) },
+        ],
+    };
+    let quorum = Quorum { signers: Signers::new(4, [0, 2, 3]), aggregate: [4; 48] };
+    let certificate = Certificate { market: MARKET, epoch: 0, round: 7, root: [5; 32], quorum };
+    let hand_over = |answer| LogRecord::HandOver { order: [1; 32], home: 1, round: 7, until_ms: 9, answer };
+    vec![
+        LogRecord::Observe { at_ms: 1, until_ms: 2 },
+        LogRecord::Bids { at_ms: 3, round: 7, bids: Box::new(bids) },
+        LogRecord::Said { at_ms: 4, bytes: vec![1, 2, 3] },
+        LogRecord::List { round: 7, list: vec![Listed { seat: 1, d: [1; 32] }] },
+        LogRecord::Certified { at_ms: 5, certificate },
+        LogRecord::Promise {
+            order: [1; 32],
+            home: 1,
+            round: 7,
+            until_ms: 9,
+            usage: vec![("n".into(), node())],
+        },
+        hand_over(Answer::Held),
+        hand_over(Answer::Refused(Reason::NoOffer)),
+        hand_over(Answer::Taken),
+        LogRecord::Freed { order: [1; 32] },
+        LogRecord::Heard { at_ms: 6, bytes: vec![4] },
+        LogRecord::Orders { at_ms: 7, round: 7, orders: vec![mk_order()] },
+    ]
+}
+
+/// A segment whose batches are as many frames as given, each durable before the next is made.
+fn segment(records: &[LogRecord], batch: usize) -> (Vec<u8>, Vec<usize>) {
+    let mut bytes = SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1 }.encode();
+    let (mut synced, mut starts) = (bytes.len() as u64, vec![]);
+    for (i, record) in records.iter().enumerate() {
+        if i % batch == 0 {
+            synced = bytes.len() as u64;
+        }
+        starts.push(bytes.len());
+        bytes.extend(encode_frame(&record.encode(), 9, synced));
+    }
+    (bytes, starts)
+}
+
+fn read(bytes: &[u8], may_be_torn: bool) -> Result<Segment, LogError> {
+    read_segment(bytes, &MARKET, 2, 4, may_be_torn)
+}
+
+#[test]
+fn every_record_has_one_encoding() {
+    for record in every_record() {
+        let bytes = record.encode();
+        assert_eq!(LogRecord::decode(&bytes, 4), Ok(record.clone()));
+        for cut in 0..bytes.len() {
+            assert!(LogRecord::decode(&bytes[..cut], 4).is_err(), "{record:?} cut at {cut}");
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert!(LogRecord::decode(&longer, 4).is_err());
+    }
+}
+
+#[test]
+fn a_segment_gives_back_what_was_written() {
+    let records = every_record();
+    let (bytes, _) = segment(&records, 3);
+    let read = read(&bytes, false).unwrap();
+    assert_eq!((read.records, read.torn), (records, 0));
+    assert_eq!(read.head.map(|h| (h.generation, h.number, h.seat)), Some((9, 1, 2)));
+}
+
+#[test]
+fn a_flipped_bit_in_what_was_durable_is_damage_and_in_the_last_batch_a_torn_tail() {
+    let records = every_record();
+    let (bytes, starts) = segment(&records, 1);
+    let last = *starts.last().unwrap();
+    for at in (HEAD_LEN..bytes.len()).step_by(3) {
+        let mut bad = bytes.clone();
+        bad[at] ^= 0x10;
+        let frame = *starts.iter().rfind(|start| **start <= at).unwrap();
+        if at < last {
+            let error = read(&bad, true).unwrap_err();
+            assert_eq!((error.offset, error.damage), (frame, Damage::Checksum), "byte {at}");
+        } else {
+            let torn = read(&bad, true).unwrap();
+            assert_eq!((torn.records.len(), torn.torn), (records.len() - 1, bytes.len() - last));
+        }
+        assert!(read(&bad, false).is_err(), "only where a writer may have crashed");
+    }
+}
+
+#[test]
+fn pages_of_one_batch_that_reached_the_disk_out_of_order_are_a_torn_tail() {
+    let records = every_record();
+    let (mut bytes, starts) = segment(&records, 6);
+    // The second batch begins at record 6; its first frame is a hole, its others are there.
+    bytes[starts[6]..starts[7]].fill(0);
+    let torn = read(&bytes, true).unwrap();
+    assert_eq!(torn.records, records[..6]);
+}
+
+#[test]
+fn foreign_old_and_mixed_segments_are_told_apart() {
+    let (bytes, starts) = segment(&every_record(), 1);
+    let foreign = read_segment(&bytes, &MARKET, 3, 4, true).unwrap_err();
+    assert!(matches!(foreign.damage, Damage::Foreign { seat: 2, .. }));
+    let mut old = bytes.clone();
+    old[8] = 0;
+    assert_eq!(read(&old, true).unwrap_err().damage, Damage::Head);
+    let mut mixed = bytes[..starts[1]].to_vec();
+    mixed.extend(encode_frame(&every_record()[0].encode(), 8, 0));
+    assert_eq!(read(&mixed, true).unwrap_err().damage, Damage::Generation(8));
+    let mut unknown = bytes[..starts[1]].to_vec();
+    unknown.extend(encode_frame(&[77], 9, 0));
+    assert!(matches!(read(&unknown, true).unwrap_err().damage, Damage::Record(_)));
+    // A crash while the head was written.
+    assert_eq!(read(&bytes[..20], true).unwrap().records, []);
+    assert_eq!(read(&bytes[..20], false).unwrap_err().damage, Damage::Head);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_records_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = LogRecord::decode(&bytes, 4);
+        let _ = read(&bytes, true);
+        let (mut whole, _) = segment(&every_record()[..2], 1);
+        whole.extend(&bytes);
+        if let Ok(read) = read(&whole, true) {
+            prop_assert_eq!(&read.records[..2], &every_record()[..2]);
+        }
+    }
+}

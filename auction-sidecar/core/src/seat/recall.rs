@@ -1,0 +1,121 @@
+//! A seat as it comes back from its log.
+//!
+//! Inputs: the records, in the order in which they were written, and the time. What is rebuilt: the rounds that still
+//! matter, each as far as this seat spoke in it; the capacity that open rounds, awards and hand-overs keep; what homes
+//! were told. What is not: orders and messages, which others still have.
+
+use super::{Active, HandOver, Promise, Seat, Stage};
+use crate::bid::LocalBids;
+use crate::crypto::Crypto;
+use crate::log::{Answer, LogRecord};
+use crate::record::MarketRecord;
+use crate::round::{RecallError, Round, RoundInput};
+use crate::wire::Header;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vendue_market::encode::Reader;
+
+impl<C: Crypto> Seat<C> {
+    /// A seat that starts at `now_ms` with the log of the processes before it.
+    ///
+    /// It takes part in rounds that begin from now on. In those that have begun it only observes, but for the ones of which
+    /// there is a record: there it repeats itself, opens and votes for the awards. A log without a beginning says nothing
+    /// about what was said before, and a clock that is behind the log's says nothing about which rounds have begun: then
+    /// the seat observes as if there were no log, until all rounds that may have begun have expired.
+    pub fn restore(
+        record: Arc<MarketRecord>,
+        index: u16,
+        crypto: C,
+        now_ms: u64,
+        log: &[LogRecord],
+    ) -> Result<Self, RecallError> {
+        let cautious = now_ms.saturating_add(record.params.lifetime());
+        let promised = log.iter().rev().find_map(|r| match r {
+            LogRecord::Observe { until_ms, .. } => Some(*until_ms),
+            _ => None,
+        });
+        let latest = log.iter().filter_map(LogRecord::at_ms).max();
+        let until_ms = match promised {
+            Some(until_ms) if latest.is_some_and(|at| at <= now_ms) => until_ms.clamp(now_ms, cautious),
+            _ => cautious,
+        };
+        let mut seat = Self::bare(record, index, crypto, now_ms);
+        seat.observe(until_ms);
+        seat.recall_rounds(log)?;
+        log.iter().for_each(|record| seat.recall_capacity(record));
+        let mut first = std::mem::take(&mut seat.first);
+        let rounds: Vec<u64> = seat.rounds.keys().copied().collect();
+        rounds.into_iter().for_each(|round| seat.drive(now_ms, round, RoundInput::Tick, &mut first));
+        seat.first = first;
+        Ok(seat)
+    }
+
+    fn recall_rounds(&mut self, log: &[LogRecord]) -> Result<(), RecallError> {
+        let mut by_round: BTreeMap<u64, Vec<&LogRecord>> = BTreeMap::new();
+        for record in log.iter().filter(|r| self.is_of_this_epoch(r)) {
+            if let Some(round) = record.round() {
+                by_round.entry(round).or_default().push(record);
+            }
+        }
+        for (round, records) in by_round {
+            self.opened.add(round);
+            if self.now >= self.record.params.expiry(round) {
+                continue;
+            }
+            let (market, crypto) = (self.record.clone(), self.crypto.clone());
+            let past = records.iter().copied();
+            let recalled = Round::recall(market, crypto, self.index, round, self.now, past)?;
+            let bids = records.iter().rev().find_map(|r| match r {
+                LogRecord::Bids { bids, .. } => Some(LocalBids::clone(bids)),
+                _ => None,
+            });
+            let bids = bids.unwrap_or_default();
+            self.offer_names.insert(round, bids.parts.iter().map(|p| p.offer.clone()).collect());
+            self.rounds.insert(round, Active { round: recalled, bids, wanted: BTreeSet::new() });
+        }
+        Ok(())
+    }
+
+    /// Rounds do not span epochs, and their numbers go on: another epoch's messages say nothing about this one's rounds.
+    fn is_of_this_epoch(&self, record: &LogRecord) -> bool {
+        match record {
+            LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. } => {
+                Header::read(&mut Reader::new(bytes)).is_ok_and(|h| h.epoch == self.record.epoch)
+            }
+            LogRecord::Certified { certificate, .. } => certificate.epoch == self.record.epoch,
+            _ => true,
+        }
+    }
+
+    /// What is kept for orders; the time ends what has expired.
+    fn recall_capacity(&mut self, record: &LogRecord) {
+        match record {
+            LogRecord::Certified { certificate, .. } => {
+                self.certified.insert(certificate.round, certificate.root);
+            }
+            LogRecord::Promise { order, home, round, until_ms, usage } => {
+                let promise =
+                    Promise { home: *home, round: *round, until_ms: *until_ms, usage: usage.clone() };
+                self.promises.insert(*order, promise);
+            }
+            LogRecord::HandOver { order, home, round, until_ms, answer } => {
+                let stage = match answer {
+                    Answer::Held => Stage::Held,
+                    Answer::Refused(reason) => Stage::Refused(*reason),
+                    Answer::Taken => Stage::Taken,
+                };
+                // Whether held or refused, the offers say so from then on.
+                if self.promises.get(order).is_some_and(|p| p.round == *round) {
+                    self.promises.remove(order);
+                }
+                let handover = HandOver { home: *home, round: *round, until_ms: *until_ms, stage };
+                self.handovers.insert(*order, handover);
+            }
+            LogRecord::Freed { order } => {
+                self.promises.remove(order);
+                self.handovers.remove(order);
+            }
+            _ => {}
+        }
+    }
+}
