@@ -261,7 +261,8 @@ fn a_hand_over() -> Vec<u8> {
     let order = fixture().order.0.digest();
     let award = proof_of(|o| matches!(o, Outcome::Award(_)));
     let round = award.certificate.round;
-    let receipt = |seat| fixture().say(seat, 0, Body::Receipt(Receipt { order, from_round: 0, models: vec![] }));
+    let receipt =
+        |seat| fixture().say(seat, 0, Body::Receipt(Receipt { order, from_round: 0, models: vec![] }));
     let mut steps: Vec<u8> = (0..4).flat_map(|seat| step(seat as u8, 1, &receipt(seat))).collect();
     steps.extend(step(0, 100, &fixture().say(0, 0, Body::Proof(Box::new(award)))));
     steps.extend(step(0, 1, &fixture().say(0, round, Body::Accept(Accept { order }))));

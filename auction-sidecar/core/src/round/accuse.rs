@@ -108,7 +108,9 @@ impl<C: Crypto> Round<C> {
             return false;
         }
         let proof = proof();
-        let Verdict::Guilty { fault: proven, .. } = verify_by::<C::Scheme>(&proof, &self.record) else { return false };
+        let Verdict::Guilty { fault: proven, .. } = verify_by::<C::Scheme>(&proof, &self.record) else {
+            return false;
+        };
         self.accused.insert((seat, fault));
         let is_new = self.accused.insert((seat, proven)) || proven == fault;
         if is_new {

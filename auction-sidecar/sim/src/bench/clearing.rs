@@ -4,16 +4,19 @@ use super::{BenchError, Plan, Report, Spread, timed};
 use crate::requirements;
 use std::collections::BTreeSet;
 use vendue_market::{
-    Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle, Price, Record, RecordKind, clear,
-    tagged_hash,
+    BidTerms, ClearingInput, ClearingRules, Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle,
+    Price, Record, RecordKind, Terms, clear, tagged_hash,
 };
 
 fn orders(count: usize) -> Option<Vec<ListedOrder>> {
     let one = |i: usize| {
         let digest: Digest = tagged_hash("bench", &[&i.to_be_bytes()]);
+        let requirements = requirements(1 + u32::from(i.is_multiple_of(4)), 100_000_000)?;
         Some(ListedOrder {
             digest,
-            requirements: requirements(1 + u32::from(i.is_multiple_of(4)), 100_000_000)?,
+            ceiling: Some(requirements.max_price),
+            requirements,
+            terms: Terms::default(),
         })
     };
     let mut orders: Vec<ListedOrder> = (0..count).map(one).collect::<Option<_>>()?;
@@ -37,7 +40,7 @@ fn bundle(seat: u16, orders: &[ListedOrder]) -> Option<OpenedBundle> {
     let record = |(i, order): (usize, &ListedOrder)| {
         // Another seat is the cheapest for each order.
         let price = 1_000_000 + (i as i64 * 31 + i64::from(seat) * 7_919) % 100_003;
-        let kind = RecordKind::Bid { price: Price::from_micros(price)?, spec: 0 };
+        let kind = RecordKind::Bid { price: Price::from_micros(price)?, spec: 0, terms: BidTerms::default() };
         Some(Record { order: order.digest, kind })
     };
     Some(OpenedBundle {
@@ -50,6 +53,7 @@ fn bundle(seat: u16, orders: &[ListedOrder]) -> Option<OpenedBundle> {
 
 pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
     let missing = BenchError::Missing("no orders to clear");
+    let rules = ClearingRules::default();
     let mut per_order = Vec::new();
     for count in &plan.cleared {
         let orders = orders(*count).ok_or(BenchError::Missing("no orders"))?;
@@ -58,7 +62,16 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
         let mut times = Vec::new();
         for run in 0..plan.runs.clamp(1, 5) {
             let beacon = tagged_hash("bench", &[&run.to_be_bytes()]);
-            let (cleared, ms) = timed(|| clear(&beacon, plan.large, &orders, &bundles, &BTreeSet::new()))?;
+            let input = ClearingInput {
+                rules: &rules,
+                beacon: &beacon,
+                expires_ms: 0,
+                seats: plan.large,
+                orders: &orders,
+                bundles: &bundles,
+                garbage: &BTreeSet::new(),
+            };
+            let (cleared, ms) = timed(|| clear(&input))?;
             if cleared.len() != *count {
                 return Err(BenchError::Missing("orders got no outcome"));
             }
