@@ -4,17 +4,20 @@
 
 use std::sync::PoisonError;
 
-use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::core::v1::{Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
+use vendue_controller_core::award::allocate::Allocation;
 use vendue_controller_core::award::needs_hold;
 use vendue_controller_core::award::objects::{Terms, Tokens};
 use vendue_controller_core::award::plan::{Look, Observed, Phase, current_submission, look, phase};
+use vendue_controller_core::provision::{PodUse, pod_use};
 use vendue_crds::workload::Workload;
 use vendue_crds::{Award, names};
 
 use super::{Awards, client, provisioned};
-use crate::io::{IoError, ReadError, get_opt};
+use crate::io::{IoError, ReadError, get_opt, timed};
 use crate::runtime::Runtime;
 
 /// Reads.
@@ -26,6 +29,11 @@ pub async fn dereference<R: Runtime>(
     let mut observed = Observed::default();
     if needs_hold(award, now) {
         observed.allocation = all.ledger.allocate(award);
+        if let Some(Allocation::Held(devices)) = &observed.allocation {
+            let nodes: Vec<String> = devices.iter().map(|d| d.node.clone()).collect();
+            let pods = pods_on(all, &nodes).await?;
+            observed.allocation = all.ledger.confirm(award, &nodes, pods);
+        }
         return Ok(observed);
     }
     let look = look(award, now);
@@ -63,6 +71,19 @@ pub async fn dereference<R: Runtime>(
         observed.ray = ray.observe(&current_submission(award)).await;
     }
     Ok(observed)
+}
+
+/// What Pods take from these nodes, as the API server knows it now: the cache may be behind, and devices that are gone must
+/// not be promised.
+async fn pods_on<R: Runtime>(all: &Awards<R>, nodes: &[String]) -> Result<Vec<PodUse>, IoError> {
+    let api: Api<Pod> = Api::all(all.context.client.clone());
+    let mut uses = Vec::new();
+    for node in nodes {
+        let on_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let pods = timed("list the node's Pods", api.list(&on_node)).await?;
+        uses.extend(pods.items.iter().filter_map(pod_use));
+    }
+    Ok(uses)
 }
 
 fn uid(award: &Award) -> String {

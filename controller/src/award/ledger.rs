@@ -213,6 +213,29 @@ impl Ledger {
         Some(allocation)
     }
 
+    /// Looks again whether what was just given to an award is free, by what Pods take from its nodes now. If it is not, it
+    /// is taken back.
+    pub fn confirm(&self, award: &Award, nodes: &[String], pods: Vec<PodUse>) -> Option<Allocation> {
+        let mut assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner);
+        let given = assumed.get(&award.spec.id)?.0.devices.clone();
+        let mut snapshot = self.count(&mut assumed);
+        snapshot.holds.retain(|hold| hold.award_id != award.spec.id);
+        snapshot.pods.retain(|pod| !nodes.contains(&pod.node));
+        snapshot.pods.extend(pods);
+        snapshot.nodes.retain(|name, _| nodes.contains(name));
+        let namespace = award.spec.provision_namespace.as_deref().unwrap_or_default();
+        let name = award.spec.provision.as_deref().unwrap_or_default();
+        let provision = self.provision(namespace, name)?;
+        match allocate(&snapshot, &provision.spec, award) {
+            Allocation::Held(_) => Some(Allocation::Held(given)),
+            refused @ Allocation::Refused(_) => {
+                assumed.remove(&award.spec.id);
+                self.changed.notify_one();
+                Some(refused)
+            }
+        }
+    }
+
     /// Takes an assumption back, because the API server refused to write it.
     pub fn forget(&self, award_id: &str) {
         self.assumed.lock().unwrap_or_else(PoisonError::into_inner).remove(award_id);

@@ -10,7 +10,7 @@ use vendue_controller_core::provision::{GpuNodeView, NodeView, ProvisionView};
 
 use super::*;
 use crate::runtime::Cluster;
-use crate::testing::{Exchange, applied, award_json, context, event, script};
+use crate::testing::{Exchange, applied, award_json, context, event, found, script};
 
 /// A backend that has nothing and remembers what it was asked.
 #[derive(Default)]
@@ -75,6 +75,7 @@ fn status(id: &str, body: Vec<(&'static str, Value)>) -> Exchange {
 #[tokio::test]
 async fn holds_devices_finalizer_first() {
     let (client, server) = script(vec![
+        pods(&[]),
         applied(
             &path("a1"),
             names::MANAGER_AWARD,
@@ -124,9 +125,35 @@ fn held(id: &str) -> [Exchange; 2] {
     ]
 }
 
+/// The Pods on n1 as they are now: one for each number of GPUs.
+fn pods(gpus: &[u32]) -> Exchange {
+    let pod = |(n, gpus): (usize, &u32)| {
+        json!({ "metadata": { "name": format!("p{n}"), "namespace": "theirs" }, "spec": { "nodeName": "n1",
+            "containers": [{ "name": "c", "resources": { "limits": { "nvidia.com/gpu": gpus.to_string() } } }] } })
+    };
+    let items: Vec<Value> = gpus.iter().enumerate().map(pod).collect();
+    let list = json!({ "kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items });
+    found("/api/v1/pods?&fieldSelector=spec.nodeName%3Dn1", list)
+}
+
+#[tokio::test]
+async fn what_the_cache_does_not_know_to_be_taken_is_not_promised() {
+    let mut exchanges = vec![pods(&[1])];
+    exchanges.extend(refused("a1"));
+    exchanges.extend([pods(&[]), finalizer("a2")]);
+    exchanges.extend(held("a2"));
+    let (client, server) = script(exchanges);
+    let all = awards(client, ledger(2), Cluster::default());
+    reconcile(award("a1"), all.clone()).await.unwrap();
+    assert!(all.ledger.snapshot().unwrap().holds.is_empty());
+    reconcile(award("a2"), all.clone()).await.unwrap();
+    drop(all);
+    server.await.unwrap();
+}
+
 #[tokio::test]
 async fn an_assumption_is_forgotten_when_the_write_is_refused() {
-    let mut exchanges = vec![finalizer("a1"), failed(409, "Conflict"), finalizer("a2")];
+    let mut exchanges = vec![pods(&[]), finalizer("a1"), failed(409, "Conflict"), pods(&[]), finalizer("a2")];
     exchanges.extend(held("a2").into_iter().chain(refused("a3")));
     let (client, server) = script(exchanges);
     let all = awards(client, ledger(2), Cluster::default());
@@ -140,9 +167,9 @@ async fn an_assumption_is_forgotten_when_the_write_is_refused() {
 
 #[tokio::test]
 async fn an_assumption_stays_when_the_write_may_have_been_done() {
-    let mut exchanges = vec![finalizer("a1"), failed(504, "Timeout")];
+    let mut exchanges = vec![pods(&[]), finalizer("a1"), failed(504, "Timeout")];
     exchanges.extend(refused("a2"));
-    exchanges.push(finalizer("a1"));
+    exchanges.extend([pods(&[]), finalizer("a1")]);
     exchanges.extend(held("a1"));
     let (client, server) = script(exchanges);
     let all = awards(client, ledger(2), Cluster::default());

@@ -71,7 +71,9 @@ pub async fn killed_worker_resumes(env: &Env) -> Scenario {
     env.condition_true(&ns, "digits", types::RUNNING, 120).await?;
     let (site, award) = env.host_award(10).await?;
     let host_ns = award.metadata.namespace.clone().unwrap_or_default();
-    crate::faults::log_until(env, &ns, "digits", "checkpoint", 120).await?;
+    // A worker is held back at its third report until Ray's controller has taken in the first, with its checkpoint; one that
+    // is killed before that starts anew.
+    crate::faults::log_until(env, &ns, "digits", "Reporting training result 4", 120).await?;
     let pods = env.pods(&site, &host_ns);
     let workers = pods.list(&kube::api::ListParams::default().labels("vendue.dev/role=worker")).await?;
     let victim = workers.items.first().and_then(|p| p.metadata.name.clone()).unwrap_or_default();

@@ -1,14 +1,13 @@
 //! Why messages are dropped: for each reason the messages that are dropped for it, and that each is counted once.
 
-use super::tests::{Rig, mk_rig};
+use super::tests::{Rig, mk_home, mk_rig};
 use super::*;
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
-use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
-use crate::keys::{HomeKeys, SeatKeys};
-use crate::wire::tests::mk_order;
+use crate::home::HomeInput;
+use crate::keys::SeatKeys;
 use crate::wire::*;
-use vendue_market::{Order, Outcome, Reason};
+use vendue_market::{Outcome, Reason};
 
 /// A message of a seat; its header can be changed before it is signed.
 fn say(rig: &Rig, seat: u16, round: u64, body: Body, change: impl Fn(&mut Header)) -> Vec<u8> {
@@ -112,21 +111,6 @@ fn what_a_seat_drops_is_counted_once_by_its_reason() {
     assert_eq!((seat.dropped().count(DropReason::Observing), seat.dropped().total()), (1, 1));
     seen.insert(DropReason::Observing);
     assert_eq!(seen, DropReason::ALL.into_iter().collect(), "every reason has a case");
-}
-
-/// A home that has placed an order for round 0.
-fn mk_home(rig: &Rig) -> (Home, Order) {
-    let keys = HomeKeys::from_json(&rig.homes[0].to_json()).unwrap();
-    let mut home = Home::new(rig.record.clone(), 0, keys);
-    let mut requirements = mk_order().requirements;
-    requirements.include_providers.clear();
-    let new = NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 90_000 };
-    let out = home.handle(500, HomeInput::Submit(Box::new(new)));
-    let ordered = out.into_iter().find_map(|o| match o {
-        HomeOutput::Ordered { order, .. } => Some(*order),
-        _ => None,
-    });
-    (home, ordered.unwrap())
 }
 
 #[test]

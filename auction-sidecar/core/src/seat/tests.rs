@@ -297,20 +297,25 @@ fn a_seat_that_does_not_know_what_it_offered_refuses() {
     assert_eq!(kinds(&out), [Kind::Refuse]);
 }
 
-#[test]
-fn a_home_believes_only_what_verifies() {
-    let rig = mk_rig();
+/// A home that has placed an order for round 0.
+pub(super) fn mk_home(rig: &Rig) -> (Home, Order) {
     let keys = HomeKeys::from_json(&rig.homes[0].to_json()).unwrap();
     let mut home = Home::new(rig.record.clone(), 0, keys);
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
     let new = NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 90_000 };
     let out = home.handle(500, HomeInput::Submit(Box::new(new)));
-    let ordered = out.iter().find_map(|o| match o {
-        HomeOutput::Ordered { order, .. } => Some((**order).clone()),
+    let ordered = out.into_iter().find_map(|o| match o {
+        HomeOutput::Ordered { order, .. } => Some(*order),
         _ => None,
     });
-    let order = ordered.unwrap();
+    (home, ordered.unwrap())
+}
+
+#[test]
+fn a_home_believes_only_what_verifies() {
+    let rig = mk_rig();
+    let (mut home, order) = mk_home(&rig);
     assert_eq!(order.first_round, 0);
     let good = rig.reserve(&order, 2).proof;
     let say = |seat: u16, body: Body| {
