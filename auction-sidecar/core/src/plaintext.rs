@@ -17,6 +17,36 @@ const BID_WITH_TERMS: u8 = 2;
 /// What sealing adds to a plaintext.
 pub(crate) const SEALING: usize = 16;
 
+/// Appends one record.
+pub(crate) fn write_record(w: &mut Writer, record: &RecordKind) {
+    match record {
+        RecordKind::Bid { price, spec, terms } => {
+            w.u8(if terms.is_none() { BID } else { BID_WITH_TERMS });
+            price.write(w);
+            w.u16(*spec);
+            if !terms.is_none() {
+                terms.write(w);
+            }
+        }
+        RecordKind::NoBid(reason) => {
+            w.u8(NO_BID).u8(reason.code());
+        }
+    }
+}
+
+/// Reads one record.
+pub(crate) fn read_record(r: &mut Reader<'_>) -> Result<RecordKind, DecodeError> {
+    match r.u8()? {
+        NO_BID => Reason::from_code(r.u8()?).map(RecordKind::NoBid).ok_or(DecodeError::Invalid("reason")),
+        kind @ (BID | BID_WITH_TERMS) => {
+            let (price, spec) = (Price::read(r)?, r.u16()?);
+            let terms = if kind == BID { BidTerms::default() } else { BidTerms::read(r)? };
+            Ok(RecordKind::Bid { price, spec, terms })
+        }
+        _ => Err(DecodeError::Invalid("record")),
+    }
+}
+
 /// An opened bundle's content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plaintext {
@@ -35,19 +65,7 @@ impl Plaintext {
     /// Encodes and pads.
     pub fn to_padded(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u8(VERSION).list(&self.capacity, |w, c| c.write(w)).list(&self.records, |w, r| match r {
-            RecordKind::Bid { price, spec, terms } => {
-                w.u8(if terms.is_none() { BID } else { BID_WITH_TERMS });
-                price.write(w);
-                w.u16(*spec);
-                if !terms.is_none() {
-                    terms.write(w);
-                }
-            }
-            RecordKind::NoBid(reason) => {
-                w.u8(NO_BID).u8(reason.code());
-            }
-        });
+        w.u8(VERSION).list(&self.capacity, |w, c| c.write(w)).list(&self.records, write_record);
         let body = w.finish();
         let mut out = Writer::new();
         out.bytes(&body);
@@ -71,17 +89,11 @@ impl Plaintext {
         }
         let capacity = r.list("offers", MAX_OFFERS, OfferCapacity::read)?;
         let offers = capacity.len();
-        let records = r.list("records", orders, |r| match r.u8()? {
-            NO_BID => Reason::from_code(r.u8()?).map(RecordKind::NoBid).ok_or(DecodeError::Invalid("reason")),
-            kind @ (BID | BID_WITH_TERMS) => {
-                let (price, spec) = (Price::read(r)?, r.u16()?);
-                if usize::from(spec) >= offers {
-                    return Err(DecodeError::Invalid("offer of a bid"));
-                }
-                let terms = if kind == BID { BidTerms::default() } else { BidTerms::read(r)? };
-                Ok(RecordKind::Bid { price, spec, terms })
+        let records = r.list("records", orders, |r| match read_record(r)? {
+            RecordKind::Bid { spec, .. } if usize::from(spec) >= offers => {
+                Err(DecodeError::Invalid("offer of a bid"))
             }
-            _ => Err(DecodeError::Invalid("record")),
+            record => Ok(record),
         })?;
         r.end()?;
         if records.len() != orders {

@@ -10,7 +10,9 @@ use vendue_auction_core::award::CertificateFile;
 use vendue_auction_core::wire::*;
 use vendue_auction_core::{AwardProof, Plaintext};
 use vendue_market::encode::Canonical;
-use vendue_market::{Cost, Digest, OfferCapacity, Order, Outcome, Price, Reason, RecordKind, Unserved};
+use vendue_market::{
+    BidTerms, Cost, Digest, OfferCapacity, Order, Outcome, Price, Reason, RecordKind, Unserved,
+};
 use vendue_receipts::{Chain, UsageRecord};
 use vendue_sealed_bid::{MultiVote, SignerSet};
 
@@ -124,8 +126,10 @@ fn usage() -> (Chain, Vec<UsageRecord>) {
 fn plaintexts() -> Inputs {
     let nodes = crate::fixture::offers(0).into_iter().flat_map(|o| o.nodes).map(|n| n.capacity);
     let capacity = vec![OfferCapacity { nodes: nodes.collect() }];
-    let bid = Price::from_micros(2_000_000).map(|price| RecordKind::Bid { price, spec: 0 });
-    let records: Vec<RecordKind> = bid.into_iter().chain([RecordKind::NoBid(Reason::Model)]).collect();
+    let limited = BidTerms { start_ms: 1_000, duration_s: 3_600, may_interrupt: true };
+    let bid = |terms| Price::from_micros(2_000_000).map(|price| RecordKind::Bid { price, spec: 0, terms });
+    let bids = [BidTerms::default(), limited].into_iter().filter_map(bid);
+    let records: Vec<RecordKind> = bids.chain([RecordKind::NoBid(Reason::Model)]).collect();
     let many =
         Plaintext { capacity: capacity.clone(), records: records.iter().cycle().take(40).copied().collect() };
     let few = Plaintext { capacity, records };

@@ -119,8 +119,9 @@ impl Fixture {
         honest.tell_home(HomeInput::Submit(Box::new(new_order("large", 100))));
         let round = said(&mut honest, 6_000);
         let record = honest.record.clone();
-        let seat_keys: Vec<String> = (0..4).filter_map(|s| honest.seat_keys(s).map(str::to_owned)).collect();
-        let home_key = honest.home_key().to_owned();
+        let seat_keys: Vec<String> =
+            (0..4).filter_map(|s| honest.keys().seat_file(s).map(str::to_owned)).collect();
+        let home_key = honest.keys().home_file().to_owned();
         let (mut decided, mut proofs, mut messages) = (vec![], vec![], BTreeSet::new());
         take_events(&honest, &mut decided, &mut proofs);
         for mut world in runs() {

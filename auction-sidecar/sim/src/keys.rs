@@ -12,6 +12,7 @@ use vendue_auction_core::{
     Crypto, Curves, DealSpec, HomeKeys, HomeRecord, KeyError, KeyOrigin, MarketRecord, MemberSpec, Params,
     Scheme, SeatCrypto, SeatKeys, SeatRecord, UserCrypto, deal,
 };
+use vendue_market::ClearingRules;
 
 /// Keys of a market.
 pub trait Keys: Sized {
@@ -76,6 +77,17 @@ impl Keys for RealKeys {
     }
 }
 
+impl RealKeys {
+    /// A seat's secret keys in their file form, to sign what it did not say.
+    pub fn seat_file(&self, seat: u16) -> Option<&str> {
+        self.seats.get(usize::from(seat)).map(String::as_str)
+    }
+    /// The home's secret key in its file form.
+    pub fn home_file(&self) -> &str {
+        &self.home
+    }
+}
+
 /// Keys for the stand-in: random bytes.
 pub struct MockKeys {
     record: Arc<MarketRecord>,
@@ -121,6 +133,7 @@ impl Keys for MockKeys {
             seal_key: random(rng),
             params: spec.params,
             rules_hash: rules_hash(),
+            clearing: ClearingRules::latest(),
             key_origin: KeyOrigin::InsecureDealer,
         };
         Ok(Self { record: Arc::new(record) })

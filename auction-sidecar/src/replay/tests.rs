@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use vendue_auction_core::{
     Home, HomeInput, HomeOutput, NewOrder, Peer, Seat, SeatCrypto, SeatInput, SeatOutput,
 };
-use vendue_market::{AcceptRules, NodeCapacity, Offer, OfferNode, Requirements};
+use vendue_market::{AcceptRules, BidTerms, NodeCapacity, Offer, OfferNode, Requirements};
 
 use super::*;
 use crate::deal::{self, DealOptions};
@@ -33,6 +33,7 @@ fn offers(price: &str) -> SeatInput {
         price: price.parse().unwrap(),
         nodes: vec![OfferNode { name: "n1".into(), capacity }],
         rules: AcceptRules::any(),
+        terms: BidTerms::default(),
     };
     SeatInput::Offers { offers: vec![offer], models: vec![] }
 }

@@ -3,11 +3,10 @@
 use crate::award::Certificate;
 use crate::bid::{LocalBids, OfferedPart, OwnBid};
 use crate::params::Params;
+use crate::plaintext;
 use crate::wire::{Header, Listed, MAX_MESSAGE, MAX_ORDERS};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
-use vendue_market::{
-    Digest, MAX_NODES, MAX_OFFERS, NodeCapacity, OfferCapacity, Order, Price, Reason, RecordKind,
-};
+use vendue_market::{Digest, MAX_NODES, MAX_OFFERS, NodeCapacity, OfferCapacity, Order, Reason};
 
 /// Longest local name of an offer or node.
 const MAX_NAME: usize = 1024;
@@ -270,16 +269,7 @@ fn write_bids(w: &mut Writer, bids: &LocalBids) {
     });
     w.list(&bids.records, |w, bid| {
         w.raw(&bid.order);
-        match bid.kind {
-            RecordKind::Bid { price, spec } => {
-                w.u8(1);
-                price.write(w);
-                w.u16(spec);
-            }
-            RecordKind::NoBid(reason) => {
-                w.u8(0).u8(reason.code());
-            }
-        }
+        plaintext::write_record(w, &bid.kind);
     });
 }
 
@@ -293,11 +283,7 @@ fn read_bids(r: &mut Reader<'_>) -> Result<LocalBids, DecodeError> {
     })?;
     let records = r.list("bids", MAX_ORDERS, |r| {
         let order = r.array()?;
-        let kind = match r.u8()? {
-            0 => Reason::from_code(r.u8()?).map(RecordKind::NoBid).ok_or(DecodeError::Invalid("reason"))?,
-            1 => RecordKind::Bid { price: Price::read(r)?, spec: r.u16()? },
-            _ => return Err(DecodeError::Invalid("bid")),
-        };
+        let kind = plaintext::read_record(r)?;
         Ok(OwnBid { order, kind })
     })?;
     Ok(LocalBids { parts, records })

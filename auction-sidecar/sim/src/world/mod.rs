@@ -267,14 +267,9 @@ impl<K: Keys> World<K> {
         self.nodes.get(usize::from(seat)).map(|n| &n.core)
     }
 
-    /// A seat's secret keys in their file form, to sign what it did not say.
-    pub fn seat_keys(&self, seat: u16) -> Option<&str> {
-        self.keys.get(usize::from(seat)).map(String::as_str)
-    }
-
-    /// The home's secret key in its file form.
-    pub fn home_key(&self) -> &str {
-        &self.home_key
+    /// All keys, to sign what nobody said.
+    pub fn keys(&self) -> &K {
+        &self.keys
     }
 
     /// The home, to look at.

@@ -1,6 +1,6 @@
 //! Cryptography of a seat whose secrets are not at hand: what it signed is taken from its log, the rest is public.
 
-use crate::crypto::{Crypto, beacon_of};
+use crate::crypto::{Crypto, Curves, beacon_of};
 use crate::evidence::{self, message_hash};
 use crate::justify::{set_digest, vote_message};
 use crate::log::LogRecord;
@@ -65,6 +65,7 @@ impl Lookup {
 
 impl Crypto for Lookup {
     type Opened = Combined;
+    type Scheme = Curves;
 
     fn seal(&self, _: u64, _: &[u8], _: &[u8]) -> Result<Sealed, CryptoError> {
         let none = || Sealed { u: [0; 48], v: [0; 32], payload: vec![] };
