@@ -6,7 +6,7 @@ use crate::bid::{LocalBids, OfferedPart, OwnBid};
 use crate::wire::tests::mk_order;
 use crate::wire::{Listed, Quorum, Signers};
 use proptest::prelude::*;
-use vendue_market::{NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
+use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
 
 const MARKET: [u8; 32] = [5; 32];
 
@@ -23,6 +23,7 @@ fn node() -> NodeCapacity {
 
 fn every_record() -> Vec<LogRecord> {
     let price = Price::from_micros(5).unwrap();
+    let terms = BidTerms { start_ms: 1, duration_s: 2, may_interrupt: true };
     let bids = LocalBids {
         parts: vec![OfferedPart {
             offer: "o".into(),
@@ -30,7 +31,8 @@ fn every_record() -> Vec<LogRecord> {
             capacity: OfferCapacity { nodes: vec![node()] },
         }],
         records: vec![
-            OwnBid { order: [1; 32], kind: RecordKind::Bid { price, spec: 0 } },
+            OwnBid { order: [1; 32], kind: RecordKind::Bid { price, spec: 0, terms: BidTerms::default() } },
+            OwnBid { order: [3; 32], kind: RecordKind::Bid { price, spec: 0, terms } },
             OwnBid { order: [2; 32], kind: RecordKind::NoBid(Reason::Model) },
         ],
     };

@@ -10,7 +10,7 @@ use crate::proof::place;
 use crate::wire::*;
 use std::collections::VecDeque;
 use std::sync::OnceLock;
-use vendue_market::{AcceptRules, NodeCapacity, OfferNode, Order, Price};
+use vendue_market::{AcceptRules, BidTerms, NodeCapacity, OfferNode, Order, Price};
 
 const ROUND: u64 = 1;
 
@@ -81,6 +81,7 @@ fn offer(seat: u16) -> SeatInput {
         price: Price::from_micros(2_000_000 + i64::from(seat)).unwrap(),
         nodes: vec![OfferNode { name: "n".into(), capacity }],
         rules: AcceptRules::any(),
+        terms: BidTerms::default(),
     };
     SeatInput::Offers { offers: vec![offer], models: vec!["H100".parse().unwrap()] }
 }
