@@ -17,6 +17,15 @@ pub struct Paths {
     checkout: PathBuf,
 }
 
+/// The checkout that cargo runs this crate from, else the one that it was built from. The two differ where checkouts
+/// share one target folder: cargo may find a binary fresh that another checkout has built.
+fn built_from() -> PathBuf {
+    let here = std::env::var_os("CARGO_MANIFEST_DIR")
+        .filter(|_| std::env::var_os("CARGO_PKG_NAME").is_some_and(|name| name == env!("CARGO_PKG_NAME")))
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    here.parent().unwrap_or(Path::new("/")).to_path_buf()
+}
+
 impl Paths {
     /// Cache from `VENDUE_CACHE`, `XDG_CACHE_HOME` or the home folder; the checkout is the one this crate
     /// was built from, or `VENDUE_CHECKOUT`.
@@ -27,8 +36,7 @@ impl Paths {
             .or_else(|| var("HOME").map(|home| home.join(".cache")))
             .ok_or_else(|| Error::Machine("no cache folder: set HOME or VENDUE_CACHE".into()))?
             .join("vendue");
-        let built = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_path_buf();
-        Self::new(cache, var("VENDUE_CHECKOUT").unwrap_or(built))
+        Self::new(cache, var("VENDUE_CHECKOUT").unwrap_or_else(built_from))
     }
 
     /// Given folders, for tests.

@@ -3,10 +3,12 @@
 //! Inputs: the checkout. Outputs: the closing lines of the test runners, and their exit status. Invariant: a step that
 //! cannot be run is a failure, never skipped.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
+use vendue_testbed::paths::Paths;
 
 /// Runs all tests, cluster tests included.
 #[derive(Parser)]
@@ -25,10 +27,10 @@ struct Args {
     keep: bool,
 }
 
-fn cargo(args: &[&str], filter: Option<&str>, runner: &[&str], keep: bool) -> bool {
+fn cargo(checkout: &Path, args: &[&str], filter: Option<&str>, runner: &[&str], keep: bool) -> bool {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+    command.current_dir(checkout);
     command.arg("test").args(args).args(filter).arg("--").args(runner);
     if keep {
         command.env("VENDUE_KEEP", "1");
@@ -47,12 +49,20 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let start = Instant::now();
     let filter = args.filter.as_deref();
+    let paths = match Paths::from_env() {
+        Ok(paths) => paths,
+        Err(error) => {
+            eprintln!("verify: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let cargo = |args: &[&str], runner: &[&str], keep| cargo(paths.checkout(), args, filter, runner, keep);
     let mut failed = Vec::new();
-    if !args.clusters_only && !cargo(&["--workspace"], filter, &[], false) {
+    if !args.clusters_only && !cargo(&["--workspace"], &[], false) {
         failed.push("tests without clusters");
     }
     let on_clusters = ["--package", "vendue-testbed", "--tests"];
-    if !args.no_clusters && !cargo(&on_clusters, filter, &["--ignored", "--test-threads=1"], args.keep) {
+    if !args.no_clusters && !cargo(&on_clusters, &["--ignored", "--test-threads=1"], args.keep) {
         failed.push("tests on clusters");
     }
     if args.no_clusters {
