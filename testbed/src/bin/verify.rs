@@ -31,7 +31,7 @@ fn cargo(checkout: &Path, args: &[&str], filter: Option<&str>, runner: &[&str], 
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.current_dir(checkout);
-    command.arg("test").args(args).args(filter).arg("--").args(runner);
+    command.args(["test", "--no-fail-fast"]).args(args).args(filter).arg("--").args(runner);
     if keep {
         command.env("VENDUE_KEEP", "1");
     }
