@@ -151,6 +151,10 @@ pub struct DealArgs {
     /// A home by name. Repeat for each.
     #[arg(long = "home")]
     pub homes: Vec<String>,
+    /// Where a seat's cluster is: NAME=REGION, for example alpha=eu-north. Jobs may name the regions that they accept.
+    /// Repeat for each seat that has one.
+    #[arg(long = "region", value_parser = parse_region)]
+    pub regions: Vec<(String, String)>,
     /// D, the bound on the one-way delay, in milliseconds.
     #[arg(long, default_value_t = 125)]
     pub delay_ms: u64,
@@ -169,6 +173,14 @@ fn parse_seat(text: &str) -> Result<(String, Multiaddr), String> {
     let (name, address) = text.split_once('=').ok_or("accepted: NAME=MULTIADDR")?;
     let address = address.parse().map_err(|e| format!("{address:?} is no multiaddr: {e}"))?;
     Ok((name.to_owned(), address))
+}
+
+fn parse_region(text: &str) -> Result<(String, String), String> {
+    let (name, region) = text.split_once('=').ok_or("accepted: NAME=REGION")?;
+    if !vendue_market::is_region(region) {
+        return Err(format!("{region:?} is no region; accepted: 1 to 63 of a-z, 0-9 and '-'"));
+    }
+    Ok((name.to_owned(), region.to_owned()))
 }
 
 /// Options of `courier`.

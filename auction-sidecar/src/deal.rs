@@ -15,7 +15,8 @@ use base64::Engine;
 use libp2p::Multiaddr;
 use rand_core::{CryptoRng, RngCore};
 use vendue_auction_core::secret::{self, SecretBytes};
-use vendue_auction_core::{DealSpec, Dealt, HomeKeys, KeyError, MemberSpec, Params, SeatKeys, deal};
+use vendue_auction_core::{DealSpec, Dealt, HomeKeys, KeyError, MemberSpec, Params, SeatKeys, deal_with};
+use vendue_market::{ClearingRules, SeatFacts};
 use zeroize::Zeroizing;
 
 use crate::keys::{KeysError, KeysFile, transport};
@@ -29,6 +30,8 @@ pub struct DealOptions {
     pub seats: Vec<(String, Multiaddr)>,
     /// Homes by name; a name that is also a seat's is one cluster with both.
     pub homes: Vec<String>,
+    /// Regions of seats, by name; a seat that is not named has none.
+    pub regions: Vec<(String, String)>,
     /// Bound on the one-way delay, milliseconds.
     pub delay_ms: u64,
     /// From one round to the next, milliseconds.
@@ -103,7 +106,7 @@ pub fn run(options: &DealOptions) -> Result<PathBuf, DealError> {
             secrets.insert(name.clone(), SecretBytes::new(secret));
         }
     }
-    let dealt = deal(&spec(options, &secrets)?, &mut random)?;
+    let dealt = deal_with(&spec(options, &secrets)?, clearing(options)?, &mut random)?;
     if let Some(error) = random.0 {
         return Err(DealError::Random(error));
     }
@@ -150,6 +153,27 @@ fn spec(options: &DealOptions, secrets: &BTreeMap<String, SecretBytes>) -> Resul
         handover_ms: options.handover_ms,
     };
     Ok(DealSpec { name: options.market.clone(), params, seats, homes })
+}
+
+/// The rules of clearing, with what is known of each seat.
+fn clearing(options: &DealOptions) -> Result<ClearingRules, DealError> {
+    let regions: BTreeMap<&str, &str> =
+        options.regions.iter().map(|(seat, region)| (seat.as_str(), region.as_str())).collect();
+    if regions.len() != options.regions.len() {
+        return Err(DealError::Names("--region names a seat twice".to_owned()));
+    }
+    if let Some(unknown) = regions.keys().find(|name| options.seats.iter().all(|(seat, _)| seat != *name)) {
+        return Err(DealError::Names(format!("--region names {unknown:?}, which is no seat")));
+    }
+    let mut rules = ClearingRules::latest();
+    if !regions.is_empty() {
+        let facts = |(seat, _): &(String, Multiaddr)| SeatFacts {
+            region: regions.get(seat.as_str()).copied().unwrap_or_default().to_owned(),
+            ..SeatFacts::default()
+        };
+        rules.seats = options.seats.iter().map(facts).collect();
+    }
+    Ok(rules)
 }
 
 fn write_all(
@@ -215,6 +239,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let address: Multiaddr = "/ip4/10.77.2.2/udp/30470/quic-v1".parse().unwrap();
         let options = DealOptions {
+            regions: vec![],
             market: "demo".into(),
             seats: ["alpha", "bravo", "charlie", "delta"].map(|n| (n.to_owned(), address.clone())).to_vec(),
             homes: vec!["home".into(), "alpha".into()],
@@ -241,5 +266,18 @@ mod tests {
         assert!(matches!(run(&options), Err(DealError::Write { .. })));
         let twice = DealOptions { homes: vec!["home".into(), "home".into()], ..options.clone() };
         assert!(matches!(run(&twice), Err(DealError::Names(_))));
+        let in_regions = |regions: &[(&str, &str)], out: &str| {
+            let regions =
+                regions.iter().map(|(seat, region)| ((*seat).to_owned(), (*region).to_owned())).collect();
+            run(&DealOptions { regions, out: dir.path().join(out), ..options.clone() })
+        };
+        let path = in_regions(&[("bravo", "eu-north")], "regions").unwrap();
+        let record = SignedMarketRecord::from_json(&fs::read_to_string(path).unwrap()).unwrap().record;
+        let regions: Vec<&str> = (0..4).map(|seat| record.clearing.facts(seat).region.as_str()).collect();
+        assert_eq!(regions, ["", "eu-north", "", ""]);
+        for bad in [&[("echo", "x")][..], &[("alpha", "x"), ("alpha", "y")]] {
+            let error = in_regions(bad, "bad").unwrap_err().to_string();
+            assert!(error.contains("--region names"), "{error}");
+        }
     }
 }

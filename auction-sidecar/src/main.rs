@@ -62,6 +62,7 @@ fn runtime(workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
 
 fn deal_keys(args: DealArgs) -> Result<(), Failure> {
     let options = DealOptions {
+        regions: args.regions,
         market: args.market,
         seats: args.seats,
         homes: args.homes,

@@ -84,6 +84,20 @@ pub struct JobSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("managedBy is immutable; delete the Job and apply a new one"))]
     pub managed_by: Option<String>,
 
+    /// pricing says what the winner is paid per GPU-hour: with FirstPrice its own bid, with SecondPrice the next bid
+    /// that could have served the Job, at most maxPrice (Vickrey).
+    #[serde(default, skip_serializing_if = "Pricing::is_first")]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("pricing is immutable; delete the Job and apply a new one"))]
+    pub pricing: Pricing,
+
+    /// regions lists the only regions whose providers may serve the Job, as the market record names them; empty means
+    /// any. A provider of which the market record says no region serves only Jobs without this list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9-]+$")))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("regions is immutable; delete the Job and apply a new one"))]
+    pub regions: Vec<String>,
+
     /// providers restricts who may serve the Job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = Rule::new("self == oldSelf").message("providers is immutable; delete the Job and apply a new one"))]
@@ -96,6 +110,22 @@ pub struct JobSpec {
 
 fn default_search_seconds() -> i32 {
     600
+}
+
+/// What the winner of a Job is paid.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pricing {
+    /// Its own bid.
+    #[default]
+    FirstPrice,
+    /// The next bid that could have served the Job, at most maxPrice.
+    SecondPrice,
+}
+
+impl Pricing {
+    fn is_first(&self) -> bool {
+        *self == Self::FirstPrice
+    }
 }
 
 /// Who may serve a Job, by provider name.

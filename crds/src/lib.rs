@@ -36,7 +36,7 @@ pub use decimal::Decimal;
 pub use gpu_node::{GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, MigMode};
 pub use job::{
     AuctionOutcome, AuctionStatus, AwardSummary, ComputeJob, EnvVar, ExclusionCount, FailureStatus,
-    FileSource, JobSpec, JobStatus, OrderStatus, ProviderFilter, SecretKey, TrainSpec, UsageStatus,
+    FileSource, JobSpec, JobStatus, OrderStatus, Pricing, ProviderFilter, SecretKey, TrainSpec, UsageStatus,
     WorkerSpec,
 };
 pub use provision::{

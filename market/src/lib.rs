@@ -34,7 +34,7 @@ pub use requirements::{GpuModel, ModelError, Requirements, RequirementsError};
 pub use rules::{
     Bidder, ClearingRules, FIRST_RULES, LATEST_RULES, MAX_STANDING, RulesError, ScoreWeights, SeatFacts,
 };
-pub use terms::{BidTerms, MAX_REGION, MAX_REGIONS, SealedCeiling, Terms};
+pub use terms::{BidTerms, MAX_REGION, MAX_REGIONS, SealedCeiling, Terms, is_region};
 
 /// A SHA-256 digest.
 pub type Digest = [u8; 32];

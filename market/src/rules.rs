@@ -3,8 +3,9 @@
 //! Everything that clearing knows about a seat beyond its bundle stands here, so that anybody who has the record can
 //! clear again. A table for no seat and version 1 are the default: what records without a word about clearing mean.
 
+use crate::encode::Writer;
 use crate::terms::{BidTerms, Terms, is_region};
-use crate::{ListedOrder, Reason};
+use crate::{Digest, ListedOrder, Reason, tagged_hash};
 use serde::{Deserialize, Serialize};
 
 /// The first rules: lowest price at its own price, no terms.
@@ -122,6 +123,16 @@ impl ClearingRules {
     /// Whether bids may use these terms.
     pub fn know_bid(&self, terms: &BidTerms) -> bool {
         self.version > FIRST_RULES || terms.is_none()
+    }
+
+    /// Names the version, tables and weights.
+    pub fn digest(&self) -> Digest {
+        let mut w = Writer::new();
+        w.u32(self.version).list(&self.seats, |w, facts| {
+            w.str(&facts.region).u8(facts.attestation).u32(facts.standing);
+        });
+        w.u16(self.score.standing).u16(self.score.attestation);
+        tagged_hash("VENDUE-V1-CLEARING", &[&w.finish()])
     }
 
     /// What is known of a seat.
@@ -290,6 +301,25 @@ mod tests {
         assert_eq!(unservable(&ClearingRules::latest(), &unread), Some(Reason::Ceiling));
         assert!(!first.know_bid(&BidTerms { duration_s: 1, ..BidTerms::default() }));
         assert_eq!(ClearingRules { version: FIRST_RULES, ..mk_rules() }.check(2), Err(RulesError::Tables));
+    }
+
+    #[test]
+    fn every_entry_of_the_tables_has_a_part_in_the_digest() {
+        let rules = mk_rules();
+        let changes: [fn(&mut ClearingRules); 7] = [
+            |r| r.version = FIRST_RULES,
+            |r| r.seats[1].region = "eu".into(),
+            |r| r.seats[1].attestation = 1,
+            |r| r.seats[1].standing = 11,
+            |r| r.score.standing = 4,
+            |r| r.score.attestation = 101,
+            |r| r.seats.clear(),
+        ];
+        for change in changes {
+            let mut other = rules.clone();
+            change(&mut other);
+            assert_ne!(other.digest(), rules.digest(), "{other:?}");
+        }
     }
 
     #[test]

@@ -163,7 +163,7 @@ impl Terms {
 }
 
 /// Whether a text names a region.
-pub(crate) fn is_region(text: &str) -> bool {
+pub fn is_region(text: &str) -> bool {
     (1..=MAX_REGION).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }

@@ -100,7 +100,8 @@ pub struct Derived {
     pub list: Option<Vec<Listed>>,
 }
 
-/// The digest that names an admitted set.
+/// The digest that names an admitted set, and with it all that clearing depends on: seats whose tables differ agree on
+/// no set.
 pub fn set_digest(record: &MarketRecord, round: u64, list: &[Listed]) -> Digest {
     let leaves: Vec<Vec<u8>> = list
         .iter()
@@ -111,7 +112,8 @@ pub fn set_digest(record: &MarketRecord, round: u64, list: &[Listed]) -> Digest 
         })
         .collect();
     let (epoch, round) = (record.epoch.to_be_bytes(), round.to_be_bytes());
-    let parts: [&[u8]; 5] = [&record.market, &epoch, &round, &record.rules_hash, &merkle::root(&leaves)];
+    let (rules, tables) = (&record.rules_hash, record.clearing.digest());
+    let parts: [&[u8]; 6] = [&record.market, &epoch, &round, rules, &tables, &merkle::root(&leaves)];
     tagged_hash("VENDUE-V1-A", &parts)
 }
 

@@ -6,7 +6,7 @@
 use crate::evidence::{EvidenceError, EvidenceKey, record_hash};
 use crate::params::Params;
 use crate::record::{
-    HomeRecord, KeyOrigin, MarketRecord, RecordError, SeatRecord, SignedMarketRecord, rules_hash,
+    HomeRecord, KeyOrigin, MarketRecord, RecordError, SeatRecord, SignedMarketRecord, rules_hash_of,
 };
 use crate::secret::{self, SecretBytes};
 use rand_core::{CryptoRng, RngCore};
@@ -221,6 +221,15 @@ fn evidence_key<R: RngCore + CryptoRng>(rng: &mut R) -> Result<EvidenceKey, KeyE
 
 /// Makes all keys of a development market. Whoever runs this could read every bid, so the record says so.
 pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Dealt, KeyError> {
+    deal_with(spec, ClearingRules::latest(), rng)
+}
+
+/// [`deal`] for a market whose record says more of its seats.
+pub fn deal_with<R: RngCore + CryptoRng>(
+    spec: &DealSpec,
+    clearing: ClearingRules,
+    rng: &mut R,
+) -> Result<Dealt, KeyError> {
     let n = u16::try_from(spec.seats.len()).map_err(|_| KeyError::Mismatch("number of seats"))?;
     let quorum = n - n.saturating_sub(1) / 3;
     let market = *random(rng);
@@ -269,8 +278,8 @@ pub fn deal<R: RngCore + CryptoRng>(spec: &DealSpec, rng: &mut R) -> Result<Deal
         homes: home_records,
         seal_key: dealt.seal_key,
         params: spec.params,
-        rules_hash: rules_hash(),
-        clearing: ClearingRules::latest(),
+        rules_hash: rules_hash_of(clearing.version),
+        clearing,
         key_origin: KeyOrigin::InsecureDealer,
     };
     record.validate()?;

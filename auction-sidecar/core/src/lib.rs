@@ -57,7 +57,9 @@ pub use crypto::{Crypto, Curves, Scheme, SeatCrypto, UserCrypto};
 pub use drops::{DropReason, Drops};
 pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
 pub use justify::{Derived, derive, follow, proposer, set_digest};
-pub use keys::{DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, SeatKeyFile, SeatKeys, deal};
+pub use keys::{
+    DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, SeatKeyFile, SeatKeys, deal, deal_with,
+};
 pub use params::{ParamError, Params};
 pub use plaintext::Plaintext;
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};

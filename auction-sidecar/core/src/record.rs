@@ -273,6 +273,7 @@ impl SignedMarketRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::justify::set_digest;
     use crate::keys::{DealSpec, MemberSpec, deal};
     use rand_chacha::ChaCha20Rng;
     use rand_chacha::rand_core::SeedableRng;
@@ -287,6 +288,15 @@ mod tests {
             homes: vec![],
         };
         deal(&spec, &mut ChaCha20Rng::seed_from_u64(5)).unwrap().record.record
+    }
+
+    #[test]
+    fn seats_whose_tables_differ_name_the_same_set_differently() {
+        let record = mk_record();
+        let mut other = record.clone();
+        other.clearing.seats = vec![SeatFacts { region: "eu".into(), ..SeatFacts::default() }];
+        assert_eq!(other.validate(), Ok(()));
+        assert_ne!(set_digest(&record, 1, &[]), set_digest(&other, 1, &[]));
     }
 
     #[test]

@@ -65,6 +65,7 @@ pub fn offers(i: u16) -> Vec<Offer> {
 
 fn new_order(job: &str, workers: u32) -> NewOrder {
     NewOrder {
+        terms: Box::default(),
         job: job.into(),
         attempt: 1,
         requirements: requirements(workers, 5_000_000).expect("a price"),

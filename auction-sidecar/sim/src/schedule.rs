@@ -449,6 +449,7 @@ enum Step {
 
 fn new_order(i: u32, workers: u32) -> Option<HomeInput> {
     Some(HomeInput::Submit(Box::new(NewOrder {
+        terms: Box::default(),
         job: format!("job-{i}"),
         attempt: 1,
         requirements: requirements(workers, 5_000_000)?,

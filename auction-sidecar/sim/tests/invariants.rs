@@ -140,6 +140,7 @@ fn one_order() -> World {
     let mut world = World::new(Config::four(44), offers).unwrap();
     world.run_until(500);
     world.tell_home(HomeInput::Submit(Box::new(NewOrder {
+        terms: Box::default(),
         job: "job".into(),
         attempt: 1,
         requirements: requirements(1, 5_000_000).unwrap(),

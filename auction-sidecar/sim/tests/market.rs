@@ -15,6 +15,7 @@ fn world_of(config: Config, gpus: u32) -> World {
 
 fn new_order(job: &str, workers: u32) -> NewOrder {
     NewOrder {
+        terms: Box::default(),
         job: job.into(),
         attempt: 1,
         requirements: requirements(workers, 5_000_000).unwrap(),

@@ -13,7 +13,7 @@ use vendue_crds::{
     names,
 };
 use vendue_market::encode::to_hex;
-use vendue_market::{Digest, GpuModel, Requirements};
+use vendue_market::{Digest, GpuModel, Requirements, Terms};
 
 use crate::wire::AwardRef;
 
@@ -74,6 +74,14 @@ pub fn requirements(spec: &vendue_crds::JobSpec) -> Result<Requirements, String>
     };
     requirements.validate().map_err(|e| e.to_string())?;
     Ok(requirements)
+}
+
+/// What a Job's spec asks for beyond its requirements.
+pub fn terms(spec: &vendue_crds::JobSpec) -> Result<Terms, String> {
+    let second_price = spec.pricing == Pricing::SecondPrice;
+    let terms = Terms { regions: spec.regions.clone(), second_price, ..Terms::default() };
+    terms.validate().map_err(|e| e.to_string())?;
+    Ok(terms)
 }
 
 fn signed64(value: u64) -> i64 {

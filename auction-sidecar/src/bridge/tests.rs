@@ -212,6 +212,7 @@ pub(super) fn fixture() -> Fixture {
     let dir = tempfile::tempdir().unwrap();
     let address: libp2p::Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
     let options = DealOptions {
+        regions: vec![],
         market: "test".into(),
         seats: ["alpha", "bravo", "charlie", "delta"].map(|n| (n.to_owned(), address.clone())).to_vec(),
         homes: vec!["home".into()],

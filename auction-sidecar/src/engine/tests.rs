@@ -101,6 +101,7 @@ fn order() -> NewOrder {
         exclude_providers: vec![],
     };
     NewOrder {
+        terms: Box::default(),
         job: "u-1".into(),
         attempt: 1,
         requirements,
@@ -149,6 +150,7 @@ async fn market() -> Market {
     let names = ["alpha", "bravo", "charlie", "delta"];
     let addresses: Vec<_> = names.iter().map(|_| free_address()).collect();
     let record = deal::run(&DealOptions {
+        regions: vec![],
         market: "test".into(),
         seats: names.iter().map(|n| (*n).to_owned()).zip(addresses.iter().cloned()).collect(),
         homes: vec!["home".into()],
@@ -241,6 +243,7 @@ async fn a_seat_whose_log_fails_is_silent_and_the_process_says_why_it_is_not_rea
     let out = dir.path().join("deal");
     let address = free_address();
     let options = DealOptions {
+        regions: vec![],
         market: "test".into(),
         seats: ["a", "b", "c", "d"].iter().map(|n| ((*n).to_owned(), address.clone())).collect(),
         homes: vec![],

@@ -22,11 +22,12 @@ const MAX_FILES: usize = 1024;
 const MAX_OF_ONE: usize = 8;
 
 /// Every fault.
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 11] = [
     Fault::TwoBundles,
     Fault::TwoSets,
     Fault::TwoVotes,
     Fault::AgainstLock,
+    Fault::HiddenSet,
     Fault::TwoAwards,
     Fault::Absent,
     Fault::Garbage,
@@ -42,6 +43,7 @@ pub fn fault_name(fault: Fault) -> &'static str {
         Fault::TwoSets => "two_sets",
         Fault::TwoVotes => "two_votes",
         Fault::AgainstLock => "against_lock",
+        Fault::HiddenSet => "hidden_set",
         Fault::TwoAwards => "two_awards",
         Fault::Absent => "absent",
         Fault::Garbage => "garbage",

@@ -18,6 +18,7 @@ use crate::metrics::Metrics;
 fn record(dir: &Path) -> MarketRecord {
     let address = |port: u16| format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap();
     let path = deal::run(&DealOptions {
+        regions: vec![],
         market: "test".into(),
         seats: (0..4u16).map(|i| (format!("p{i}"), address(4000 + i))).collect(),
         homes: vec!["home".into()],

@@ -53,7 +53,14 @@ fn order(now: u64) -> NewOrder {
         include_providers: vec![],
         exclude_providers: vec![],
     };
-    NewOrder { job: "u-1".into(), attempt: 1, requirements, commitment: [7; 32], expires_ms: now + 600_000 }
+    NewOrder {
+        terms: Box::default(),
+        job: "u-1".into(),
+        attempt: 1,
+        requirements,
+        commitment: [7; 32],
+        expires_ms: now + 600_000,
+    }
 }
 
 /// Runs until a round is certified everywhere; writes the log of seat 0.
@@ -63,6 +70,7 @@ fn market() -> Market {
     let names = ["alpha", "bravo", "charlie", "delta"];
     let address = |port: u16| format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap();
     let record_path = deal::run(&DealOptions {
+        regions: vec![],
         market: "test".into(),
         seats: names.iter().zip(4000..).map(|(n, port)| ((*n).to_owned(), address(port))).collect(),
         homes: vec!["home".into()],

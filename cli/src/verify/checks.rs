@@ -6,7 +6,7 @@ use serde::Serialize;
 use vendue_auction_core::{
     AwardFile, Certificate, CertificateFile, KeyOrigin, MarketRecord, SignedMarketRecord, verify,
 };
-use vendue_crds::{Award, ComputeJob};
+use vendue_crds::{Award, ComputeJob, Pricing};
 use vendue_market::{Outcome, Price};
 
 use super::evidence::Evidence;
@@ -24,6 +24,8 @@ pub struct Binding {
     pub commitment: Option<String>,
     /// The Job's price ceiling.
     pub max_price: Option<String>,
+    /// What the Job's winner is to be paid, and the regions that it accepts.
+    pub terms: Option<(Pricing, Vec<String>)>,
     /// Who the cluster says has the award: provider, seat, price.
     pub holder: Option<(String, i32, String)>,
 }
@@ -37,6 +39,7 @@ impl Binding {
             attempt: order.and_then(|o| u32::try_from(o.attempt).ok()),
             commitment: order.map(|o| o.commitment.clone()),
             max_price: Some(job.spec.max_price.0.clone()),
+            terms: Some((job.spec.pricing, job.spec.regions.clone())),
             holder: Some((award.spec.provider.clone(), award.spec.seat, award.spec.price.0.clone())),
         }
     }
@@ -210,6 +213,13 @@ fn binding(binding: &Binding, file: &AwardFile, facts: &Facts, checks: &mut Vec<
     let ceiling = order.requirements.max_price;
     if let Some(text) = binding.max_price.as_ref().filter(|p| p.parse::<Price>().ok() != Some(ceiling)) {
         return fail(checks, "job", told("maxPrice", &ceiling.to_string(), text));
+    }
+    let pricing = if order.terms.second_price { Pricing::SecondPrice } else { Pricing::FirstPrice };
+    if let Some((expected, _)) = binding.terms.as_ref().filter(|(p, _)| *p != pricing) {
+        return fail(checks, "job", told("pricing", &format!("{pricing:?}"), &format!("{expected:?}")));
+    }
+    if let Some((_, expected)) = binding.terms.as_ref().filter(|(_, r)| *r != order.terms.regions) {
+        return fail(checks, "job", told("regions", &order.terms.regions.join(","), &expected.join(",")));
     }
     if binding.job_uid.is_some() {
         checks.push(Check::ok("job", "the order is this Job's"));

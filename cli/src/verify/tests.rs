@@ -7,6 +7,7 @@ use vendue_auction_core::{
     AwardFile, AwardTable, Certificate, CertificateFile, DealSpec, Dealt, Leaf, MemberSpec, OrderLeaf,
     Params, deal, evidence::order_hash,
 };
+use vendue_crds::Pricing;
 use vendue_market::{Award, Order, Outcome, Requirements, StandBy};
 
 use super::checks::{Binding, all};
@@ -105,6 +106,7 @@ fn evidence(dealt: &Dealt, certificate: &Certificate, award: &AwardFile) -> Evid
             attempt: Some(1),
             commitment: Some(hex::encode([7; 32])),
             max_price: Some("3".into()),
+            terms: Some((Pricing::FirstPrice, vec![])),
             holder: Some(("bravo".into(), 1, "1.80".into())),
         },
     }
@@ -234,6 +236,8 @@ fn the_award_of_another_job() {
         Binding { attempt: Some(2), ..good().1.binding },
         Binding { commitment: Some("00".into()), ..good().1.binding },
         Binding { max_price: Some("2.99".into()), ..good().1.binding },
+        Binding { terms: Some((Pricing::SecondPrice, vec![])), ..good().1.binding },
+        Binding { terms: Some((Pricing::FirstPrice, vec!["north".into()])), ..good().1.binding },
     ] {
         assert_eq!(failure(&Evidence { binding: change, ..good().1 }).0, "job");
     }

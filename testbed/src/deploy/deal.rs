@@ -43,11 +43,12 @@ impl Deal {
     }
 }
 
-/// Deals keys for seats (name, multiaddr) and homes into `dir`.
+/// Deals keys for seats (name, multiaddr), of which some have a region (name, region), and homes into `dir`.
 pub async fn deal(
     program: &Path,
     market: &str,
     seats: &[(String, String)],
+    regions: &[(String, String)],
     homes: &[String],
     dir: &Path,
 ) -> Result<Deal> {
@@ -60,6 +61,9 @@ pub async fn deal(
     run_deal.args(["--period-ms", &PERIOD_MS.to_string(), "--handover-ms", &HANDOVER_MS.to_string()]);
     for (name, address) in seats {
         run_deal.arg("--seat").arg(format!("{name}={address}"));
+    }
+    for (name, region) in regions {
+        run_deal.arg("--region").arg(format!("{name}={region}"));
     }
     for home in homes {
         run_deal.arg("--home").arg(home);

@@ -268,6 +268,10 @@ async fn give_up(mut market: Market, setup: &Setup, keep: bool, progress: &Progr
     Ok(())
 }
 
+/// Regions of the providers, as the market record names them.
+const REGIONS: [(&str, &str); 4] =
+    [("alpha", "north"), ("bravo", "north"), ("charlie", "south"), ("delta", "south")];
+
 async fn deal_keys(programs: &Path, sites: &[Site], dir: &Path) -> Result<Deal> {
     let mut seats = Vec::new();
     let mut homes = Vec::new();
@@ -282,7 +286,10 @@ async fn deal_keys(programs: &Path, sites: &[Site], dir: &Path) -> Result<Deal> 
             }
         }
     }
-    deal(&programs.join("vendue-auction"), "demo", &seats, &homes, dir).await
+    let region = |name: &str| REGIONS.iter().find(|(seat, _)| *seat == name).map(|(_, region)| *region);
+    let regions: Vec<(String, String)> =
+        seats.iter().filter_map(|(name, _)| Some((name.clone(), region(name)?.to_owned()))).collect();
+    deal(&programs.join("vendue-auction"), "demo", &seats, &regions, &homes, dir).await
 }
 
 async fn install_one(site: &Site, charts: &Path, deal: &Deal) -> Result<()> {

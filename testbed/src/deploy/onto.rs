@@ -140,7 +140,8 @@ async fn deal_keys(
         files::write(&written, &addresses)?;
     }
     let seats: Vec<_> = seats.iter().map(|s| (s.name.clone(), s.multiaddr.clone())).collect();
-    deal(&programs.join("vendue-auction"), "demo", &seats, &[super::HOME.to_owned()], &dir.join("deal")).await
+    deal(&programs.join("vendue-auction"), "demo", &seats, &[], &[super::HOME.to_owned()], &dir.join("deal"))
+        .await
 }
 
 /// Values of the chart that follow from the options.

@@ -4,7 +4,7 @@ use serde_json::json;
 use vendue_crds::conditions::{self, job as types, reasons};
 
 use crate::env::{Env, Failure, Process, Scenario, check, condition};
-use crate::jobs::job;
+use crate::jobs::{Job, job};
 
 /// A model that nobody has: a condition within five seconds that counts the reasons and names the known models.
 pub async fn unknown_model_is_explained(env: &Env) -> Scenario {
@@ -74,6 +74,29 @@ pub async fn ceiling_is_respected(env: &Env) -> Scenario {
     let message = condition(&job, types::AWARDED)?.message;
     check(message.contains("price"), || format!("price is not the reason: {message}"))?;
     env.delete_job(&ns, "stingy", 30).await
+}
+
+/// Regions: a cheaper provider elsewhere does not get the Job. Second price: the winner is paid what the next would have
+/// asked, and the certificate says that this was agreed.
+pub async fn terms_of_the_order_hold(env: &Env) -> Scenario {
+    let ns = env.namespace("terms").await?;
+    let awarded = async |wants: Job, provider: &str, price: &str| -> Scenario {
+        env.home().apply(&ns, &wants.manifest()).await?;
+        let job = env.condition_true(&ns, &wants.name, types::AWARDED, 30).await?;
+        let award = job.status.and_then(|s| s.award).unwrap_or_default();
+        check((award.provider.as_str(), award.price.0.as_str()) == (provider, price), || {
+            format!(
+                "{} went to {} at {}, not to {provider} at {price}",
+                wants.name, award.provider, award.price.0
+            )
+        })?;
+        let verified = env.vendue(&["-n", &ns, "verify", &wants.name]).await?;
+        check(verified.code == 0, || format!("the award does not verify against its Job: {verified:?}"))?;
+        env.delete_job(&ns, &wants.name, 60).await?;
+        env.nothing_left(60).await
+    };
+    awarded(job("north", "print(1)").with("/regions", json!(["north"])), "bravo", "1.80").await?;
+    awarded(job("vickrey", "print(1)").with("/pricing", json!("SecondPrice")), "charlie", "1.20").await
 }
 
 /// One provider cut off: the round still decides. Two of four: no award, a clear condition, and no seat sends its share,

@@ -208,6 +208,7 @@ async fn as_member(env: &Env, member: &mut Talker, record: &MarketRecord, mut ho
     let before = dropped(env, "duplicate").await?;
     let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let order = NewOrder {
+        terms: Box::default(),
         job: "junk".into(),
         attempt: 1,
         requirements: nobody_has()?,

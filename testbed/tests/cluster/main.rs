@@ -137,6 +137,7 @@ fn main() -> ExitCode {
         auction::infeasible_job_is_explained,
         auction::ceiling_is_respected,
         auction::search_ends,
+        auction::terms_of_the_order_hold,
         auction::silent_providers,
         junk::foreign_and_malformed_messages_change_nothing,
         demo::digits_from_apply_to_model,

@@ -2,7 +2,7 @@
 
 use crate::award::{AwardProof, Certificate};
 use std::collections::BTreeSet;
-use vendue_market::{Digest, GpuModel, Histogram, Order, Price, Reason, Requirements};
+use vendue_market::{Digest, GpuModel, Histogram, Order, Price, Reason, Requirements, Terms};
 
 /// An order to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct NewOrder {
     pub attempt: u32,
     /// What is needed.
     pub requirements: Requirements,
+    /// What is asked for beyond that.
+    pub terms: Box<Terms>,
     /// Commitment to the workload.
     pub commitment: Digest,
     /// How long to look for a provider, as a time in milliseconds since 1970.

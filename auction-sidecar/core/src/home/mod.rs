@@ -188,7 +188,8 @@ impl<K: UserCrypto> Home<K> {
 
     /// Checks requirements before an order is made of them.
     pub fn check(new: &NewOrder) -> Result<(), RequirementsError> {
-        new.requirements.validate()
+        new.requirements.validate()?;
+        new.terms.validate()
     }
 
     fn wakes(&self, e: &Entry) -> Vec<u64> {
@@ -273,7 +274,7 @@ impl<K: UserCrypto> Home<K> {
             expires_ms: new.expires_ms,
             user_key: self.keys.public_key(),
             after: None,
-            terms: Box::default(),
+            terms: new.terms,
         };
         // One that was withdrawn a moment ago stays so: seats would not take the same body again.
         let is_over = |d: &Digest| self.repeats.contains_key(d) || self.orders.contains_key(d);

@@ -13,6 +13,7 @@ mod absence;
 mod award;
 mod double;
 mod garbage;
+mod hidden;
 mod lock;
 mod message;
 mod votes;
@@ -23,6 +24,7 @@ pub use award::{Accused, WrongAward};
 pub(crate) use double::place;
 pub use double::{Double, SignedBundle};
 pub use garbage::Garbage;
+pub use hidden::{HiddenSet, OwnSet};
 pub use lock::AgainstLock;
 pub use message::BadMessage;
 pub use votes::{Ballot, TwoVotes, Voted};
@@ -45,6 +47,8 @@ pub enum Fault {
     TwoVotes,
     /// An ADMIT against an own lock, or for a proposal that does not follow from what it shows.
     AgainstLock,
+    /// A NEWVIEW that leaves out the SET of its own that the seat had signed.
+    HiddenSet,
     /// Two AWARDs in one round.
     TwoAwards,
     /// A bundle that too few seats got in time.
@@ -109,6 +113,8 @@ pub enum FaultProof {
     TwoVotes(TwoVotes),
     /// A vote against an own lock.
     AgainstLock(AgainstLock),
+    /// A NEWVIEW without the own SET.
+    HiddenSet(HiddenSet),
     /// A bundle that too few seats got in time.
     Absence(Box<Absence>),
     /// An unreadable bundle.
@@ -172,6 +178,7 @@ pub fn verify_by<S: Scheme>(proof: &FaultProof, record: &MarketRecord) -> Verdic
         FaultProof::Double(p) => p.judge::<S>(record),
         FaultProof::TwoVotes(p) => p.judge::<S>(record),
         FaultProof::AgainstLock(p) => p.judge::<S>(record),
+        FaultProof::HiddenSet(p) => p.judge::<S>(record),
         FaultProof::Absence(p) => p.judge::<S>(record),
         FaultProof::Garbage(p) => p.judge::<S>(record),
         FaultProof::BadMessage(p) => p.judge::<S>(record),

@@ -186,6 +186,97 @@ fn two_certificates_convict_those_in_both() {
     assert_eq!(judge(one, of([1; 32], [1, 2, 3])), Verdict::Unproven(Unproven::Innocent));
 }
 
+/// Seat 3's SET beside n FULL votes for another one.
+fn set_against_all() -> Rig {
+    use crate::crypto::Crypto;
+    two(|rig| {
+        let votes: Vec<_> = (0..4).map(|s| rig.vote(s, VoteWord::Full, &[7; 32])).collect();
+        let commit = Commit::Fast { aggregate: rig.keys[0].aggregate(&votes).unwrap() };
+        vec![rig.forge(2, Body::Commit(CommitMsg { set: [7; 32], commit })), rig.forge(3, set(1))]
+    })
+}
+
+/// Seat 3's NEWVIEW without any SET, and what shows that seat 3 signed one: its SET, or n FULL votes.
+fn hidden_set(by_full_votes: bool) -> Rig {
+    use crate::crypto::Crypto;
+    two(|rig| {
+        let view = rig.forge(3, Body::NewView(NewView { view: view(rig), admitted: None, sets: vec![] }));
+        if !by_full_votes {
+            return vec![view, rig.forge(3, set(1))];
+        }
+        let set = [7; 32];
+        let votes: Vec<_> = (0..4).map(|s| rig.vote(s, VoteWord::Full, &set)).collect();
+        let commit = Commit::Fast { aggregate: rig.keys[0].aggregate(&votes).unwrap() };
+        vec![view, rig.forge(2, Body::Commit(CommitMsg { set, commit }))]
+    })
+}
+
+#[test]
+fn a_set_beside_the_votes_of_all_for_another_is_a_second_set() {
+    use crate::crypto::Crypto;
+    let rig = mk_rig();
+    let votes: Vec<_> = (0..4).map(|s| rig.vote(s, VoteWord::Full, &[7; 32])).collect();
+    let commit = Commit::Fast { aggregate: rig.keys[0].aggregate(&votes).unwrap() };
+    let commit = rig.forge(2, Body::Commit(CommitMsg { set: [7; 32], commit }));
+    let own = rig.forge(3, set(1));
+    for order in [[&own, &commit], [&commit, &own]] {
+        let (found, _) = delivered(&order.map(Clone::clone));
+        let verdicts: Vec<Verdict> = found.proofs.iter().map(|(_, p)| verify(p, &found.record)).collect();
+        assert_eq!(verdicts, [Verdict::Guilty { seats: vec![3], fault: Fault::TwoSets }]);
+    }
+}
+
+/// Seat 0 has committed one set by n FULL votes and learns that others committed another one in a later view: the NEWVIEWs
+/// that made it possible convict f + 1 seats.
+#[test]
+fn two_commits_by_hidden_sets_convict_those_who_hid_them() {
+    use crate::crypto::Crypto;
+    let rig = mk_rig();
+    let view = view(&rig);
+    let fast = |set: Digest| {
+        let votes: Vec<_> = (0..4).map(|s| rig.vote(s, VoteWord::Full, &set)).collect();
+        Commit::Fast { aggregate: rig.keys[0].aggregate(&votes).unwrap() }
+    };
+    let locked = |set: Digest| {
+        let quorum = quorum(&rig, view, VoteWord::Lock, &set);
+        Commit::Locked { view, quorum }
+    };
+    let commit =
+        |seat: u16, set: Digest, commit: Commit| rig.forge(seat, Body::Commit(CommitMsg { set, commit }));
+    let (propose, _, set) = proposal(&rig, None);
+    // The proposal's NEWVIEWs are of the seats 0 to 2 and show no SET at all.
+    let (found, _) = delivered(&[propose, commit(1, set, locked(set)), commit(2, [7; 32], fast([7; 32]))]);
+    let guilty: Vec<u16> = found
+        .proofs
+        .iter()
+        .filter_map(|(_, proof)| match verify(proof, &found.record) {
+            Verdict::Guilty { seats, fault: Fault::HiddenSet } => Some(seats),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    assert_eq!(guilty, [1, 2], "seat 0 does not accuse itself");
+}
+
+#[test]
+fn who_signed_no_set_or_shows_it_hides_nothing() {
+    let rig = mk_rig();
+    let own = rig.forge(3, set(1));
+    let Body::Set(shown) = decode(&own, 4).unwrap().body else { panic!("no SET") };
+    let shown = ShownSet { seat: 3, set: shown, signature: decode(&own, 4).unwrap().signature.unwrap() };
+    let view = |sets: Vec<ShownSet>| rig.forge(3, Body::NewView(NewView { view: 1, admitted: None, sets }));
+    let judged = |view: Vec<u8>, set: &[u8]| {
+        let set = OwnSet::Message(Signed(set.to_vec()));
+        verify(&FaultProof::HiddenSet(HiddenSet { view: Signed(view), set }), &rig.record)
+    };
+    let guilty = Verdict::Guilty { seats: vec![3], fault: Fault::HiddenSet };
+    assert_eq!(judged(view(vec![]), &own), guilty);
+    assert_eq!(judged(view(vec![shown]), &own), Verdict::Unproven(Unproven::Innocent));
+    assert_eq!(judged(view(vec![]), &rig.forge(2, set(1))), Verdict::Unproven(Unproven::Unrelated));
+    let (seat_3_alone, _) = delivered(&[view(vec![])]);
+    assert!(seat_3_alone.proofs.is_empty(), "it may have signed no SET");
+}
+
 fn unjustified(make: impl Fn(&Rig) -> Vec<u8>) -> Rig {
     two(|rig| vec![make(rig)])
 }
@@ -230,6 +321,9 @@ pub(super) fn cases() -> Vec<(&'static str, Fault, Rig)> {
         ("two awards", Fault::TwoAwards, two(|r| vec![awards(r, 1), awards(r, 2)])),
         ("against the lock", Fault::AgainstLock, against_lock()),
         ("for another set than proposed", Fault::AgainstLock, for_another_set()),
+        ("a set against the votes of all", Fault::TwoSets, set_against_all()),
+        ("a set that is hidden", Fault::HiddenSet, hidden_set(false)),
+        ("a set that is hidden, by the votes of all", Fault::HiddenSet, hidden_set(true)),
         ("garbage", Fault::Garbage, garbage()),
         ("absence", Fault::Absent, absent()),
         ("bad share", Fault::BadShare, bad_share()),

@@ -5,9 +5,9 @@
 
 use super::{Fault, Judged, Signed, Unproven, open};
 use crate::crypto::Scheme;
-use crate::justify::{ByRecord, Checks, vote_message};
+use crate::justify::{ByRecord, Checks, set_digest, vote_message};
 use crate::record::MarketRecord;
-use crate::wire::{Body, Quorum, Signers, VoteWord};
+use crate::wire::{Body, Quorum, Signers, VoteWord, listed_of};
 use serde::{Deserialize, Serialize};
 use vendue_market::Digest;
 use vendue_market::encode::{from_hex, hex_array, to_hex};
@@ -27,7 +27,7 @@ pub enum Ballot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Voted {
-    /// One seat's ADMIT, LOCK or AWARD.
+    /// One seat's ADMIT, LOCK or AWARD, or its SET: what FULL is the vote for, if it is.
     Message(Signed),
     /// An aggregate of several seats.
     Quorum {
@@ -80,6 +80,10 @@ impl Voted {
                     Body::Admit(a) => (Ballot::Admit, a.view, a.set),
                     Body::Lock(l) => (Ballot::Lock, l.view, l.set),
                     Body::Award(a) => (Ballot::Award, 0, a.root),
+                    Body::Set(s) => {
+                        let listed = listed_of(&s.held);
+                        (Ballot::Full, 0, set_digest(record, message.header.round, &listed))
+                    }
                     _ => return Err(Unproven::Malformed),
                 };
                 let place = (ballot, message.header.round, view);
@@ -115,7 +119,11 @@ impl TwoVotes {
         if first.digest == second.digest || both.is_empty() {
             return Err(Unproven::Innocent);
         }
-        let award = matches!(first.place.0, Ballot::Award);
-        Ok((both, if award { Fault::TwoAwards } else { Fault::TwoVotes }))
+        let fault = match first.place.0 {
+            Ballot::Award => Fault::TwoAwards,
+            Ballot::Full => Fault::TwoSets,
+            Ballot::Admit | Ballot::Lock => Fault::TwoVotes,
+        };
+        Ok((both, fault))
     }
 }

@@ -13,10 +13,13 @@ use crate::drops::DropReason;
 use crate::merkle::HexDigest;
 use crate::proof::Ballot as Vote;
 use crate::proof::{
-    Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, Signed,
-    SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify_by,
+    Absence, Accused, AgainstLock, BadMessage, BundleHead, Double, Fault, FaultProof, Garbage, HiddenSet,
+    OwnSet, Signed, SignedBundle, TwoVotes, Verdict, Voted, WrongAward, place, speaks_against, verify_by,
 };
-use crate::wire::{Body, Commit, Header, Kind, Listed, Message, Reply, ShownSet, VoteWord};
+use crate::wire::{
+    Body, Commit, Header, Kind, Listed, Message, NewView, Propose, Quorum, Reply, ShownSet, Signers, VoteWord,
+};
+use vendue_market::Digest;
 
 /// What is remembered of a message while it is taken in.
 pub(super) struct Seen {
@@ -70,6 +73,10 @@ impl<C: Crypto> Round<C> {
                 if kind != Kind::Set && kind != Kind::Bundle {
                     self.accuse_two_votes(out);
                 }
+                if matches!(kind, Kind::Set | Kind::Commit | Kind::Open | Kind::NewView | Kind::Propose) {
+                    self.accuse_by_full_votes(out);
+                    self.accuse_hidden_sets(out);
+                }
             }
             Err(DropReason::Conflict) if kind == Kind::Bundle => self.forward_two_bundles(seat, out),
             Err(DropReason::Conflict) => {
@@ -80,6 +87,11 @@ impl<C: Crypto> Round<C> {
                 if let (Some(first), Some(fault)) = (known, fault) {
                     let double = Double::Messages { first: Signed(first), second: Signed(bytes) };
                     self.accuse(seat, fault, || FaultProof::Double(double), out);
+                }
+                if matches!(kind, Kind::Commit | Kind::Open) {
+                    self.accuse_two_votes(out);
+                    self.accuse_by_full_votes(out);
+                    self.accuse_hidden_sets(out);
                 }
             }
             Err(DropReason::BadSignature) if kind.is_signed() && kind != Kind::Bundle => {
@@ -117,6 +129,64 @@ impl<C: Crypto> Round<C> {
             out.push(RoundOutput::Evidence(Box::new(proof)));
         }
         is_new
+    }
+
+    /// Keeps the NEWVIEWs of a proposal that lack their sender's SET as the messages that they were. Where more than two SETs
+    /// of one owner are about, some stand in a proposal by their hash only, and the message is not to be had from it.
+    pub(super) fn keep_bare_views(&mut self, header: &Header, propose: &Propose) {
+        for shown in &propose.views {
+            let sets: Vec<ShownSet> =
+                shown.sets.iter().filter_map(|at| propose.sets.get(usize::from(*at)).cloned()).collect();
+            if !shown.others.is_empty() || sets.iter().any(|s| s.seat == shown.seat) {
+                continue;
+            }
+            let body = Body::NewView(NewView { view: propose.view, admitted: shown.admitted.clone(), sets });
+            let header = Header { kind: Kind::NewView, seat: shown.seat, ..*header };
+            let bytes = Message { header, body, signature: Some(shown.signature) }.encode();
+            if self.has_room_for(bytes.len()) {
+                self.bare.insert((propose.view, shown.seat));
+                self.spoken.entry((Kind::NewView, propose.view, shown.seat)).or_insert(bytes);
+            }
+        }
+    }
+
+    /// What all seats voted FULL for, with their aggregate.
+    fn full_votes(&self) -> Option<(Digest, [u8; 48])> {
+        let mut commits = [&self.commit, &self.other_commit].into_iter().flatten();
+        commits.find_map(|(set, commit)| Some((*set, fast(commit)?)))
+    }
+
+    /// With the FULL votes of all: accuses the seats whose SET is another one.
+    fn accuse_by_full_votes(&mut self, out: &mut Vec<RoundOutput>) {
+        let Some((digest, aggregate)) = self.full_votes() else { return };
+        let voted = self.fulls.get(&digest);
+        let others = self.sets.values().filter(|s| voted.is_none_or(|voted| !voted.contains_key(&s.seat)));
+        let others: Vec<(u16, Vec<u8>)> = others.map(|s| (s.seat, self.set_bytes(s))).collect();
+        let quorum = Quorum { signers: Signers::all(self.record.n()), aggregate };
+        for (seat, bytes) in others {
+            let first = Voted::Message(Signed(bytes));
+            let second = Voted::quorum(Vote::Full, self.round, 0, digest, &quorum);
+            self.accuse(seat, Fault::TwoSets, || FaultProof::TwoVotes(TwoVotes { first, second }), out);
+        }
+    }
+
+    /// Accuses the seats whose NEWVIEW leaves out a SET that they signed.
+    fn accuse_hidden_sets(&mut self, out: &mut Vec<RoundOutput>) {
+        let full = self.full_votes().map(|(digest, aggregate)| OwnSet::Full { digest, aggregate });
+        let mut found = vec![];
+        for (view, seat) in &self.bare {
+            if self.accused.contains(&(*seat, Fault::HiddenSet)) {
+                continue;
+            }
+            let own = self.sets.get(seat).map(|shown| OwnSet::Message(Signed(self.set_bytes(shown))));
+            let bytes = self.spoken.get(&(Kind::NewView, *view, *seat));
+            if let (Some(set), Some(bytes)) = (own.or_else(|| full.clone()), bytes) {
+                found.push((*seat, HiddenSet { view: Signed(bytes.clone()), set }));
+            }
+        }
+        for (seat, proof) in found {
+            self.accuse(seat, Fault::HiddenSet, || FaultProof::HiddenSet(proof), out);
+        }
     }
 
     fn has_room_for(&self, bytes: usize) -> bool {
@@ -204,9 +274,13 @@ impl<C: Crypto> Round<C> {
             Some((set, Commit::Locked { view, quorum })) => Some((Vote::Lock, *view, *set, quorum)),
             _ => None,
         };
+        let other_locks = match &self.other_commit {
+            Some((set, Commit::Locked { view, quorum })) => Some((Vote::Lock, *view, *set, quorum)),
+            _ => None,
+        };
         let awards = self.certificate.as_ref().map(|c| (Vote::Award, 0, c.root, &c.quorum));
         let mut found = vec![];
-        for (ballot, view, digest, quorum) in admits.chain(locks).chain(awards) {
+        for (ballot, view, digest, quorum) in admits.chain(locks).chain(other_locks).chain(awards) {
             for seat in quorum.signers.iter() {
                 let (kind, said) = match ballot {
                     Vote::Lock => (Kind::Lock, self.locks.get(&(view, seat))),
@@ -318,6 +392,14 @@ impl<C: Crypto> Round<C> {
         for (seat, fault, proof) in proofs {
             self.accuse(seat, fault, || proof, out);
         }
+    }
+}
+
+/// The aggregate of a fast commit.
+fn fast(commit: &Commit) -> Option<[u8; 48]> {
+    match commit {
+        Commit::Fast { aggregate } => Some(*aggregate),
+        Commit::Locked { .. } => None,
     }
 }
 

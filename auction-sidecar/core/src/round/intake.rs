@@ -45,8 +45,8 @@ impl<C: Crypto> Round<C> {
             Body::Lock(lock) => self.take_lock(seat, &lock),
             Body::Open(open) => self.take_open(seat, open, out),
             Body::Commit(c) => match &self.commit {
-                Some(_) => Err(DropReason::Duplicate),
-                None => self.take_commit(c.set, c.commit, out),
+                Some((set, _)) if *set == c.set => Err(DropReason::Duplicate),
+                _ => self.take_commit(c.set, c.commit, out),
             },
             Body::Award(vote) => self.take_award(seat, &vote),
             Body::NewView(view) => self.take_new_view(&header, view, signature()?),
@@ -160,7 +160,12 @@ impl<C: Crypto> Round<C> {
     fn take_commit(&mut self, set: Digest, commit: Commit, out: &mut Vec<RoundOutput>) -> Intake {
         match &self.commit {
             Some((known, _)) if *known == set => Ok(()),
-            Some(_) => Err(DropReason::Conflict),
+            Some(_) if self.other_commit.is_some() => Err(DropReason::Conflict),
+            Some(_) => {
+                let proven = justify::commit(&self.checks(), self.round, &set, &commit);
+                self.other_commit = proven.then_some((set, commit));
+                Err(if proven { DropReason::Conflict } else { DropReason::BadSignature })
+            }
             None if justify::commit(&self.checks(), self.round, &set, &commit) => {
                 self.adopt_commit(set, commit, out);
                 Ok(())

@@ -172,8 +172,12 @@ pub struct Round<C: Crypto> {
     /// What the views in which this seat proposes start from.
     to_propose: BTreeMap<u32, Brought>,
     proposals: BTreeMap<u32, Proposal>,
+    /// NEWVIEWs without their sender's own SET, by view and seat.
+    bare: BTreeSet<(u32, u16)>,
 
     commit: Option<(Digest, Commit)>,
+    /// A commit of another set, which more than f faulty seats can make.
+    other_commit: Option<(Digest, Commit)>,
     opens: BTreeMap<u16, [u8; 96]>,
     /// Seats that signed a share that is not theirs: one is enough.
     bad_openers: BTreeSet<u16>,
@@ -238,7 +242,9 @@ impl<C: Crypto> Round<C> {
             new_views: BTreeMap::new(),
             to_propose: BTreeMap::new(),
             proposals: BTreeMap::new(),
+            bare: BTreeSet::new(),
             commit: None,
+            other_commit: None,
             opens: BTreeMap::new(),
             bad_openers: BTreeSet::new(),
             open_sent: false,

@@ -42,7 +42,10 @@ impl<C: Crypto> Round<C> {
         self.view = view;
         self.entered_ms = self.now;
         self.sent.retain(|(header, _)| !matches!(header.kind, Kind::NewView | Kind::Propose));
-        self.spoken.retain(|(kind, of, _), _| *kind != Kind::NewView || *of >= view);
+        let bare = &self.bare;
+        self.spoken.retain(|(kind, of, seat), _| {
+            *kind != Kind::NewView || *of >= view || bare.contains(&(*of, *seat))
+        });
         self.send_new_view(out);
     }
 
@@ -123,6 +126,9 @@ impl<C: Crypto> Round<C> {
             return Err(DropReason::BadSignature);
         }
         self.learn(&view.sets, view.admitted.as_ref());
+        if view.sets.iter().all(|s| s.seat != header.seat) {
+            self.bare.insert((view.view, header.seat));
+        }
         self.keep_new_view(header.seat, view, hash, signature);
         Ok(())
     }
@@ -181,6 +187,7 @@ impl<C: Crypto> Round<C> {
             self.learn(&[], admitted);
             self.new_views.entry(view).or_default().entry(seat).or_insert(hash);
         }
+        self.keep_bare_views(header, &propose);
         self.keep_proposal(view, Proposal { digest, set: propose.set, from: derived.from }, derived.list);
         Ok(())
     }

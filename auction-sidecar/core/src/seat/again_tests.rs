@@ -149,7 +149,14 @@ fn mk_home(rig: &Rig) -> (Home, Digest, Order) {
     let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
-    let new = NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 60_000 };
+    let new = NewOrder {
+        terms: Box::default(),
+        job: "j".into(),
+        attempt: 1,
+        requirements,
+        commitment: [1; 32],
+        expires_ms: 60_000,
+    };
     let out = home.handle(500, HomeInput::Submit(Box::new(new)));
     let ordered = out.into_iter().find_map(|o| match o {
         HomeOutput::Ordered { digest, order, .. } => Some((digest, *order)),
@@ -387,6 +394,7 @@ fn a_home_withdraws_what_only_the_seats_know_and_places_it_anew() {
     assert_eq!((&word.job, word.attempt), (&job, attempt));
     // In the same moment: the word must not reach the new order, in whatever order the two arrive.
     let new = NewOrder {
+        terms: Box::default(),
         job,
         attempt,
         requirements: order.requirements.clone(),

@@ -104,7 +104,14 @@ fn an_order_that_wants_to_live_for_ever_is_refused() {
 fn mk_new() -> NewOrder {
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
-    NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 90_000 }
+    NewOrder {
+        terms: Box::default(),
+        job: "j".into(),
+        attempt: 1,
+        requirements,
+        commitment: [1; 32],
+        expires_ms: 90_000,
+    }
 }
 
 #[test]

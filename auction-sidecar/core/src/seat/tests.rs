@@ -303,7 +303,14 @@ pub(super) fn mk_home(rig: &Rig) -> (Home, Order) {
     let mut home = Home::new(rig.record.clone(), 0, keys);
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
-    let new = NewOrder { job: "j".into(), attempt: 1, requirements, commitment: [1; 32], expires_ms: 90_000 };
+    let new = NewOrder {
+        terms: Box::default(),
+        job: "j".into(),
+        attempt: 1,
+        requirements,
+        commitment: [1; 32],
+        expires_ms: 90_000,
+    };
     let out = home.handle(500, HomeInput::Submit(Box::new(new)));
     let ordered = out.into_iter().find_map(|o| match o {
         HomeOutput::Ordered { order, .. } => Some(*order),

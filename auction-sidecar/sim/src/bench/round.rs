@@ -154,6 +154,7 @@ fn new_order(index: usize) -> Option<NewOrder> {
     let mut requirements = requirements(workers, 100_000_000)?;
     requirements.memory_mib_per_worker += 1_000 * (index as u64 % 2);
     Some(NewOrder {
+        terms: Box::default(),
         job: format!("0b7f4c52-94d1-4c1e-8a5e-{index:012}"),
         attempt: 1,
         requirements,

@@ -17,7 +17,7 @@ use vendue_market::encode::from_hex;
 use super::persist::write_auction_status;
 use super::{HomeContext, JobKey};
 use crate::bridge::cluster::ClusterError;
-use crate::bridge::objects::{ms_of, requirements};
+use crate::bridge::objects::{ms_of, requirements, terms};
 use crate::engine::now_ms;
 
 /// What may be left of a search when its last round is over: orders are listed in steps.
@@ -95,6 +95,7 @@ fn plan(job: &ComputeJob, in_work: bool, has_award: bool, now: u64) -> Result<Pl
         job: job.metadata.uid.clone().ok_or("the Job has no uid")?,
         attempt: u32::try_from(order.attempt).map_err(|_| "status.order.attempt is negative")?,
         requirements: requirements(&job.spec)?,
+        terms: Box::new(terms(&job.spec)?),
         commitment,
         expires_ms,
     })))
@@ -199,6 +200,7 @@ pub fn job_error_policy(
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+    use vendue_market::Terms;
 
     fn mk_job(change: impl FnOnce(&mut Value)) -> ComputeJob {
         let mut value = json!({
@@ -223,6 +225,17 @@ mod tests {
         let Ok(Plan::Submit(order)) = plan(&job, false, false, 0) else { panic!("not submitted") };
         assert_eq!((order.job.as_str(), order.attempt, order.expires_ms), ("u-1", 1, 60_000));
         assert_eq!(order.requirements.gpus(), 2);
+        assert_eq!(*order.terms, Terms::default(), "a body without terms");
+        let wants = mk_job(|v| {
+            v["spec"]["pricing"] = json!("SecondPrice");
+            v["spec"]["regions"] = json!(["north"]);
+        });
+        let Ok(Plan::Submit(order)) = plan(&wants, false, false, 0) else { panic!("not submitted") };
+        let terms = Terms { regions: vec!["north".into()], second_price: true, ..Terms::default() };
+        assert_eq!(*order.terms, terms);
+        let nowhere = mk_job(|v| v["spec"]["regions"] = json!(["North"]));
+        let error = plan(&nowhere, false, false, 0).unwrap_err();
+        assert!(error.contains("regions") && error.contains("North"), "{error}");
         assert_eq!(plan(&job, true, false, 0), Ok(Plan::Nothing));
         assert_eq!(plan(&job, false, true, 0), Ok(Plan::Nothing));
         assert_eq!(plan(&job, false, false, 60_000), Ok(Plan::Nothing));

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use vendue_crds::conditions::{award, condition, find, job as cond, reasons, set};
 use vendue_crds::{
     AuctionOutcome, AuctionStatus, Award, AwardStatus, CloseReason, ComputeJob, Decimal, EnvVar, FileSource,
-    JobSpec, SecretKey, TrainSpec, WorkerSpec, workload,
+    JobSpec, Pricing, SecretKey, TrainSpec, WorkerSpec, workload,
 };
 
 use super::*;
@@ -32,6 +32,8 @@ fn mk_job() -> ComputeJob {
             search_seconds: 120,
             suspend: None,
             managed_by: None,
+            pricing: Pricing::FirstPrice,
+            regions: vec![],
             providers: None,
             train: Some(TrainSpec {
                 image: "ray:1".into(),
