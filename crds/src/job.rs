@@ -54,6 +54,11 @@ fn positive_decimal(field: &str) -> Rule {
 #[x_kube(validation = Rule::new("has(self.train)").message("spec needs exactly one workload; accepted: train"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.train) || (has(self.train) && self.train == oldSelf.train)")
     .message("spec.train is immutable; delete the Job and apply a new one"))]
+// A field's own rule says nothing about a field that comes or goes.
+#[x_kube(validation = Rule::new("has(self.providers) == has(oldSelf.providers)")
+    .message("spec.providers is immutable; delete the Job and apply a new one"))]
+#[x_kube(validation = Rule::new("has(self.managedBy) == has(oldSelf.managedBy)")
+    .message("spec.managedBy is immutable; delete the Job and apply a new one"))]
 pub struct JobSpec {
     /// maxPrice is the highest price per GPU-hour that you pay: a decimal above zero with at most six places, for
     /// example "2.50". The award's price is at most this.
@@ -86,13 +91,13 @@ pub struct JobSpec {
 
     /// pricing says what the winner is paid per GPU-hour: with FirstPrice its own bid, with SecondPrice the next bid
     /// that could have served the Job, at most maxPrice (Vickrey).
-    #[serde(default, skip_serializing_if = "Pricing::is_first")]
+    #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("pricing is immutable; delete the Job and apply a new one"))]
     pub pricing: Pricing,
 
     /// regions lists the only regions whose providers may serve the Job, as the market record names them; empty means
     /// any. A provider of which the market record says no region serves only Jobs without this list.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     #[schemars(length(max = 16), inner(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9-]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("regions is immutable; delete the Job and apply a new one"))]
@@ -120,12 +125,6 @@ pub enum Pricing {
     FirstPrice,
     /// The next bid that could have served the Job, at most maxPrice.
     SecondPrice,
-}
-
-impl Pricing {
-    fn is_first(&self) -> bool {
-        *self == Self::FirstPrice
-    }
 }
 
 /// Who may serve a Job, by provider name.

@@ -9,8 +9,8 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use vendue_crds::conditions::{self, award as condition};
 use vendue_crds::{
-    Award, AwardRequirements, AwardSide, AwardSpec, AwardStatus, Decimal, JobReference, StandBy, WorkerSpec,
-    names,
+    Award, AwardRequirements, AwardSide, AwardSpec, AwardStatus, Decimal, JobReference, Pricing, StandBy,
+    WorkerSpec, names,
 };
 use vendue_market::encode::to_hex;
 use vendue_market::{Digest, GpuModel, Requirements, Terms};

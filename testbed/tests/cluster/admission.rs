@@ -29,6 +29,16 @@ pub async fn bad_jobs_are_refused(env: &Env) -> Scenario {
             fine().with("/train/workers/gpus", json!(65)),
             vec!["spec.train.workers.gpus", "65", "64"],
         ),
+        (
+            "a pricing that is none",
+            fine().with("/pricing", json!("ThirdPrice")),
+            vec!["spec.pricing", "ThirdPrice", "SecondPrice"],
+        ),
+        (
+            "a region that is none",
+            fine().with("/regions", json!(["EU"])),
+            vec!["spec.regions", "EU", "a-z0-9-"],
+        ),
         ("two workload kinds", fine().with("/serve", json!({})), vec!["\"serve\"", "Job.spec"]),
         ("no workload", fine().without("/train"), vec!["spec", "accepted: train"]),
         (
@@ -73,6 +83,9 @@ pub async fn immutable_fields_stay(env: &Env) -> Scenario {
         first.clone().with("/maxPrice", json!("3.00")),
         first.clone().with("/train/workers/gpus", json!(2)),
         first.clone().with("/runDeadlineSeconds", json!(700)),
+        first.clone().with("/pricing", json!("SecondPrice")),
+        first.clone().with("/regions", json!(["north"])),
+        first.clone().with("/providers", json!({ "include": ["alpha"] })),
     ] {
         let error = match env.home().apply(&ns, &changed.manifest()).await {
             Ok(_) => return Err("an immutable field was changed".into()),
