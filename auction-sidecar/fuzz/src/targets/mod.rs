@@ -34,8 +34,8 @@ impl Cost {
     pub fn weight(self) -> u64 {
         match self {
             Cost::Bytes => 1_000,
-            Cost::Signature => 30,
-            Cost::Pairing => 3,
+            Cost::Signature => 8,
+            Cost::Pairing => 1,
             Cost::Round => 1,
         }
     }
