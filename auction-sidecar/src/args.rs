@@ -214,7 +214,7 @@ pub enum ReplayForm {
 pub struct ReplayArgs {
     /// The folder of a log (--log-dir of a process that ran with --log-received), or one file of it.
     pub log: PathBuf,
-    /// The round; the last one that is certified when not given.
+    /// The round; every one in the log when not given.
     #[arg(long)]
     pub round: Option<u64>,
     /// The seat whose log it is.
@@ -226,7 +226,7 @@ pub struct ReplayArgs {
     /// How to print.
     #[arg(long, short, value_enum, default_value_t = ReplayForm::Text)]
     pub output: ReplayForm,
-    /// Write the round's records to this file, to be replayed elsewhere.
+    /// Write the records of what was replayed to this file, to be replayed elsewhere.
     #[arg(long)]
     pub export: Option<PathBuf>,
 }

@@ -33,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "vendue-sealed-bid",
             "vendue-market",
             "vendue-receipts",
+            "vendue-crds",
         ],
     ),
     ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts"]),

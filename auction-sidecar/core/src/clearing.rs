@@ -5,6 +5,10 @@
 //! for wrong awards both ask here. Sealed ceilings of orders open with the bundles; one that does not open is no ceiling,
 //! and the order is given to nobody.
 
+mod explain;
+
+pub use explain::Explained;
+
 use crate::award::{AwardTable, Leaf, OrderLeaf};
 use crate::plaintext::Plaintext;
 use crate::pool::may_list;

@@ -29,6 +29,7 @@
 pub mod award;
 pub mod crypto;
 pub mod evidence;
+pub mod frames;
 pub mod keys;
 pub mod log;
 pub mod merkle;

@@ -3,15 +3,22 @@
 //! Nothing of it is stored in the repository; the program `fuzz-corpus` writes it to a folder for libFuzzer. Invariant:
 //! every target has inputs, and accepts each of them.
 
+mod outside;
+mod rounds;
+
+pub use outside::close;
+
 use crate::fixture::{fixture, generation, sealing};
 use crate::targets::SIZES;
+use crate::termed::termed;
 use std::collections::BTreeMap;
 use vendue_auction_core::award::CertificateFile;
 use vendue_auction_core::wire::*;
 use vendue_auction_core::{AwardProof, Plaintext};
 use vendue_market::encode::Canonical;
 use vendue_market::{
-    BidTerms, Cost, Digest, OfferCapacity, Order, Outcome, Price, Reason, RecordKind, Unserved,
+    AcceptRules, BidTerms, Cost, Digest, Offer, OfferCapacity, Order, Outcome, Price, Reason, RecordKind,
+    Unserved,
 };
 use vendue_receipts::{Chain, UsageRecord};
 use vendue_sealed_bid::{MultiVote, SignerSet};
@@ -34,8 +41,8 @@ pub fn seeds(target: &str) -> Inputs {
         "plaintext" => plaintexts(),
         "certificate_file" | "certificate_verify" => certificates(),
         "award_file" => fixture().award_files().iter().map(json).collect(),
-        "market_record" => vec![json(&fixture().signed)],
-        "market_record_keys" => vec![json(&*fixture().record)],
+        "market_record" => vec![json(&fixture().signed), json(&fixture().signed_with_tables)],
+        "market_record_keys" => vec![json(&*fixture().record), json(&fixture().signed_with_tables.record)],
         "fault_proof" => fixture().proofs.iter().map(json).collect(),
         "fault_proof_message" => agreement().collect(),
         "fault_proof_double" => doubles(),
@@ -43,9 +50,12 @@ pub fn seeds(target: &str) -> Inputs {
         "seat_key_file" => fixture().seat_keys.iter().map(|k| k.clone().into_bytes()).collect(),
         "home_key_file" => vec![fixture().home_key.clone().into_bytes()],
         "secret_scalars" => vec![[1; 32].to_vec(), [0x22; 32].to_vec()],
-        "seat" => vec![a_round()],
+        "seat" => vec![a_round(), rounds::a_round_with_terms()],
         "home" => vec![a_hand_over()],
-        other => market(other).or_else(|| sealed(other)).or_else(|| dkg(other)).unwrap_or_default(),
+        other => {
+            let of_parts = || market(other).or_else(|| sealed(other)).or_else(|| dkg(other));
+            of_parts().or_else(|| rounds::seeds(other)).or_else(|| outside::seeds(other)).unwrap_or_default()
+        }
     }
 }
 
@@ -74,7 +84,7 @@ fn market(target: &str) -> Option<Inputs> {
     let (chain, records) = usage();
     let bytes = |texts: &[&str]| texts.iter().map(|t| t.as_bytes().to_vec()).collect();
     Some(match target {
-        "order" => vec![order.to_bytes(), again().0.to_bytes()],
+        "order" => orders().iter().map(Canonical::to_bytes).collect(),
         "requirements" => vec![needs.to_bytes(), rich_order().requirements.to_bytes()],
         "outcome" => outcomes().map(|o| o.to_bytes()).collect(),
         "histogram" => histograms.collect(),
@@ -82,7 +92,11 @@ fn market(target: &str) -> Option<Inputs> {
         "price" => vec![needs.max_price.to_bytes()],
         "node_capacity" => nodes.iter().map(|n| n.to_bytes()).collect(),
         "offer_capacity" => vec![OfferCapacity { nodes: vec![nodes.first()?.clone(); 3] }.to_bytes()],
-        "order_json" => vec![json(order), json(&again().0), json(&rich_order())],
+        "offer_capacity_json" => vec![json(&OfferCapacity { nodes })],
+        "offer_json" => {
+            crate::fixture::offers(0).into_iter().flat_map(|o| [json(&o), json(&limited(o))]).collect()
+        }
+        "order_json" => orders().iter().map(json).collect(),
         "outcome_json" => outcomes().map(|o| json(&o)).collect(),
         "price_text" => bytes(&["2.50", "1000000", "0.000001"]),
         "cost" => [0, 1, 1_234_500, i64::MAX].map(|micros: i64| micros.to_be_bytes().to_vec()).to_vec(),
@@ -105,7 +119,15 @@ fn market(target: &str) -> Option<Inputs> {
     })
 }
 
-/// An order that uses every field.
+/// An order of each version, with each of the terms.
+fn orders() -> Vec<Order> {
+    let plain = [fixture().order.0.clone(), again().0, rich_order()];
+    // The next body of an order with terms has them too.
+    let both = Order { after: again().0.after, terms: Box::new(crate::termed::all_terms()), ..again().0 };
+    plain.into_iter().chain([both]).chain(termed().orders.iter().cloned()).collect()
+}
+
+/// An order that uses every field of its requirements.
 fn rich_order() -> Order {
     let mut order = fixture().order.0.clone();
     let needs = &mut order.requirements;
@@ -113,6 +135,13 @@ fn rich_order() -> Order {
     needs.include_providers = vec!["provider-0".into(), "provider-1".into()];
     needs.exclude_providers = vec!["provider-3".into()];
     order
+}
+
+/// An offer with terms, that accepts some only.
+fn limited(offer: Offer) -> Offer {
+    let terms = BidTerms { start_ms: 1_000, duration_s: 3_600, may_interrupt: true };
+    let rules = AcceptRules { homes: vec!["home".into()], ..offer.rules };
+    Offer { terms, rules, ..offer }
 }
 
 fn usage() -> (Chain, Vec<UsageRecord>) {
@@ -206,7 +235,6 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
     let bodies = [
         Body::Cert(cert),
         Body::Order(OrderMsg { order: order.clone() }),
-        Body::Order(OrderMsg { order: rich_order() }),
         Body::Again(Box::new(Again { order: next, before, proof: none.clone() })),
         Body::Receipt(Receipt { order: digest, from_round: 1, models }),
         Body::Taken(Taken { order: digest, seat: 3 }),
@@ -226,8 +254,9 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Reply(Reply::Set(listed)),
         Body::Propose(crowded_proposal()),
     ];
+    let orders = orders().into_iter().skip(1).map(|order| Body::Order(OrderMsg { order }));
     let mut all: BTreeMap<Kind, Inputs> = BTreeMap::new();
-    for body in bodies {
+    for body in bodies.into_iter().chain(orders) {
         all.entry(body.kind()).or_default().push(fixture().say(0, round, body));
     }
     all

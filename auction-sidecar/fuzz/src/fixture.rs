@@ -13,7 +13,7 @@ use vendue_auction_core::{
     SeatOutput, SignedMarketRecord,
 };
 use vendue_auction_sim::{Config, Deviation, Event, Hold, KindName, World, offer, requirements};
-use vendue_market::{Digest, Offer, Order};
+use vendue_market::{ClearingRules, Digest, Offer, Order, ScoreWeights, SeatFacts};
 use vendue_sealed_bid::dkg::{
     DealKey, Dealer, DealerSeed, KeySet, Log, Part, Player, Purpose, Recovery, Setup, Split, outcome,
 };
@@ -32,6 +32,8 @@ pub struct Fixture {
     pub record: Arc<MarketRecord>,
     /// The record with its issuer's signature.
     pub signed: SignedMarketRecord,
+    /// The same market with tables of what it knows of its seats.
+    pub signed_with_tables: SignedMarketRecord,
     /// Key files of the seats.
     pub seat_keys: Vec<String>,
     /// Key file of the home.
@@ -138,11 +140,9 @@ impl Fixture {
         let order = order.expect("the home has ordered");
         let evidence = seat_keys.iter().map(|k| SeatKeys::from_json(k).expect("keys").evidence).collect();
         let user = HomeKeys::from_json(&home_key).expect("a key").user.to_bytes();
-        let issuer = EvidenceKey::from_bytes(&[8; 32]).expect("a key");
-        let signature = issuer.sign(&record_hash(&record));
-        let record_of = (*record).clone();
         let mut fixture = Self {
-            signed: SignedMarketRecord { record: record_of, issuer_key: issuer.public_key(), signature },
+            signed: issued((*record).clone()),
+            signed_with_tables: issued(with_tables(&record)),
             starts_ms: record.params.t0(order.0.first_round) - 300,
             record,
             seat_keys,
@@ -216,6 +216,28 @@ impl Fixture {
         let is = move |bytes: &&Vec<u8>| vendue_auction_core::wire::peek_kind(bytes) == Some(kind);
         honest.chain(&self.messages).filter(is)
     }
+}
+
+/// A record as its issuer signs it.
+fn issued(record: MarketRecord) -> SignedMarketRecord {
+    let issuer = EvidenceKey::from_bytes(&[8; 32]).expect("a key");
+    let signature = issuer.sign(&record_hash(&record));
+    SignedMarketRecord { record, issuer_key: issuer.public_key(), signature }
+}
+
+/// The rules of clearing with a table for four seats, and weights.
+pub fn rules_with_tables() -> ClearingRules {
+    let facts = |seat: u32| SeatFacts {
+        region: ["eu-1", "us-2", "", "ap-south-1"].get(seat as usize).copied().unwrap_or_default().into(),
+        attestation: seat as u8,
+        standing: 10 * seat,
+    };
+    let score = ScoreWeights { standing: 3, attestation: 100 };
+    ClearingRules { seats: (0..4).map(facts).collect(), score, ..ClearingRules::latest() }
+}
+
+fn with_tables(record: &MarketRecord) -> MarketRecord {
+    MarketRecord { clearing: rules_with_tables(), ..record.clone() }
 }
 
 fn take_events(world: &World, decided: &mut Vec<Decided>, proofs: &mut Vec<FaultProof>) {

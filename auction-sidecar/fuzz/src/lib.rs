@@ -19,5 +19,6 @@ pub mod drive;
 pub mod fixture;
 pub mod mutate;
 pub mod targets;
+pub mod termed;
 
 pub use targets::{Cost, Target, all, by_name};

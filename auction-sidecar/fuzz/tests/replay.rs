@@ -11,6 +11,7 @@ fn executions(cost: Cost) -> u64 {
         Cost::Bytes => 1_500,
         Cost::Signature => 60,
         Cost::Pairing => 12,
+        Cost::Round => 3,
     }
 }
 

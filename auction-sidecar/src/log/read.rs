@@ -15,6 +15,8 @@ pub struct Found {
     pub records: Vec<LogRecord>,
     /// Bytes at the ends of generations that were never durable.
     pub torn: usize,
+    /// Number of the first segment; those before it were removed.
+    pub first: u64,
 }
 
 fn read_one(
@@ -53,8 +55,10 @@ pub(super) fn read_segments(
 
 /// The log in a folder, to look at.
 pub fn read_dir(dir: &Path, record: &MarketRecord, seat: u16) -> Result<Found, LogDirError> {
-    let mut found = Found::default();
-    for (_, segment) in read_segments(dir, record, seat)? {
+    let segments = read_segments(dir, record, seat)?;
+    let first = segments.first().map_or(0, |(named, _)| named.number);
+    let mut found = Found { first, ..Found::default() };
+    for (_, segment) in segments {
         found.records.extend(segment.records);
         found.torn += segment.torn;
     }
@@ -64,5 +68,6 @@ pub fn read_dir(dir: &Path, record: &MarketRecord, seat: u16) -> Result<Found, L
 /// One segment, or a file made of one.
 pub fn read_file(path: &Path, record: &MarketRecord, seat: u16) -> Result<Found, LogDirError> {
     let segment = read_one(path, record, seat, true)?;
-    Ok(Found { records: segment.records, torn: segment.torn })
+    let first = segment.head.map_or(0, |head| head.number);
+    Ok(Found { records: segment.records, torn: segment.torn, first })
 }

@@ -1,21 +1,27 @@
-//! `vendue-auction replay`: a round once more from a seat's log, and why each order went where it did.
+//! `vendue-auction replay`: rounds once more from a seat's log, what the seat decided in each, and why each order went
+//! where it did.
 //!
 //! Inputs: a log or a part of one, and the market record. Output: text or JSON, and whether the seat signed what follows
-//! from what it was given. Invariant: nothing is asked of anybody, and no secret is needed.
+//! from what it was given. Invariant: nothing is asked of anybody, and no secret is needed; a round of which the log has
+//! lost the beginning is not held against the seat.
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vendue_auction_core::log::{LogRecord, ReplayError, Replayed, SegmentHead, encode_frame, replay};
+use vendue_auction_core::log::{LogRecord, ReplayError, SegmentHead, encode_frame, replay};
 use vendue_auction_core::{MarketRecord, RecordError, SignedMarketRecord};
 
 use crate::args::{ReplayArgs, ReplayForm};
-use crate::log::{LogDirError, read_dir, read_file};
-pub use report::Report;
+use crate::log::{Found, LogDirError, read_dir, read_file};
+pub use report::{Report, RoundReport};
 
-/// Why nothing can be replayed.
+/// How many rounds ahead of its time a seat takes messages, and one more.
+const ROUNDS_AHEAD: u64 = 3;
+
+/// Why nothing can be replayed, or what was replayed is not what was signed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayFailure {
     /// A file.
@@ -44,16 +50,29 @@ pub enum ReplayFailure {
     /// The log.
     #[error(transparent)]
     Log(#[from] LogDirError),
-    /// No round is certified in the log.
-    #[error("no round of the log is certified; name one with --round. In the log: {0}")]
+    /// No round can be replayed.
+    #[error("no round of the log can be replayed; {0}")]
     NoRound(String),
-    /// The round.
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
+    /// A replay came to something else.
+    #[error("the log differs from what follows from it, in {rounds}")]
+    Differs {
+        /// In which rounds.
+        rounds: String,
+    },
 }
 
-/// Replays a round and prints what it came to.
+/// Replays rounds and prints what they came to.
 pub fn run(args: &ReplayArgs) -> Result<(), ReplayFailure> {
+    let report = replayed(args)?;
+    match args.output {
+        ReplayForm::Text => print!("{report}"),
+        ReplayForm::Json => println!("{:#}", serde_json::json!(report)),
+    }
+    report.verdict()
+}
+
+/// What the rounds of a log come to; writes them to a file where that is asked for.
+pub fn replayed(args: &ReplayArgs) -> Result<Report, ReplayFailure> {
     let path = &args.market_record;
     let text = std::fs::read_to_string(path).map_err(file("read", path))?;
     let record = Arc::new(SignedMarketRecord::from_json(&text)?.record);
@@ -62,22 +81,44 @@ pub fn run(args: &ReplayArgs) -> Result<(), ReplayFailure> {
         return Err(ReplayFailure::Seat { market, seat: args.seat, seats });
     }
     let read = if args.log.is_dir() { read_dir } else { read_file };
-    let records = read(&args.log, &record, args.seat)?.records;
-    let round = args.round.or_else(|| last_certified(&records)).ok_or_else(|| rounds_of(&records))?;
-    if let Some(path) = &args.export {
-        std::fs::write(path, export(&record, args.seat, round, &records)).map_err(file("write", path))?;
+    let found = read(&args.log, &record, args.seat)?;
+    let rounds = match args.round {
+        Some(round) => BTreeSet::from([round]),
+        None => found.records.iter().filter_map(LogRecord::round).collect(),
+    };
+    let mut report = Report::new(&record, args.seat, found.torn);
+    for round in &rounds {
+        report.rounds.push(replay_round(&record, args.seat, *round, &found));
     }
-    let replayed = replay(&record, args.seat, round, &records)?;
-    print!("{}", print_as(args.output, &record, &replayed));
-    Ok(())
+    if let Some(path) = &args.export {
+        let whole: BTreeSet<u64> =
+            report.rounds.iter().filter(|r| !r.is_skipped()).map(|r| r.round).collect();
+        std::fs::write(path, export(&record, args.seat, &whole, &found.records))
+            .map_err(file("write", path))?;
+    }
+    Ok(report)
 }
 
-fn print_as(form: ReplayForm, record: &MarketRecord, replayed: &Replayed) -> String {
-    let report = Report::new(record, replayed);
-    match form {
-        ReplayForm::Text => report.to_string(),
-        ReplayForm::Json => format!("{:#}\n", serde_json::json!(report)),
+fn replay_round(record: &Arc<MarketRecord>, seat: u16, round: u64, found: &Found) -> RoundReport {
+    if begins_within(record, round, found) {
+        return RoundReport::skipped(record, round, "the log begins within it".to_owned());
     }
+    match replay(record, seat, round, &found.records) {
+        Ok(replayed) => RoundReport::new(record, &replayed),
+        Err(ReplayError::Differs(difference)) => RoundReport::differs(record, round, difference.to_string()),
+        Err(ReplayError::Recall(error)) => RoundReport::differs(record, round, error.to_string()),
+        Err(error @ (ReplayError::Nothing(_) | ReplayError::NotReceived(_))) => {
+            RoundReport::skipped(record, round, error.to_string())
+        }
+    }
+}
+
+/// Whether segments were removed that may have held the beginning of a round.
+fn begins_within(record: &MarketRecord, round: u64, found: &Found) -> bool {
+    // Each segment repeats the last start of its seat, which is older than the segment.
+    let timed = found.records.iter().filter(|r| !matches!(r, LogRecord::Observe { .. }));
+    let from = timed.filter_map(LogRecord::at_ms).next().unwrap_or_default();
+    found.first > 0 && record.params.t0(round.saturating_sub(ROUNDS_AHEAD)) < from
 }
 
 fn file(operation: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> ReplayFailure {
@@ -85,25 +126,14 @@ fn file(operation: &'static str, path: &std::path::Path) -> impl FnOnce(std::io:
     move |source| ReplayFailure::File { operation, path, source }
 }
 
-fn last_certified(records: &[LogRecord]) -> Option<u64> {
-    records.iter().rev().find_map(|r| match r {
-        LogRecord::Certified { certificate, .. } => Some(certificate.round),
-        _ => None,
-    })
-}
-
-fn rounds_of(records: &[LogRecord]) -> ReplayFailure {
-    let rounds: std::collections::BTreeSet<u64> = records.iter().filter_map(LogRecord::round).collect();
-    let rounds: Vec<String> = rounds.iter().rev().take(20).map(ToString::to_string).collect();
-    ReplayFailure::NoRound(if rounds.is_empty() { "no round".into() } else { rounds.join(", ") })
-}
-
-/// A segment with one round's records.
-pub fn export(record: &MarketRecord, seat: u16, round: u64, records: &[LogRecord]) -> Vec<u8> {
+/// A segment with the records of some rounds.
+pub fn export(record: &MarketRecord, seat: u16, rounds: &BTreeSet<u64>, records: &[LogRecord]) -> Vec<u8> {
     let head = SegmentHead { market: record.market, seat, generation: 0, number: 0 };
     let mut bytes = head.encode();
-    let starts = |r: &&LogRecord| matches!(r, LogRecord::Observe { .. }) || r.round() == Some(round);
-    for record in records.iter().filter(starts) {
+    let wanted = |r: &&LogRecord| {
+        matches!(r, LogRecord::Observe { .. }) || r.round().is_some_and(|round| rounds.contains(&round))
+    };
+    for record in records.iter().filter(wanted) {
         let frame = encode_frame(&record.encode(), head.generation, bytes.len() as u64);
         bytes.extend(frame);
     }

@@ -21,6 +21,8 @@ const MAGIC: &[u8; 8] = b"VENDUELG";
 const PREFIX: usize = 8;
 /// Version, generation, synced.
 const FIXED: usize = 17;
+/// How many times as many bytes as there are may be read to tell a torn tail from damage.
+const PASSES: usize = 8;
 
 /// Whose segment it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,33 +130,56 @@ struct Frame<'a> {
     len: usize,
 }
 
-/// The frame at the start of these bytes, if there is one.
-fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
+/// What a frame at the start of these bytes says of itself, if there may be one; its checksum is not looked at.
+fn outline(bytes: &[u8]) -> Option<Frame<'_>> {
     let mut r = Reader::new(bytes);
-    let length: [u8; 4] = r.array().ok()?;
-    let sum = r.u32().ok()?;
-    let len = u32::from_be_bytes(length) as usize;
+    let len = r.u32().ok()? as usize;
+    r.u32().ok()?;
     if !(FIXED..=FIXED + MAX_RECORD).contains(&len) {
         return None;
     }
-    let body = r.take(len).ok()?;
-    let mut r = Reader::new(body);
-    if r.u8().ok()? != LOG_VERSION || crc32c::crc32c_append(crc32c::crc32c(&length), body) != sum {
+    let mut r = Reader::new(r.take(len).ok()?);
+    if r.u8().ok()? != LOG_VERSION {
         return None;
     }
     let (generation, synced) = (r.u64().ok()?, r.u64().ok()?);
     Some(Frame { generation, synced, record: r.rest(), len: PREFIX + len })
 }
 
-/// Whether an intact frame behind `offset` says that the bytes at `offset` had been durable.
+/// Whether the checksum of a frame that may be at the start of these bytes is right.
+fn checks(bytes: &[u8], frame: &Frame<'_>) -> bool {
+    let (Some((length, rest)), Some(body)) = (bytes.split_first_chunk::<4>(), bytes.get(PREFIX..frame.len))
+    else {
+        return false;
+    };
+    let sum = crc32c::crc32c_append(crc32c::crc32c(length), body);
+    rest.first_chunk::<4>() == Some(&sum.to_be_bytes())
+}
+
+/// The frame at the start of these bytes, if there is one.
+fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
+    outline(bytes).filter(|frame| checks(bytes, frame))
+}
+
+/// Whether an intact frame behind `offset` says that the bytes at `offset` had been durable. Bytes that were made to
+/// look like many frames, of which none checks, are not worth more than a few passes over the file: they count as damage.
 fn was_durable(bytes: &[u8], offset: usize, generation: u64) -> bool {
     let wanted = generation.to_be_bytes();
-    (offset + 1..bytes.len()).any(|at| {
+    let mut work = PASSES.saturating_mul(bytes.len());
+    for at in offset + 1..bytes.len() {
         let rest = bytes.get(at..).unwrap_or_default();
-        // Checksums are computed only where a frame of this segment may begin.
-        rest.get(PREFIX + 1..PREFIX + 9) == Some(&wanted)
-            && frame(rest).is_some_and(|f| f.synced > offset as u64 && f.synced <= at as u64)
-    })
+        if rest.get(PREFIX + 1..PREFIX + 9) != Some(&wanted) {
+            continue;
+        }
+        // Checksums are computed only where a frame of this segment may begin that says so.
+        let says = |f: &Frame<'_>| f.synced > offset as u64 && f.synced <= at as u64;
+        let Some(found) = outline(rest).filter(says) else { continue };
+        if checks(rest, &found) || found.len > work {
+            return true;
+        }
+        work -= found.len;
+    }
+    false
 }
 
 /// Reads a segment of a market with `n` seats. A tail may be torn where its writer may have crashed: in the last segment

@@ -11,11 +11,12 @@ mod frame;
 mod record;
 mod replay;
 
+pub use crate::clearing::Explained;
 pub use frame::{
     Damage, HEAD_LEN, LOG_VERSION, LogError, MAX_RECORD, Segment, SegmentHead, encode_frame, read_segment,
 };
 pub use record::{Answer, LogRecord};
-pub use replay::{Difference, ReplayError, Replayed, replay};
+pub use replay::{Decision, Difference, ReplayError, Replayed, Step, replay};
 
 #[cfg(test)]
 mod tests;

@@ -5,19 +5,24 @@
 //! first thing that the seat signed and this code would not have. No secret is needed: where the seat signed, the
 //! signature is looked up in the log, and where the log has none the bytes differ.
 
+mod decision;
 mod lookup;
+
+pub use decision::{Decision, Step};
 
 use super::LogRecord;
 use crate::award::Certificate;
+use crate::clearing::Explained;
 use crate::evidence::message_hash;
 use crate::record::MarketRecord;
 use crate::round::{RecallError, Round, RoundInput, RoundOutput};
-use crate::wire::{Commit, Kind, Message, decode};
+use crate::wire::{Commit, Kind, Listed, Message, decode};
+use decision::Story;
 use lookup::Lookup;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use vendue_market::encode::to_hex;
-use vendue_market::{Cleared, Digest, Order};
+use vendue_market::{Cleared, Digest, Order, tagged_hash};
 
 /// What a replayed round came to.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +31,10 @@ pub struct Replayed {
     pub round: u64,
     /// The admitted set and why it is final.
     pub commit: Option<(Digest, Commit)>,
+    /// The admitted bundles.
+    pub admitted: Vec<Listed>,
+    /// What the seat decided, step by step.
+    pub decisions: Vec<Decision>,
     /// The beacon.
     pub beacon: Option<Digest>,
     /// The award root that follows.
@@ -34,6 +43,8 @@ pub struct Replayed {
     pub certificate: Option<Certificate>,
     /// Every order's outcome with reasons.
     pub cleared: Vec<Cleared>,
+    /// Why each of them went where it did, in the same order.
+    pub explained: Vec<Explained>,
     /// The bodies of these orders.
     pub orders: BTreeMap<Digest, Order>,
     /// Signed messages that were made again and are equal to those in the log.
@@ -95,6 +106,8 @@ pub fn replay(
         round,
         machine: None,
         past: vec![],
+        story: Story::default(),
+        lacking: BTreeSet::new(),
         made: VecDeque::new(),
         asked: false,
         started: None,
@@ -104,10 +117,14 @@ pub fn replay(
     for entry in log.iter().filter(|r| r.round().is_none_or(|of| of == round)) {
         run.step(entry)?;
     }
+    run.bids_sealed()?;
     let machine = run.machine.ok_or(ReplayError::Nothing(round))?;
     Ok(Replayed {
         round,
         commit: machine.commit().cloned(),
+        admitted: machine.admitted().to_vec(),
+        decisions: run.story.tell(),
+        explained: machine.explain(),
         beacon: machine.beacon(),
         root: machine.cleared().map(|(root, _)| root),
         certificate: machine.certificate().cloned(),
@@ -127,6 +144,9 @@ struct Run<'l> {
     round: u64,
     machine: Option<Round<Lookup>>,
     past: Vec<&'l LogRecord>,
+    story: Story,
+    /// Orders whose bodies the machine asked for and the log has not shown yet.
+    lacking: BTreeSet<Digest>,
     /// What the machine signed and the log has not shown yet.
     made: VecDeque<Vec<u8>>,
     asked: bool,
@@ -154,7 +174,10 @@ impl<'l> Run<'l> {
             }
             LogRecord::Orders { at_ms, orders, .. } => {
                 self.written(*at_ms)?;
-                let orders = orders.iter().map(|order| (order.digest(), order.clone())).collect();
+                let orders: Vec<_> = orders.iter().map(|order| (order.digest(), order.clone())).collect();
+                for (digest, _) in &orders {
+                    self.lacking.remove(digest);
+                }
                 self.give(*at_ms, RoundInput::Orders(orders));
             }
             LogRecord::Said { at_ms, bytes } => self.said(*at_ms, bytes)?,
@@ -181,6 +204,7 @@ impl<'l> Run<'l> {
         self.machine = Some(Round::recall(record, crypto, self.seat, self.round, at_ms, past)?);
         self.made.clear();
         self.restarts += 1;
+        self.story.restart(at_ms);
         self.give(at_ms, RoundInput::Tick);
         Ok(())
     }
@@ -192,9 +216,11 @@ impl<'l> Run<'l> {
             match output {
                 RoundOutput::Persist(LogRecord::Said { bytes, .. }) => self.made.push_back(bytes),
                 RoundOutput::NeedBids { .. } => self.asked = true,
+                RoundOutput::NeedOrders(wanted) => self.lacking.extend(wanted),
                 _ => {}
             }
         }
+        self.story.look(at_ms, machine);
     }
 
     /// A message that was received and taken in carries its sender's signature.
@@ -210,19 +236,35 @@ impl<'l> Run<'l> {
     }
 
     fn said(&mut self, at_ms: u64, bytes: &[u8]) -> Result<(), ReplayError> {
+        if self.crypto.is_forged(bytes) {
+            let what = "has a signature, vote or share that is not the seat's";
+            return Err(self.differs(at_ms, format!("{} {what}", self.name(bytes))));
+        }
         if self.made.is_empty() {
             self.give(at_ms, RoundInput::Tick);
         }
         match self.made.pop_front() {
             Some(made) if made == bytes => {
                 self.equal += 1;
+                self.story.said(at_ms, bytes, self.record.n(), &self.past);
                 Ok(())
             }
             Some(made) => Err(self.differs(
                 at_ms,
-                format!("the seat signed {}, the replay signs {}", name(bytes), name(&made)),
+                format!("the seat signed {}, the replay signs {}", self.name(bytes), self.name(&made)),
             )),
-            None => Err(self.differs(at_ms, format!("the seat signed {}, the replay nothing", name(bytes)))),
+            None => {
+                let lacks = self.lacking.first().map(|order| {
+                    format!(
+                        ": the log lacks the bodies of {} orders, {} among them",
+                        self.lacking.len(),
+                        to_hex(order)
+                    )
+                });
+                let lacks = lacks.unwrap_or_default();
+                Err(self
+                    .differs(at_ms, format!("the seat signed {}, the replay nothing{lacks}", self.name(bytes))))
+            }
         }
     }
 
@@ -230,7 +272,7 @@ impl<'l> Run<'l> {
     fn written(&self, at_ms: u64) -> Result<(), ReplayError> {
         match self.made.front() {
             Some(made) => {
-                Err(self.differs(at_ms, format!("the replay signs {}, the seat did not", name(made))))
+                Err(self.differs(at_ms, format!("the replay signs {}, the seat did not", self.name(made))))
             }
             None => Ok(()),
         }
@@ -255,13 +297,28 @@ impl<'l> Run<'l> {
         }
     }
 
+    /// The bundle holds what the log says that the seat bid.
+    fn bids_sealed(&self) -> Result<(), ReplayError> {
+        let bids = |r: &&&LogRecord| matches!(r, LogRecord::Bids { .. });
+        let at_ms = self.past.iter().find(bids).and_then(|r| r.at_ms()).unwrap_or_default();
+        if self.crypto.has_sealed_other() {
+            return Err(self.differs(at_ms, "the seat sealed other bids than those in its log".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// A message in words.
+    fn name(&self, bytes: &[u8]) -> String {
+        let kind = crate::wire::peek_kind(bytes).map_or("nothing known", Kind::name);
+        let digest = tagged_hash("VENDUE-V1-REPLAYED", &[bytes]);
+        let short = to_hex(digest.get(..6).unwrap_or_default());
+        match decision::subject(bytes, self.record.n()) {
+            Some(subject) => format!("{kind} for {} ({short})", to_hex(&subject)),
+            None => format!("{kind} ({short})"),
+        }
+    }
+
     fn differs(&self, at_ms: u64, what: String) -> ReplayError {
         ReplayError::Differs(Difference { record: self.past.len(), at_ms, what })
     }
-}
-
-/// A message in words.
-fn name(bytes: &[u8]) -> String {
-    let kind = crate::wire::peek_kind(bytes).map_or("nothing known", Kind::name);
-    format!("{kind} {}", to_hex(bytes.get(..80).unwrap_or(bytes)))
 }

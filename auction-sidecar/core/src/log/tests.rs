@@ -150,6 +150,29 @@ fn foreign_old_and_mixed_segments_are_told_apart() {
     assert_eq!(read(&bytes[..20], false).unwrap_err().damage, Damage::Head);
 }
 
+#[test]
+fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
+    let (mut bytes, starts) = segment(&every_record(), 1);
+    bytes.truncate(starts[1]);
+    // Each says that it reaches to the end, that it is of this generation, and that what is before it was durable.
+    let (synced, false_frames) = (bytes.len() as u64 + 1, 20_000u32);
+    bytes.push(0);
+    for left in (1..=false_frames).rev() {
+        let mut frame = (left * 25 - 8).to_be_bytes().to_vec();
+        frame.extend([0; 4]);
+        frame.push(LOG_VERSION);
+        frame.extend(9u64.to_be_bytes());
+        frame.extend(synced.to_be_bytes());
+        bytes.extend(frame);
+    }
+    // To check them all would take reading five thousand million bytes.
+    let error = read(&bytes, true).unwrap_err();
+    assert_eq!((error.offset, error.damage), (starts[1], Damage::Checksum));
+    // A few do not make damage of a torn tail.
+    let few = starts[1] + 1 + 3 * 25;
+    assert_eq!(read(&bytes[..few], true).unwrap().torn, few - starts[1]);
+}
+
 proptest! {
     #[test]
     fn any_bytes_give_records_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {

@@ -10,6 +10,7 @@
 //! round that was recalled from the log signs no bundle, set, vote or proposal that is not in it.
 
 mod accuse;
+mod explain;
 mod intake;
 mod opening;
 mod recall;

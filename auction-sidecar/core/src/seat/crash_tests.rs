@@ -5,7 +5,7 @@ use super::*;
 use crate::crypto::SeatCrypto;
 use crate::justify::proposer;
 use crate::keys::SeatKeys;
-use crate::log::{LogRecord, ReplayError, SegmentHead, encode_frame, read_segment, replay};
+use crate::log::{LogRecord, ReplayError, SegmentHead, Step, encode_frame, read_segment, replay};
 use crate::proof::place;
 use crate::wire::*;
 use std::collections::VecDeque;
@@ -402,77 +402,6 @@ fn what_was_promised_and_held_survives_a_restart() {
     assert!(out.contains(&SeatOutput::Taken { order: digest, home: 0 }), "{out:?}");
 }
 
-/// The log of a seat in a round with or without a crash, as a replay gets it.
-fn heard(loses: Loses, seat: u16, crash: Option<Crash>) -> (Bus, Vec<LogRecord>) {
-    let mut bus = Bus::new(loses, crash);
-    bus.run(seat);
-    let log = bus.logs[usize::from(seat)].clone();
-    (bus, log)
-}
-
-#[test]
-fn a_replay_signs_the_same_bytes_in_every_kind_of_round() {
-    for loses in [none, partial, later_view] as [Loses; 3] {
-        for seat in [0, proposer(&dealt().0, ROUND, 1)] {
-            let (bus, log) = heard(loses, seat, None);
-            let replayed = replay(&bus.record, seat, ROUND, &log).unwrap();
-            assert_eq!(replayed.root, bus.decided.get(&seat).copied());
-            assert_eq!(replayed.certificate.as_ref().map(|c| c.root), replayed.root);
-            assert_eq!((replayed.equal, replayed.unwritten), (kinds_said(&log).len(), 0));
-            assert!(replayed.beacon.is_some() && replayed.commit.is_some());
-            assert_eq!((replayed.cleared.len(), replayed.orders.len()), (1, 1));
-        }
-    }
-}
-
-#[test]
-fn a_replay_of_a_round_with_a_restart_in_it_agrees() {
-    let log = records_without_crash(partial, 1);
-    let lock = log.iter().position(|r| kinds_said(std::slice::from_ref(r)) == [Kind::Lock]).unwrap();
-    let crash = Crash { seat: 1, at: lock, cut: Cut::Sent, away_ms: 20, keeps: usize::MAX };
-    let (bus, log) = heard(partial, 1, Some(crash));
-    let replayed = replay(&bus.record, 1, ROUND, &log).unwrap();
-    assert_eq!((replayed.restarts, replayed.root), (1, bus.decided.get(&1).copied()));
-}
-
-#[test]
-fn a_replay_finds_what_was_signed_and_does_not_follow() {
-    let (bus, log) = heard(partial, 1, None);
-    let differs = |log: &[LogRecord]| match replay(&bus.record, 1, ROUND, log) {
-        Err(ReplayError::Differs(difference)) => difference.what,
-        other => panic!("{other:?}"),
-    };
-    // Another award than the one that follows, properly signed.
-    let award = log.iter().position(|r| kinds_said(std::slice::from_ref(r)) == [Kind::Award]).unwrap();
-    let Some(LogRecord::Said { at_ms, bytes }) = log.get(award) else { panic!("no award") };
-    let mut message = decode(bytes, 4).unwrap();
-    let crypto = bus.crypto(1);
-    message.body = Body::Award(AwardVote { root: [9; 32], vote: crypto.vote(b"another") });
-    message.signature = Some(crypto.sign(&message_hash(&bus.record.market, &message.header, &message.body)));
-    let mut wrong = log.clone();
-    wrong[award] = LogRecord::Said { at_ms: *at_ms, bytes: message.encode() };
-    assert!(differs(&wrong).contains("signed award"), "{}", differs(&wrong));
-    // A vote that is missing, and one that nothing led to.
-    let admit = log.iter().position(|r| kinds_said(std::slice::from_ref(r)) == [Kind::Admit]).unwrap();
-    let mut less = log.clone();
-    less.remove(admit);
-    assert!(differs(&less).contains("replay signs admit"), "{}", differs(&less));
-    let sets =
-        |r: &LogRecord| matches!(r, LogRecord::Heard { bytes, .. } if peek_kind(bytes) == Some(Kind::Set));
-    let deaf: Vec<_> = log.iter().filter(|r| !sets(r)).cloned().collect();
-    assert!(differs(&deaf).contains("the replay nothing"), "{}", differs(&deaf));
-    // A message that was changed on its way into the log.
-    let mut forged = log.clone();
-    let heard = forged.iter_mut().find(|r| sets(r)).unwrap();
-    let LogRecord::Heard { bytes, .. } = heard else { panic!("nothing heard") };
-    bytes[40] ^= 1;
-    assert!(differs(&forged).contains("not its sender's"));
-    // Nothing to replay.
-    assert_eq!(replay(&bus.record, 1, 99, &log), Err(ReplayError::Nothing(99)));
-    let own: Vec<_> = log.iter().filter(|r| !matches!(r, LogRecord::Heard { .. })).cloned().collect();
-    assert_eq!(replay(&bus.record, 1, ROUND, &own), Err(ReplayError::NotReceived(ROUND)));
-}
-
 #[test]
 fn what_a_decided_round_won_is_kept_until_it_expires_or_is_freed() {
     let log = records_without_crash(none, 0);
@@ -496,3 +425,5 @@ fn what_a_decided_round_won_is_kept_until_it_expires_or_is_freed() {
     let open: Vec<_> = log.iter().filter(bids).cloned().collect();
     assert_eq!(free(&open, now), 6);
 }
+
+mod replays;

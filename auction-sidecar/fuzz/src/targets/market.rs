@@ -7,7 +7,8 @@ use std::fmt::{Debug, Display};
 use std::str::FromStr;
 use vendue_market::encode::{Canonical, from_hex, to_hex};
 use vendue_market::{
-    Cost, GpuModel, Histogram, NodeCapacity, OfferCapacity, Order, Outcome, Price, Requirements, glob_match,
+    Cost, GpuModel, Histogram, NodeCapacity, Offer, OfferCapacity, Order, Outcome, Price, Requirements,
+    glob_match,
 };
 use vendue_receipts::{Chain, ENCODED_LEN, UsageRecord, verify};
 
@@ -22,6 +23,8 @@ pub(super) const TARGETS: &[Target] = &[
     target("offer_capacity", Bytes, canonical::<OfferCapacity>),
     target("order_json", Bytes, both::<Order>),
     target("outcome_json", Bytes, both::<Outcome>),
+    target("offer_json", Bytes, json::<Offer>),
+    target("offer_capacity_json", Bytes, both::<OfferCapacity>),
     target("price_text", Bytes, text::<Price>),
     target("cost", Bytes, cost),
     target("cost_text", Bytes, text::<Cost>),

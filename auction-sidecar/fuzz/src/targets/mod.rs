@@ -1,8 +1,11 @@
 //! The targets, by what they read.
 
 mod award;
+mod clearing;
 mod dkg;
+mod frames;
 mod keys;
+mod log;
 mod market;
 mod members;
 mod proof;
@@ -22,6 +25,8 @@ pub enum Cost {
     Signature,
     /// Points and pairings: about a thousand.
     Pairing,
+    /// A round from its first message to its last: about twenty thousand.
+    Round,
 }
 
 impl Cost {
@@ -29,8 +34,9 @@ impl Cost {
     pub fn weight(self) -> u64 {
         match self {
             Cost::Bytes => 1_000,
-            Cost::Signature => 30,
-            Cost::Pairing => 3,
+            Cost::Signature => 8,
+            Cost::Pairing => 1,
+            Cost::Round => 1,
         }
     }
 }
@@ -61,6 +67,9 @@ pub fn all() -> impl Iterator<Item = Target> {
         sealed::TARGETS,
         dkg::TARGETS,
         members::TARGETS,
+        log::TARGETS,
+        frames::TARGETS,
+        clearing::TARGETS,
     ];
     groups.into_iter().flatten().copied()
 }
@@ -83,6 +92,7 @@ fn json_value<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8])
     Some(value)
 }
 
+pub(crate) use log::{SEAT, TORN};
 pub(crate) use market::canonical;
-pub(crate) use members::HOME;
+pub(crate) use members::{HOME, UNIT_MS};
 pub(crate) use wire::SIZES;

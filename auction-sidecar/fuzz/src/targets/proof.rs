@@ -2,7 +2,7 @@
 //! are reached.
 
 use super::Cost::{Pairing, Signature};
-use super::{Target, target};
+use super::{Target, json_value, target};
 use crate::bounds::bounded;
 use crate::fixture::fixture;
 use vendue_auction_core::evidence::{recover, verify as verify_signature};
@@ -11,6 +11,7 @@ use vendue_auction_core::wire::decode;
 
 pub(super) const TARGETS: &[Target] = &[
     target("fault_proof", Signature, fault_proof),
+    target("fault_proof_form", Signature, fault_proof_form),
     target("fault_proof_message", Pairing, bad_message),
     target("fault_proof_double", Signature, double),
     target("evidence_signature", Signature, evidence_signature),
@@ -32,6 +33,12 @@ fn fault_proof(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(proof) = bounded(bytes.len(), 0, || FaultProof::from_json(text)) else { return false };
     judge(&proof)
+}
+
+/// A proof of any form: there is a verdict, whether it proves something or not.
+fn fault_proof_form(bytes: &[u8]) -> bool {
+    let proof = json_value::<FaultProof>(bytes);
+    proof.as_ref().map(judge).is_some()
 }
 
 /// A message that its sender signs whatever it says.

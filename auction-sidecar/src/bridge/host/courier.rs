@@ -13,7 +13,7 @@ use vendue_crds::names;
 use crate::bridge::cluster::{Cluster, ClusterError};
 use crate::courier::{LOG_SIZE, Manifest};
 use crate::net::{CHUNK, MAX_HANDOVER};
-use crate::wire::{FileEntry, MAX_FILES, WireError, check_manifest};
+use crate::wire::{FileEntry, FrameError, MAX_FILES, check_manifest};
 
 /// Why the courier's bytes cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,7 @@ pub enum CourierError {
     Answer(String),
     /// The outputs cannot be described in a manifest.
     #[error("the outputs cannot be delivered: {0}")]
-    Outputs(#[from] WireError),
+    Outputs(#[from] FrameError),
 }
 
 /// Reads logs and outputs of awards.
@@ -147,14 +147,14 @@ impl Courier {
     pub(super) async fn manifest(&self) -> Result<Vec<FileEntry>, CourierError> {
         let response = match self.get("manifest", "/v1/manifest", &[]).await {
             Err(CourierError::Status { status: 413, .. }) => {
-                return Err(CourierError::Outputs(WireError::TooMany {
+                return Err(CourierError::Outputs(FrameError::TooMany {
                     what: "output files",
                     max: MAX_FILES,
                 }));
             }
             other => other?,
         };
-        let too_long = WireError::TooMany { what: "bytes of paths and digests", max: MAX_HANDOVER };
+        let too_long = FrameError::TooMany { what: "bytes of paths and digests", max: MAX_HANDOVER };
         if response.content_length().is_some_and(|len| len > MAX_HANDOVER as u64) {
             return Err(too_long.into());
         }

@@ -13,7 +13,7 @@ use tokio::time::MissedTickBehavior;
 use crate::bridge::host::courier::{Courier, CourierError};
 use crate::net::{CHUNK, Handle, MAX_HANDOVER, MemberId, NetError, Protocol};
 use crate::wire::{
-    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, MAX_LOG, WireError, decode,
+    AwardRef, Bulk, BulkReply, FileEntry, FrameError, Handover, HandoverReply, LOG_PATH, MAX_LOG, decode,
     decode_bulk, encode, encode_bulk,
 };
 
@@ -34,7 +34,7 @@ pub(super) enum DeliverError {
     Net(#[from] NetError),
     /// Home's answer does not parse.
     #[error(transparent)]
-    Wire(#[from] WireError),
+    Wire(#[from] FrameError),
     /// Home does not want it now.
     #[error("home: {0}")]
     Later(String),
@@ -131,7 +131,7 @@ impl Sender<'_> {
         };
         files.push(log);
         if encode(&self.manifest(&files)).len() > MAX_HANDOVER {
-            let why = WireError::TooMany { what: "bytes of paths and digests", max: MAX_HANDOVER };
+            let why = FrameError::TooMany { what: "bytes of paths and digests", max: MAX_HANDOVER };
             files.drain(..files.len() - 1);
             return Ok((files, Some(why.to_string())));
         }
