@@ -262,8 +262,10 @@ impl<'l> Run<'l> {
                     )
                 });
                 let lacks = lacks.unwrap_or_default();
-                Err(self
-                    .differs(at_ms, format!("the seat signed {}, the replay nothing{lacks}", self.name(bytes))))
+                Err(self.differs(
+                    at_ms,
+                    format!("the seat signed {}, the replay nothing{lacks}", self.name(bytes)),
+                ))
             }
         }
     }

@@ -125,7 +125,9 @@ impl Crypto for Lookup {
     }
     fn open(&self, opened: &Combined, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>> {
         let plain = vendue_sealed_bid::open(opened, header, sealed);
-        if self.sealed.as_ref() == Some(sealed) && self.bids.get().is_some_and(|bids| Some(bids) != plain.as_ref()) {
+        if self.sealed.as_ref() == Some(sealed)
+            && self.bids.get().is_some_and(|bids| Some(bids) != plain.as_ref())
+        {
             self.sealed_other.get_or_init(|| ());
         }
         plain

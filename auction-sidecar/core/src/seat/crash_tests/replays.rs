@@ -173,7 +173,8 @@ fn a_replay_names_a_log_in_which_any_byte_was_changed() {
             // A few places of each part: header, body, signature.
             for place in [0, 12, 30, 60, bytes.len() / 2, bytes.len() - 70, bytes.len() - 2] {
                 let mut changed = log.clone();
-                let (LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. }) = &mut changed[at] else {
+                let (LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. }) = &mut changed[at]
+                else {
                     panic!("a message")
                 };
                 bytes[place] ^= 4;
