@@ -5,7 +5,7 @@
 //! a call, or of a later one, passes before the records of that call are durable; after a failed write nothing passes; a
 //! bundle or SET that the disk has kept too long does not pass at all, because others would hold it against the seat.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -60,11 +60,33 @@ struct Held {
 
 impl Held {
     fn bytes(&self) -> usize {
-        let message = match &self.output {
-            SeatOutput::Broadcast(bytes) | SeatOutput::Send { bytes, .. } => bytes.len(),
-            _ => 0,
-        };
-        OUTPUT_BYTES + message
+        OUTPUT_BYTES + message(&self.output).map_or(0, <[u8]>::len)
+    }
+}
+
+fn message(output: &SeatOutput) -> Option<&[u8]> {
+    match output {
+        SeatOutput::Broadcast(bytes) | SeatOutput::Send { bytes, .. } => Some(bytes),
+        _ => None,
+    }
+}
+
+fn header(output: &SeatOutput) -> Option<Header> {
+    Header::read(&mut Reader::new(message(output)?)).ok()
+}
+
+/// Messages that were not said because they had come too late: what is said again must have been said before.
+#[derive(Default)]
+struct Withheld(BTreeSet<(u64, Kind)>);
+
+impl Withheld {
+    fn add(&mut self, output: &SeatOutput, params: &Params, now_ms: u64) {
+        self.0.retain(|(round, _)| params.expiry(*round) >= now_ms);
+        self.0.extend(header(output).map(|header| (header.round, header.kind)));
+    }
+
+    fn has(&self, output: &SeatOutput) -> bool {
+        !self.0.is_empty() && header(output).is_some_and(|h| self.0.contains(&(h.round, h.kind)))
     }
 }
 
@@ -75,6 +97,7 @@ pub struct Gate {
     /// What waits, with the number of the last call before it, or of itself, that had records.
     held: VecDeque<(u64, Held)>,
     held_bytes: usize,
+    withheld: Withheld,
     /// The last call that had records.
     number: u64,
     /// The last call whose records are known to be durable.
@@ -83,11 +106,11 @@ pub struct Gate {
 }
 
 /// Until when a message that is said for the first time is worth saying. A bundle after T1 is listed by nobody, and is
-/// evidence that its seat bid too late; a SET after view 0 has no vote to follow. What is said again has been out.
+/// evidence that its seat bid too late; a SET after view 0 has no vote to follow, and the seat's NEWVIEW shows it.
 fn deadline(params: &Params, records: &[LogRecord], output: &SeatOutput) -> Option<u64> {
     let SeatOutput::Broadcast(bytes) = output else { return None };
     let is_new = records.iter().any(|r| matches!(r, LogRecord::Said { bytes: said, .. } if said == bytes));
-    let header = is_new.then(|| Header::read(&mut Reader::new(bytes)).ok()).flatten()?;
+    let header = is_new.then(|| header(output)).flatten()?;
     match header.kind {
         Kind::Bundle => Some(params.t1(header.round)),
         Kind::Set => Some(params.t3(header.round)),
@@ -120,6 +143,7 @@ impl Gate {
             }
         }
         let Some(log) = &self.log else { return rest };
+        rest.retain(|output| !self.withheld.has(output));
         if records.is_empty() && self.durable >= self.number {
             return rest;
         }
@@ -167,9 +191,11 @@ impl Gate {
         let mut out = vec![];
         while let Some((_, held)) = self.held.pop_front_if(|(number, _)| *number <= durable) {
             self.held_bytes = self.held_bytes.saturating_sub(held.bytes());
-            match held.until_ms {
-                Some(until_ms) if now_ms > until_ms => log.metrics.dropped("log_late"),
-                _ => out.push(held.output),
+            if held.until_ms.is_some_and(|until_ms| now_ms > until_ms) {
+                log.metrics.dropped("log_late");
+                self.withheld.add(&held.output, &log.params, now_ms);
+            } else if !self.withheld.has(&held.output) {
+                out.push(held.output);
             }
         }
         if let Some(failed) = failed {
