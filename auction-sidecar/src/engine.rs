@@ -2,7 +2,8 @@
 //!
 //! Inputs: round messages of the network, commands of the bridge, the clock. Outputs: messages, and events for the
 //! bridge. Invariants: nothing in the loop waits for anybody but the next input; the API server is not on the path of a
-//! bid, because offers are kept here as values; what a seat says leaves when the records that it rests on are durable.
+//! bid, because offers are kept here as values; what a seat says leaves when the records that it rests on are durable; a
+//! seat whose log has failed is not gone on with, for only a restart finds out what the log holds.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,10 +28,22 @@ use crate::net::{Handle, MemberId, RoundEvent};
 const LONGEST: Duration = Duration::from_millis(500);
 /// Most events that wait for the bridge: several for each order that homes may have open.
 const MAX_WAITING: usize = 1 << 16;
-/// The fact that keeps a process whose log failed from being ready.
-const LOG_FAILED: &str = "seat log: a write failed and the seat is silent until this process is restarted";
 /// Sleep while the bridge has no room.
 const SOON: Duration = Duration::from_millis(20);
+
+/// Why the engine does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The seat's log has failed.
+    #[error(
+        "write the seat's log: {0}. The seat says nothing before a restart has read what the log holds; if that fails too, \
+        make room on its volume or replace it"
+    )]
+    Log(String),
+    /// The network or the bridge has ended.
+    #[error("run the engine: the {0} has ended")]
+    Ended(&'static str),
+}
 
 /// What the bridge tells the state machines.
 #[derive(Debug)]
@@ -87,8 +100,6 @@ pub struct Engine {
     ready: Readiness,
     gate: Gate,
     proofs: ProofKeeper,
-    /// Whether the failure of the log was told.
-    is_silent: bool,
     events: mpsc::Sender<EngineEvent>,
     /// Events that the bridge has no room for yet, in order: a lost one would leave an order or devices stuck.
     waiting: VecDeque<EngineEvent>,
@@ -112,7 +123,6 @@ impl Engine {
             ready,
             gate,
             proofs,
-            is_silent: false,
             events,
             waiting: VecDeque::new(),
             clock: Clock::new(Reading::now()),
@@ -121,32 +131,33 @@ impl Engine {
         }
     }
 
-    /// Runs until the network or the bridge is gone.
+    /// Runs until the network, the bridge or the seat's log is gone. While too much waits for the disk no messages are
+    /// taken from the network: they wait there, and who sends the most waits longest.
     pub async fn run(
         mut self,
         mut rounds: mpsc::Receiver<RoundEvent>,
         mut commands: mpsc::Receiver<EngineCommand>,
-    ) {
+    ) -> EngineError {
         loop {
             self.watch_clock();
             self.pass_on();
             let sleep = self.sleep();
             tokio::select! {
                 biased;
-                event = rounds.recv() => match event {
+                event = rounds.recv(), if !self.gate.is_full() => match event {
                     Some(RoundEvent::Message { from, bytes }) => self.message(from.into(), bytes),
                     Some(RoundEvent::Up(_) | RoundEvent::Down(_)) => {}
-                    None => return,
+                    None => return EngineError::Ended("network"),
                 },
                 command = commands.recv() => match command {
                     Some(EngineCommand::Seat(input)) => self.seat_input(input),
                     Some(EngineCommand::Home(input)) => self.home_input(*input),
-                    None => return,
+                    None => return EngineError::Ended("bridge"),
                 },
                 () = self.gate.changed() => {}
                 () = tokio::time::sleep(sleep) => {}
             }
-            let released = self.gate.released();
+            let released = self.gate.released(now_ms());
             self.carry_out(released);
             if self.due() {
                 self.seat_input(SeatInput::Tick);
@@ -156,13 +167,15 @@ impl Engine {
                 self.message(from, bytes);
             }
             self.observe();
+            if let Some(failed) = self.gate.failed() {
+                self.metrics.seat_active.set(0);
+                return EngineError::Log(failed.to_owned());
+            }
         }
     }
 
     fn next_wake(&self) -> Option<u64> {
-        // A seat without its log does nothing any more.
-        let seat = self.seat.as_ref().filter(|_| self.gate.failed().is_none());
-        let seat = seat.and_then(|(_, s)| s.next_wake());
+        let seat = self.seat.as_ref().and_then(|(_, s)| s.next_wake());
         let home = self.home.as_ref().and_then(|(_, h)| h.next_wake());
         seat.into_iter().chain(home).min()
     }
@@ -208,13 +221,6 @@ impl Engine {
             }
             return;
         };
-        let is_message = matches!(input, SeatInput::Message { .. });
-        if self.gate.failed().is_some() || (is_message && self.gate.is_full()) {
-            if is_message {
-                self.metrics.dropped("log_behind");
-            }
-            return;
-        }
         let outputs = seat.handle(now_ms(), input);
         let passed = self.gate.pass(outputs);
         self.carry_out(passed);
@@ -372,19 +378,10 @@ impl Engine {
             *seen = now;
         }
         if let Some((_, seat)) = &self.seat {
-            let active = seat.observes_until() <= now_ms() && self.gate.failed().is_none();
+            let active = seat.observes_until() <= now_ms();
             self.metrics.seat_active.set(i64::from(active));
         }
         self.ready.set("engine", true);
-        if let (Some(error), false) = (self.gate.failed(), self.is_silent) {
-            self.is_silent = true;
-            self.ready.set(LOG_FAILED, false);
-            tracing::error!(
-                error,
-                "the seat's log cannot be written; the seat says nothing more. Make room on its volume or \
-                replace it, then restart this process"
-            );
-        }
     }
 }
 

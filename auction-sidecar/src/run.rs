@@ -1,7 +1,7 @@
 //! `vendue-auction run`: reads record and keys, wires the parts, runs until a signal.
 //!
-//! Invariant: the process ends only by a signal or because something that it cannot do without has failed at start;
-//! whatever else fails is tried again.
+//! Invariant: the process ends only by a signal, because something that it cannot do without has failed at start, or because
+//! its engine or its seat's log has failed, which a restart sets right; whatever else fails is tried again.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::bridge::dispatch::{self, Sides};
 use crate::bridge::home::{self, HomeContext};
 use crate::bridge::host::{self, CourierClient, HostContext};
 use crate::bridge::stores::{Guarded, Seller, follow};
-use crate::engine::{Engine, EngineCommand, EngineConfig, EngineEvent, now_ms};
+use crate::engine::{Engine, EngineCommand, EngineConfig, EngineError, EngineEvent, now_ms};
 use crate::health::{self, HealthError, Readiness};
 use crate::keys::{Keys, KeysError};
 use crate::log::{Appender, Gate, LogDirError, LogOptions, ProofKeeper};
@@ -106,6 +106,12 @@ pub enum RunError {
     /// A thread cannot be started.
     #[error("start the thread of the seat log: {0}")]
     Thread(std::io::Error),
+    /// The engine does not go on.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A task that must not end has ended.
+    #[error("run the tasks of the process: {0}")]
+    Task(&'static str),
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Health(#[from] HealthError),
@@ -192,19 +198,47 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
         home: home_index.zip(user).zip(store).map(|(home, store)| start_home(&parts, &args, home, store)),
     };
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(Engine::new(config, events_tx).run(net.rounds, commands));
-    tasks.spawn(route(sides.clone(), events));
-    tasks.spawn(dispatch::run(sides, net.requests, metrics.clone()));
+    let engine = Engine::new(config, events_tx).run(net.rounds, commands);
+    tasks.spawn(async { RunError::Engine(engine.await) });
+    tasks.spawn(route_events(sides.clone(), events));
+    tasks.spawn(ends(dispatch::run(sides, net.requests, metrics.clone()), "requests of peers"));
     tokio::spawn(name_what_is_missing(ready.clone()));
     tracing::info!(seat = ?seat_index, home = ?home_index, "started");
-    tokio::select! {
-        () = crate::signals::terminated() => tracing::info!("signal received; the process ends"),
-        result = health::serve(args.listen, health::router(metrics, ready)) => result?,
-        _ = tasks.join_next() => tracing::error!("a task that must not end has ended; the process is restarted"),
+    let result = tokio::select! {
+        () = crate::signals::terminated() => {
+            tracing::info!("signal received; the process ends");
+            Ok(())
+        }
+        result = health::serve(args.listen, health::router(metrics, ready)) => result.map_err(RunError::from),
+        error = first_failure(&mut tasks) => Err(error),
+    };
+    if let Err(error) = &result {
+        tracing::error!(%error, "the process cannot go on; it ends to be restarted");
     }
     tasks.shutdown().await;
     net.task.abort();
-    Ok(())
+    result
+}
+
+/// Ends with nothing to say: the engine that tells no more says why.
+async fn route_events(sides: Sides, events: mpsc::Receiver<EngineEvent>) -> RunError {
+    route(sides, events).await;
+    std::future::pending().await
+}
+
+/// What the end of a task that must not end means.
+async fn ends(task: impl Future<Output = ()>, what: &'static str) -> RunError {
+    task.await;
+    RunError::Task(what)
+}
+
+/// Why the first task has ended; the others end after it and because of it.
+async fn first_failure(tasks: &mut tokio::task::JoinSet<RunError>) -> RunError {
+    match tasks.join_next().await {
+        Some(Ok(error)) => error,
+        Some(Err(_)) => RunError::Task("one of them panicked"),
+        None => RunError::Task("there is none"),
+    }
 }
 
 /// Says in the log why the process is not ready, for those who do not see the answers to probes.
@@ -278,7 +312,7 @@ fn start_seat(
         max_bytes: args.log.log_max_mib << 20,
         ..LogOptions::new(dir.clone())
     };
-    let (log, found) = Appender::open(options, record, index)?;
+    let (log, found) = Appender::open(options, record, index, now_ms())?;
     let (records, torn, generation) = (found.records.len(), found.torn, log.generation());
     tracing::info!(dir = %dir.display(), records, torn_bytes = torn, generation, "seat log opened");
     let mut seat = Seat::restore(record.clone(), index, crypto, now_ms(), &found.records)
@@ -471,5 +505,24 @@ async fn sweep(store: Arc<Store>, metrics: Arc<Metrics>, retention_seconds: u64)
             Ok(Err(error)) => tracing::error!(%error, "store not swept"),
             Err(error) => tracing::error!(%error, "store not swept"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_failed_is_the_error_that_the_process_ends_with() {
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(ends(std::future::pending(), "requests of peers"));
+        tasks.spawn(async { EngineError::Log("sync /log/1: no space left on device".into()).into() });
+        let error = first_failure(&mut tasks).await;
+        assert!(matches!(&error, RunError::Engine(EngineError::Log(_))));
+        let text = error.to_string();
+        assert!(text.contains("write the seat's log: sync /log/1: no space left on device"), "{text}");
+        tasks.shutdown().await;
+        tasks.spawn(ends(async {}, "requests of peers"));
+        assert!(first_failure(&mut tasks).await.to_string().contains("requests of peers"));
     }
 }

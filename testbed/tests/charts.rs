@@ -105,6 +105,12 @@ async fn a_seat_has_a_log_on_what_the_cluster_has() {
     let (volume, claim) = seat_log("provider", &["auction.log.storageClass=fast"]).await;
     assert_eq!(volume["persistentVolumeClaim"]["claimName"], "vendue-seat-log");
     assert!(claim);
+    for (size, max_mib) in [("256Mi", "96"), ("1Gi", "480"), ("1Ti", "524256")] {
+        let text = template("provider", &[&format!("auction.log.size={size}")]).await.unwrap();
+        assert!(text.contains(&format!("VENDUE_LOG_MAX_MIB, value: \"{max_mib}\"")), "{size}");
+    }
+    let small = template("provider", &["auction.log.size=255Mi"]).await.unwrap_err().to_string();
+    assert!(small.contains("auction.log.size") && small.contains("256Mi"), "{small}");
     for (profile, set) in [("home", "auction.log.storageClass=fast"), ("both", "auction.log.enabled=false")] {
         assert_eq!(seat_log(profile, &[set]).await, (Value::Null, false), "{profile} {set}");
     }

@@ -30,7 +30,7 @@ fn free_address() -> libp2p::Multiaddr {
 fn log(dir: &Path, record: &MarketRecord, seat: Option<u16>, metrics: &Arc<Metrics>) -> Gate {
     let Some(seat) = seat else { return Gate::default() };
     let options = LogOptions::new(dir.join(format!("log-{seat}")));
-    Gate::new(Appender::open(options, record, seat).unwrap().0, metrics.clone()).unwrap()
+    Gate::new(Appender::open(options, record, seat, now_ms()).unwrap().0, metrics.clone()).unwrap()
 }
 
 fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::Multiaddr) -> Process {
@@ -236,59 +236,98 @@ async fn an_order_is_awarded_reserved_chosen_and_handed_over() {
     );
 }
 
+struct Alone {
+    dir: tempfile::TempDir,
+    record: Arc<MarketRecord>,
+    metrics: Arc<Metrics>,
+}
+
+impl Alone {
+    /// The first of four seats, whose network nobody answers.
+    fn new() -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let options = DealOptions {
+            regions: vec![],
+            market: "test".into(),
+            seats: ["a", "b", "c", "d"].iter().map(|n| ((*n).to_owned(), free_address())).collect(),
+            homes: vec![],
+            delay_ms: 250,
+            period_ms: 1500,
+            handover_ms: 5000,
+            out: dir.path().join("deal"),
+        };
+        let record = std::fs::read_to_string(deal::run(&options).unwrap()).unwrap();
+        let record = Arc::new(SignedMarketRecord::from_json(&record).unwrap().record);
+        Self { dir, record, metrics: Arc::new(Metrics::new().unwrap()) }
+    }
+
+    /// What the engine is made of, with its network's messages.
+    fn config(&self, gate: Gate) -> (EngineConfig, net::Net) {
+        let text = std::fs::read_to_string(self.dir.path().join("deal/keys/a.json")).unwrap();
+        let keys = Keys::from_json(&text, &self.record).unwrap();
+        let (record, metrics) = (self.record.clone(), self.metrics.clone());
+        let net = net::start(NetConfig {
+            keypair: keys.transport.clone(),
+            members: crate::run::members(&record, keys.transport.public().to_peer_id()).unwrap(),
+            own: vec![],
+            listen: free_address(),
+            metrics: metrics.clone(),
+        })
+        .unwrap();
+        let crypto = SeatCrypto::new(record.clone(), keys.seat.unwrap());
+        let config = EngineConfig {
+            seat: Some((0, Seat::new(record.clone(), 0, crypto, 0))),
+            home: None,
+            net: net.handle.clone(),
+            metrics: metrics.clone(),
+            ready: Readiness::default(),
+            gate,
+            proofs: ProofKeeper::start(None, record.clone(), metrics).unwrap(),
+            record,
+        };
+        (config, net)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_seat_whose_log_fails_is_silent_and_the_process_says_why_it_is_not_ready() {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("deal");
-    let address = free_address();
-    let options = DealOptions {
-        regions: vec![],
-        market: "test".into(),
-        seats: ["a", "b", "c", "d"].iter().map(|n| ((*n).to_owned(), address.clone())).collect(),
-        homes: vec![],
-        delay_ms: 250,
-        period_ms: 1500,
-        handover_ms: 5000,
-        out: out.clone(),
-    };
-    let record = std::fs::read_to_string(deal::run(&options).unwrap()).unwrap();
-    let record = Arc::new(SignedMarketRecord::from_json(&record).unwrap().record);
-    let text = std::fs::read_to_string(out.join("keys/a.json")).unwrap();
-    let keys = Keys::from_json(&text, &record).unwrap();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let net = net::start(NetConfig {
-        keypair: keys.transport.clone(),
-        members: crate::run::members(&record, keys.transport.public().to_peer_id()).unwrap(),
-        own: vec![],
-        listen: address,
-        metrics: metrics.clone(),
-    })
-    .unwrap();
-    let crypto = SeatCrypto::new(record.clone(), keys.seat.unwrap());
-    let folder = dir.path().join("log");
+async fn an_engine_whose_log_fails_ends_with_the_reason() {
+    let alone = Alone::new();
+    let folder = alone.dir.path().join("log");
     let options = LogOptions { segment_bytes: 1, ..LogOptions::new(&folder) };
-    let (log, _) = Appender::open(options, &record, 0).unwrap();
+    let (log, _) = Appender::open(options, &alone.record, 0, now_ms()).unwrap();
     // The next segment cannot be made.
     std::fs::create_dir(folder.join("000000000001-000000000001.log")).unwrap();
-    let ready = Readiness::default();
-    let config = EngineConfig {
-        record: record.clone(),
-        seat: Some((0, Seat::new(record.clone(), 0, crypto, 0))),
-        home: None,
-        net: net.handle,
-        metrics: metrics.clone(),
-        ready: ready.clone(),
-        gate: Gate::new(log, metrics.clone()).unwrap(),
-        proofs: ProofKeeper::start(None, record, metrics.clone()).unwrap(),
-    };
+    let (config, net) = alone.config(Gate::new(log, alone.metrics.clone()).unwrap());
     let ((commands, commands_rx), (events_tx, _events)) = (mpsc::channel(64), mpsc::channel(256));
-    tokio::spawn(Engine::new(config, events_tx).run(net.rounds, commands_rx));
-    let silent = async {
-        while !ready.missing().iter().any(|fact| fact.contains("seat log")) {
-            commands.send(EngineCommand::Seat(SeatInput::Tick)).await.unwrap();
-        }
-    };
-    tokio::time::timeout(DEADLINE, silent).await.expect("the failure is not told");
-    assert_eq!(metrics.seat_active.get(), 0);
+    commands.send(EngineCommand::Seat(SeatInput::Tick)).await.unwrap();
+    let engine = Engine::new(config, events_tx).run(net.rounds, commands_rx);
+    let error = tokio::time::timeout(DEADLINE, engine).await.expect("the engine goes on without its log");
+    let text = error.to_string();
+    assert!(matches!(error, EngineError::Log(_)) && text.contains("000000000001-000000000001.log"), "{text}");
+    assert_eq!(alone.metrics.seat_active.get(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_wait_in_the_network_while_too_much_waits_for_the_disk() {
+    let alone = Alone::new();
+    let (mut gate, disk) = Gate::before_test_disk(alone.record.params, alone.metrics.clone());
+    gate.fill();
+    let (config, _net) = alone.config(gate);
+    let (rounds, rounds_rx) = mpsc::channel(1);
+    let ((commands, commands_rx), (events_tx, _events)) = (mpsc::channel(1), mpsc::channel(256));
+    let message = RoundEvent::Message { from: MemberId::Seat(1), bytes: Bytes::from_static(b"junk") };
+    rounds.send(message).await.unwrap();
+    let engine = tokio::spawn(Engine::new(config, events_tx).run(rounds_rx, commands_rx));
+    for _ in 0..20 {
+        commands.send(EngineCommand::Seat(SeatInput::Tick)).await.unwrap();
+    }
+    assert_eq!(rounds.capacity(), 0, "the message is not taken");
+    disk.sync(u64::MAX);
+    let taken = tokio::time::timeout(DEADLINE, rounds.reserve()).await;
+    drop(taken.expect("the message is never taken").unwrap());
+    while alone.metrics.dropped_count("malformed") == 0 {
+        tokio::task::yield_now().await;
+    }
+    engine.abort();
 }

@@ -2,7 +2,8 @@
 //!
 //! A process begins a segment of its own before it reads the others, and a process that appends looks for segments of a
 //! higher generation after it has synced and before it reports. So of two processes either the newer one reads what the
-//! older one wrote, or the older one notices and reports nothing.
+//! older one wrote, or the older one notices and reports nothing. What nobody needs goes before that segment is made, so
+//! that a log which has filled its volume can be opened again once its records have expired.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,11 +11,11 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vendue_auction_core::log::{LogRecord, SegmentHead, encode_frame};
+use vendue_auction_core::log::{LogRecord, Segment, SegmentHead, encode_frame};
 use vendue_auction_core::{MarketRecord, Params};
 
-use super::files::{self, LogDirError, fail};
-use super::read::{Found, read_segments};
+use super::files::{self, LogDirError, Named, fail};
+use super::read::{Found, read_at, read_segments};
 
 /// A segment ends when it is longer than this.
 pub const SEGMENT_BYTES: u64 = 4 << 20;
@@ -53,6 +54,30 @@ struct Old {
     bytes: u64,
 }
 
+impl Old {
+    fn of(path: PathBuf, segment: &Segment, params: &Params) -> Self {
+        let needed = segment.records.iter().map(|r| r.needed_until_ms(params)).max();
+        let bytes = size(&path);
+        Self { path, needed_until_ms: needed.unwrap_or_default(), bytes }
+    }
+
+    /// Whether anybody needs it, or it is kept for replay in a log of `bytes` bytes.
+    fn matters(&self, options: &LogOptions, bytes: u64, now_ms: u64) -> bool {
+        let retain = u64::try_from(options.retain.as_millis()).unwrap_or(u64::MAX);
+        let kept_for = if bytes > options.max_bytes { 0 } else { retain };
+        now_ms <= self.needed_until_ms.saturating_add(kept_for)
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |m| m.len())
+}
+
+/// Whether a record shows that there is a log.
+fn shows(record: &LogRecord) -> bool {
+    matches!(record, LogRecord::Observe { .. })
+}
+
 /// The log of one seat, open for appending.
 pub struct Appender {
     options: LogOptions,
@@ -74,7 +99,23 @@ pub struct Appender {
 
 impl Appender {
     /// Opens the log of a seat, and gives what it holds.
-    pub fn open(options: LogOptions, record: &MarketRecord, seat: u16) -> Result<(Self, Found), LogDirError> {
+    pub fn open(
+        options: LogOptions,
+        record: &MarketRecord,
+        seat: u16,
+        now_ms: u64,
+    ) -> Result<(Self, Found), LogDirError> {
+        Self::open_by(options, record, seat, now_ms, files::create)
+    }
+
+    /// Opens a log whose own segment is made by `create`.
+    pub(super) fn open_by(
+        options: LogOptions,
+        record: &MarketRecord,
+        seat: u16,
+        now_ms: u64,
+        create: impl FnOnce(&Path, &Path, &[u8]) -> Result<File, LogDirError>,
+    ) -> Result<(Self, Found), LogDirError> {
         let dir = options.dir.clone();
         let lock = files::lock(&dir)?;
         let known = files::segments(&dir)?;
@@ -87,29 +128,21 @@ impl Appender {
         if let Some(last) = known.last().filter(|last| last.generation == generation) {
             cut_tail(&dir, &last.path, record, seat)?;
         }
+        prune(&options, record, seat, now_ms)?;
         let number = files::segments(&dir)?.last().map_or(0, |last| last.number + 1);
         let head = SegmentHead { market: record.market, seat, generation, number };
         let path = files::segment_path(&dir, number, generation);
-        let file = files::create(&dir, &path, &head.encode())?;
-        let (mut found, mut old) = (Found::default(), VecDeque::new());
-        let mut observed = None;
+        let file = create(&dir, &path, &head.encode())?;
         let segments = read_segments(&dir, record, seat).inspect_err(|_| {
             // Who tries again and again leaves no heap of empty segments.
             let _ = files::remove(&path);
         })?;
-        for (named, segment) in segments {
-            if named.number >= number {
-                continue;
-            }
+        let (mut found, mut old, mut observed) = (Found::default(), VecDeque::new(), None);
+        for (named, segment) in segments.into_iter().filter(|(named, _)| named.number < number) {
             found.torn += segment.torn;
-            let needed = segment.records.iter().map(|r| r.needed_until_ms(&record.params)).max();
-            let bytes = std::fs::metadata(&named.path).map_or(0, |m| m.len());
-            old.push_back(Old { path: named.path, needed_until_ms: needed.unwrap_or_default(), bytes });
-            for record in &segment.records {
-                if matches!(record, LogRecord::Observe { .. }) {
-                    observed = Some(record.encode());
-                }
-            }
+            old.push_back(Old::of(named.path, &segment, &record.params));
+            let shown = segment.records.iter().rfind(|r| shows(r));
+            observed = shown.map(LogRecord::encode).or(observed);
             found.records.extend(segment.records);
         }
         let appender = Self {
@@ -132,6 +165,11 @@ impl Appender {
     /// Generation of this process.
     pub fn generation(&self) -> u64 {
         self.head.generation
+    }
+
+    /// The clock of the market's rounds.
+    pub fn params(&self) -> Params {
+        self.params
     }
 
     /// Bytes of all segments.
@@ -161,7 +199,7 @@ impl Appender {
             let bytes = record.encode();
             batch.extend(encode_frame(&bytes, self.head.generation, self.synced));
             self.needed_until_ms = self.needed_until_ms.max(record.needed_until_ms(&self.params));
-            if matches!(record, LogRecord::Observe { .. }) {
+            if shows(record) {
                 self.observed = Some(bytes);
                 self.shows = true;
             }
@@ -207,11 +245,8 @@ impl Appender {
         if !self.shows {
             return Ok(());
         }
-        let retain = u64::try_from(self.options.retain.as_millis()).unwrap_or(u64::MAX);
         while let Some(first) = self.old.front() {
-            let too_much = self.bytes() > self.options.max_bytes;
-            let kept_until = if too_much { 0 } else { retain };
-            if now_ms <= first.needed_until_ms.saturating_add(kept_until) {
+            if first.matters(&self.options, self.bytes(), now_ms) {
                 break;
             }
             files::remove(&first.path)?;
@@ -219,6 +254,32 @@ impl Appender {
         }
         Ok(())
     }
+}
+
+/// Removes the oldest segments that nobody needs, as long as a later one shows that there is a log.
+fn prune(options: &LogOptions, record: &MarketRecord, seat: u16, now_ms: u64) -> Result<(), LogDirError> {
+    let named = files::segments(&options.dir)?;
+    let mut bytes: u64 = named.iter().map(|n| size(&n.path)).sum();
+    for (at, first) in named.iter().enumerate() {
+        let Some(segment) = read_at(&named, at, record, seat)? else { break };
+        let old = Old::of(first.path.clone(), &segment, &record.params);
+        if old.matters(options, bytes, now_ms) || !is_shown_after(&named, at, record, seat)? {
+            break;
+        }
+        files::remove(&old.path)?;
+        bytes = bytes.saturating_sub(old.bytes);
+    }
+    Ok(())
+}
+
+/// Whether a later segment shows that there is a log; nearly always the next one does.
+fn is_shown_after(named: &[Named], at: usize, record: &MarketRecord, seat: u16) -> Result<bool, LogDirError> {
+    for later in at + 1..named.len() {
+        if read_at(named, later, record, seat)?.is_some_and(|s| s.records.iter().any(shows)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Cuts what a crash left at the end of a segment.

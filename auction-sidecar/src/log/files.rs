@@ -69,6 +69,9 @@ pub(super) fn fail(operation: &'static str, path: &Path) -> impl FnOnce(std::io:
     move |source| LogDirError::Io { operation, path, source }
 }
 
+/// What a file is called until it is whole.
+pub(super) const UNFINISHED: &str = "unfinished";
+
 /// Name of a segment: number and generation.
 pub(super) fn segment_path(dir: &Path, number: u64, generation: u64) -> PathBuf {
     dir.join(format!("{number:012}-{generation:012}.log"))
@@ -110,14 +113,39 @@ pub(super) fn lock(dir: &Path) -> Result<File, LogDirError> {
     }
 }
 
-/// Creates a file with this content, durable under its name.
+/// Creates a file with this content, durable under its name. A file that cannot be filled is taken away again: whoever
+/// tries again and again on a full volume leaves no heap of empty files.
 pub(super) fn create(dir: &Path, path: &Path, content: &[u8]) -> Result<File, LogDirError> {
+    create_by(dir, path, |file| {
+        file.write_all(content).map_err(fail("write", path))?;
+        file.sync_all().map_err(fail("sync", path))
+    })
+}
+
+pub(super) fn create_by(
+    dir: &Path,
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> Result<(), LogDirError>,
+) -> Result<File, LogDirError> {
     let mut file =
         OpenOptions::new().create_new(true).append(true).open(path).map_err(fail("create", path))?;
-    file.write_all(content).map_err(fail("write", path))?;
-    file.sync_all().map_err(fail("sync", path))?;
-    sync_dir(dir)?;
-    Ok(file)
+    match fill(&mut file).and_then(|()| sync_dir(dir)) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // The first error says what is wrong.
+            let _ = remove(path);
+            Err(error)
+        }
+    }
+}
+
+/// Creates a file under a name that nobody reads, and gives it its own name when it is whole and durable.
+pub(super) fn create_whole(dir: &Path, path: &Path, content: &[u8]) -> Result<(), LogDirError> {
+    let unfinished = dir.join(UNFINISHED);
+    remove(&unfinished)?;
+    create(dir, &unfinished, content)?;
+    fs::rename(&unfinished, path).map_err(fail("rename to", path))?;
+    sync_dir(dir)
 }
 
 pub(super) fn sync_dir(dir: &Path) -> Result<(), LogDirError> {

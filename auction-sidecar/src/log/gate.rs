@@ -1,27 +1,34 @@
 //! Between the seat and the network: what a seat puts out waits here until the records that it rests on are durable.
 //!
 //! Inputs: the outputs of one call of the seat. Outputs: what may be carried out, in order. The thread that writes takes
-//! all that waits in one go, so the engine never waits for the disk, and one sync serves many calls. Invariant: nothing of
-//! a call, or of a later one, passes before the records of that call are durable; after a failed write nothing passes.
+//! all that waits in one go, so the engine never waits for the disk, and one sync serves many calls. Invariants: nothing of
+//! a call, or of a later one, passes before the records of that call are durable; after a failed write nothing passes; a
+//! bundle or SET that the disk has kept too long does not pass at all, because others would hold it against the seat.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
-use vendue_auction_core::SeatOutput;
 use vendue_auction_core::log::LogRecord;
+use vendue_auction_core::wire::{Header, Kind};
+use vendue_auction_core::{Params, SeatOutput};
+use vendue_market::encode::Reader;
 
 use super::append::Appender;
 use crate::engine::now_ms;
 use crate::metrics::Metrics;
 
-/// Calls whose records wait to be written.
+/// Calls whose records wait to be written. Above [`MANY`] there is room for what comes with no message: time and bridge.
 const QUEUE: usize = 4096;
 /// Most calls whose records are written at once.
 const GROUP: usize = 256;
 /// Calls that wait for the disk before the seat is given no more messages.
-const MANY: usize = 1024;
+const MANY: u64 = 1024;
+/// Bytes of messages that wait for the disk before the seat is given no more messages.
+const MANY_BYTES: usize = 32 << 20;
+/// What an output takes beside its message.
+const OUTPUT_BYTES: usize = 256;
 
 /// How far the log has come.
 #[derive(Debug, Clone, Default)]
@@ -40,15 +47,52 @@ struct Batch {
 struct Log {
     queue: mpsc::Sender<Batch>,
     progress: watch::Receiver<Progress>,
+    params: Params,
+    metrics: Arc<Metrics>,
+}
+
+/// What a call put out.
+struct Held {
+    output: SeatOutput,
+    /// After this moment it is better not said.
+    until_ms: Option<u64>,
+}
+
+impl Held {
+    fn bytes(&self) -> usize {
+        let message = match &self.output {
+            SeatOutput::Broadcast(bytes) | SeatOutput::Send { bytes, .. } => bytes.len(),
+            _ => 0,
+        };
+        OUTPUT_BYTES + message
+    }
 }
 
 /// The gate. Without a log everything passes at once.
 #[derive(Default)]
 pub struct Gate {
     log: Option<Log>,
-    held: VecDeque<(u64, Vec<SeatOutput>)>,
+    /// What waits, with the number of the last call before it, or of itself, that had records.
+    held: VecDeque<(u64, Held)>,
+    held_bytes: usize,
+    /// The last call that had records.
     number: u64,
+    /// The last call whose records are known to be durable.
+    durable: u64,
     failed: Option<String>,
+}
+
+/// Until when a message that is said for the first time is worth saying. A bundle after T1 is listed by nobody, and is
+/// evidence that its seat bid too late; a SET after view 0 has no vote to follow. What is said again has been out.
+fn deadline(params: &Params, records: &[LogRecord], output: &SeatOutput) -> Option<u64> {
+    let SeatOutput::Broadcast(bytes) = output else { return None };
+    let is_new = records.iter().any(|r| matches!(r, LogRecord::Said { bytes: said, .. } if said == bytes));
+    let header = is_new.then(|| Header::read(&mut Reader::new(bytes)).ok()).flatten()?;
+    match header.kind {
+        Kind::Bundle => Some(params.t1(header.round)),
+        Kind::Set => Some(params.t3(header.round)),
+        _ => None,
+    }
 }
 
 impl Gate {
@@ -56,10 +100,11 @@ impl Gate {
     pub fn new(log: Appender, metrics: Arc<Metrics>) -> std::io::Result<Self> {
         let (queue, batches) = mpsc::channel(QUEUE);
         let (report, progress) = watch::channel(Progress::default());
+        let (params, counters) = (log.params(), metrics.clone());
         std::thread::Builder::new()
             .name("seat-log".into())
-            .spawn(move || write(log, batches, &report, &metrics))?;
-        Ok(Self { log: Some(Log { queue, progress }), ..Self::default() })
+            .spawn(move || write(log, batches, &report, &counters))?;
+        Ok(Self { log: Some(Log { queue, progress, params, metrics }), ..Self::default() })
     }
 
     /// Takes the outputs of one call of the seat; gives what may be carried out now.
@@ -75,23 +120,32 @@ impl Gate {
             }
         }
         let Some(log) = &self.log else { return rest };
+        if records.is_empty() && self.durable >= self.number {
+            return rest;
+        }
+        let params = log.params;
+        let until: Vec<_> = rest.iter().map(|output| deadline(&params, &records, output)).collect();
         if !records.is_empty() {
             self.number += 1;
             let batch = Batch { number: self.number, records };
             if log.queue.try_send(batch).is_err() {
-                let why = match &log.progress.borrow().failed {
-                    Some(failed) => failed.clone(),
-                    None => "the disk does not keep up".to_owned(),
-                };
-                self.failed = Some(why);
-                self.held.clear();
+                let failed = log.progress.borrow().failed.clone();
+                self.fail(failed.unwrap_or_else(|| "the disk does not keep up".to_owned()));
                 return vec![];
             }
-        } else if self.held.is_empty() {
-            return rest;
         }
-        self.held.push_back((self.number, rest));
+        for (output, until_ms) in rest.into_iter().zip(until) {
+            let held = Held { output, until_ms };
+            self.held_bytes += held.bytes();
+            self.held.push_back((self.number, held));
+        }
         vec![]
+    }
+
+    fn fail(&mut self, why: String) {
+        self.failed = Some(why);
+        self.held.clear();
+        self.held_bytes = 0;
     }
 
     /// Waits until the log has come further.
@@ -106,18 +160,20 @@ impl Gate {
     }
 
     /// What may be carried out since the log has come further.
-    pub fn released(&mut self) -> Vec<SeatOutput> {
+    pub fn released(&mut self, now_ms: u64) -> Vec<SeatOutput> {
         let Some(log) = &mut self.log else { return vec![] };
         let Progress { durable, failed } = log.progress.borrow_and_update().clone();
+        self.durable = durable;
         let mut out = vec![];
-        while let Some((number, _)) = self.held.front()
-            && *number <= durable
-        {
-            out.extend(self.held.pop_front().into_iter().flat_map(|(_, outputs)| outputs));
+        while let Some((_, held)) = self.held.pop_front_if(|(number, _)| *number <= durable) {
+            self.held_bytes = self.held_bytes.saturating_sub(held.bytes());
+            match held.until_ms {
+                Some(until_ms) if now_ms > until_ms => log.metrics.dropped("log_late"),
+                _ => out.push(held.output),
+            }
         }
         if let Some(failed) = failed {
-            self.failed = Some(failed);
-            self.held.clear();
+            self.fail(failed);
         }
         out
     }
@@ -129,7 +185,41 @@ impl Gate {
 
     /// Whether so much waits for the disk that the seat is better told nothing.
     pub fn is_full(&self) -> bool {
-        self.held.len() >= MANY
+        self.number.saturating_sub(self.durable) >= MANY || self.held_bytes >= MANY_BYTES
+    }
+}
+
+/// A disk that does what a test says.
+#[cfg(test)]
+pub(crate) struct TestDisk {
+    _batches: mpsc::Receiver<Batch>,
+    report: watch::Sender<Progress>,
+}
+
+#[cfg(test)]
+impl TestDisk {
+    /// Has the records of calls up to this one durable.
+    pub(crate) fn sync(&self, durable: u64) {
+        self.report.send_replace(Progress { durable, failed: None });
+    }
+}
+
+#[cfg(test)]
+impl Gate {
+    /// A gate before a disk that does what a test says.
+    pub(crate) fn before_test_disk(params: Params, metrics: Arc<Metrics>) -> (Self, TestDisk) {
+        let (queue, batches) = mpsc::channel(QUEUE);
+        let (report, progress) = watch::channel(Progress::default());
+        let gate = Self { log: Some(Log { queue, progress, params, metrics }), ..Self::default() };
+        (gate, TestDisk { _batches: batches, report })
+    }
+
+    /// Lets as much wait as makes the gate full.
+    pub(crate) fn fill(&mut self) {
+        while !self.is_full() {
+            let record = LogRecord::Freed { order: [0; 32] };
+            let _ = self.pass(vec![SeatOutput::Persist(Box::new(record))]);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! ```
 //! Inputs: records of `vendue-auction-core`. Outputs: the records of the processes before, and how far the own ones are
 //! durable. Invariants: what is reported durable was synced, file and folder, while no process of a higher generation had
-//! opened the log; a write that fails is the last one; segments go from the oldest on, and only when no record in them
+//! opened the log; a write that fails is the last one, and ends the process; segments go from the oldest on, and only when no record in them
 //! matters any more.
 
 mod append;

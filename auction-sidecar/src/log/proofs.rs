@@ -1,7 +1,8 @@
 //! What becomes of fault proofs: each is counted, told in the log, and kept as a file.
 //!
 //! Inputs: proofs that the seat made. Outputs: files `seat-<seat>-<fault>.<number>.json` in the folder `proofs` of the log.
-//! Invariant: the number of files is bounded, in all and for each seat and fault; the first ones stay, for one is enough.
+//! Invariants: number and bytes of the files are bounded, in all and for each seat and fault, for they share the log's
+//! volume; the first ones stay, for one is enough; a file under a name of a proof is whole.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,10 @@ const QUEUE: usize = 64;
 const MAX_FILES: usize = 1024;
 /// Most files for one seat and fault.
 const MAX_OF_ONE: usize = 8;
+/// Most bytes in all. The chart keeps as much of the log's volume free.
+pub(super) const MAX_BYTES: u64 = 64 << 20;
+/// Of proofs longer than this one is kept for a seat and fault: they hold whole rounds.
+const LARGE: u64 = 1 << 20;
 
 /// Every fault.
 const FAULTS: [Fault; 11] = [
@@ -70,7 +75,7 @@ impl ProofKeeper {
         for fault in FAULTS {
             metrics.fault_proofs.with_label_values(&[fault_name(fault)]);
         }
-        let mut shelf = dir.map(|dir| Shelf::open(&dir.join("proofs"))).transpose()?;
+        let mut shelf = dir.map(|dir| Shelf::open(&dir.join("proofs"), MAX_BYTES)).transpose()?;
         let (queue, mut proofs) = mpsc::channel(QUEUE);
         let counted = metrics.clone();
         let thread = std::thread::Builder::new().name("fault-proofs".into());
@@ -96,7 +101,7 @@ fn keep(proof: &FaultProof, record: &MarketRecord, shelf: Option<&mut Shelf>, me
     let Verdict::Guilty { seats, fault } = verify(proof, record) else { return };
     let fault = fault_name(fault);
     metrics.fault_proofs.with_label_values(&[fault]).inc();
-    let kept = shelf.map(|shelf| shelf.put(&seats, fault, proof));
+    let kept = shelf.map(|shelf| shelf.put(&seats, fault, proof.to_json().as_bytes()));
     match kept {
         Some(Err(error)) => tracing::error!(?seats, fault, %error, "fault proven; the proof is not kept"),
         Some(Ok(Some(path))) => {
@@ -107,44 +112,54 @@ fn keep(proof: &FaultProof, record: &MarketRecord, shelf: Option<&mut Shelf>, me
 }
 
 /// The folder of proofs.
-struct Shelf {
+pub(super) struct Shelf {
     dir: PathBuf,
     /// Files by seat and fault.
     counts: BTreeMap<String, usize>,
+    /// Bytes of all files.
+    bytes: u64,
+    max_bytes: u64,
 }
 
 impl Shelf {
-    fn open(dir: &Path) -> Result<Self, LogDirError> {
+    pub(super) fn open(dir: &Path, max_bytes: u64) -> Result<Self, LogDirError> {
         std::fs::create_dir_all(dir).map_err(fail("create folder", dir))?;
-        let mut counts = BTreeMap::new();
+        files::remove(&dir.join(files::UNFINISHED))?;
+        let (mut counts, mut bytes) = (BTreeMap::new(), 0);
         for entry in std::fs::read_dir(dir).map_err(fail("list", dir))? {
-            let name = entry.map_err(fail("list", dir))?.file_name();
+            let entry = entry.map_err(fail("list", dir))?;
+            bytes += entry.metadata().map_err(fail("inspect", &entry.path()))?.len();
+            let name = entry.file_name();
             if let Some(key) =
                 name.to_str().and_then(|n| n.strip_suffix(".json")?.split_once('.')).map(|p| p.0)
             {
                 *counts.entry(key.to_owned()).or_default() += 1;
             }
         }
-        Ok(Self { dir: dir.to_owned(), counts })
+        Ok(Self { dir: dir.to_owned(), counts, bytes, max_bytes })
     }
 
     /// Stores a proof if there is room for it.
-    fn put(
+    pub(super) fn put(
         &mut self,
         seats: &[u16],
         fault: &str,
-        proof: &FaultProof,
+        proof: &[u8],
     ) -> Result<Option<PathBuf>, LogDirError> {
         let seats: Vec<String> = seats.iter().take(8).map(ToString::to_string).collect();
         let key = format!("seat-{}-{fault}", seats.join("-"));
-        let all: usize = self.counts.values().sum();
+        let (len, all) = (proof.len() as u64, self.counts.values().sum::<usize>());
         let count = self.counts.entry(key.clone()).or_default();
-        if *count >= MAX_OF_ONE || all >= MAX_FILES {
+        let most = if len > LARGE { 1 } else { MAX_OF_ONE };
+        if *count >= most || all >= MAX_FILES || self.bytes.saturating_add(len) > self.max_bytes {
             return Ok(None);
         }
-        let path = self.dir.join(format!("{key}.{count}.json"));
-        files::create(&self.dir, &path, proof.to_json().as_bytes())?;
+        // Somebody may have taken files away.
+        let names = (0..MAX_OF_ONE).map(|number| self.dir.join(format!("{key}.{number}.json")));
+        let Some(path) = names.into_iter().find(|path| !path.exists()) else { return Ok(None) };
+        files::create_whole(&self.dir, &path, proof)?;
         *count += 1;
+        self.bytes += len;
         Ok(Some(path))
     }
 }

@@ -30,8 +30,20 @@ fn read_one(
         .map_err(|error| LogDirError::Damaged { path: named.to_owned(), error })
 }
 
-/// Each segment with its content. Only the last one of a generation may be torn: the next one of the same generation is
-/// made when the one before is durable.
+/// The segment at this place. Only the last one of a generation may be torn: the next one of the same generation is made
+/// when the one before is durable.
+pub(super) fn read_at(
+    named: &[Named],
+    at: usize,
+    record: &MarketRecord,
+    seat: u16,
+) -> Result<Option<Segment>, LogDirError> {
+    let Some(one) = named.get(at) else { return Ok(None) };
+    let last = named.get(at + 1).is_none_or(|next| next.generation != one.generation);
+    read_one(&one.path, record, seat, last).map(Some)
+}
+
+/// Each segment with its content.
 pub(super) fn read_segments(
     dir: &Path,
     record: &MarketRecord,
@@ -47,8 +59,8 @@ pub(super) fn read_segments(
     }
     let mut out = vec![];
     for (at, one) in named.iter().enumerate() {
-        let last = named.get(at + 1).is_none_or(|next| next.generation != one.generation);
-        out.push((one.clone(), read_one(&one.path, record, seat, last)?));
+        let segment = read_at(&named, at, record, seat)?;
+        out.extend(segment.map(|segment| (one.clone(), segment)));
     }
     Ok(out)
 }

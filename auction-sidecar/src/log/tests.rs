@@ -10,7 +10,8 @@ use vendue_auction_core::proof::{Double, FaultProof, Signed};
 use vendue_auction_core::wire::{Body, Header, Kind, Message, SetMsg};
 use vendue_auction_core::{MarketRecord, SeatOutput, SignedMarketRecord};
 
-use super::files::segments;
+use super::files::{self, segments};
+use super::proofs::Shelf;
 use super::*;
 use crate::deal::{self, DealOptions};
 use crate::metrics::Metrics;
@@ -48,7 +49,11 @@ impl Rig {
     }
 
     fn open(&self, options: LogOptions) -> Result<(Appender, Vec<LogRecord>), LogDirError> {
-        Appender::open(options, &self.record, 1).map(|(log, found)| (log, found.records))
+        self.open_at(options, 0)
+    }
+
+    fn open_at(&self, options: LogOptions, now_ms: u64) -> Result<(Appender, Vec<LogRecord>), LogDirError> {
+        Appender::open(options, &self.record, 1, now_ms).map(|(log, found)| (log, found.records))
     }
 
     fn files(&self) -> Vec<std::path::PathBuf> {
@@ -180,6 +185,72 @@ fn rounds_that_are_over_stay_as_long_and_as_many_as_asked_for() {
     assert!(rig.files().len() <= 2);
 }
 
+#[test]
+fn a_full_volume_is_opened_again_when_its_records_have_expired() {
+    let rig = Rig::new();
+    let options = || LogOptions { segment_bytes: 200, ..rig.options() };
+    let (mut log, _) = rig.open(options()).unwrap();
+    log.append(&[observe(1), promise(1_000)], 1).unwrap();
+    for at in 2..50 {
+        log.append(&[promise(at)], at).unwrap();
+    }
+    drop(log);
+    let full = rig.files().len();
+    assert!(full > 5);
+    // No segment can be made, as on a volume that is full.
+    let open_full = |now_ms| {
+        let no_room = |_: &Path, path: &Path, _: &[u8]| {
+            Err(files::fail("create", path)(std::io::ErrorKind::StorageFull.into()))
+        };
+        Appender::open_by(options(), &rig.record, 1, now_ms, no_room).map(drop).unwrap_err().to_string()
+    };
+    assert!(open_full(1_000).contains("seat log: create"), "the error names the operation");
+    assert_eq!(rig.files().len(), full, "all that is needed stays");
+    open_full(1_001);
+    assert_eq!(rig.files().len(), 1, "room was made before it was asked for");
+    // What shows that there is a log is never thrown away.
+    let (_log, found) = rig.open_at(options(), 5_000).unwrap();
+    assert!(found.contains(&observe(1)), "{found:?}");
+}
+
+#[test]
+fn what_the_next_start_may_replay_is_pruned_by_age_and_size_only() {
+    let rig = Rig::new();
+    let options = |max_bytes| LogOptions {
+        segment_bytes: 200,
+        retain: Duration::from_millis(500),
+        max_bytes,
+        ..rig.options()
+    };
+    let (mut log, _) = rig.open(options(1 << 20)).unwrap();
+    log.append(&[observe(1)], 1).unwrap();
+    for at in 2..50 {
+        log.append(&[promise(at)], at).unwrap();
+    }
+    drop(log);
+    let kept = rig.files().len();
+    drop(rig.open_at(options(1 << 20), 400).unwrap());
+    assert_eq!(rig.files().len(), kept + 1);
+    drop(rig.open_at(options(1_000), 400).unwrap());
+    let bytes: u64 = rig.files().iter().map(|f| f.metadata().unwrap().len()).sum();
+    assert!(bytes <= 1_000 + 200, "{bytes}");
+    drop(rig.open_at(options(1 << 20), 600).unwrap());
+    assert!(rig.files().len() <= 4, "{:?}", rig.files());
+}
+
+#[test]
+fn a_file_that_cannot_be_filled_is_taken_away_and_one_that_was_there_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("000000000000-000000000001.log");
+    let full =
+        |_: &mut std::fs::File| Err(files::fail("write", &path)(std::io::ErrorKind::StorageFull.into()));
+    assert!(files::create_by(dir.path(), &path, full).is_err());
+    assert!(!path.exists());
+    std::fs::write(&path, b"kept").unwrap();
+    assert!(files::create(dir.path(), &path, b"new").is_err());
+    assert_eq!(std::fs::read(&path).unwrap(), b"kept");
+}
+
 fn gate(log: Appender) -> Gate {
     Gate::new(log, Arc::new(Metrics::new().unwrap())).unwrap()
 }
@@ -200,7 +271,7 @@ async fn nothing_passes_before_its_records_are_durable_and_all_passes_in_order()
     let mut passed = vec![];
     while passed.len() < 3 {
         gate.changed().await;
-        passed.extend(gate.released());
+        passed.extend(gate.released(0));
         let on_disk = read_dir(&rig.options().dir, &rig.record, 1).unwrap().records;
         assert!(passed.is_empty() || on_disk == [observe(1)]);
     }
@@ -221,10 +292,66 @@ async fn after_a_write_that_fails_nothing_passes_any_more() {
     assert_eq!(gate.pass(vec![persist(observe(2)), say.clone()]), []);
     while gate.failed().is_none() {
         gate.changed().await;
-        assert_eq!(gate.released(), []);
+        assert_eq!(gate.released(0), []);
     }
     assert!(gate.failed().unwrap().contains("a write failed before"));
     assert_eq!(gate.pass(vec![say]), []);
+}
+
+#[test]
+fn calls_that_say_nothing_do_not_fill_the_gate_and_do_not_overtake() {
+    let rig = Rig::new();
+    let (mut gate, disk) = Gate::before_test_disk(rig.record.params, Arc::new(Metrics::new().unwrap()));
+    // Records without a message hold back what is said later.
+    assert_eq!(gate.pass(vec![persist(observe(1))]), []);
+    for _ in 0..100_000 {
+        assert_eq!(gate.pass(vec![]), []);
+    }
+    assert!(!gate.is_full());
+    let say = SeatOutput::Broadcast(vec![1]);
+    assert_eq!(gate.pass(vec![say.clone()]), []);
+    assert_eq!(gate.released(0), []);
+    disk.sync(1);
+    assert_eq!(gate.released(0), [say.clone()]);
+    assert_eq!(gate.pass(vec![say]).len(), 1);
+    gate.fill();
+    assert!(gate.is_full() && gate.failed().is_none(), "time and bridge still have room");
+    disk.sync(u64::MAX);
+    gate.released(0);
+    gate.pass(vec![persist(observe(2)), SeatOutput::Broadcast(vec![0; 33 << 20])]);
+    assert!(gate.is_full(), "bytes are bounded too");
+}
+
+#[test]
+fn a_bundle_or_set_that_the_disk_kept_too_long_is_not_said_and_is_counted() {
+    let rig = Rig::new();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (mut gate, disk) = Gate::before_test_disk(rig.record.params, metrics.clone());
+    let params = rig.record.params;
+    let message = |kind| {
+        let header =
+            Header { kind, market: rig.record.short_id(), epoch: rig.record.epoch, round: 7, seat: 1 };
+        header.to_bytes()
+    };
+    let said = |kind| {
+        let bytes = message(kind);
+        vec![persist(LogRecord::Said { at_ms: 1, bytes: bytes.clone() }), SeatOutput::Broadcast(bytes)]
+    };
+    let mut calls = 0;
+    let mut passes = |outputs, at_ms| {
+        gate.pass(outputs);
+        calls += 1;
+        disk.sync(calls);
+        gate.released(at_ms).len()
+    };
+    let (t1, t3) = (params.t0(7) + params.delay_ms, params.t3(7));
+    assert_eq!([t1, t1 + 1].map(|at| passes(said(Kind::Bundle), at)), [1, 0]);
+    assert_eq!([t1 + 1, t3, t3 + 1].map(|at| passes(said(Kind::Set), at)), [1, 1, 0]);
+    assert_eq!(metrics.dropped_count("log_late"), 2);
+    assert_eq!(passes(said(Kind::Lock), t3 + 1), 1, "a vote is never too late");
+    let again = vec![persist(observe(1)), SeatOutput::Broadcast(message(Kind::Set))];
+    assert_eq!(passes(again, t3 + 1), 1, "what is said again was said in time");
+    assert_eq!(metrics.dropped_count("log_late"), 2);
 }
 
 /// A SET of seat 3, signed twice with different content.
@@ -263,4 +390,41 @@ fn proofs_are_kept_counted_and_bounded() {
     let kept = FaultProof::from_json(&std::fs::read_to_string(file).unwrap()).unwrap();
     assert_eq!(kept, proof);
     assert!(std::fs::read_dir(dir.join("proofs")).unwrap().count() <= 8);
+}
+
+#[test]
+fn proofs_are_bounded_in_bytes_with_those_of_earlier_processes_and_each_file_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = || -> u64 {
+        std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum()
+    };
+    // A process that ended while it wrote.
+    std::fs::write(dir.path().join("unfinished"), [0; 60]).unwrap();
+    for _ in 0..2 {
+        let mut shelf = Shelf::open(dir.path(), 100).unwrap();
+        for seat in 0..4 {
+            shelf.put(&[seat], "two_sets", &[b'x'; 30]).unwrap();
+            shelf.put(&[seat], "two_sets", &[b'y'; 30]).unwrap();
+        }
+        assert_eq!(bytes(), 90, "what was there before counts");
+    }
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+    assert!(names.into_iter().all(|name| name.to_str().unwrap().ends_with(".json")));
+}
+
+#[test]
+fn of_large_proofs_one_is_kept_and_no_file_takes_the_place_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shelf = Shelf::open(dir.path(), 1 << 30).unwrap();
+    let large = vec![b'x'; (1 << 20) + 1];
+    assert!(shelf.put(&[3], "wrong_award", &large).unwrap().is_some());
+    assert!(shelf.put(&[3], "wrong_award", &large).unwrap().is_none());
+    assert!(shelf.put(&[4], "wrong_award", &large).unwrap().is_some());
+    for proof in [b"a", b"b"] {
+        shelf.put(&[5], "two_sets", proof).unwrap();
+    }
+    std::fs::remove_file(dir.path().join("seat-5-two_sets.0.json")).unwrap();
+    let path = Shelf::open(dir.path(), 1 << 30).unwrap().put(&[5], "two_sets", b"c").unwrap().unwrap();
+    assert_eq!(path, dir.path().join("seat-5-two_sets.0.json"));
+    assert_eq!(std::fs::read(dir.path().join("seat-5-two_sets.1.json")).unwrap(), b"b");
 }

@@ -93,7 +93,7 @@ fn market() -> Market {
     let (index, user) = keys("home").home.unwrap();
     let mut home = Home::new(record.clone(), index, user);
     let log = dir.path().join("log");
-    let (mut appender, _) = Appender::open(LogOptions::new(&log), &record, 0).unwrap();
+    let (mut appender, _) = Appender::open(LogOptions::new(&log), &record, 0, now).unwrap();
     seats[0].log_received(true);
     let mut inputs: VecDeque<(u16, SeatInput)> =
         (0u16..).zip(["1.50", "0.90", "2.00", "4.00"]).map(|(i, price)| (i, offers(price))).collect();

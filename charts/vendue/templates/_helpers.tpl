@@ -70,6 +70,17 @@ readinessProbe:
   timeoutSeconds: 2
 {{- end -}}
 
+{{/* Most MiB of rounds that are over in the seat's log: half of what fault proofs, at most 64 MiB, leave of its volume. */}}
+{{- define "vendue.logMaxMib" -}}
+{{- $size := .Values.auction.log.size -}}
+{{- $unit := index (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[MGT]i$" $size) -}}
+{{- $mib := mul $unit (regexFind "^[0-9]+" $size | int64) -}}
+{{- if lt $mib 256 -}}
+{{- fail (printf "auction.log.size: %s is too little for open rounds and 64 MiB of fault proofs; accepted: 256Mi and more" $size) -}}
+{{- end -}}
+{{- div (sub $mib 64) 2 -}}
+{{- end -}}
+
 {{/* Annotations of a Pod. Call with (dict "root" $ "port" 9471 "extra" (dict ...)). */}}
 {{- define "vendue.podAnnotations" -}}
 {{- $all := deepCopy .extra -}}
