@@ -89,8 +89,8 @@ pub struct JobSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("managedBy is immutable; delete the Job and apply a new one"))]
     pub managed_by: Option<String>,
 
-    /// pricing says what the winner is paid per GPU-hour: with FirstPrice its own bid, with SecondPrice the next bid
-    /// that could have served the Job, at most maxPrice (Vickrey).
+    /// pricing says what the winner is paid per GPU-hour: with FirstPrice its own bid, with SecondPrice (Vickrey) the next
+    /// bid that could have served the Job, or maxPrice where there is no other.
     #[serde(default)]
     #[x_kube(validation = Rule::new("self == oldSelf").message("pricing is immutable; delete the Job and apply a new one"))]
     pub pricing: Pricing,
@@ -123,7 +123,7 @@ pub enum Pricing {
     /// Its own bid.
     #[default]
     FirstPrice,
-    /// The next bid that could have served the Job, at most maxPrice.
+    /// The next bid that could have served the Job, or maxPrice where there is no other.
     SecondPrice,
 }
 

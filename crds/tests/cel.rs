@@ -146,6 +146,8 @@ fn immutable_fields_of_a_job() {
         ("/spec/searchSeconds", json!(61), "searchSeconds"),
         ("/spec/managedBy", json!("kueue.x-k8s.io/multikueue"), "managedBy"),
         ("/spec/providers", json!({"exclude": ["bravo"]}), "providers"),
+        ("/spec/pricing", json!("SecondPrice"), "pricing"),
+        ("/spec/regions", json!(["north"]), "regions"),
         ("/spec/train/entrypoint", json!("python other.py"), "spec.train"),
     ] {
         let sentence = format!("{field} is immutable; delete the Job and apply a new one");
@@ -156,6 +158,16 @@ fn immutable_fields_of_a_job() {
         Ok(()),
         "suspend may change"
     );
+}
+
+#[test]
+fn fields_of_a_job_that_come_or_go_are_a_change() {
+    for field in ["managedBy", "providers"] {
+        let bare = without(job(), &format!("/spec/{field}"));
+        let sentence = format!("spec.{field} is immutable; delete the Job and apply a new one");
+        refused(&bare, Some(&job()), &sentence);
+        refused(&job(), Some(&bare), &sentence);
+    }
 }
 
 #[test]
@@ -184,12 +196,14 @@ fn every_rule_has_a_case_above() {
             "Award.spec.side: 1",
             "Job.spec.managedBy: 1",
             "Job.spec.maxPrice: 2",
+            "Job.spec.pricing: 1",
             "Job.spec.providers: 1",
+            "Job.spec.regions: 1",
             "Job.spec.runDeadlineSeconds: 1",
             "Job.spec.searchSeconds: 1",
             "Job.spec.train.env[]: 1",
             "Job.spec.train.workers: 1",
-            "Job.spec: 2",
+            "Job.spec: 4",
             "Job: 1",
             "Provision.spec.price: 1",
         ],

@@ -112,8 +112,12 @@ pub fn set_digest(record: &MarketRecord, round: u64, list: &[Listed]) -> Digest 
         })
         .collect();
     let (epoch, round) = (record.epoch.to_be_bytes(), round.to_be_bytes());
-    let (rules, tables) = (&record.rules_hash, record.clearing.digest());
-    let parts: [&[u8]; 6] = [&record.market, &epoch, &round, rules, &tables, &merkle::root(&leaves)];
+    let (rules, tables, root) = (&record.rules_hash, record.clearing.digest(), merkle::root(&leaves));
+    let mut parts: Vec<&[u8]> = vec![&record.market, &epoch, &round, rules, &root];
+    // A record without tables keeps the digests that it always had.
+    if !record.clearing.is_default() {
+        parts.insert(4, &tables);
+    }
     tagged_hash("VENDUE-V1-A", &parts)
 }
 
@@ -200,6 +204,13 @@ fn shown_set(c: &impl Checks, header: &Header, shown: &ShownSet) -> bool {
 pub(crate) fn new_view(c: &impl Checks, header: &Header, view: &NewView) -> bool {
     brings(c, header.round, view.view, view.admitted.as_ref())
         && view.sets.iter().all(|s| shown_set(c, header, s))
+}
+
+/// Whether a NEWVIEW is good as far as its sender answers for it: the view, the quorum of ADMITs, and the FULL votes of the
+/// SETs, which are part of the hashes that it signs.
+pub(crate) fn new_view_by_what_is_signed(c: &impl Checks, header: &Header, view: &NewView) -> bool {
+    brings(c, header.round, view.view, view.admitted.as_ref())
+        && view.sets.iter().all(|s| full(c, header.round, s.seat, &s.set))
 }
 
 /// Whether a quorum of ADMITs is one of a view before the one that it is brought into.

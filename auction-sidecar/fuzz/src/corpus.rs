@@ -252,6 +252,7 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Reply(Reply::Bundle(bundle)),
         Body::Reply(Reply::Order(ordered)),
         Body::Reply(Reply::Set(listed)),
+        Body::Reply(Reply::TwoBundles { seat: 1, versions: [([1; 32], [2; 65]), ([3; 32], [4; 65])] }),
         Body::Propose(crowded_proposal()),
     ];
     let orders = orders().into_iter().skip(1).map(|order| Body::Order(OrderMsg { order }));

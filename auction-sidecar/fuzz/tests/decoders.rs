@@ -36,6 +36,8 @@ const TARGET_OF: &[(&str, &str)] = &[
     ("core::WrongAward as Deserialize", "fault_proof_form"),
     ("core::AgainstLock as Deserialize", "fault_proof_form"),
     ("core::BadMessage as Deserialize", "fault_proof_form"),
+    ("core::HiddenSet as Deserialize", "fault_proof_form"),
+    ("core::OwnSet as Deserialize", "fault_proof_form"),
     ("core::Ballot as Deserialize", "fault_proof_form"),
     ("core::Voted as Deserialize", "fault_proof_form"),
     ("core::TwoVotes as Deserialize", "fault_proof_form"),
@@ -86,10 +88,12 @@ const TARGET_OF: &[(&str, &str)] = &[
     ("market::SeatFacts as Deserialize", "clearing_rules"),
     ("market::Cost as Deserialize", "cost_text"),
     ("market::Cost as FromStr", "cost_text"),
+    ("market::Cost as TryFrom", "cost_text"),
     ("market::Cost::from_micros", "cost"),
     ("market::GpuModel as Canonical", "gpu_model"),
     ("market::GpuModel as Deserialize", "order_json"),
     ("market::GpuModel as FromStr", "gpu_model_text"),
+    ("market::GpuModel as TryFrom", "order_json"),
     ("market::Histogram as Canonical", "histogram"),
     ("market::Histogram as Deserialize", "outcome_json"),
     ("market::NodeCapacity as Canonical", "node_capacity"),
@@ -112,6 +116,7 @@ const TARGET_OF: &[(&str, &str)] = &[
     ("market::Price as Canonical", "price"),
     ("market::Price as Deserialize", "order_json"),
     ("market::Price as FromStr", "price_text"),
+    ("market::Price as TryFrom", "order_json"),
     ("market::Price::from_micros", "price"),
     ("market::encode::from_hex", "hex_text"),
     ("receipts::Chain as Deserialize", "usage_chain_json"),
@@ -253,8 +258,16 @@ fn the_corpus_has_a_proof_of_every_form_and_a_record_of_every_kind() {
         value.as_object()?.keys().next().cloned()
     };
     let forms: BTreeSet<String> = forms.iter().filter_map(form).collect();
-    let expected =
-        ["absence", "against_lock", "bad_message", "double", "garbage", "two_votes", "wrong_award"];
+    let expected = [
+        "absence",
+        "against_lock",
+        "bad_message",
+        "double",
+        "garbage",
+        "hidden_set",
+        "two_votes",
+        "wrong_award",
+    ];
     assert!(forms.iter().eq(expected), "{forms:?}");
     // The first byte of an input says how many seats there are, the second the kind of the record.
     let kinds: BTreeSet<u8> = corpus::seeds("log_record").iter().map(|r| r[1]).collect();

@@ -79,7 +79,10 @@ pub fn requirements(spec: &vendue_crds::JobSpec) -> Result<Requirements, String>
 /// What a Job's spec asks for beyond its requirements.
 pub fn terms(spec: &vendue_crds::JobSpec) -> Result<Terms, String> {
     let second_price = spec.pricing == Pricing::SecondPrice;
-    let terms = Terms { regions: spec.regions.clone(), second_price, ..Terms::default() };
+    let mut regions = spec.regions.clone();
+    regions.sort();
+    regions.dedup();
+    let terms = Terms { regions, second_price, ..Terms::default() };
     terms.validate().map_err(|e| e.to_string())?;
     Ok(terms)
 }

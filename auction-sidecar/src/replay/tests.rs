@@ -171,10 +171,10 @@ fn a_round_is_replayed_from_its_folder_and_from_its_file() {
         "voted for the awards under root",
         "are certified",
         "of home (job u-1), turn 1",
-        "awarded to bravo at 0.9, ceiling 3",
-        "bravo    bid 0.9; won, is paid 0.9",
-        "alpha    bid 1.5; stand-by 1; price is above 0.9",
-        "charlie  bid 2; stand-by 2; price is above 0.9",
+        "awarded to bravo at 0.90, ceiling 3.00",
+        "bravo    bid 0.90; won, is paid 0.90",
+        "alpha    bid 1.50; stand-by 1; price is above 0.90",
+        "charlie  bid 2.00; stand-by 2; price is above 0.90",
         "delta    not feasible: price",
     ] {
         assert!(text.contains(line), "{line} in {text}");

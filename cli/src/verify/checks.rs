@@ -1,5 +1,6 @@
 //! The checks, in the order in which they build on each other.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
@@ -218,7 +219,10 @@ fn binding(binding: &Binding, file: &AwardFile, facts: &Facts, checks: &mut Vec<
     if let Some((expected, _)) = binding.terms.as_ref().filter(|(p, _)| *p != pricing) {
         return fail(checks, "job", told("pricing", &format!("{pricing:?}"), &format!("{expected:?}")));
     }
-    if let Some((_, expected)) = binding.terms.as_ref().filter(|(_, r)| *r != order.terms.regions) {
+    // A list of the kind `set` may come back in another order.
+    let set = |regions: &[String]| regions.iter().cloned().collect::<BTreeSet<_>>();
+    let other = |(_, r): &&(Pricing, Vec<String>)| set(r) != set(&order.terms.regions);
+    if let Some((_, expected)) = binding.terms.as_ref().filter(other) {
         return fail(checks, "job", told("regions", &order.terms.regions.join(","), &expected.join(",")));
     }
     if binding.job_uid.is_some() {

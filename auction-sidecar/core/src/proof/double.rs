@@ -4,7 +4,7 @@ use super::{Fault, Judged, Signed, Unproven, open};
 use crate::crypto::Scheme;
 use crate::evidence;
 use crate::record::MarketRecord;
-use crate::wire::{Body, Header, Kind};
+use crate::wire::{Body, Header, Kind, Message};
 use serde::{Deserialize, Serialize};
 use vendue_market::Digest;
 use vendue_market::encode::hex_array;
@@ -87,8 +87,10 @@ impl Double {
                     return Err(Unproven::Unrelated);
                 }
                 let (_, fault) = place_of_first.ok_or(Unproven::Malformed)?;
-                // Signing the same twice is what sending again is.
-                if first.body == second.body {
+                // Signing the same twice is what sending again is. What is signed counts, not the bytes: anybody can give
+                // a NEWVIEW another signature of a SET in it.
+                let signed = |m: &Message| evidence::message_hash(&record.market, &m.header, &m.body);
+                if signed(&first) == signed(&second) {
                     return Err(Unproven::Innocent);
                 }
                 Ok((vec![first.header.seat], fault))

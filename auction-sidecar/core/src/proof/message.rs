@@ -42,7 +42,8 @@ impl BadMessage {
             }
             Body::Commit(c) => justify::commit(&checks, header.round, &c.set, &c.commit),
             Body::Award(a) => voted(&checks, &header, VoteWord::Award, 0, &a.root, &a.vote),
-            Body::NewView(v) => justify::new_view(&checks, &header, v),
+            // The signatures of the SETs in it are not part of what its sender signed.
+            Body::NewView(v) => justify::new_view_by_what_is_signed(&checks, &header, v),
             Body::Propose(p) => justify::proposal(&checks, &header, p).is_some(),
             _ => return Err(Unproven::Malformed),
         };

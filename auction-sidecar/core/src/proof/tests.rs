@@ -152,6 +152,8 @@ fn wrong_award() -> Rig {
     let vote = rig.vote(2, VoteWord::Award, &root);
     let award = rig.forge(2, Body::Award(AwardVote { root, vote }));
     rig.deliver(now, 0, &award);
+    assert!(rig.proofs.is_empty(), "nobody waits for a proof before the certificate");
+    rig.tick(rig.record.params.x(ROUND));
     rig
 }
 
@@ -209,6 +211,53 @@ fn hidden_set(by_full_votes: bool) -> Rig {
         let commit = Commit::Fast { aggregate: rig.keys[0].aggregate(&votes).unwrap() };
         vec![view, rig.forge(2, Body::Commit(CommitMsg { set, commit }))]
     })
+}
+
+/// Whatever somebody else makes of an honest seat's messages proves nothing against it: parts that a seat does not sign
+/// are not held against it.
+#[test]
+fn changed_messages_of_honest_seats_prove_nothing() {
+    let (rig, _) = up_to(Kind::Admit);
+    let shown: Vec<ShownSet> = (0..4)
+        .map(|seat| {
+            let message = decode(&rig.sent_of(seat, Kind::Set), 4).unwrap();
+            let Body::Set(set) = message.body else { panic!("no SET") };
+            ShownSet { seat, set, signature: message.signature.unwrap() }
+        })
+        .collect();
+    let body = NewView { view: view(&rig), admitted: None, sets: shown };
+    let views = (0..3).map(|seat| {
+        let bytes = rig.forge(seat, Body::NewView(body.clone()));
+        (seat, (body.clone(), decode(&bytes, 4).unwrap().signature.unwrap()))
+    });
+    let header = decode(&rig.sent_of(0, Kind::Set), 4).unwrap().header;
+    let hash = |s: &ShownSet| crate::evidence::set_hash(&rig.record.market, &header, s);
+    let mut propose = Propose::new(view(&rig), [0; 32], &views.collect(), hash);
+    propose.set = justify::follow(&rig.record, ROUND, &propose).0;
+    let by = justify::proposer(&rig.record, ROUND, view(&rig));
+    let said = [
+        rig.forge(1, Body::NewView(body)),
+        rig.forge(by, Body::Propose(propose)),
+        rig.sent_of(1, Kind::Set),
+        rig.sent_of(1, Kind::Open),
+    ];
+    for bytes in said {
+        let judge = |proof| verify(&proof, &rig.record);
+        let whole = Signed(bytes.clone());
+        let alone = judge(FaultProof::BadMessage(BadMessage { message: whole.clone() }));
+        assert_eq!(alone, Verdict::Unproven(Unproven::Innocent));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let changed = Signed(changed);
+            let bad = FaultProof::BadMessage(BadMessage { message: changed.clone() });
+            let double = FaultProof::Double(Double::Messages { first: whole.clone(), second: changed });
+            for proof in [bad, double] {
+                let verdict = judge(proof);
+                assert!(matches!(verdict, Verdict::Unproven(_)), "byte {at} of {}: {verdict:?}", bytes.len());
+            }
+        }
+    }
 }
 
 #[test]

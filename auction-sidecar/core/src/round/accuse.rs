@@ -5,7 +5,7 @@
 //! a proof at once. Each seat is accused of each fault once in a round, and only by a proof that was verified. Two
 //! versions of a bundle are passed on, once, so that who holds one can prove it too.
 
-use super::{Round, RoundOutput};
+use super::{Ballot, Round, RoundOutput};
 use crate::award::{CertificateFile, Leaf};
 use crate::clearing::Held;
 use crate::crypto::Crypto;
@@ -97,6 +97,10 @@ impl<C: Crypto> Round<C> {
             Err(DropReason::BadSignature) if kind.is_signed() && kind != Kind::Bundle => {
                 let bad = BadMessage { message: Signed(bytes) };
                 self.accuse(seat, Fault::Unjustified, || FaultProof::BadMessage(bad), out);
+                // Who brings a SET that its owner did not sign cannot be convicted of it, but is not listened to again.
+                if kind == Kind::NewView {
+                    self.accused.insert((seat, Fault::Unjustified));
+                }
             }
             Err(_) => {}
         }
@@ -194,16 +198,32 @@ impl<C: Crypto> Round<C> {
         kept.map(|(_, bytes)| bytes.len()).sum::<usize>() + bytes <= MAX_VIEW_BYTES
     }
 
-    /// Passes two bundles of one seat on: whoever holds one of them has the proof with the other.
+    /// Tells the others of two bundles of one seat: each of them may hold one only. What the seat signed is enough; the
+    /// bundles themselves may be large.
     fn forward_two_bundles(&mut self, seat: u16, out: &mut Vec<RoundOutput>) {
         if !self.accuse_two_bundles(seat, out) {
             return;
         }
-        let versions = self.bundles.range(Listed { seat, d: [0; 32] }..=Listed { seat, d: [255; 32] });
-        for (_, held) in versions {
-            let (_, bytes) = self.encode(Body::Reply(Reply::Bundle(held.bytes.clone())));
+        if let Some(versions) = self.two_bundles(seat).map(|two| two.map(|b| (b.d, b.signature))) {
+            let (_, bytes) = self.encode(Body::Reply(Reply::TwoBundles { seat, versions }));
             out.push(RoundOutput::Broadcast(bytes));
         }
+    }
+
+    /// Takes the word of a seat's two bundles from another seat.
+    pub(super) fn take_two_bundles(
+        &mut self,
+        seat: u16,
+        versions: [(Digest, [u8; 65]); 2],
+        out: &mut Vec<RoundOutput>,
+    ) -> Result<(), DropReason> {
+        if self.accused.contains(&(seat, Fault::TwoBundles)) {
+            return Err(DropReason::Duplicate);
+        }
+        let [first, second] = versions.map(|(d, signature)| SignedBundle { d, signature });
+        let double = Double::Bundles { seat, round: self.round, first, second };
+        let proven = self.accuse(seat, Fault::TwoBundles, || FaultProof::Double(double), out);
+        if proven { Ok(()) } else { Err(DropReason::BadSignature) }
     }
 
     /// Accuses the seat of a vote that does not verify.
@@ -222,8 +242,8 @@ impl<C: Crypto> Round<C> {
         Message { header, body, signature: Some(shown.signature) }.encode()
     }
 
-    /// Says whether there was anything new to tell.
-    fn accuse_two_bundles(&mut self, seat: u16, out: &mut Vec<RoundOutput>) -> bool {
+    /// The signed digests of two bundles of a seat, ascending, if two are held.
+    fn two_bundles(&self, seat: u16) -> Option<[SignedBundle; 2]> {
         let of = |held: &Held| {
             let tail = held.bytes.len().checked_sub(crate::wire::SIGNATURE_LEN)?;
             let signature = held.bytes.get(tail..)?.try_into().ok()?;
@@ -231,12 +251,14 @@ impl<C: Crypto> Round<C> {
         };
         let versions = self.bundles.range(Listed { seat, d: [0; 32] }..=Listed { seat, d: [255; 32] });
         let mut versions = versions.filter_map(|(_, held)| of(held));
-        if let (Some(first), Some(second)) = (versions.next(), versions.next()) {
-            drop(versions);
-            let double = Double::Bundles { seat, round: self.round, first, second };
-            return self.accuse(seat, Fault::TwoBundles, || FaultProof::Double(double), out);
-        }
-        false
+        Some([versions.next()?, versions.next()?])
+    }
+
+    /// Says whether there was anything new to tell.
+    fn accuse_two_bundles(&mut self, seat: u16, out: &mut Vec<RoundOutput>) -> bool {
+        let Some([first, second]) = self.two_bundles(seat) else { return false };
+        let double = Double::Bundles { seat, round: self.round, first, second };
+        self.accuse(seat, Fault::TwoBundles, || FaultProof::Double(double), out)
     }
 
     /// Accuses a seat whose ADMIT contradicts a lock of its own that no later quorum lifted.
@@ -322,20 +344,31 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// Accuses the seats that voted for other awards than those that follow.
+    /// Accuses the seats that voted for other awards than those that follow. This comes after the certificate, or else after
+    /// the votes: judging a proof opens and clears the round again, and nobody is to wait for that. It is done for the first
+    /// such vote; proofs against others differ in the vote only, whose signature was checked when it came in.
     pub(super) fn accuse_wrong_awards(&mut self, out: &mut Vec<RoundOutput>) {
-        let Some(root) = self.result.as_ref().map(|r| r.root) else { return };
-        let wrong: Vec<u16> =
-            self.award_votes.iter().filter(|(_, b)| b.set != root).map(|(seat, _)| *seat).collect();
+        let due = self.certificate.is_some() || self.now >= self.record.params.x(self.round);
+        let Some(root) = self.result.as_ref().map(|r| r.root).filter(|_| due) else { return };
+        let open = |(seat, ballot): &(&u16, &Ballot)| {
+            let known = self.accused.contains(&(**seat, Fault::WrongAward));
+            ballot.set != root && **seat != self.index && !known
+        };
+        let wrong: Vec<u16> = self.award_votes.iter().filter(open).map(|(seat, _)| *seat).collect();
         for seat in wrong {
-            if self.accused.contains(&(seat, Fault::WrongAward)) {
-                continue;
+            let proof = self.wrong_award(seat).map(|p| FaultProof::WrongAward(Box::new(p)));
+            let judged = self.judged_awards;
+            // Whatever comes of it, once is enough.
+            let is_new = self.accused.insert((seat, Fault::WrongAward));
+            let Some(proof) = proof.filter(|_| is_new) else { continue };
+            let guilty =
+                |proof| matches!(verify_by::<C::Scheme>(proof, &self.record), Verdict::Guilty { .. });
+            if judged.unwrap_or_else(|| guilty(&proof)) {
+                self.judged_awards = Some(true);
+                out.push(RoundOutput::Evidence(Box::new(proof)));
+            } else {
+                self.judged_awards = Some(false);
             }
-            if let Some(proof) = self.wrong_award(seat) {
-                self.accuse(seat, Fault::WrongAward, || FaultProof::WrongAward(Box::new(proof)), out);
-            }
-            // Clearing again is costly: whatever came of it, once is enough.
-            self.accused.insert((seat, Fault::WrongAward));
         }
     }
 

@@ -53,6 +53,7 @@ impl<C: Crypto> Round<C> {
             Body::Propose(propose) => self.take_propose(&header, propose),
             Body::Cert(cert) => self.take_cert(cert),
             Body::Fetch(fetch) => self.serve(seat, &fetch, out),
+            Body::Reply(Reply::TwoBundles { seat, versions }) => self.take_two_bundles(seat, versions, out),
             Body::Reply(reply) => self.take_reply(reply),
             _ => Err(DropReason::Unexpected),
         }
@@ -256,7 +257,7 @@ impl<C: Crypto> Round<C> {
                 self.list = Some(list);
                 Ok(())
             }
-            Reply::Order(_) => Err(DropReason::Unexpected),
+            Reply::Order(_) | Reply::TwoBundles { .. } => Err(DropReason::Unexpected),
         }
     }
 
@@ -269,13 +270,7 @@ impl<C: Crypto> Round<C> {
         };
         let listed = Listed { seat: header.seat, d: bundle.digest(&header) };
         let wanted = self.list.as_ref().is_some_and(|list| list.contains(&listed));
-        // Where one version is held, another one is evidence, whoever passes it on.
-        let contradicts = header.kind == Kind::Bundle
-            && header.round == self.round
-            && header.epoch == self.record.epoch
-            && header.market == self.record.short_id()
-            && self.bundles.keys().filter(|l| l.seat == header.seat).count() == 1;
-        if !(wanted || contradicts) || self.bundles.contains_key(&listed) {
+        if !wanted || self.bundles.contains_key(&listed) {
             return Err(DropReason::Unexpected);
         }
         // The digest alone says that this is what was listed; the signature makes it the seat's own word.

@@ -29,7 +29,9 @@ use crate::justify;
 use crate::log::LogRecord;
 use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
-use crate::wire::{Body, Commit, Header, Kind, Listed, Message, NewView, Quorum, ShownSet, VoteWord};
+use crate::wire::{
+    Body, Commit, Header, Kind, Listed, MAX_MESSAGE, Message, NewView, Quorum, ShownSet, VoteWord,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_market::{Cleared, Digest, Order};
@@ -202,6 +204,8 @@ pub struct Round<C: Crypto> {
     /// Second SETs of owners, seen in the message that is being taken in.
     other_sets: Vec<ShownSet>,
     accused: BTreeSet<(u16, Fault)>,
+    /// Whether what this round cleared to convicts those who voted for something else, once that was judged.
+    judged_awards: Option<bool>,
 
     /// Own messages but the bundle, in the order sent.
     sent: Vec<(Header, Vec<u8>)>,
@@ -262,6 +266,7 @@ impl<C: Crypto> Round<C> {
             spoken: BTreeMap::new(),
             other_sets: Vec::new(),
             accused: BTreeSet::new(),
+            judged_awards: None,
             sent: Vec::new(),
             helped: BTreeMap::new(),
             fetches: BTreeMap::new(),
@@ -310,6 +315,7 @@ impl<C: Crypto> Round<C> {
         self.send_open(out);
         self.resolve(out);
         self.certify(out);
+        self.accuse_wrong_awards(out);
         self.resend(out);
     }
 
@@ -411,6 +417,10 @@ impl<C: Crypto> Round<C> {
     fn broadcast(&mut self, body: Body, out: &mut Vec<RoundOutput>) -> Option<[u8; 65]> {
         let message = self.sign(body);
         let bytes = message.encode();
+        // What nobody decodes is not said, and not kept either.
+        if bytes.len() > MAX_MESSAGE {
+            return None;
+        }
         self.sent.push((message.header, bytes.clone()));
         self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));

@@ -120,7 +120,6 @@ impl<C: Crypto> Round<C> {
 
     /// Makes the certificate from q votes and announces it with this seat's own table.
     pub(super) fn certify(&mut self, out: &mut Vec<RoundOutput>) {
-        self.accuse_wrong_awards(out);
         if self.certificate.is_none() {
             let quorum = self.quorum_of(VoteWord::Award, 0, |_| true, out);
             self.certificate = quorum.map(|(root, quorum)| self.certificate_of(root, quorum));

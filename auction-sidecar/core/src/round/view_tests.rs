@@ -2,6 +2,7 @@
 
 use super::tests::{ROUND, Rig, mk_rig};
 use super::*;
+use crate::proof::{Verdict, verify};
 use crate::wire::*;
 
 impl Rig {
@@ -350,7 +351,16 @@ fn a_new_view_with_a_set_that_nobody_signed_does_not_count() {
         assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
     }
     assert!(rig.rounds[0].new_views.is_empty());
-    assert_eq!(rig.proofs.len(), 2);
+    let guilty: Vec<Vec<u16>> = rig
+        .proofs
+        .iter()
+        .filter_map(|(_, proof)| match verify(proof, &rig.record) {
+            Verdict::Guilty { seats, .. } => Some(seats),
+            Verdict::Unproven(_) => None,
+        })
+        .collect();
+    assert_eq!(guilty, [[2]], "the signature of another's SET is not what seat 1 signed");
+    assert!(rig.rounds[0].accused.contains(&(1, Fault::Unjustified)), "but it is not listened to again");
 }
 
 #[test]

@@ -10,6 +10,8 @@ use crate::wire::{Body, Fetch, Kind, Proof};
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::{Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, tagged_hash};
 
+/// Orders that a round is given at once, so that a record of them in the log stays far below what a record may hold.
+const ORDERS_AT_ONCE: usize = 128;
 /// How long a home may ask for a proof after the round has expired.
 const PROOF_FOR_MS: u64 = 60_000;
 
@@ -33,8 +35,7 @@ fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
 impl<C: Crypto> Seat<C> {
     /// Whether this seat may speak in a round.
     pub(super) fn takes_part(&self, round: u64) -> bool {
-        self.record.params.t0(round) >= self.observes_until
-            || self.rounds.get(&round).is_some_and(|a| a.round.is_recalled())
+        self.record.params.t0(round) >= self.observes_until || self.rounds.contains_key(&round)
     }
 
     /// Opens a round at this seat, or finds it open. A round is opened once: what it was forgotten with includes what
@@ -95,7 +96,12 @@ impl<C: Crypto> Seat<C> {
                     RoundOutput::Broadcast(bytes) => out.push(SeatOutput::Broadcast(bytes)),
                     RoundOutput::Send { to, bytes } => self.reply(now_ms, Peer::Seat(to), bytes, out),
                     RoundOutput::NeedBids { .. } => inputs.push(RoundInput::Bids(self.bid(round))),
-                    RoundOutput::NeedOrders(wanted) => inputs.extend(self.find_orders(round, wanted, out)),
+                    RoundOutput::NeedOrders(wanted) => {
+                        let known = self.find_orders(round, wanted, out);
+                        inputs.extend(
+                            known.chunks(ORDERS_AT_ONCE).map(|part| RoundInput::Orders(part.to_vec())),
+                        );
+                    }
                     RoundOutput::Decided(decided) => self.decided(now_ms, round, *decided, out),
                     RoundOutput::Dropped(reason) => self.drops.add(reason),
                     RoundOutput::Evidence(proof) => out.push(SeatOutput::Evidence(proof)),
@@ -138,7 +144,7 @@ impl<C: Crypto> Seat<C> {
         round: u64,
         wanted: Vec<Digest>,
         out: &mut Vec<SeatOutput>,
-    ) -> Option<RoundInput> {
+    ) -> Vec<(Digest, Order)> {
         let known: Vec<_> =
             wanted.iter().filter_map(|d| Some((*d, self.pool.body(d)?.order.clone()))).collect();
         let missing: Vec<Digest> = wanted.into_iter().filter(|d| self.pool.body(d).is_none()).collect();
@@ -150,7 +156,7 @@ impl<C: Crypto> Seat<C> {
                 active.wanted.extend(missing);
             }
         }
-        (!known.is_empty()).then_some(RoundInput::Orders(known))
+        known
     }
 
     /// A round is certified: promise what was won, free the rest, tell the homes.

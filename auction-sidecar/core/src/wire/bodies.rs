@@ -3,7 +3,7 @@
 //! Points and signatures stay byte arrays here: whether they are valid is judged where they are used.
 
 use super::views::{NewView, Propose};
-use super::{Header, Signers};
+use super::{Header, SIGNATURE_LEN, Signers};
 use crate::award::{AwardProof, Certificate};
 use serde::{Deserialize, Serialize};
 use vendue_market::encode::hex_array;
@@ -286,6 +286,13 @@ pub enum Reply {
     Order(Vec<u8>),
     /// A list A.
     Set(Vec<Listed>),
+    /// That a seat signed two bundles, which nobody asked for.
+    TwoBundles {
+        /// The seat.
+        seat: u16,
+        /// The digests of the bundles, ascending, with the seat's signatures.
+        versions: [(Digest, [u8; SIGNATURE_LEN]); 2],
+    },
 }
 
 /// Any body.

@@ -131,6 +131,10 @@ impl Reply {
             Reply::Bundle(bytes) => w.u8(0).bytes(bytes),
             Reply::Order(bytes) => w.u8(1).bytes(bytes),
             Reply::Set(items) => w.u8(2).list(items, |w, l| l.write(w)),
+            Reply::TwoBundles { seat, versions } => {
+                w.u8(3).u16(*seat);
+                versions.iter().fold(w, |w, (d, signature)| w.raw(d).raw(signature))
+            }
         };
     }
     fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
@@ -139,6 +143,14 @@ impl Reply {
             1 => Ok(Reply::Order(r.bytes("order", MAX_MESSAGE)?.to_vec())),
             // Two versions of each seat's bundle at most can be listed by f+1 seats each.
             2 => Ok(Reply::Set(ascending(r, "list of bundles", 3 * usize::from(n), Listed::read)?)),
+            3 => {
+                let seat = r.u16()?;
+                let versions = [(r.array()?, r.array()?), (r.array()?, r.array()?)];
+                match versions.map(|(d, _)| d) {
+                    [first, second] if seat < n && first < second => Ok(Reply::TwoBundles { seat, versions }),
+                    _ => Err(DecodeError::Invalid("two bundles")),
+                }
+            }
             _ => Err(DecodeError::Invalid("reply")),
         }
     }

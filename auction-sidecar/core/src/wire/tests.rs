@@ -96,6 +96,7 @@ fn every_body() -> Vec<Body> {
         Body::Reply(Reply::Bundle(vec![1, 2, 3])),
         Body::Reply(Reply::Order(vec![1, 2, 3])),
         Body::Reply(Reply::Set(vec![listed, Listed { seat: 2, d: [0; 32] }])),
+        Body::Reply(Reply::TwoBundles { seat: 1, versions: [([1; 32], [2; 65]), ([3; 32], [4; 65])] }),
     ]
 }
 
@@ -245,7 +246,7 @@ fn wire_format_is_frozen() {
 const FROZEN_VIEWS: &str = "eb4288f32f95781ad14e6c95baa5a9baa24ea5ac26b788ef9d25a43932848e7c";
 
 const FROZEN_LATER: &str = "1e09c14cba77737d89de2f71b3fd29f669e9def67ab83b0b9a9941a00e5517a3";
-const FROZEN: &str = "6e83530c33c44fa765dee989db6fdaee256446063e04d6ec73baecd7a4e64541";
+const FROZEN: &str = "95f4260e90ba48275a85b5b837e0f16da1ed43be89bd9ed9b928800ea4ed420a";
 
 #[test]
 fn header_is_25_bytes_and_strict() {

@@ -145,6 +145,10 @@ fn forms() -> Inputs {
         serde_json::json!({"against_lock": {
             "admit": said(Kind::Admit), "proposal": said(Kind::Propose), "lock": said(Kind::Lock),
         }}),
+        serde_json::json!({"hidden_set": {"view": said(Kind::NewView), "set": {"message": said(Kind::Set)}}}),
+        serde_json::json!({"hidden_set": {
+            "view": said(Kind::NewView), "set": {"full": {"digest": digest, "aggregate": aggregate}},
+        }}),
         serde_json::json!({"garbage": {"certificate": certificate, "bundle": listed, "path": path}}),
         serde_json::json!({"bad_message": {"message": said(Kind::Open)}}),
     ];
