@@ -76,7 +76,7 @@ pub enum Deviation {
     JunkAdmit,
     /// B45: votes in the view before the one that it enters.
     OldView,
-    /// B45: shows SETs that nobody signed in its NEWVIEW.
+    /// B45: shows a SET that nobody signed and a quorum that nobody is part of in its NEWVIEW.
     ForgedNewView,
     /// B13, B45: shows a second SET of its own in its NEWVIEWs.
     OtherSetInView,

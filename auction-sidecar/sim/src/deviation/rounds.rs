@@ -2,8 +2,8 @@
 
 use super::{Actor, Deviation, Outgoing};
 use vendue_auction_core::wire::{
-    Admit, AwardVote, Body, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_MESSAGE, Message, OpenShare,
-    Quorum, SetMsg, Signers, VoteWord, decode,
+    Admit, Admitted, AwardVote, Body, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_MESSAGE, Message,
+    OpenShare, Quorum, SetMsg, Signers, VoteWord, decode,
 };
 use vendue_auction_core::{Crypto, follow, proposer, set_digest};
 use vendue_market::Digest;
@@ -175,6 +175,8 @@ impl<C: Crypto> Actor<C> {
         match (deviation, message.body) {
             (Deviation::ForgedNewView, Body::NewView(mut view)) => {
                 view.sets.iter_mut().take(1).for_each(|s| s.signature[7] ^= 1);
+                let quorum = Quorum { signers: Signers::all(self.record.n()), aggregate: [7; 48] };
+                view.admitted = Some(Admitted { view: 0, set: [0x33; 32], quorum });
                 o.bytes = self.sign(round, Body::NewView(view));
                 vec![o]
             }
