@@ -3,10 +3,10 @@
 //!
 //! Inputs: a [`Plan`]. Output: a [`Tally`] with a hash over all runs; the same plan gives the same tally.
 
-use crate::deviation::Deviation;
+use crate::deviation::{Deviation, all_deviations};
 use crate::invariants::Violation;
 use crate::keys::Keys;
-use crate::schedule::{Report, Schedule, all_deviations};
+use crate::schedule::{Report, Schedule};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use sha2::{Digest as _, Sha256};
@@ -54,6 +54,10 @@ pub struct Tally {
     pub new_views: u64,
     /// Faults that honest seats proved, by name.
     pub proven: BTreeMap<String, u64>,
+    /// Rounds with two final sets or two certified roots, by how many seats can be proven faulty in them.
+    pub splits: BTreeMap<usize, u64>,
+    /// Processes that were started again.
+    pub restarts: u64,
     /// Beyond f: schedules in which an invariant did not hold, by invariant.
     pub beyond: BTreeMap<&'static str, u64>,
     /// What must hold and did not.
@@ -151,6 +155,10 @@ impl Tally {
         self.handed_over += report.handed_over as u64;
         self.messages += report.messages;
         self.new_views += report.new_views;
+        self.restarts += report.restarts;
+        for culprits in report.splits.values() {
+            *self.splits.entry(culprits.len()).or_default() += 1;
+        }
         for (_, fault) in &report.proven {
             *self.proven.entry(format!("{fault:?}")).or_default() += 1;
         }

@@ -56,6 +56,18 @@ fn one_beyond_f_the_rest_still_holds() {
 }
 
 #[test]
+fn who_splits_a_round_beyond_f_is_proven_to_have_done_it() {
+    // f + 1 seats that vote for everything, and a network that holds back what would show it.
+    let plan = Plan { beyond: true, ..plan(4, 1) };
+    let split = SPLITS.map(|at| plan.schedule(at).run_with::<MockKeys>().unwrap());
+    for report in split {
+        assert!(!report.splits.is_empty() && report.violations.iter().any(|v| v.invariant == "I1"));
+        assert!(report.splits.values().all(|culprits| culprits.len() >= 2), "{:?}", report.splits);
+        assert!(report.violations.iter().all(|v| v.invariant != "I20"));
+    }
+}
+
+#[test]
 fn a_schedule_that_fails_is_found_and_made_small() {
     // Rules that hold with at most f faulty seats are asked of a market with more.
     let strict = plan(4, 1);

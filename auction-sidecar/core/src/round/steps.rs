@@ -4,11 +4,12 @@ use super::{Ballot, Bidding, Round, RoundOutput};
 use crate::bid::LocalBids;
 use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
+use crate::evidence::bundle_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
-    VoteWord, listed_of,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, Message, OpenShare, Quorum, SetMsg, ShownSet,
+    Signers, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -48,7 +49,9 @@ impl<C: Crypto> Round<C> {
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
         (bundle.u, bundle.v, bundle.payload) = (sealed.u, sealed.v, sealed.payload);
         let d = bundle.digest(&header);
-        let (header, bytes) = self.encode(Body::Bundle(bundle.clone()));
+        let hash = bundle_hash_by::<C::Scheme>(&self.record.market, &header, &d);
+        let signature = Some(self.crypto.sign(&hash));
+        let bytes = Message { header, body: Body::Bundle(bundle.clone()), signature }.encode();
         let listed = Listed { seat: self.index, d };
         self.bundles.insert(listed, Held { header, bundle, bytes: bytes.clone() });
         self.in_time.insert(self.index, d);
@@ -174,6 +177,15 @@ impl<C: Crypto> Round<C> {
         counts: impl Fn(&Ballot) -> bool,
         out: &mut Vec<RoundOutput>,
     ) -> Option<(Digest, Quorum)> {
+        let voters = match word {
+            VoteWord::Award => self.award_votes.len(),
+            VoteWord::Admit => self.admits.range((view, 0)..=(view, u16::MAX)).count(),
+            VoteWord::Lock => self.locks.range((view, 0)..=(view, u16::MAX)).count(),
+            VoteWord::Full => 0,
+        };
+        if voters < self.q() {
+            return None;
+        }
         loop {
             let mut by_digest: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
             for (seat, ballot) in self.ballots(word, view).into_iter().filter(|(_, b)| counts(b)) {

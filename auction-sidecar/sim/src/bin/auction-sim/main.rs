@@ -27,6 +27,18 @@ enum Command {
     Sweep(SweepArgs),
     /// Runs one schedule from its file.
     Replay(ReplayArgs),
+    /// Measures what partial bundles cost: hops, waiting, views, messages.
+    Costs {
+        /// Number of seats.
+        #[arg(long, default_value_t = 4)]
+        seats: u16,
+        /// Rounds to simulate for each way and delay.
+        #[arg(long, default_value_t = 500)]
+        rounds: u64,
+        /// Where the result goes as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// Measures simulated rounds per second: four honest seats, stand-in cryptography, one core.
     BenchRounds {
         /// Rounds to simulate.
@@ -92,6 +104,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => run_sweep::<MockKeys>(&args),
         Command::Replay(args) if args.real => replay::<RealKeys>(&args),
         Command::Replay(args) => replay::<MockKeys>(&args),
+        Command::Costs { seats, rounds, json } => costs(seats, rounds, json.as_ref()),
         Command::BenchRounds { rounds, json } => bench_rounds(rounds, json),
     };
     match done {
@@ -172,6 +185,8 @@ fn as_json(args: &SweepArgs, tally: &Tally, progress: &Progress, files: &[String
         "messages": tally.messages,
         "new_views": tally.new_views,
         "faults_proven": tally.proven,
+        "restarts": tally.restarts,
+        "split_rounds_by_proven_culprits": tally.splits,
         "invariants_broken_beyond_f": tally.beyond,
         "violations": tally.failures.iter().map(all).sum::<usize>(),
         "failing_schedules": files,
@@ -198,6 +213,12 @@ fn replay<K: Keys>(args: &ReplayArgs) -> Result<bool, Error> {
         to_hex(&report.trace)
     );
     Ok(violations.is_empty())
+}
+
+fn costs(seats: u16, rounds: u64, path: Option<&PathBuf>) -> Result<bool, Error> {
+    let costs = vendue_auction_sim::costs::costs::<MockKeys>(seats, rounds)?;
+    write(path, &json!({ "seats": seats, "crypto": "mock", "costs": costs }))?;
+    Ok(true)
 }
 
 fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
