@@ -12,7 +12,7 @@ use serde::Serialize;
 use vendue_auction_core::KeyError;
 
 /// Two fixed delays of messages, in milliseconds; both far below D.
-const DELAYS_MS: [u64; 2] = [10, 20];
+const DELAYS_MS: [u64; 2] = [2, 4];
 
 /// What a way to delay rounds costs.
 #[derive(Debug, Clone, Serialize)]
@@ -23,14 +23,12 @@ pub struct Cost {
     pub rounds: u64,
     /// Rounds that were certified.
     pub certified: u64,
-    /// Median of the time to the certificate with messages of 10 ms.
-    pub median_ms: f64,
-    /// The greatest.
-    pub most_ms: u64,
-    /// Hops in the median round.
+    /// Hops to the certificate, in the mean.
     pub hops: f64,
-    /// What is waited in the median round beside them, in D.
+    /// What is waited beside them, in D, in the mean.
     pub waits_d: f64,
+    /// The longest time to the certificate, in D, with messages that take no time to speak of.
+    pub most_d: f64,
     /// NEWVIEWs for each seat and round.
     pub new_views: f64,
     /// Messages among seats for each round.
@@ -96,20 +94,18 @@ fn cost<K: Keys>(
         }
         done += run;
     }
-    took.iter_mut().for_each(|all| all.sort_unstable());
-    let median = |all: &[u64]| all.get(all.len() / 2).copied().unwrap_or_default() as f64;
+    let mean = |all: &[u64]| all.iter().sum::<u64>() as f64 / all.len().max(1) as f64;
     let [fast, slow] = &took;
-    let step = (DELAYS_MS[1] - DELAYS_MS[0]) as f64;
-    let hops = (median(slow) - median(fast)) / step;
+    let (step, d) = ((DELAYS_MS[1] - DELAYS_MS[0]) as f64, crate::clock().delay_ms as f64);
+    let hops = (mean(slow) - mean(fast)) / step;
     let per_round = |count: u64| count as f64 / done.max(1) as f64;
     Ok(Cost {
         how,
         rounds: done,
         certified,
-        median_ms: median(fast),
-        most_ms: fast.last().copied().unwrap_or_default(),
         hops,
-        waits_d: (median(fast) - hops * DELAYS_MS[0] as f64) / crate::clock().delay_ms as f64,
+        waits_d: (mean(fast) - hops * DELAYS_MS[0] as f64) / d,
+        most_d: fast.iter().max().copied().unwrap_or_default() as f64 / d,
         // Each goes to all others.
         new_views: per_round(new_views) / f64::from(seats) / f64::from(seats.saturating_sub(1).max(1)),
         messages: per_round(messages),

@@ -219,6 +219,19 @@ impl Schedule {
         schedule.deviations.clear();
         let first = below(u64::from(seats)) as u16;
         let echo = below(2) == 0;
+        if echo {
+            // The honest seats are kept apart, and the faulty ones talk to both sides.
+            let honest = (f + 1..seats).map(|i| (first + i) % seats);
+            let (one, other): (BTreeSet<u16>, BTreeSet<u16>) = honest.partition(|seat| seat % 2 == 0);
+            let kinds = [KindName::Set, KindName::Admit, KindName::Lock, KindName::Commit, KindName::Open];
+            let until_ms = 2_000 + 100 * below(20);
+            for kind in kinds {
+                for (from, to) in [(&one, &other), (&other, &one)] {
+                    let (from, to) = (from.clone(), to.clone());
+                    schedule.holds.push(Hold { kind, from, to, from_ms: 1_000, until_ms });
+                }
+            }
+        }
         for faulty in (0..=f).map(|i| (first + i) % seats) {
             schedule.deviations.extend(echo.then_some((faulty, Echo)));
             let ways =

@@ -470,7 +470,8 @@ impl<K: UserCrypto> Home<K> {
             entry.resend_ms = now_ms + entry.backoff_ms;
             entry.backoff_ms = (entry.backoff_ms * 2).min(p.lifetime());
         }
-        match self.order_bytes(&digest).filter(|_| send) {
+        // Encoding is signing, which is not done in vain.
+        match send.then(|| self.order_bytes(&digest)).flatten() {
             Some(bytes) if missing.len() == n => out.push(HomeOutput::Broadcast(bytes)),
             Some(bytes) => {
                 out.extend(missing.into_iter().map(|seat| HomeOutput::Send { seat, bytes: bytes.clone() }));

@@ -281,7 +281,13 @@ impl<C: Crypto> Round<C> {
 
     /// The gate between neighbouring rounds; f + 1 shares of others lift it.
     fn may_open(&self) -> bool {
-        self.record.params.gate(self.round, self.now) <= self.now || self.opens.len() > self.f()
+        let others = self.opens.keys().filter(|seat| **seat != self.index).count();
+        self.record.params.gate(self.round, self.now) <= self.now || others > self.f()
+    }
+
+    /// Whether a message may be sent again. The log holds a share that was about to be sent: it may never have left.
+    fn may_repeat(&self, kind: Kind) -> bool {
+        !(self.recalled && kind == Kind::Open) || self.certificate.is_some() || self.may_open()
     }
 
     /// Sends this seat's share, only with a commit.
@@ -304,8 +310,12 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.resend_at = self.now + 2 * p.delay_ms;
+        if self.sent.iter().any(|(h, _)| !self.may_repeat(h.kind)) {
+            self.resend_at = self.resend_at.min(p.gate(self.round, self.now));
+        }
         let voting = self.now < p.x(self.round);
-        let again = self.sent.iter().filter(|(h, _)| voting || matches!(h.kind, Kind::Open | Kind::Award));
+        let counts = |kind| voting || matches!(kind, Kind::Open | Kind::Award);
+        let again = self.sent.iter().filter(|(h, _)| counts(h.kind) && self.may_repeat(h.kind));
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
         if self.recalled && self.commit.is_none() {
             // Others help who repeats itself; what was said before a restart may be nothing that is repeated.
@@ -325,7 +335,7 @@ impl<C: Crypto> Round<C> {
             None => [Kind::Commit, Kind::Open].as_slice(),
             Some(_) => &[Kind::Set, Kind::Open, Kind::Award],
         };
-        let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind));
+        let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind) && self.may_repeat(h.kind));
         out.extend(own.map(|(_, bytes)| RoundOutput::Send { to: seat, bytes: bytes.clone() }));
         if let Some(certificate) = self.certificate.clone() {
             let cert = crate::wire::Cert { root: certificate.root, quorum: certificate.quorum };

@@ -2,6 +2,7 @@
 
 use super::tests::{ROUND, Rig, mk_rig};
 use super::*;
+use crate::evidence::message_hash;
 use crate::wire::*;
 
 impl Rig {

@@ -108,6 +108,8 @@ impl<C: Crypto> Actor<C> {
                 o.letter = self.sign(round, Body::Lock(Lock { set, vote, ..l }));
                 vec![o]
             }
+            // What it says goes to those that it hears.
+            (Deviation::Echo, _) => vec![],
             (Deviation::LastMoment(name), _) if name.kind() == kind => {
                 let favoured = (self.seat + 1 + (round % u64::from(self.record.n().max(2) - 1)) as u16)
                     % self.record.n();
