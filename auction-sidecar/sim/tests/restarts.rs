@@ -51,13 +51,3 @@ fn two_seats_of_seven_that_come_and_go_break_nothing() {
         assert!(report.restarts >= 4);
     }
 }
-
-#[test]
-fn a_log_that_is_lost_is_no_log() {
-    // With the log the seat votes again in rounds that begin after its restart; without it looks on for a while.
-    let at = 1_350;
-    let orders = Schedule { orders: 8, until_ms: 14_000, synchronous_from: None, ..Schedule::four(3) };
-    let with = run(&Schedule { logged_restarts: vec![(at, 1)], ..orders.clone() });
-    let without = run(&Schedule { restarts: vec![(at, 1)], ..orders });
-    assert!(with.messages > without.messages, "{} and {}", with.messages, without.messages);
-}

@@ -287,7 +287,7 @@ impl<C: Crypto> Round<C> {
 
     /// Whether a message may be sent again. The log holds a share that was about to be sent: it may never have left.
     fn may_repeat(&self, kind: Kind) -> bool {
-        !(self.recalled && kind == Kind::Open) || self.certificate.is_some() || self.may_open()
+        !(self.recalled && kind == Kind::Open) || self.may_open()
     }
 
     /// Sends this seat's share, only with a commit.

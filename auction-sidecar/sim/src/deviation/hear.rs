@@ -20,6 +20,7 @@ impl<C: Crypto> Actor<C> {
             return self.steal(round, open);
         }
         if self.deviations.contains(&Deviation::Echo)
+            && self.echoed.insert(letter.id())
             && let Some(vote) = self.echo(round, &message.body)
         {
             return vec![Outgoing { to: message.header.seat, delay_ms: 0, letter: vote }];

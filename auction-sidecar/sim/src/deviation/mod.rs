@@ -192,6 +192,8 @@ pub(crate) struct Actor<C: Crypto> {
     orders: BTreeSet<Digest>,
     /// Votes that were sent in addition, by round and view.
     extra: BTreeMap<(u64, u32), u32>,
+    /// Votes that were echoed.
+    echoed: BTreeSet<[u8; 16]>,
     /// Messages of others, to be replayed.
     heard: Vec<Letter>,
     /// What may be used against others.
@@ -209,6 +211,7 @@ impl<C: Crypto> Actor<C> {
             made: BTreeMap::new(),
             orders: BTreeSet::new(),
             extra: BTreeMap::new(),
+            echoed: BTreeSet::new(),
             heard: vec![],
             notes: frame::Notes::default(),
         }
