@@ -35,7 +35,7 @@ pub struct Writer(Vec<u8>);
 impl Writer {
     /// An empty writer.
     pub fn new() -> Self {
-        Self::default()
+        Self(Vec::with_capacity(256))
     }
     /// Appends one byte.
     pub fn u8(&mut self, v: u8) -> &mut Self {

@@ -68,7 +68,7 @@ impl Absence {
         let orders: Vec<Digest> = bundle.order_view.iter().map(|d| d.0).collect();
         let d = bundle_digest(&header, &orders, &bundle.u, &bundle.v, &bundle.payload);
         let key = record.seat(bundle.seat).ok_or(Unproven::Signature)?.evidence_key;
-        let hash = evidence::bundle_hash(&record.market, &header, &d);
+        let hash = evidence::bundle_hash_by::<S>(&record.market, &header, &d);
         if !S::verify_signature(&hash, &bundle.signature, &key) {
             return Err(Unproven::Signature);
         }

@@ -70,7 +70,7 @@ impl Double {
                 };
                 let key = record.seat(*seat).ok_or(Unproven::Signature)?.evidence_key;
                 for version in [first, second] {
-                    let hash = evidence::bundle_hash(&record.market, &header, &version.d);
+                    let hash = evidence::bundle_hash_by::<S>(&record.market, &header, &version.d);
                     if !S::verify_signature(&hash, &version.signature, &key) {
                         return Err(Unproven::Signature);
                     }

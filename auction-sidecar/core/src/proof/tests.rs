@@ -1,6 +1,7 @@
 //! Every fault among four seats, as the other seats show it; and that no proof survives a change of any field.
 
 use super::*;
+use crate::evidence::message_hash;
 use crate::justify;
 use crate::round::tests::{ROUND, Rig, mk_rig};
 use crate::round::{RoundInput, RoundOutput};

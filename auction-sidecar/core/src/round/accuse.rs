@@ -39,15 +39,14 @@ fn is_kept(kind: Kind) -> bool {
 const MAX_VIEW_BYTES: usize = 4 << 20;
 
 impl<C: Crypto> Round<C> {
-    /// Looks at a message before it is taken in. Bundles keep their bytes themselves.
-    pub(super) fn look(message: &Message, bytes: &[u8]) -> Seen {
+    /// Looks at a message before it is taken in.
+    pub(super) fn look(message: &Message, bytes: Vec<u8>) -> Seen {
         let place = place(&message.body);
-        let keep = message.header.kind != Kind::Bundle && message.header.kind.is_signed();
         Seen {
             header: message.header,
             view: place.map_or(0, |(view, _)| view),
             fault: place.map(|(_, fault)| fault),
-            bytes: if keep { bytes.to_vec() } else { vec![] },
+            bytes,
         }
     }
 

@@ -24,7 +24,7 @@ use crate::bid::LocalBids;
 use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::proof::{Fault, FaultProof};
@@ -49,6 +49,15 @@ pub enum RoundInput {
         message: Box<Message>,
         /// Its bytes.
         bytes: Vec<u8>,
+    },
+    /// A BUNDLE of this round that was checked like any message, with its digest, which that took.
+    Bundle {
+        /// The message.
+        message: Box<Message>,
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// The bundle's digest.
+        d: Digest,
     },
     /// Order bodies, by digest.
     Orders(Vec<(Digest, Order)>),
@@ -280,26 +289,31 @@ impl<C: Crypto> Round<C> {
         match input {
             RoundInput::Tick => {}
             RoundInput::Bids(bids) => self.send_bundle(&bids, &mut out),
-            RoundInput::Message { message, bytes } => {
-                let Header { seat: from, kind, .. } = message.header;
-                let seen = Self::look(&message, &bytes);
-                let taken = self.intake(*message, bytes, &mut out);
-                self.conclude(seen, taken, &mut out);
-                match taken {
-                    Ok(()) => {}
-                    Err(reason) => {
-                        // Who repeats itself, or goes on to another view, does not know what is known here.
-                        if reason == DropReason::Duplicate || matches!(kind, Kind::NewView | Kind::Propose) {
-                            self.help(from, &mut out);
-                        }
-                        out.push(RoundOutput::Dropped(reason));
-                    }
-                }
-            }
+            RoundInput::Message { message, bytes } => self.hear(*message, None, bytes, &mut out),
+            RoundInput::Bundle { message, bytes, d } => self.hear(*message, Some(d), bytes, &mut out),
             RoundInput::Orders(orders) => self.orders.extend(orders),
         }
         self.progress(&mut out);
         out
+    }
+
+    /// Takes a message in and draws its conclusions; `d` is the digest of a bundle, where it is known.
+    fn hear(&mut self, message: Message, d: Option<Digest>, bytes: Vec<u8>, out: &mut Vec<RoundOutput>) {
+        let Header { seat: from, kind, .. } = message.header;
+        // A bundle keeps its bytes itself; of the rest they are what proves who said it.
+        let (for_bundle, seen) = match kind {
+            Kind::Bundle => (bytes, Self::look(&message, vec![])),
+            _ => (vec![], Self::look(&message, bytes)),
+        };
+        let taken = self.intake(message, d, for_bundle, out);
+        self.conclude(seen, taken, out);
+        if let Err(reason) = taken {
+            // Who repeats itself, or goes on to another view, does not know what is known here.
+            if reason == DropReason::Duplicate || matches!(kind, Kind::NewView | Kind::Propose) {
+                self.help(from, out);
+            }
+            out.push(RoundOutput::Dropped(reason));
+        }
     }
 
     /// Takes every step whose conditions hold.
@@ -322,20 +336,21 @@ impl<C: Crypto> Round<C> {
     /// When [`Round::handle`] must be called next, at the latest.
     pub fn next_wake(&self) -> u64 {
         let p = &self.record.params;
-        let mut times = vec![p.t0(self.round), p.t1(self.round), p.t2(self.round), p.expiry(self.round)];
-        if self.commit.is_none() && self.votes() {
-            times.extend([p.view_ends(self.round, self.view), p.x(self.round)]);
-            times.push(self.entered_ms + 2 * p.delay_ms);
-        }
-        if !self.decided {
-            times.push(self.resend_at);
-        }
-        if self.commit.is_some() && !self.decided {
-            times.push(self.fetch_at);
-        }
-        if self.commit.is_some() && !self.open_sent {
-            times.push(p.gate(self.round, self.now));
-        }
+        let when = |holds: bool, at: u64| if holds { at } else { 0 };
+        let (voting, committed) = (self.commit.is_none() && self.votes(), self.commit.is_some());
+        let gated = committed && !self.open_sent;
+        let times = [
+            p.t0(self.round),
+            p.t1(self.round),
+            p.t2(self.round),
+            p.expiry(self.round),
+            when(voting, p.view_ends(self.round, self.view)),
+            when(voting, p.x(self.round)),
+            when(voting, self.entered_ms + 2 * p.delay_ms),
+            when(!self.decided, self.resend_at),
+            when(committed && !self.decided, self.fetch_at),
+            if gated { p.gate(self.round, self.now) } else { 0 },
+        ];
         times.into_iter().filter(|t| *t > self.now).min().unwrap_or(self.now.saturating_add(p.delay_ms))
     }
 
@@ -408,7 +423,7 @@ impl<C: Crypto> Round<C> {
 
     fn sign(&self, body: Body) -> Message {
         let header = self.header(&body);
-        let hash = || message_hash(&self.record.market, &header, &body);
+        let hash = || message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }
     }

@@ -53,9 +53,9 @@ impl<C: Crypto> Round<C> {
 
     /// The list with this digest, if this seat voted for it, uses it, or derives it from the SETs that it holds.
     pub(super) fn find_list(&self, digest: &Digest) -> Option<Vec<Listed>> {
-        let known = self.voted_lists.get(digest).or(self.list.as_ref());
-        let known = known.filter(|list| self.set_digest(list) == *digest).cloned();
-        known.or_else(|| Some(self.derived_list()).filter(|list| self.set_digest(list) == *digest))
+        let is_it = |list: &Vec<Listed>| self.set_digest(list) == *digest;
+        let known = self.voted_lists.get(digest).or_else(|| self.list.as_ref().filter(|list| is_it(list)));
+        known.cloned().or_else(|| Some(self.derived_list()).filter(is_it))
     }
 
     /// Asks each seat for the missing bundles that its SET lists.

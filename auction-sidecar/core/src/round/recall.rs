@@ -8,7 +8,7 @@
 use super::{Ballot, Bidding, Round};
 use crate::clearing::Held;
 use crate::crypto::Crypto;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::log::LogRecord;
 use crate::proof::place;
 use crate::record::MarketRecord;
@@ -74,7 +74,7 @@ impl<C: Crypto> Round<C> {
             return Err(not_ours);
         }
         let (signature, seat) = message.signature.zip(self.record.seat(self.index)).ok_or(not_ours)?;
-        let hash = message_hash(&self.record.market, &header, &message.body);
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &message.body);
         if !self.crypto.verify(&hash, &signature, &seat.evidence_key) {
             return Err(not_ours);
         }

@@ -4,11 +4,12 @@ use super::{Ballot, Bidding, Round, RoundOutput};
 use crate::bid::LocalBids;
 use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
+use crate::evidence::bundle_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
-    VoteWord, listed_of,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, Message, OpenShare, Quorum, SetMsg, ShownSet,
+    Signers, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -48,7 +49,9 @@ impl<C: Crypto> Round<C> {
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
         (bundle.u, bundle.v, bundle.payload) = (sealed.u, sealed.v, sealed.payload);
         let d = bundle.digest(&header);
-        let (header, bytes) = self.encode(Body::Bundle(bundle.clone()));
+        let hash = bundle_hash_by::<C::Scheme>(&self.record.market, &header, &d);
+        let signature = Some(self.crypto.sign(&hash));
+        let bytes = Message { header, body: Body::Bundle(bundle.clone()), signature }.encode();
         let listed = Listed { seat: self.index, d };
         self.bundles.insert(listed, Held { header, bundle, bytes: bytes.clone() });
         self.in_time.insert(self.index, d);
@@ -174,6 +177,15 @@ impl<C: Crypto> Round<C> {
         counts: impl Fn(&Ballot) -> bool,
         out: &mut Vec<RoundOutput>,
     ) -> Option<(Digest, Quorum)> {
+        let voters = match word {
+            VoteWord::Award => self.award_votes.len(),
+            VoteWord::Admit => self.admits.range((view, 0)..=(view, u16::MAX)).count(),
+            VoteWord::Lock => self.locks.range((view, 0)..=(view, u16::MAX)).count(),
+            VoteWord::Full => 0,
+        };
+        if voters < self.q() {
+            return None;
+        }
         loop {
             let mut by_digest: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
             for (seat, ballot) in self.ballots(word, view).into_iter().filter(|(_, b)| counts(b)) {
@@ -269,7 +281,13 @@ impl<C: Crypto> Round<C> {
 
     /// The gate between neighbouring rounds; f + 1 shares of others lift it.
     fn may_open(&self) -> bool {
-        self.record.params.gate(self.round, self.now) <= self.now || self.opens.len() > self.f()
+        let others = self.opens.keys().filter(|seat| **seat != self.index).count();
+        self.record.params.gate(self.round, self.now) <= self.now || others > self.f()
+    }
+
+    /// Whether a message may be sent again. The log holds a share that was about to be sent: it may never have left.
+    fn may_repeat(&self, kind: Kind) -> bool {
+        !(self.recalled && kind == Kind::Open) || self.may_open()
     }
 
     /// Sends this seat's share, only with a commit.
@@ -292,8 +310,12 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.resend_at = self.now + 2 * p.delay_ms;
+        if self.sent.iter().any(|(h, _)| !self.may_repeat(h.kind)) {
+            self.resend_at = self.resend_at.min(p.gate(self.round, self.now));
+        }
         let voting = self.now < p.x(self.round);
-        let again = self.sent.iter().filter(|(h, _)| voting || matches!(h.kind, Kind::Open | Kind::Award));
+        let counts = |kind| voting || matches!(kind, Kind::Open | Kind::Award);
+        let again = self.sent.iter().filter(|(h, _)| counts(h.kind) && self.may_repeat(h.kind));
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
         if self.recalled && self.commit.is_none() {
             // Others help who repeats itself; what was said before a restart may be nothing that is repeated.
@@ -313,7 +335,7 @@ impl<C: Crypto> Round<C> {
             None => [Kind::Commit, Kind::Open].as_slice(),
             Some(_) => &[Kind::Set, Kind::Open, Kind::Award],
         };
-        let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind));
+        let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind) && self.may_repeat(h.kind));
         out.extend(own.map(|(_, bytes)| RoundOutput::Send { to: seat, bytes: bytes.clone() }));
         if let Some(certificate) = self.certificate.clone() {
             let cert = crate::wire::Cert { root: certificate.root, quorum: certificate.quorum };

@@ -3,6 +3,7 @@
 use super::*;
 use crate::bid::{OfferedPart, OwnBid};
 use crate::crypto::SeatCrypto;
+use crate::evidence::message_hash;
 use crate::keys::{DealSpec, MemberSpec, deal};
 use crate::params::Params;
 use crate::wire::tests::mk_order;

@@ -4,6 +4,7 @@ use super::tests::{Rig, mk_home, mk_rig};
 use super::*;
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
+use crate::evidence::message_hash;
 use crate::home::HomeInput;
 use crate::keys::SeatKeys;
 use crate::wire::*;

@@ -4,6 +4,7 @@ use super::tests::{Rig, kinds, mk_rig};
 use super::*;
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
+use crate::evidence::message_hash;
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::{HomeKeys, SeatKeys};
 use crate::pool::Closed;

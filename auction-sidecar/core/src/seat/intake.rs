@@ -4,7 +4,7 @@ use super::{Proven, Seat, SeatOutput};
 use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::{bundle_hash_by, message_hash_by, received_hash_by};
 use crate::pool::{Closed, Known, NotReplaced};
 use crate::record::Peer;
 use crate::round::RoundInput;
@@ -96,8 +96,16 @@ impl<C: Crypto> Seat<C> {
         if message.header.seat == self.index {
             return Err(DropReason::WrongSender);
         }
+        let d = match &message.body {
+            Body::Bundle(bundle) => Some(bundle.digest(&message.header)),
+            _ => None,
+        };
         if let Some(signature) = &message.signature {
-            let hash = message_hash(&self.record.market, &message.header, &message.body);
+            let market = &self.record.market;
+            let hash = match &d {
+                Some(d) => bundle_hash_by::<C::Scheme>(market, &message.header, d),
+                None => received_hash_by::<C::Scheme>(market, &message, &bytes),
+            };
             if !self.crypto.verify(&hash, signature, &seat.evidence_key) {
                 return Err(DropReason::BadSignature);
             }
@@ -108,7 +116,12 @@ impl<C: Crypto> Seat<C> {
         if !self.open_round(now_ms, round) {
             return Err(DropReason::WrongRound);
         }
-        self.drive(now_ms, round, RoundInput::Message { message: Box::new(message), bytes }, out);
+        let message = Box::new(message);
+        let input = match d {
+            Some(d) => RoundInput::Bundle { message, bytes, d },
+            None => RoundInput::Message { message, bytes },
+        };
+        self.drive(now_ms, round, input, out);
         Ok(())
     }
 
@@ -123,7 +136,7 @@ impl<C: Crypto> Seat<C> {
             _ => {}
         }
         let key = self.record.home(home).ok_or(DropReason::WrongSender)?.user_key;
-        let hash = message_hash(&self.record.market, &header, &body);
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         if !self.crypto.verify(&hash, &signature, &key) {
             return Err(DropReason::BadSignature);
         }
@@ -157,7 +170,7 @@ impl<C: Crypto> Seat<C> {
             self.receipt(home, digest, known.received_ms, out);
             return Err(DropReason::Duplicate);
         }
-        self.check_order(now_ms, home, &order, &signature)?;
+        self.check_order(now_ms, home, &order, &digest, &signature)?;
         // A body that comes early is worth nothing without the certificate that permits it.
         if order.after.is_some() || self.pool.is_over(&digest, home) {
             return Err(DropReason::Unexpected);
@@ -189,7 +202,7 @@ impl<C: Crypto> Seat<C> {
             self.receipt(home, digest, known.received_ms, out);
             return Err(DropReason::Duplicate);
         }
-        self.check_order(now_ms, home, &order, &signature)?;
+        self.check_order(now_ms, home, &order, &digest, &signature)?;
         verify::again(&self.record, &order, &before, &proof.certificate, &proof.proof)
             .map_err(|_| DropReason::BadSignature)?;
         self.check_certificate(now_ms, home, &proof.certificate)?;
@@ -229,7 +242,14 @@ impl<C: Crypto> Seat<C> {
         Ok(())
     }
 
-    fn check_order(&self, now_ms: u64, home: u16, order: &Order, signature: &[u8; 65]) -> Intake {
+    fn check_order(
+        &self,
+        now_ms: u64,
+        home: u16,
+        order: &Order,
+        digest: &Digest,
+        signature: &[u8; 65],
+    ) -> Intake {
         if order.expires_ms <= now_ms {
             return Err(DropReason::Late);
         }
@@ -237,7 +257,7 @@ impl<C: Crypto> Seat<C> {
         if order.expires_ms > now_ms.saturating_add(MAX_ORDER_LIFE_MS) {
             return Err(DropReason::Quota);
         }
-        match verify::order_by::<C::Scheme>(&self.record, order, signature) {
+        match verify::named_order_by::<C::Scheme>(&self.record, order, digest, signature) {
             Ok(signer) if signer == home => Ok(()),
             Ok(_) | Err(verify::VerifyError::UnknownHome) => Err(DropReason::WrongSender),
             Err(verify::VerifyError::OrderMarket) => Err(DropReason::Foreign),

@@ -23,7 +23,9 @@ pub(super) fn persist(out: &mut Vec<SeatOutput>, record: LogRecord) {
 fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
     match input {
         RoundInput::Message { message, .. } if message.header.kind == Kind::Fetch => None,
-        RoundInput::Message { bytes, .. } => Some(LogRecord::Heard { at_ms, bytes: bytes.clone() }),
+        RoundInput::Message { bytes, .. } | RoundInput::Bundle { bytes, .. } => {
+            Some(LogRecord::Heard { at_ms, bytes: bytes.clone() })
+        }
         RoundInput::Orders(orders) => {
             let orders = orders.iter().map(|(_, order)| order.clone()).collect();
             Some(LogRecord::Orders { at_ms, round, orders })
@@ -49,12 +51,9 @@ impl<C: Crypto> Seat<C> {
         }
         self.opened.add(round);
         let (record, crypto) = (self.record.clone(), self.crypto.clone());
-        let active = Active {
-            round: Round::new(record, crypto, self.index, round, now_ms),
-            bids: LocalBids::default(),
-            wanted: BTreeSet::new(),
-        };
-        self.rounds.insert(round, active);
+        let opened = Round::new(record, crypto, self.index, round, now_ms);
+        let (wake, bids, wanted) = (opened.next_wake(), LocalBids::default(), BTreeSet::new());
+        self.rounds.insert(round, Active { round: opened, wake, bids, wanted });
         true
     }
 
@@ -75,7 +74,7 @@ impl<C: Crypto> Seat<C> {
 
     /// Gives the time to the rounds that wait for it; about E / PI rounds are open at once, and most have nothing to do.
     pub(super) fn tick_rounds(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
-        let due = self.rounds.iter().filter(|(_, a)| a.round.next_wake() <= now_ms);
+        let due = self.rounds.iter().filter(|(_, a)| a.wake <= now_ms);
         let rounds: Vec<u64> = due.map(|(round, _)| *round).collect();
         for round in rounds {
             self.drive(now_ms, round, RoundInput::Tick, out);
@@ -90,7 +89,9 @@ impl<C: Crypto> Seat<C> {
             if let Some(heard) = self.hears.then(|| heard(now_ms, round, &input)).flatten() {
                 persist(out, heard);
             }
-            for output in active.round.handle(now_ms, input) {
+            let outputs = active.round.handle(now_ms, input);
+            active.wake = active.round.next_wake();
+            for output in outputs {
                 match output {
                     RoundOutput::Persist(record) => persist(out, record),
                     RoundOutput::Broadcast(bytes) => out.push(SeatOutput::Broadcast(bytes)),

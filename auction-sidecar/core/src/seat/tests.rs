@@ -4,7 +4,7 @@ use super::*;
 use crate::award::{AwardTable, Certificate, Leaf, OrderLeaf};
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
-use crate::evidence::order_hash;
+use crate::evidence::{message_hash, order_hash};
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::{DealSpec, HomeKeys, MemberSpec, SeatKeys, deal};
 use crate::params::Params;

@@ -66,7 +66,7 @@ impl Listed {
 }
 
 impl SetMsg {
-    fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         w.list(&self.held, |w, d| {
             w.raw(d);
         });

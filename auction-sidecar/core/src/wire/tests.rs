@@ -192,6 +192,11 @@ fn views_of_a_hundred_seats_are_small() {
     assert_eq!(size(Body::NewView(view)), 16_303);
 }
 
+/// A message of every kind and form.
+pub(crate) fn all_messages() -> Vec<Message> {
+    all_bodies().into_iter().map(mk_message).collect()
+}
+
 fn mk_message(body: Body) -> Message {
     let header = Header { kind: body.kind(), market: [1; 8], epoch: 2, round: 7, seat: 3 };
     let signature = header.kind.is_signed().then_some([9; 65]);

@@ -150,7 +150,7 @@ impl Report {
 }
 
 /// The CPU time that this thread has used.
-fn cpu() -> Result<Duration, BenchError> {
+pub fn cpu() -> Result<Duration, BenchError> {
     let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
     Ok(nix::time::clock_gettime(clock)?.into())
 }

@@ -19,12 +19,13 @@ fn round_of(bytes: &[u8]) -> Option<u64> {
 
 impl Watch {
     /// I16: counts what an honest seat sends in a round.
-    pub(super) fn spend(&mut self, now: u64, from: u16, bytes: &[u8]) {
+    pub(super) fn spend(&mut self, now: u64, from: u16, bytes: &[u8], copies: u16) {
         let Some(round) = round_of(bytes).filter(|_| self.is_honest(from)) else { return };
         let others = u64::from(self.record.n()).saturating_sub(1).max(1);
         let spent = self.rounds.entry(round).or_default().spent.entry(from).or_default();
         let before = spent.0 > MOST_MESSAGES * others || spent.1 > MOST_BYTES * others;
-        *spent = (spent.0 + 1, spent.1 + bytes.len() as u64);
+        let copies = u64::from(copies);
+        *spent = (spent.0 + copies, spent.1 + copies * bytes.len() as u64);
         if !before && (spent.0 > MOST_MESSAGES * others || spent.1 > MOST_BYTES * others) {
             let what = format!("seat {from} sends {} messages, {} bytes in round {round}", spent.0, spent.1);
             self.break_(now, "I16", what);

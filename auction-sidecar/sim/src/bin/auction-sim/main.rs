@@ -10,9 +10,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vendue_auction_core::KeyError;
 use vendue_auction_sim::Schedule;
+use vendue_auction_sim::bench::{BenchError, cpu};
 use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
 use vendue_auction_sim::sweep::{HANDOVER_MS, Plan, Tally, sweep};
 use vendue_market::encode::to_hex;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about = "Simulates the auction protocol under faults and checks its invariants")]
@@ -27,7 +31,19 @@ enum Command {
     Sweep(SweepArgs),
     /// Runs one schedule from its file.
     Replay(ReplayArgs),
-    /// Measures simulated rounds per second: four honest seats, stand-in cryptography, one core.
+    /// Measures what partial bundles cost: hops, waiting, views, messages.
+    Costs {
+        /// Number of seats.
+        #[arg(long, default_value_t = 4)]
+        seats: u16,
+        /// Rounds to simulate for each way and delay.
+        #[arg(long, default_value_t = 500)]
+        rounds: u64,
+        /// Where the result goes as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Measures simulated rounds per second: four honest seats, stand-in cryptography, CPU time of one core.
     BenchRounds {
         /// Rounds to simulate.
         #[arg(long, default_value_t = 20_000)]
@@ -80,6 +96,8 @@ struct ReplayArgs {
 enum Error {
     #[error("keys: {0}")]
     Keys(#[from] KeyError),
+    #[error("{0}")]
+    Clock(#[from] BenchError),
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
     #[error("{0} is no schedule: {1}")]
@@ -92,6 +110,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => run_sweep::<MockKeys>(&args),
         Command::Replay(args) if args.real => replay::<RealKeys>(&args),
         Command::Replay(args) => replay::<MockKeys>(&args),
+        Command::Costs { seats, rounds, json } => costs(seats, rounds, json.as_ref()),
         Command::BenchRounds { rounds, json } => bench_rounds(rounds, json),
     };
     match done {
@@ -172,6 +191,9 @@ fn as_json(args: &SweepArgs, tally: &Tally, progress: &Progress, files: &[String
         "messages": tally.messages,
         "new_views": tally.new_views,
         "faults_proven": tally.proven,
+        "restarts": tally.restarts,
+        "split_schedules": tally.split_at,
+        "split_rounds_by_proven_culprits": tally.splits,
         "invariants_broken_beyond_f": tally.beyond,
         "violations": tally.failures.iter().map(all).sum::<usize>(),
         "failing_schedules": files,
@@ -200,9 +222,16 @@ fn replay<K: Keys>(args: &ReplayArgs) -> Result<bool, Error> {
     Ok(violations.is_empty())
 }
 
+fn costs(seats: u16, rounds: u64, path: Option<&PathBuf>) -> Result<bool, Error> {
+    let costs = vendue_auction_sim::costs::costs::<MockKeys>(seats, rounds)?;
+    write(path, &json!({ "seats": seats, "crypto": "mock", "costs": costs }))?;
+    Ok(true)
+}
+
 fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
     let mut progress = Progress::new();
     let (mut done, mut messages, mut holds) = (0, 0, true);
+    let before = cpu()?;
     let mut seed = 0;
     while done < rounds {
         let honest =
@@ -215,10 +244,12 @@ fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
             eprintln!("{done} of {rounds} rounds, {:.0} per second", progress.rate(done));
         }
     }
+    let seconds = cpu()?.saturating_sub(before).as_secs_f64().max(1e-9);
     let value = json!({
-        "sim_rounds_per_s": progress.rate(done),
+        "sim_rounds_per_s": done as f64 / seconds,
+        "sim_rounds_per_s_by_the_clock": progress.rate(done),
         "rounds": done,
-        "messages_per_s": progress.rate(messages),
+        "messages_per_s": messages as f64 / seconds,
         "seats": 4,
         "crypto": "mock",
     });
