@@ -42,6 +42,7 @@
 pub mod bench;
 mod controller;
 mod deviation;
+pub mod explore;
 mod invariants;
 pub mod keys;
 pub mod mock;

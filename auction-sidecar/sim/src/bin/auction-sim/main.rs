@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vendue_auction_core::KeyError;
-use vendue_auction_sim::Schedule;
 use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
 use vendue_auction_sim::sweep::{HANDOVER_MS, Plan, Tally, sweep};
+use vendue_auction_sim::{Schedule, explore};
 use vendue_market::encode::to_hex;
 
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Command {
     Sweep(SweepArgs),
     /// Runs one schedule from its file.
     Replay(ReplayArgs),
+    /// Explores all runs of one round of four seats, one of them faulty, within bounds.
+    Explore(ExploreArgs),
     /// Measures simulated rounds per second: four honest seats, stand-in cryptography, one core.
     BenchRounds {
         /// Rounds to simulate.
@@ -64,6 +66,25 @@ struct SweepArgs {
 }
 
 #[derive(Args)]
+struct ExploreArgs {
+    /// Views after view 0, at most 2.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
+    views: u8,
+    /// Messages between honest seats that are late or lost, at most.
+    #[arg(long, default_value_t = 1)]
+    deviations: u8,
+    /// Stops after so many states.
+    #[arg(long, default_value_t = 100_000_000)]
+    states: u64,
+    /// Takes up to four messages that reach a seat in one phase in every order.
+    #[arg(long)]
+    every_order: bool,
+    /// Where the result goes as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Args)]
 struct ReplayArgs {
     /// The schedule.
     file: PathBuf,
@@ -92,6 +113,7 @@ fn main() -> ExitCode {
         Command::Sweep(args) => run_sweep::<MockKeys>(&args),
         Command::Replay(args) if args.real => replay::<RealKeys>(&args),
         Command::Replay(args) => replay::<MockKeys>(&args),
+        Command::Explore(args) => run_explore(&args),
         Command::BenchRounds { rounds, json } => bench_rounds(rounds, json),
     };
     match done {
@@ -224,4 +246,38 @@ fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
     });
     write(path.as_ref(), &value)?;
     Ok(holds)
+}
+
+fn run_explore(args: &ExploreArgs) -> Result<bool, Error> {
+    let mut progress = Progress::new();
+    let bounds =
+        explore::Bounds {
+        views: args.views,
+        deviations: args.deviations,
+        states: args.states,
+        every_order: args.every_order,
+    };
+    let found = explore::explore(&bounds, |found| {
+        if progress.is_due() {
+            let (states, depth) = (found.states, found.depth);
+            eprintln!("{states} states, {} of one seat, depth {depth}", found.local_states);
+        }
+    })?;
+    let value = json!({
+        "views": args.views,
+        "deviations": args.deviations,
+        "complete": found.complete,
+        "states": found.states,
+        "transitions": found.transitions,
+        "states_of_a_seat": found.local_states,
+        "transitions_compared": found.compared,
+        "orders_that_matter": found.ordered,
+        "phases": found.depth,
+        "states_with_commit_everywhere": found.committed,
+        "last_states_without": found.undecided,
+        "violations": found.violations,
+        "seconds": progress.started.elapsed().as_secs_f64(),
+    });
+    write(args.json.as_ref(), &value)?;
+    Ok(found.violations.is_empty() && found.complete)
 }

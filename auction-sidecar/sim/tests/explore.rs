@@ -1,0 +1,78 @@
+//! All runs of one round within bounds, in short. The long form is `auction-sim explore`.
+
+use vendue_auction_sim::explore::{Bounds, Broken, Found, explore, explore_broken};
+
+const BOUNDS: Bounds = Bounds { views: 1, deviations: 0, states: 5_000_000, every_order: false };
+
+fn all(bounds: Bounds) -> Found {
+    let found = explore(&bounds, |_| {}).unwrap();
+    assert!(found.violations.is_empty(), "{:#?}", found.violations);
+    assert!(found.complete, "{found:?}");
+    found
+}
+
+/// The invariant does not hold with this rule broken, and the search says so.
+fn caught(broken: Broken, invariant: &str, bounds: Bounds) {
+    let found = explore_broken(&bounds, broken, invariant).unwrap();
+    let names: Vec<&String> = found.violations.keys().collect();
+    assert!(names.iter().any(|name| name.starts_with(invariant)), "{broken:?}: {names:?}");
+}
+
+#[test]
+fn with_every_message_on_time_everything_holds() {
+    let found = all(BOUNDS);
+    assert!(found.committed > 100 && found.compared > 1_000, "{found:?}");
+}
+
+#[test]
+fn two_orders_stand_for_all() {
+    let bounds = Bounds { views: 0, ..BOUNDS };
+    let (two, every) = (all(bounds), all(Bounds { every_order: true, ..bounds }));
+    assert_eq!((two.states, two.committed, two.undecided), (every.states, every.committed, every.undecided));
+}
+
+#[test]
+fn a_seat_that_admits_twice() {
+    caught(Broken::AdmitsTwice, "I6", BOUNDS);
+}
+
+#[test]
+fn a_seat_that_ignores_its_lock() {
+    caught(Broken::IgnoresLock, "I6: an honest seat is guilty of AgainstLock", BOUNDS);
+}
+
+#[test]
+fn a_lock_without_a_quorum() {
+    caught(Broken::LocksWithoutQuorum, "I6", BOUNDS);
+}
+
+#[test]
+fn a_share_before_the_commit() {
+    caught(Broken::OpensBeforeCommit, "I2", BOUNDS);
+    caught(Broken::OpensBeforeCommit, "I8", BOUNDS);
+}
+
+#[test]
+fn a_set_after_view_0() {
+    caught(Broken::SetAfterViewZero, "I1", Bounds { deviations: 2, ..BOUNDS });
+}
+
+#[test]
+fn one_lister_is_enough() {
+    caught(Broken::AdmitsWhatOneLists, "I4", BOUNDS);
+}
+
+#[test]
+fn f_plus_1_listers_are_not_enough() {
+    caught(Broken::AdmitsWhatQuorumLists, "I5", BOUNDS);
+}
+
+#[test]
+fn nobody_locks() {
+    caught(Broken::NeverLocks, "I9", BOUNDS);
+}
+
+#[test]
+fn awards_of_its_own() {
+    caught(Broken::AwardsOfItsOwn, "I3", BOUNDS);
+}
