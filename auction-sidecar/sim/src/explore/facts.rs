@@ -5,8 +5,8 @@
 //! NEWVIEWs of views that are over. That nothing else is left out is checked by the search: it keeps two seats with
 //! different pasts and the same facts, and compares what they do.
 
-use super::names::{Bundles, KNOWN, MessageId, Shows, What};
-use super::{QUORUM, SEATS};
+use super::names::{Bundles, JUNK, KNOWN, MessageId, Names, Shows, What};
+use super::{FAULTY, QUORUM, SEATS};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A vote of a seat for a set: its view and its owner.
@@ -124,10 +124,15 @@ impl Facts {
         let voted: BTreeSet<u8> = self.admits.keys().map(|(of, _)| *of).collect();
         self.proposals.retain(|of, _| *of == view || !is_final && (*of > view || voted.contains(of)));
         let to_propose = view > 0 && !is_final && proposes(view) && !self.proposals.contains_key(&view);
-        self.calls.retain(|of, _| !is_final && (*of > view || *of == view && to_propose));
-        for (_, from) in self.calls.iter_mut().filter(|(of, _)| !proposes(**of)) {
-            from.values_mut().for_each(|content| *content = 0);
+        self.calls.retain(|of, _| !is_final && *of >= view);
+        for (of, from) in &mut self.calls {
+            // The faulty seat may bring another one, and the second is not learnt from.
+            from.retain(|seat, _| *of > view || to_propose || *seat == FAULTY);
+            if !proposes(*of) || *of == view && !to_propose {
+                from.values_mut().for_each(|content| *content = 0);
+            }
         }
+        self.calls.retain(|_, from| !from.is_empty());
         if !to_propose {
             self.entered = 0;
         }
@@ -139,6 +144,59 @@ impl Facts {
         }
         if set_said {
             self.held = 0;
+        }
+    }
+
+    /// Whether a message of the faulty seat, beside those given, may change what this seat says now, its view or its commit.
+    /// `moves` is whether it enters a view in any case: then it shows what it has learnt.
+    pub fn may_show(&self, names: &Names, given: &[MessageId], id: MessageId, moves: bool) -> bool {
+        let is_open = self.commit.is_none();
+        let said = |what: &dyn Fn(&What) -> bool| self.said.iter().any(|id| what(&names.get(*id).what));
+        match &names.get(id).what {
+            What::Admit { set: JUNK, .. } => {
+                let known = self.admits.range((0, 0)..=(0, u8::MAX)).map(|(_, (set, _))| *set);
+                let more = given.iter().filter_map(|id| match names.get(*id).what {
+                    What::Admit { view: 0, set, .. } => Some(set),
+                    _ => None,
+                });
+                is_open && self.view == 0 && known.chain(more).collect::<BTreeSet<_>>().len() > 1
+            }
+            What::Admit { view, set, .. } => {
+                let known = self.admits.iter().filter(|((of, _), (s, _))| (of, s) == (view, set));
+                let more = given.iter().map(|id| names.get(*id)).filter(
+                    |said| matches!(&said.what, What::Admit { view: of, set: s, .. } if (of, s) == (view, set)),
+                );
+                let voters = known.map(|((_, seat), _)| *seat).chain(more.map(|said| said.from));
+                (*view == self.view || moves) && voters.collect::<BTreeSet<_>>().len() + 1 >= QUORUM
+            }
+            What::Lock { view, set } => {
+                let known = self.locks.iter().filter(|((of, _), s)| (of, *s) == (view, set));
+                let more = given.iter().map(|id| names.get(*id)).filter(
+                    |said| matches!(&said.what, What::Lock { view: of, set: s } if (of, s) == (view, set)),
+                );
+                let voters = known.map(|((_, seat), _)| *seat).chain(more.map(|said| said.from));
+                let locked = said(&|what| matches!(what, What::Lock { view: of, .. } if of == view));
+                let completes = is_open && voters.collect::<BTreeSet<_>>().len() + 1 >= QUORUM;
+                completes || ((*view == self.view || moves) && !locked)
+            }
+            What::Commit { .. } => is_open,
+            What::Set(_) => {
+                let admitted = said(&|what| matches!(what, What::Admit { view: 0, .. }));
+                self.sets[usize::from(FAULTY)] == 0 && (moves || (self.view == 0 && !admitted))
+            }
+            What::NewView { view, .. } => {
+                let known = self.calls.get(view).into_iter().flat_map(|from| from.keys().copied());
+                let more = given
+                    .iter()
+                    .map(|id| names.get(*id))
+                    .filter(|said| matches!(&said.what, What::NewView { view: of, .. } if of == view));
+                let callers = known.chain(more.map(|said| said.from)).collect::<BTreeSet<_>>().len();
+                let calls = self.view < *view && callers + 1 >= QUORUM;
+                let helps = names.proposer(*view) == self.place && !self.proposals.contains_key(view);
+                is_open && (moves || calls || helps)
+            }
+            What::Propose { view, .. } => is_open && self.view <= *view && !self.proposals.contains_key(view),
+            What::Bundle(_) | What::Open { .. } | What::Award { .. } => true,
         }
     }
 }

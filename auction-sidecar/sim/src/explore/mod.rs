@@ -9,15 +9,16 @@
 //!   are not on time. Messages are not sent again, which makes the network worse than it is. What comes in one phase comes in
 //!   any order that makes a difference: in the order given and in the reverse, which a test compares with all orders.
 //! - *Clocks.* Where a deviation is allowed, the clock of one honest seat may stand still from just before T1 for six D.
-//! - *The faulty seat* hears everything at once and tells each honest seat in each phase something of its own: no bundle, or
-//!   either of two; a SET with either, with none, without an honest seat's bundle, or an empty one; ADMIT for any set that an
-//!   honest seat ADMITs, and for one that nobody does; LOCK and COMMIT wherever its own vote completes a quorum; NEWVIEW that
-//!   hides or shows SETs and quorums; and where it proposes, any value that follows from some NEWVIEWs of q seats.
+//! - *The faulty seat* ([`Conduct`]) hears everything at once and tells each honest seat in each phase something of its own:
+//!   no bundle, or one of its versions; up to D after T2, a SET with any of them, with none, without the bundle of the honest
+//!   seat that proposes first, or empty; ADMIT, LOCK and COMMIT wherever its own vote completes a quorum; at T2 + D an ADMIT
+//!   for nothing, which can only end view 0; NEWVIEW that hides or shows SETs and quorums; and where it proposes, any value
+//!   that follows from some NEWVIEWs of q seats.
 //! - *Cases.* The faulty seat proposes in the first of the later views, in the second, or in none of the two.
 //!
 //! # What is left out because it leads to nothing new
 //! - Of the faulty seat's words, what changes nothing that the seat says, its view or its commit in that phase: it may say it
-//!   later. SETs at T2 and bundles are the exception.
+//!   later. Bundles, and with two versions SETs at T2, are the exception.
 //! - A message that changes nothing on time is not late either.
 //! - States are one where all seats have the same facts (`facts.rs`); the search compares two pasts of such a state.
 //! - Runs that differ only in the names of honest seats that propose in no explored view, or in which version of the faulty
@@ -39,12 +40,13 @@ mod seats;
 pub use rules::Broken;
 
 use facts::Facts;
-use faulty::{Offer, offers};
+use faulty::{Offer, Power, hear, offers};
 use names::{Bundles, JUNK, MessageId, Names, OF_HONEST, VERSIONS};
 use seats::{Seats, StateId, THAW};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 use vendue_auction_core::KeyError;
+use vendue_auction_core::wire::Kind;
 
 const SEATS: usize = 4;
 const HONEST: usize = 3;
@@ -55,6 +57,17 @@ const FAULTY: u8 = 3;
 const FIRST_VIEW: u8 = 5;
 const VIEW: u8 = 6;
 
+/// What the faulty seat does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Conduct {
+    /// Nothing.
+    Silent,
+    /// Bundles, votes, commits, NEWVIEWs and proposals; no SET, and no vote for what nobody votes for.
+    Votes,
+    /// Everything.
+    Anything,
+}
+
 /// How far to go.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -62,6 +75,13 @@ pub struct Bounds {
     pub views: u8,
     /// Messages between honest seats that are late or lost, at most; a clock that stands still counts as one.
     pub deviations: u8,
+    /// Of which kind these messages are; none for any.
+    pub only: Option<Kind>,
+    /// What the faulty seat does.
+    pub conduct: Conduct,
+    /// Versions of its bundle that the faulty seat has, one or two. With one, it shows its SET only to whom that makes a
+    /// difference at once, and no two SETs that admit the same.
+    pub versions: u8,
     /// States after which to stop.
     pub states: u64,
     /// Takes up to four messages to one seat in one phase in every order, not only in two.
@@ -130,11 +150,14 @@ fn explore_rules(
     let mut found = Found { complete: true, ..Found::default() };
     for turn in 1..=u32::from(bounds.views) + 1 {
         for frozen in [None, Some(0), Some(1), Some(2)] {
-            if frozen.is_some() && bounds.deviations == 0 {
+            // The one rule that takes a slow clock to be broken is looked at with one.
+            let slow = broken.map(|(rule, _)| rule == Broken::SetAfterViewZero);
+            if frozen.is_some() && bounds.deviations == 0 || slow.is_some_and(|slow| slow != frozen.is_some())
+            {
                 continue;
             }
             let rule = broken.map(|(rule, _)| rule);
-            let seats = Seats::new(Names::new(turn)?, frozen, rule, bounds.every_order);
+            let seats = Seats::new(Names::new(turn, bounds.versions)?, frozen, rule, bounds.every_order);
             let until = broken.map(|(_, invariant)| invariant);
             let mut search = Search::new(seats, *bounds, frozen);
             search.run(until, &mut found, progress);
@@ -158,7 +181,7 @@ struct Search {
     bundles: Vec<MessageId>,
     late: Vec<Vec<Late>>,
     late_by_list: HashMap<Vec<Late>, u32>,
-    menus: HashMap<Vec<MessageId>, Menu>,
+    menus: HashMap<Power, Menu>,
     menu_numbers: HashMap<Rc<Vec<Offer>>, u32>,
     choices: HashMap<ChoiceKey, Rc<Vec<Choice>>>,
 }
@@ -241,7 +264,10 @@ impl Search {
         let held_by = |place: usize| {
             let own = 1u8 << place;
             let honest = (0..=OF_HONEST).filter(move |held| held & own != 0);
-            honest.flat_map(|held| [held, held | VERSIONS[0], held | VERSIONS[1]]).collect::<Vec<_>>()
+            let silent = self.bounds.conduct == Conduct::Silent;
+            let versions = if silent { 1 } else { usize::from(self.bounds.versions) + 1 };
+            let of_faulty = [0, VERSIONS[0], VERSIONS[1]].into_iter().take(versions);
+            honest.flat_map(|held| of_faulty.clone().map(move |v| held | v)).collect::<Vec<_>>()
         };
         let mut layer = HashMap::new();
         for first in held_by(0) {
@@ -250,7 +276,8 @@ impl Search {
                     let held = [first, second, third];
                     let missing: u32 = held.iter().map(|h| 3 - (h & OF_HONEST).count_ones()).sum();
                     let cost = missing as u8 + u8::from(self.frozen.is_some());
-                    if cost > self.bounds.deviations || !self.is_least(held) {
+                    let counts = missing == 0 || self.may_fail(Kind::Bundle);
+                    if cost > self.bounds.deviations || !counts || !self.is_least(held) {
                         continue;
                     }
                     let mut seats = start;
@@ -289,18 +316,16 @@ impl Search {
         })
     }
 
+    /// Whether messages of this kind may be late or lost.
+    fn may_fail(&self, kind: Kind) -> bool {
+        self.bounds.only.is_none_or(|only| only == kind)
+    }
+
     fn is_over(&self, joint: &Joint) -> bool {
         joint.0.iter().all(|seat| self.seats.get(*seat).brief.opened.is_some())
     }
 
-    fn step(
-        &mut self,
-        joint: &Joint,
-        cost: u8,
-        phase: u8,
-        next: &mut HashMap<Joint, u8>,
-        found: &mut Found,
-    ) {
+    fn step(&mut self, joint: &Joint, cost: u8, phase: u8, next: &mut HashMap<Joint, u8>, found: &mut Found) {
         let left = self.bounds.deviations - cost;
         let menu = self.menu(joint, phase);
         let late = self.late[joint.1 as usize].clone();
@@ -346,23 +371,19 @@ impl Search {
 
     /// What the faulty seat may say after all that was said.
     fn menu(&mut self, joint: &Joint, phase: u8) -> Menu {
-        let view = clock_view(phase);
-        let said: BTreeSet<MessageId> =
-            joint.0.iter().flat_map(|seat| self.seats.get(*seat).facts.said.iter().copied()).collect();
-        let is_over = |id: &MessageId| match self.seats.names.get(*id).what {
-            names::What::NewView { view: of, .. } | names::What::Propose { view: of, .. } => of < view,
-            _ => false,
-        };
-        let said: Vec<MessageId> = said.into_iter().filter(|id| !is_over(id)).collect();
-        if let Some(known) = self.menus.get(&said) {
+        let last = phase == FIRST_VIEW + VIEW * self.bounds.views;
+        let names = &self.seats.names;
+        let heard = hear(names, joint.0.iter().flat_map(|seat| &self.seats.get(*seat).facts.said));
+        let power = heard.power(names, phase);
+        if let Some(known) = self.menus.get(&power) {
             return known.clone();
         }
         let bundles: &[MessageId] =
             if self.frozen.is_some() && phase <= THAW { &self.bundles[HONEST..] } else { &[] };
-        let menu = Rc::new(offers(&mut self.seats.names, phase, &said, bundles));
+        let menu = Rc::new(offers(&mut self.seats.names, phase, &heard, &power, bundles, (self.bounds.conduct, last)));
         let number = self.menu_numbers.len() as u32;
         let number = *self.menu_numbers.entry(menu.clone()).or_insert(number);
-        self.menus.insert(said, (number, menu.clone()));
+        self.menus.insert(power, (number, menu.clone()));
         (number, menu)
     }
 
@@ -410,7 +431,8 @@ impl Search {
         let mut fates = vec![(sorted(overdue.iter().copied()), vec![], 0)];
         for id in due {
             let without = sorted(all.iter().copied().filter(|other| other != id));
-            let idle = left == 0 || self.seats.step(seat, phase, &without) == on_time;
+            let sure = left == 0 || !self.may_fail(self.seats.names.get(*id).message.header.kind);
+            let idle = sure || self.seats.step(seat, phase, &without) == on_time;
             let mut more = vec![];
             for (given, late, cost) in fates {
                 if !idle && cost < left {
@@ -431,7 +453,14 @@ impl Search {
         let plain = self.seats.step(seat, phase, given);
         let mut all = plain.clone();
         let mut singles: HashMap<MessageId, Vec<StateId>> = HashMap::new();
+        let facts = self.seats.get(seat).facts.clone();
+        let moves = plain.iter().any(|to| self.seats.get(*to).facts.view != facts.view);
         for offer in menu {
+            let names = &self.seats.names;
+            let may = |id: &MessageId| facts.may_show(names, given, *id, moves);
+            if !offer.lasting && !offer.messages.iter().all(may) {
+                continue;
+            }
             let with = sorted(given.iter().chain(&offer.messages).copied());
             let outcomes = self.seats.step(seat, phase, &with);
             let mut seen: Vec<StateId> = plain.clone();

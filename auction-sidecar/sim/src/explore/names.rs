@@ -67,6 +67,8 @@ pub(super) struct Names {
     /// Seat numbers by place: the honest ones ascending, then the faulty one.
     pub seats: [u16; SEATS],
     crypto: Vec<MockCrypto>,
+    /// How many versions of its bundle the faulty seat has.
+    pub versions: u8,
     /// Who proposes, by view.
     turns: Vec<u8>,
     /// d of each bundle by its bit.
@@ -74,6 +76,7 @@ pub(super) struct Names {
     sets: HashMap<Digest, Bundles>,
     messages: Vec<Said>,
     by_name: HashMap<(u8, What), MessageId>,
+    by_bytes: HashMap<Box<[u8]>, MessageId>,
     proposals: HashMap<Digest, MessageId>,
 }
 
@@ -84,7 +87,7 @@ fn clock() -> Params {
 
 impl Names {
     /// A market in which the seat that proposes in view `turn` is the faulty one.
-    pub fn new(turn: u32) -> Result<Self, KeyError> {
+    pub fn new(turn: u32, versions: u8) -> Result<Self, KeyError> {
         let keys = MockKeys::deal(&spec(SEATS as u16, clock()), &mut ChaCha20Rng::seed_from_u64(7))?;
         let record = keys.record();
         let faulty = proposer(&record, 0, turn);
@@ -99,10 +102,12 @@ impl Names {
             seats,
             crypto,
             turns,
+            versions,
             messages: vec![],
             digests: vec![],
             sets: HashMap::new(),
             by_name: HashMap::new(),
+            by_bytes: HashMap::new(),
             proposals: HashMap::new(),
         })
     }
@@ -184,7 +189,11 @@ impl Names {
     }
     pub fn bundles(&self, held: &[Digest]) -> Bundles {
         let has = |bit: usize, d: &Digest| held.get(usize::from(self.owner(bit))) == Some(d);
-        self.digests.iter().enumerate().filter(|(bit, d)| has(*bit, d)).fold(0, |set, (bit, _)| set | 1 << bit)
+        self.digests
+            .iter()
+            .enumerate()
+            .filter(|(bit, d)| has(*bit, d))
+            .fold(0, |set, (bit, _)| set | 1 << bit)
     }
 
     fn shown(&self, sets: &[ShownSet]) -> Vec<(u8, Bundles)> {
@@ -231,6 +240,15 @@ impl Names {
 
     /// The number of a message; none for kinds that the search does not follow.
     pub fn number(&mut self, bytes: &[u8]) -> Option<MessageId> {
+        if let Some(id) = self.by_bytes.get(bytes) {
+            return Some(*id);
+        }
+        let id = self.number_new(bytes)?;
+        self.by_bytes.insert(bytes.into(), id);
+        Some(id)
+    }
+
+    fn number_new(&mut self, bytes: &[u8]) -> Option<MessageId> {
         let message = decode(bytes, self.record.n()).ok()?;
         let (from, what) = (self.place(message.header.seat)?, self.name(&message)?);
         let key = (from, what);
@@ -245,9 +263,13 @@ impl Names {
         self.messages.push(Said { from: key.0, what: key.1, message, bytes: bytes.to_vec() });
         Some(id)
     }
-    /// A message that the faulty seat signs.
-    pub fn forge(&mut self, body: Body) -> Option<MessageId> {
-        let bytes = self.sign(FAULTY, body).encode();
+    /// A message that the faulty seat signs: made when nothing of that name is there.
+    pub fn forge(&mut self, what: What, body: impl FnOnce(&Self) -> Option<Body>) -> Option<MessageId> {
+        let key = (FAULTY, what);
+        if let Some(id) = self.by_name.get(&key) {
+            return Some(*id);
+        }
+        let bytes = self.sign(FAULTY, body(self)?).encode();
         self.number(&bytes)
     }
     /// The digest of the message with this number, as an ADMIT names its proposal.

@@ -33,7 +33,13 @@ pub enum Broken {
 
 impl Broken {
     /// What a seat says instead of this.
-    pub(super) fn instead(self, names: &Names, facts: &Facts, what: &What, bytes: Vec<u8>) -> Option<Vec<u8>> {
+    pub(super) fn instead(
+        self,
+        names: &Names,
+        facts: &Facts,
+        what: &What,
+        bytes: Vec<u8>,
+    ) -> Option<Vec<u8>> {
         match (self, what) {
             (Broken::NeverLocks, What::Lock { .. }) => None,
             (Broken::AdmitsWhatOneLists, What::Admit { view: 0, .. }) => Some(admit_by(names, facts, 1)),
@@ -94,7 +100,8 @@ fn second_admit(names: &Names, facts: &Facts) -> Option<Body> {
 fn admit_of_proposal(names: &Names, facts: &Facts) -> Option<Body> {
     let proposal = *facts.proposals.get(&facts.view)?;
     let What::Propose { set, .. } = &names.get(proposal).what else { return None };
-    let spoke = |w: &What| matches!(w, What::Admit { view, .. } | What::Lock { view, .. } if *view == facts.view);
+    let spoke =
+        |w: &What| matches!(w, What::Admit { view, .. } | What::Lock { view, .. } if *view == facts.view);
     (!said(names, facts).any(spoke)).then(|| admit(names, facts, facts.view, *set, proposal))
 }
 
@@ -109,8 +116,7 @@ fn early_lock(names: &Names, facts: &Facts) -> Option<Body> {
     let voters = votes.iter().filter(|(_, (s, _))| *s == set).map(|((_, place), _)| *place);
     let voters: Vec<u8> = voters.collect();
     let digest = names.digest(set);
-    let sums: Vec<_> =
-        voters.iter().map(|p| names.vote(*p, VoteWord::Admit, facts.view, &digest)).collect();
+    let sums: Vec<_> = voters.iter().map(|p| names.vote(*p, VoteWord::Admit, facts.view, &digest)).collect();
     let aggregate = names.crypto(facts.place).aggregate(&sums)?;
     let signers = Signers::new(SEATS as u16, voters.iter().map(|p| names.seat(*p)));
     let vote = names.vote(facts.place, VoteWord::Lock, facts.view, &digest);

@@ -65,6 +65,26 @@ struct SweepArgs {
     failures: PathBuf,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Conduct {
+    /// Nothing.
+    Silent,
+    /// Bundles, votes, commits, NEWVIEWs and proposals.
+    Votes,
+    /// Also SETs, and votes for nothing.
+    Anything,
+}
+
+impl From<Conduct> for explore::Conduct {
+    fn from(conduct: Conduct) -> Self {
+        match conduct {
+            Conduct::Silent => explore::Conduct::Silent,
+            Conduct::Votes => explore::Conduct::Votes,
+            Conduct::Anything => explore::Conduct::Anything,
+        }
+    }
+}
+
 #[derive(Args)]
 struct ExploreArgs {
     /// Views after view 0, at most 2.
@@ -73,6 +93,12 @@ struct ExploreArgs {
     /// Messages between honest seats that are late or lost, at most.
     #[arg(long, default_value_t = 1)]
     deviations: u8,
+    /// What the faulty seat does.
+    #[arg(long, value_enum, default_value = "anything")]
+    faulty: Conduct,
+    /// Versions of the faulty seat's bundle.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    versions: u8,
     /// Stops after so many states.
     #[arg(long, default_value_t = 100_000_000)]
     states: u64,
@@ -250,10 +276,12 @@ fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
 
 fn run_explore(args: &ExploreArgs) -> Result<bool, Error> {
     let mut progress = Progress::new();
-    let bounds =
-        explore::Bounds {
+    let bounds = explore::Bounds {
         views: args.views,
         deviations: args.deviations,
+        only: None,
+        conduct: args.faulty.into(),
+        versions: args.versions,
         states: args.states,
         every_order: args.every_order,
     };
@@ -266,6 +294,8 @@ fn run_explore(args: &ExploreArgs) -> Result<bool, Error> {
     let value = json!({
         "views": args.views,
         "deviations": args.deviations,
+        "faulty": format!("{:?}", args.faulty).to_lowercase(),
+        "versions": args.versions,
         "complete": found.complete,
         "states": found.states,
         "transitions": found.transitions,
