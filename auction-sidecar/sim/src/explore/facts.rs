@@ -126,13 +126,11 @@ impl Facts {
         let to_propose = view > 0 && !is_final && proposes(view) && !self.proposals.contains_key(&view);
         self.calls.retain(|of, _| !is_final && *of >= view);
         for (of, from) in &mut self.calls {
-            // The faulty seat may bring another one, and the second is not learnt from.
-            from.retain(|seat, _| *of > view || to_propose || *seat == FAULTY);
+            // Of a seat's NEWVIEWs of one view only the first is learnt from, so who has come counts.
             if !proposes(*of) || *of == view && !to_propose {
                 from.values_mut().for_each(|content| *content = 0);
             }
         }
-        self.calls.retain(|_, from| !from.is_empty());
         if !to_propose {
             self.entered = 0;
         }

@@ -150,10 +150,7 @@ fn explore_rules(
     let mut found = Found { complete: true, ..Found::default() };
     for turn in 1..=u32::from(bounds.views) + 1 {
         for frozen in [None, Some(0), Some(1), Some(2)] {
-            // The one rule that takes a slow clock to be broken is looked at with one.
-            let slow = broken.map(|(rule, _)| rule == Broken::SetAfterViewZero);
-            if frozen.is_some() && bounds.deviations == 0 || slow.is_some_and(|slow| slow != frozen.is_some())
-            {
+            if frozen.is_some() && (bounds.deviations == 0 || broken.is_some()) {
                 continue;
             }
             let rule = broken.map(|(rule, _)| rule);
@@ -380,7 +377,14 @@ impl Search {
         }
         let bundles: &[MessageId] =
             if self.frozen.is_some() && phase <= THAW { &self.bundles[HONEST..] } else { &[] };
-        let menu = Rc::new(offers(&mut self.seats.names, phase, &heard, &power, bundles, (self.bounds.conduct, last)));
+        let menu = Rc::new(offers(
+            &mut self.seats.names,
+            phase,
+            &heard,
+            &power,
+            bundles,
+            (self.bounds.conduct, last),
+        ));
         let number = self.menu_numbers.len() as u32;
         let number = *self.menu_numbers.entry(menu.clone()).or_insert(number);
         self.menus.insert(power, (number, menu.clone()));

@@ -3,10 +3,10 @@
 //! Inputs: what a seat by the core's rules knows and says. Output: what it says instead, or beside that. Nothing of this is
 //! known to the core: a seat that breaks a rule is a sound one whose words are changed on the way out.
 
-use super::names::{Bundles, KNOWN, Names, What};
+use super::names::{Bundles, Names, What};
 use super::{Facts, QUORUM, SEATS};
 use vendue_auction_core::Crypto;
-use vendue_auction_core::wire::{Admit, Body, Commit, Lock, OpenShare, Quorum, SetMsg, Signers, VoteWord};
+use vendue_auction_core::wire::{Admit, Body, Commit, Lock, OpenShare, Quorum, Signers, VoteWord};
 
 /// A rule that all honest seats break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,6 @@ pub enum Broken {
     LocksWithoutQuorum,
     /// A seat gives its share away with its ADMIT.
     OpensBeforeCommit,
-    /// A seat that has left view 0 still sends its SET.
-    SetAfterViewZero,
     /// What one owner lists is admitted.
     AdmitsWhatOneLists,
     /// Only what q owners list is admitted.
@@ -58,13 +56,12 @@ impl Broken {
     }
 
     /// What a seat says beside what it should.
-    pub(super) fn beside(self, names: &Names, facts: &Facts, past_t1: bool) -> Vec<Vec<u8>> {
+    pub(super) fn beside(self, names: &Names, facts: &Facts) -> Vec<Vec<u8>> {
         let body = match self {
             Broken::AdmitsTwice => second_admit(names, facts),
             Broken::IgnoresLock => admit_of_proposal(names, facts),
             Broken::LocksWithoutQuorum => early_lock(names, facts),
             Broken::OpensBeforeCommit => early_open(names, facts),
-            Broken::SetAfterViewZero => late_set(names, facts, past_t1),
             _ => None,
         };
         body.map(|body| names.sign(facts.place, body).encode()).into_iter().collect()
@@ -136,18 +133,4 @@ fn early_open(names: &Names, facts: &Facts) -> Option<Body> {
     let aggregate = names.vote(facts.place, VoteWord::Full, 0, &set);
     let share = names.crypto(facts.place).share(0);
     Some(Body::Open(OpenShare { set, commit: Commit::Fast { aggregate }, share }))
-}
-
-fn late_set(names: &Names, facts: &Facts, past_t1: bool) -> Option<Body> {
-    let spoke = said(names, facts).any(|w| matches!(w, What::Set(_)));
-    let held = names.held(facts.held);
-    let is_full = !held.contains(&[0; 32]);
-    if spoke || facts.view == 0 || facts.held & KNOWN != 0 || !(is_full || past_t1) {
-        return None;
-    }
-    let full = is_full.then(|| {
-        let digest = names.digest(facts.held);
-        names.vote(facts.place, VoteWord::Full, 0, &digest)
-    });
-    Some(Body::Set(SetMsg { held, full }))
 }

@@ -232,8 +232,7 @@ impl Seats {
         }
         self.give(&mut seat, &mut facts, (tick, entered + 1), None);
         if let Some(broken) = self.broken {
-            let past_t1 = tick >= self.names.record.params.t1(0);
-            for bytes in broken.beside(&self.names, &facts, past_t1) {
+            for bytes in broken.beside(&self.names, &facts) {
                 self.say(&mut seat, &mut facts, bytes.clone());
                 if let Some(id) = self.names.number(&bytes).filter(|_| broken != Broken::OpensBeforeCommit) {
                     self.give(&mut seat, &mut facts, (tick, entered + 1), Some(id));
@@ -241,8 +240,7 @@ impl Seats {
             }
         }
         let is_set = |id: &MessageId| matches!(self.names.get(*id).what, What::Set(_));
-        let late_set = self.broken == Some(Broken::SetAfterViewZero);
-        let set_said = facts.said.iter().any(is_set) || (facts.view > 0 && !late_set);
+        let set_said = facts.said.iter().any(is_set) || facts.view > 0;
         let place = facts.place;
         facts.prune(|view| self.names.proposer(view) == place, set_said);
         self.intern(seat, facts, Some(from), order.to_vec(), phase)

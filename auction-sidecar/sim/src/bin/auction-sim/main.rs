@@ -75,6 +75,26 @@ enum Conduct {
     Anything,
 }
 
+fn broken_rule(text: &str) -> Result<(explore::Broken, String), String> {
+    use explore::Broken::{
+        AdmitsTwice, AdmitsWhatOneLists, AdmitsWhatQuorumLists, AwardsOfItsOwn, IgnoresLock,
+        LocksWithoutQuorum, NeverLocks, OpensBeforeCommit,
+    };
+    let rules = [
+        AdmitsTwice,
+        AdmitsWhatOneLists,
+        AdmitsWhatQuorumLists,
+        AwardsOfItsOwn,
+        IgnoresLock,
+        LocksWithoutQuorum,
+        NeverLocks,
+        OpensBeforeCommit,
+    ];
+    let (name, invariant) = text.split_once('=').ok_or("expected RULE=INVARIANT")?;
+    let rule = rules.into_iter().find(|rule| format!("{rule:?}") == name);
+    rule.map(|rule| (rule, invariant.into())).ok_or_else(|| format!("the rules are {rules:?}"))
+}
+
 impl From<Conduct> for explore::Conduct {
     fn from(conduct: Conduct) -> Self {
         match conduct {
@@ -94,8 +114,14 @@ struct ExploreArgs {
     #[arg(long, default_value_t = 1)]
     deviations: u8,
     /// What the faulty seat does.
-    #[arg(long, value_enum, default_value = "anything")]
+    #[arg(long, value_enum, default_value = "votes")]
     faulty: Conduct,
+    /// Explores seats that all break this rule, until an invariant does not hold: `NeverLocks=I9`.
+    #[arg(long = "break", value_parser = broken_rule)]
+    broken: Option<(explore::Broken, String)>,
+    /// Only SETs are late or lost.
+    #[arg(long)]
+    only_sets: bool,
     /// Versions of the faulty seat's bundle.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     versions: u8,
@@ -279,18 +305,22 @@ fn run_explore(args: &ExploreArgs) -> Result<bool, Error> {
     let bounds = explore::Bounds {
         views: args.views,
         deviations: args.deviations,
-        only: None,
+        only: args.only_sets.then_some(vendue_auction_core::wire::Kind::Set),
         conduct: args.faulty.into(),
         versions: args.versions,
         states: args.states,
         every_order: args.every_order,
     };
-    let found = explore::explore(&bounds, |found| {
+    let report = |found: &explore::Found| {
         if progress.is_due() {
             let (states, depth) = (found.states, found.depth);
             eprintln!("{states} states, {} of one seat, depth {depth}", found.local_states);
         }
-    })?;
+    };
+    let found = match &args.broken {
+        Some((rule, invariant)) => explore::explore_broken(&bounds, *rule, invariant)?,
+        None => explore::explore(&bounds, report)?,
+    };
     let value = json!({
         "views": args.views,
         "deviations": args.deviations,
