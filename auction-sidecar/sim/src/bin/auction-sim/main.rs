@@ -111,7 +111,7 @@ struct ExploreArgs {
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
     views: u8,
     /// Messages between honest seats that are late or lost, at most.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 0)]
     deviations: u8,
     /// What the faulty seat does.
     #[arg(long, value_enum, default_value = "votes")]
