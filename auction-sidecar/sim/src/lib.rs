@@ -43,6 +43,7 @@ pub mod bench;
 mod controller;
 pub mod costs;
 mod deviation;
+pub mod explore;
 mod invariants;
 pub mod keys;
 pub mod mock;

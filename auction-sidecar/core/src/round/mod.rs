@@ -148,6 +148,7 @@ struct Result {
 }
 
 /// One round of a market, as one seat sees it.
+#[derive(Clone)]
 pub struct Round<C: Crypto> {
     record: Arc<MarketRecord>,
     crypto: Arc<C>,
