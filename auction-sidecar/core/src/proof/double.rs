@@ -89,7 +89,7 @@ impl Double {
                 let (_, fault) = place_of_first.ok_or(Unproven::Malformed)?;
                 // Signing the same twice is what sending again is. What is signed counts, not the bytes: anybody can give
                 // a NEWVIEW another signature of a SET in it.
-                let signed = |m: &Message| evidence::message_hash(&record.market, &m.header, &m.body);
+                let signed = |m: &Message| evidence::message_hash_by::<S>(&record.market, &m.header, &m.body);
                 if signed(&first) == signed(&second) {
                     return Err(Unproven::Innocent);
                 }

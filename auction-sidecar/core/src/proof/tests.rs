@@ -232,7 +232,7 @@ fn changed_messages_of_honest_seats_prove_nothing() {
         (seat, (body.clone(), decode(&bytes, 4).unwrap().signature.unwrap()))
     });
     let header = decode(&rig.sent_of(0, Kind::Set), 4).unwrap().header;
-    let hash = |s: &ShownSet| crate::evidence::set_hash(&rig.record.market, &header, s);
+    let hash = |s: &ShownSet| crate::evidence::set_hash_by::<Curves>(&rig.record.market, &header, s);
     let mut propose = Propose::new(view(&rig), [0; 32], &views.collect(), hash);
     propose.set = justify::follow(&rig.record, ROUND, &propose).0;
     let by = justify::proposer(&rig.record, ROUND, view(&rig));

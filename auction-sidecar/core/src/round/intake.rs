@@ -68,7 +68,7 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// The first bundle of a seat that arrives by T1 is listed; a second version is kept but never listed.
+    /// The first bundle of a seat that arrives before T1 is listed; a second version is kept but never listed.
     fn take_bundle(&mut self, d: Digest, held: Held) -> Intake {
         let seat = held.header.seat;
         let listed = Listed { seat, d };
@@ -83,7 +83,7 @@ impl<C: Crypto> Round<C> {
         if versions > 0 {
             return Err(DropReason::Conflict);
         }
-        if self.now > self.record.params.t1(self.round) {
+        if self.now >= self.record.params.t1(self.round) {
             return Err(DropReason::Late);
         }
         self.in_time.insert(seat, d);

@@ -7,7 +7,7 @@ use super::names::{Bundles, JUNK, MessageId, Names, OF_HONEST, VERSIONS, What};
 use super::seats::{fast, sum};
 use super::{Conduct, FAULTY, FIRST_VIEW, HONEST, QUORUM, SEATS, VIEW, clock_view};
 use std::collections::{BTreeMap, BTreeSet};
-use vendue_auction_core::evidence::set_hash;
+use vendue_auction_core::evidence::set_hash_by;
 use vendue_auction_core::follow;
 use vendue_auction_core::wire::{
     Admit, Admitted, Body, Commit, CommitMsg, Kind, Lock, NewView, Propose, Quorum, SetMsg, ShownSet,
@@ -310,7 +310,7 @@ fn proposals(names: &mut Names, phase: u8, heard: &Heard, power: &Power) -> Vec<
         }
     }
     let header = names.header(Kind::NewView, FAULTY);
-    let hash = |shown: &ShownSet| set_hash(&names.record.market, &header, shown);
+    let hash = |shown: &ShownSet| set_hash_by::<MockScheme>(&names.record.market, &header, shown);
     let mut found = BTreeMap::new();
     for chosen in choose(&views) {
         let mut propose = Propose::new(u32::from(view), [0; 32], &chosen, hash);

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use std::collections::HashMap;
 use std::sync::Arc;
-use vendue_auction_core::evidence::message_hash;
+use vendue_auction_core::evidence::message_hash_by;
 use vendue_auction_core::wire::{
     Admitted, Body, Bundle, Commit, Header, Kind, Listed, Message, ShownSet, VoteWord, decode, vote_bytes,
 };
@@ -144,7 +144,7 @@ impl Names {
     /// A message signed by a seat.
     pub fn sign(&self, place: u8, body: Body) -> Message {
         let header = self.header(body.kind(), place);
-        let signature = self.crypto(place).sign(&message_hash(&self.record.market, &header, &body));
+        let signature = self.crypto(place).sign(&message_hash_by::<MockScheme>(&self.record.market, &header, &body));
         Message { header, body, signature: Some(signature) }
     }
     /// A version of the faulty seat's bundle.
@@ -228,7 +228,7 @@ impl Names {
                 quorums.dedup();
                 let seats = p.views.iter().filter_map(|v| self.place(v.seat)).collect();
                 let shows = Shows { sets: self.shown(&p.sets), quorums, seats };
-                let digest = message_hash(&self.record.market, &message.header, &message.body);
+                let digest = message_hash_by::<MockScheme>(&self.record.market, &message.header, &message.body);
                 What::Propose { view: p.view as u8, set: self.set(&p.set), shows, digest }
             }
             Body::Commit(c) => What::Commit { set: self.set(&c.set) },

@@ -9,7 +9,7 @@
 //! | I1 one committed set per round | here, at each FULL, LOCK, OPEN, COMMIT and certificate |
 //! | I2 no honest share before a commit | here, at each OPEN |
 //! | I3 one award root for one set and beacon | here, at each AWARD of an honest seat; recomputed in the core's proof of wrong awards |
-//! | I4 what is admitted was in an honest SET sent by T1 | here, at each certificate |
+//! | I4 what is admitted is in an honest SET, whose owner had it before T1 | here, at each certificate |
 //! | I5 a bundle that f + 1 honest seats got in time is admitted (synchronous) | here, at each certificate |
 //! | I6 honest seats satisfy no fault proof | here, at each statement and each proof that a seat shows |
 //! | I7 one hand-over per order, one living award (synchronous), nothing oversold | here, at each hand-over, certificate and hold |
@@ -53,7 +53,7 @@ pub struct Violation {
 #[derive(Default)]
 struct Seen {
     /// SETs of honest seats with the sender's time.
-    sets: BTreeMap<u16, (u64, Vec<Digest>)>,
+    sets: BTreeMap<u16, Vec<Digest>>,
     /// Who voted for a set to be final: FULL, and LOCK by view.
     fulls: BTreeMap<Digest, BTreeSet<u16>>,
     locks: BTreeMap<(u32, Digest), BTreeSet<u16>>,
@@ -228,7 +228,7 @@ impl Watch {
         }
         if let Body::Set(set) = &message.body {
             let seen = self.rounds.entry(round).or_default();
-            seen.sets.entry(from).or_insert((local_ms, set.held.clone()));
+            seen.sets.entry(from).or_insert(set.held.clone());
         }
         match &message.body {
             Body::Open(open) => {
@@ -255,7 +255,7 @@ impl Watch {
             self.rounds.entry(round).or_default().opened.insert((to, seat));
         }
         let Some(d) = letter.bundle() else { return };
-        if !self.is_honest(to) || local_ms > self.record.params.t1(round) {
+        if !self.is_honest(to) || local_ms >= self.record.params.t1(round) {
             return;
         }
         let seen = self.rounds.entry(round).or_default();

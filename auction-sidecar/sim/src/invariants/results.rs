@@ -35,7 +35,6 @@ impl Watch {
     /// I1, I4, I5, I7 and I9 for a certified round.
     pub(super) fn check_decided(&mut self, now: u64, seat: u16, decided: &Decided) {
         let round = decided.certificate.round;
-        let t1 = self.record.params.t1(round);
         let synchronous = self.is_synchronous(round);
         let admitted: BTreeSet<Listed> = decided
             .table
@@ -53,10 +52,13 @@ impl Watch {
             broken.push(("I1", "two award roots are certified".to_string()));
         }
         for bundle in &admitted {
-            let lists = |(at, held): &(u64, Vec<Digest>)| {
-                *at <= t1 && held.get(usize::from(bundle.seat)) == Some(&bundle.d)
+            let had = seen.in_time.get(bundle);
+            // When a SET leaves says nothing: its owner may have stopped between signing and sending it.
+            let lists = |(owner, held): (&u16, &Vec<Digest>)| {
+                let in_time = *owner == bundle.seat || had.is_some_and(|had| had.contains(owner));
+                in_time && held.get(usize::from(bundle.seat)) == Some(&bundle.d)
             };
-            if !seen.sets.values().any(lists) {
+            if !seen.sets.iter().any(lists) {
                 broken.push(("I4", format!("a bundle of seat {} is in no honest SET in time", bundle.seat)));
             }
         }
