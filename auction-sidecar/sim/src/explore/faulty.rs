@@ -6,6 +6,7 @@
 use super::names::{Bundles, JUNK, MessageId, Names, OF_HONEST, VERSIONS, What};
 use super::seats::{fast, sum};
 use super::{Conduct, FAULTY, FIRST_VIEW, HONEST, QUORUM, SEATS, VIEW, clock_view};
+use crate::mock::MockScheme;
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_auction_core::evidence::set_hash_by;
 use vendue_auction_core::follow;

@@ -5,7 +5,7 @@
 
 use super::{FAULTY, HONEST, SEATS};
 use crate::keys::{Keys, MockKeys, spec};
-use crate::mock::MockCrypto;
+use crate::mock::{MockCrypto, MockScheme};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use std::collections::HashMap;
@@ -144,7 +144,8 @@ impl Names {
     /// A message signed by a seat.
     pub fn sign(&self, place: u8, body: Body) -> Message {
         let header = self.header(body.kind(), place);
-        let signature = self.crypto(place).sign(&message_hash_by::<MockScheme>(&self.record.market, &header, &body));
+        let signature =
+            self.crypto(place).sign(&message_hash_by::<MockScheme>(&self.record.market, &header, &body));
         Message { header, body, signature: Some(signature) }
     }
     /// A version of the faulty seat's bundle.
@@ -228,7 +229,8 @@ impl Names {
                 quorums.dedup();
                 let seats = p.views.iter().filter_map(|v| self.place(v.seat)).collect();
                 let shows = Shows { sets: self.shown(&p.sets), quorums, seats };
-                let digest = message_hash_by::<MockScheme>(&self.record.market, &message.header, &message.body);
+                let digest =
+                    message_hash_by::<MockScheme>(&self.record.market, &message.header, &message.body);
                 What::Propose { view: p.view as u8, set: self.set(&p.set), shows, digest }
             }
             Body::Commit(c) => What::Commit { set: self.set(&c.set) },
