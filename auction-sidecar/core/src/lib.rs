@@ -29,6 +29,7 @@
 pub mod award;
 pub mod crypto;
 pub mod evidence;
+pub mod keygen;
 pub mod keys;
 pub mod log;
 pub mod merkle;
@@ -61,5 +62,5 @@ pub use keys::{DealSpec, Dealt, HomeKeyFile, HomeKeys, KeyError, MemberSpec, Sea
 pub use params::{ParamError, Params};
 pub use plaintext::Plaintext;
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};
-pub use round::{RecallError, Round, RoundDecided, RoundInput, RoundOutput};
+pub use round::{KeyStep, RecallError, Round, RoundDecided, RoundInput, RoundOutput};
 pub use seat::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, Seat, SeatInput, SeatOutput};

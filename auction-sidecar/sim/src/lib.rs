@@ -29,7 +29,7 @@
 //! | B34 orders to few, two bodies | `HomeFault::OrderToFew`, `HomeFault::TwoBodies` |
 //! | B35 shill bids | a user's own seat bids like any other; prices are the business of the tests of `market` |
 //! | B36 ties | `Schedule::one_price`; that ties are uniform in the tests of `market` |
-//! | B37 key generation | tests of `sealed-bid`: `tests/dkg.rs`, `tests/renewal.rs` |
+//! | B37 key generation | [`generation::KeyDeviation`]; each message in the tests of `sealed-bid` |
 //! | B38 restart without memory | `Schedule::restarts` (looks on, as it must), `careless_restarts` (does not) |
 //! | B39 another's share | `StolenShare` |
 //! | B40, B45 views | `TwoProposals`, `FalseProposal`, `Mute(Propose)`, `OldView`, `JunkAdmit`, `ForgedNewView`, `OtherSetInView`, `SetToProposer` |
@@ -42,6 +42,7 @@
 pub mod bench;
 mod controller;
 mod deviation;
+pub mod generation;
 mod invariants;
 pub mod keys;
 pub mod mock;

@@ -1,14 +1,14 @@
 //! The steps up to the commit: bundle, set, admit, lock, commit, open; and sending again.
 
-use super::{Ballot, Bidding, Round, RoundOutput};
+use super::{Ballot, Bidding, KeyStep, Round, RoundOutput, Subject};
 use crate::bid::LocalBids;
 use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
-    VoteWord, listed_of,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_PAYLOAD, OpenShare, Quorum, SetMsg,
+    ShownSet, Signers, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -24,13 +24,16 @@ impl<C: Crypto> Round<C> {
             self.bidding = Bidding::TooLate;
         } else {
             self.bidding = Bidding::Asked;
-            out.push(RoundOutput::NeedBids { deadline_ms: p.t1(self.round) });
+            out.push(match self.subject {
+                Subject::Auction => RoundOutput::NeedBids { deadline_ms: p.t1(self.round) },
+                Subject::Keys => RoundOutput::Keys(KeyStep::NeedContribution),
+            });
         }
     }
 
     /// Seals this seat's bids and sends the bundle, once.
     pub(super) fn send_bundle(&mut self, bids: &LocalBids, out: &mut Vec<RoundOutput>) {
-        if self.bidding != Bidding::Asked {
+        if self.bidding != Bidding::Asked || self.subject != Subject::Auction {
             return;
         }
         self.bidding = Bidding::Sent;
@@ -47,13 +50,26 @@ impl<C: Crypto> Round<C> {
         // seat still votes.
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
         (bundle.u, bundle.v, bundle.payload) = (sealed.u, sealed.v, sealed.payload);
-        let d = bundle.digest(&header);
+        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
+        out.push(RoundOutput::Persist(bids));
+        self.say_bundle(bundle, out);
+    }
+
+    /// Sends this seat's contribution to a key, in the clear and once.
+    pub(super) fn send_contribution(&mut self, payload: Vec<u8>, out: &mut Vec<RoundOutput>) {
+        if self.bidding != Bidding::Asked || self.subject != Subject::Keys || payload.len() > MAX_PAYLOAD {
+            return;
+        }
+        self.bidding = Bidding::Sent;
+        self.say_bundle(Bundle { order_view: vec![], u: [0; 48], v: [0; 32], payload }, out);
+    }
+
+    fn say_bundle(&mut self, bundle: Bundle, out: &mut Vec<RoundOutput>) {
+        let d = bundle.digest(&self.header(&Body::Bundle(bundle.clone())));
         let (header, bytes) = self.encode(Body::Bundle(bundle.clone()));
         let listed = Listed { seat: self.index, d };
         self.bundles.insert(listed, Held { header, bundle, bytes: bytes.clone() });
         self.in_time.insert(self.index, d);
-        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
-        out.push(RoundOutput::Persist(bids));
         self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));
     }
@@ -267,8 +283,11 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// The gate between neighbouring rounds; f + 1 shares of others lift it.
+    /// The gate between neighbouring rounds; f + 1 shares of others lift it. What is about keys has nothing to open.
     fn may_open(&self) -> bool {
+        if self.subject == Subject::Keys {
+            return false;
+        }
         self.record.params.gate(self.round, self.now) <= self.now || self.opens.len() > self.f()
     }
 
@@ -293,7 +312,11 @@ impl<C: Crypto> Round<C> {
         }
         self.resend_at = self.now + 2 * p.delay_ms;
         let voting = self.now < p.x(self.round);
-        let again = self.sent.iter().filter(|(h, _)| voting || matches!(h.kind, Kind::Open | Kind::Award));
+        let again = self.sent.iter().filter(|(h, _)| {
+            voting
+                || matches!(h.kind, Kind::Open | Kind::Award)
+                || (self.subject == Subject::Keys && h.kind == Kind::Commit)
+        });
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
         if self.recalled && self.commit.is_none() {
             // Others help who repeats itself; what was said before a restart may be nothing that is repeated.
@@ -311,6 +334,7 @@ impl<C: Crypto> Round<C> {
         self.helped.insert(seat, self.now);
         let wanted = match &self.certificate {
             None => [Kind::Commit, Kind::Open].as_slice(),
+            Some(_) if self.subject == Subject::Keys => &[Kind::Set, Kind::Commit, Kind::Award],
             Some(_) => &[Kind::Set, Kind::Open, Kind::Award],
         };
         let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind));

@@ -85,6 +85,16 @@ impl SetMsg {
     }
 }
 
+impl Acks {
+    fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
+        let held: Vec<Digest> = r.list("acknowledgements", usize::from(n), Reader::array)?;
+        if held.len() != usize::from(n) {
+            return Err(DecodeError::Invalid("acknowledgements"));
+        }
+        Ok(Self { held })
+    }
+}
+
 impl Proof {
     fn write(&self, w: &mut Writer) {
         self.certificate.write(w);
@@ -112,6 +122,9 @@ impl Fetch {
             Fetch::Proof(order) => {
                 w.u8(3).raw(order);
             }
+            Fetch::Dealings(items) => {
+                w.u8(4).list(items, |w, l| l.write(w));
+            }
         }
     }
     fn read(r: &mut Reader<'_>) -> Decoded<Self> {
@@ -120,6 +133,7 @@ impl Fetch {
             1 => Ok(Fetch::Orders(ascending(r, "orders to fetch", MAX_FETCH, |r| r.array::<32>())?)),
             2 => Ok(Fetch::Set(r.array()?)),
             3 => Ok(Fetch::Proof(r.array()?)),
+            4 => Ok(Fetch::Dealings(ascending(r, "dealings to fetch", MAX_FETCH, Listed::read)?)),
             _ => Err(DecodeError::Invalid("fetch")),
         }
     }
@@ -131,6 +145,7 @@ impl Reply {
             Reply::Bundle(bytes) => w.u8(0).bytes(bytes),
             Reply::Order(bytes) => w.u8(1).bytes(bytes),
             Reply::Set(items) => w.u8(2).list(items, |w, l| l.write(w)),
+            Reply::Dealing(bytes) => w.u8(3).bytes(bytes),
         };
     }
     fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
@@ -139,6 +154,7 @@ impl Reply {
             1 => Ok(Reply::Order(r.bytes("order", MAX_MESSAGE)?.to_vec())),
             // Two versions of each seat's bundle at most can be listed by f+1 seats each.
             2 => Ok(Reply::Set(ascending(r, "list of bundles", 3 * usize::from(n), Listed::read)?)),
+            3 => Ok(Reply::Dealing(r.bytes("dealing", MAX_MESSAGE)?.to_vec())),
             _ => Err(DecodeError::Invalid("reply")),
         }
     }
@@ -170,6 +186,9 @@ impl Body {
             Body::Proof(_) => Kind::Proof,
             Body::Fetch(_) => Kind::Fetch,
             Body::Reply(_) => Kind::Reply,
+            Body::DealKey(_) => Kind::DealKey,
+            Body::Deal(_) => Kind::Deal,
+            Body::Acks(_) => Kind::Acks,
         }
     }
 
@@ -211,6 +230,17 @@ impl Body {
             Body::Proof(p) => p.write(w),
             Body::Fetch(f) => f.write(w),
             Body::Reply(r) => r.write(w),
+            Body::DealKey(k) => {
+                w.raw(&k.key);
+            }
+            Body::Deal(d) => {
+                w.bytes(&d.dealing);
+            }
+            Body::Acks(a) => {
+                w.list(&a.held, |w, d| {
+                    w.raw(d);
+                });
+            }
             other => other.write_order_talk(w),
         }
     }
@@ -280,6 +310,9 @@ impl Body {
             Kind::Proof => Body::Proof(Box::new(Proof::read(r, n)?)),
             Kind::Fetch => Body::Fetch(Fetch::read(r)?),
             Kind::Reply => Body::Reply(Reply::read(r, n)?),
+            Kind::DealKey => Body::DealKey(DealKeyMsg { key: r.array()? }),
+            Kind::Deal => Body::Deal(Deal { dealing: r.bytes("dealing", MAX_DEALING)?.to_vec() }),
+            Kind::Acks => Body::Acks(Acks::read(r, n)?),
             Kind::Order
             | Kind::Again
             | Kind::Receipt
