@@ -254,6 +254,9 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Reply(Reply::Set(listed)),
         Body::Reply(Reply::TwoBundles { seat: 1, versions: [([1; 32], [2; 65]), ([3; 32], [4; 65])] }),
         Body::Propose(crowded_proposal()),
+        Body::DealKey(DealKeyMsg { key: [1; 48] }),
+        Body::Deal(Deal { dealing: vec![1, 2, 3] }),
+        Body::Acks(Acks { held: (0..4).map(|seat| [seat; 32]).collect() }),
     ];
     let orders = orders().into_iter().skip(1).map(|order| Body::Order(OrderMsg { order }));
     let mut all: BTreeMap<Kind, Inputs> = BTreeMap::new();
@@ -339,7 +342,7 @@ fn dkg(target: &str) -> Option<Inputs> {
     let g = generation();
     Some(match target {
         "dkg_dealing" => g.dealings.clone(),
-        "dkg_log" => g.logs.clone(),
+        "dkg_contribution" => g.contributions.clone(),
         "dkg_key_set" => vec![g.keys.to_bytes()],
         "dkg_split" => g.splits.clone(),
         "dkg_part" => g.parts.clone(),

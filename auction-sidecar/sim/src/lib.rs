@@ -29,7 +29,7 @@
 //! | B34 orders to few, two bodies | `HomeFault::OrderToFew`, `HomeFault::TwoBodies` |
 //! | B35 shill bids | `FalseRecords::Shill`; what it does to a second price in `tests/byzantine.rs` |
 //! | B36 ties | `Schedule::one_price`; that ties are uniform in the tests of `market` |
-//! | B37 key generation | tests of `sealed-bid`: `tests/dkg.rs`, `tests/renewal.rs` |
+//! | B37 key generation | [`generation::KeyDeviation`]; each message in the tests of `sealed-bid` |
 //! | B38 restart without memory | `Schedule::restarts` (looks on, as it must), `careless_restarts` (does not); with its log `logged_restarts`, and `stops` between any two records |
 //! | B39 another's share | `StolenShare` |
 //! | B40, B45 views | `TwoProposals`, `FalseProposal`, `Mute(Propose)`, `OldView`, `JunkAdmit`, `ForgedNewView`, `OtherSetInView`, `SetToProposer` |
@@ -44,6 +44,7 @@ mod controller;
 pub mod costs;
 mod deviation;
 pub mod explore;
+pub mod generation;
 mod invariants;
 pub mod keys;
 pub mod mock;

@@ -3,7 +3,7 @@
 //! Votes are taken in unchecked. Their messages are signed, so nobody speaks for another; the sum of a quorum is checked
 //! before anything follows from it, and whoever spoils it is found then; from then on that seat's votes are checked at once.
 
-use super::{Ballot, Round, RoundOutput};
+use super::{Ballot, Round, RoundOutput, Subject};
 use crate::award::Certificate;
 use crate::clearing::Held;
 use crate::crypto::Crypto;
@@ -186,6 +186,9 @@ impl<C: Crypto> Round<C> {
     }
 
     fn take_open(&mut self, seat: u16, open: OpenShare, out: &mut Vec<RoundOutput>) -> Intake {
+        if self.subject == Subject::Keys {
+            return Err(DropReason::Unexpected);
+        }
         if let Some(known) = self.opens.get(&seat) {
             return Err(if *known == open.share { DropReason::Duplicate } else { DropReason::Conflict });
         }
@@ -250,7 +253,7 @@ impl<C: Crypto> Round<C> {
                     reply(self, Reply::Set(list));
                 }
             }
-            Fetch::Orders(_) | Fetch::Proof(_) => return Err(DropReason::Unexpected),
+            Fetch::Orders(_) | Fetch::Proof(_) | Fetch::Dealings(_) => return Err(DropReason::Unexpected),
         }
         Ok(())
     }
@@ -267,7 +270,7 @@ impl<C: Crypto> Round<C> {
                 self.list = Some(list);
                 Ok(())
             }
-            Reply::Order(_) | Reply::TwoBundles { .. } => Err(DropReason::Unexpected),
+            Reply::Order(_) | Reply::TwoBundles { .. } | Reply::Dealing(_) => Err(DropReason::Unexpected),
         }
     }
 

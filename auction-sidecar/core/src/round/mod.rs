@@ -5,6 +5,9 @@
 //! bundle, set, admit, lock, commit, open, award, certificate. Where view 0 does not commit, a proposer leads each view
 //! that follows. A commit of any view is accepted, since it proves itself.
 //!
+//! The seats agree on a new key in the same way: bundles then hold contributions in the clear, nothing is opened, and what is
+//! voted for in the end is the key that follows.
+//!
 //! Invariants: one bundle, set and AWARD at most is ever signed, and one ADMIT, LOCK, NEWVIEW and PROPOSE in a view; no
 //! share is sent without a commit; what is signed comes out as a record of the log before it comes out as a message; a
 //! round that was recalled from the log signs no bundle, set, vote or proposal that is not in it.
@@ -61,6 +64,40 @@ pub enum RoundInput {
     },
     /// Order bodies, by digest.
     Orders(Vec<(Digest, Order)>),
+    /// The answer to [`KeyStep::NeedContribution`].
+    Contribution(Vec<u8>),
+    /// The answer to [`KeyStep::Agreed`].
+    Key {
+        /// Names the key that follows.
+        root: Digest,
+        /// Whether to vote for it; who voted for another key does not.
+        vote: bool,
+    },
+}
+
+/// What a round is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// Bids, sealed; opened when the set is final, and cleared.
+    Auction,
+    /// Contributions to a key, in the clear; what follows from them is worked out by who runs the round.
+    Keys,
+}
+
+/// What a round about keys asks for and gives.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyStep {
+    /// Give this seat's contribution before T1.
+    NeedContribution,
+    /// What was said by the seats of the admitted set, which is final.
+    Agreed {
+        /// The set.
+        set: Digest,
+        /// What they said.
+        said: Vec<(Listed, Vec<u8>)>,
+    },
+    /// A quorum voted for the key that this seat found.
+    Certified(Certificate),
 }
 
 /// Output of a round.
@@ -90,6 +127,8 @@ pub enum RoundOutput {
     Dropped(DropReason),
     /// A seat did what no honest seat does.
     Evidence(Box<FaultProof>),
+    /// Of a round about keys.
+    Keys(KeyStep),
 }
 
 /// A certified round.
@@ -154,6 +193,7 @@ pub struct Round<C: Crypto> {
     crypto: Arc<C>,
     index: u16,
     round: u64,
+    subject: Subject,
     now: u64,
     /// Whether the round is known from the log: before a restart this seat may have said more than it knows.
     recalled: bool,
@@ -205,6 +245,9 @@ pub struct Round<C: Crypto> {
     orders: BTreeMap<Digest, Order>,
     orders_asked: BTreeSet<Digest>,
     result: Option<Result>,
+    /// Whether what was agreed about a key was given out, and the root of what follows.
+    agreed: bool,
+    key_root: Option<Digest>,
     award_votes: BTreeMap<u16, Ballot>,
     certificate: Option<Certificate>,
     decided: bool,
@@ -237,6 +280,7 @@ impl<C: Crypto> Round<C> {
             crypto,
             index,
             round,
+            subject: Subject::Auction,
             now: now_ms,
             recalled: false,
             bidding,
@@ -270,6 +314,8 @@ impl<C: Crypto> Round<C> {
             orders: BTreeMap::new(),
             orders_asked: BTreeSet::new(),
             result: None,
+            agreed: false,
+            key_root: None,
             award_votes: BTreeMap::new(),
             certificate: None,
             decided: false,
@@ -283,6 +329,18 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// A round in which the seats agree on contributions to a key. `record` is of a market of its own, so that nothing
+    /// that is signed here means anything in an auction.
+    pub(crate) fn about_keys(
+        record: Arc<MarketRecord>,
+        crypto: Arc<C>,
+        index: u16,
+        round: u64,
+        now_ms: u64,
+    ) -> Self {
+        Self { subject: Subject::Keys, ..Self::new(record, crypto, index, round, now_ms) }
+    }
+
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: RoundInput) -> Vec<RoundOutput> {
         self.now = now_ms;
@@ -293,6 +351,8 @@ impl<C: Crypto> Round<C> {
             RoundInput::Message { message, bytes } => self.hear(*message, None, bytes, &mut out),
             RoundInput::Bundle { message, bytes, d } => self.hear(*message, Some(d), bytes, &mut out),
             RoundInput::Orders(orders) => self.orders.extend(orders),
+            RoundInput::Contribution(bytes) => self.send_contribution(bytes, &mut out),
+            RoundInput::Key { root, vote } => self.take_key(root, vote, &mut out),
         }
         self.progress(&mut out);
         out
@@ -362,6 +422,10 @@ impl<C: Crypto> Round<C> {
     /// Whether the round is certified and this seat knows its awards.
     pub fn is_decided(&self) -> bool {
         self.decided
+    }
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.round
     }
     /// The view that this seat votes in.
     pub fn view(&self) -> u32 {

@@ -1,6 +1,6 @@
 //! The steps after the commit: gather what was admitted, combine shares, open, clear, vote, certify.
 
-use super::{Ballot, Result, Round, RoundDecided, RoundOutput};
+use super::{Ballot, KeyStep, Result, Round, RoundDecided, RoundOutput, Subject};
 use crate::clearing::Clearing;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
@@ -13,7 +13,7 @@ impl<C: Crypto> Round<C> {
     /// Goes as far towards the awards as what is there allows; asks for what is missing.
     pub(super) fn resolve(&mut self, out: &mut Vec<RoundOutput>) {
         let Some(set) = self.commit.as_ref().map(|(set, _)| *set) else { return };
-        if self.result.is_some() || self.decided {
+        if self.result.is_some() || self.agreed || self.decided {
             return;
         }
         let may_ask = self.now >= self.fetch_at;
@@ -34,6 +34,13 @@ impl<C: Crypto> Round<C> {
             if may_ask {
                 self.fetch_bundles(&missing, out);
             }
+            return;
+        }
+        if self.subject == Subject::Keys {
+            self.agreed = true;
+            let payload = |l: &Listed| self.bundles.get(l).map(|held| (*l, held.bundle.payload.clone()));
+            let said = list.iter().filter_map(payload).collect();
+            out.push(RoundOutput::Keys(KeyStep::Agreed { set, said }));
             return;
         }
         // A list with all its bundles says the same each time, and each share that comes in asks.
@@ -118,11 +125,31 @@ impl<C: Crypto> Round<C> {
         self.broadcast(Body::Award(AwardVote { root, vote }), out);
     }
 
+    /// Takes up the key that follows from what was agreed, and votes for it.
+    pub(super) fn take_key(&mut self, root: Digest, vote: bool, out: &mut Vec<RoundOutput>) {
+        if !self.agreed || self.key_root.is_some() {
+            return;
+        }
+        self.key_root = Some(root);
+        if !vote || self.award_votes.contains_key(&self.index) {
+            return;
+        }
+        let vote = self.crypto.vote(&self.vote_message(VoteWord::Award, 0, &root));
+        self.award_votes.insert(self.index, Ballot { set: root, proposal: [0; 32], vote });
+        self.broadcast(Body::Award(AwardVote { root, vote }), out);
+    }
+
     /// Makes the certificate from q votes and announces it with this seat's own table.
     pub(super) fn certify(&mut self, out: &mut Vec<RoundOutput>) {
         if self.certificate.is_none() {
             let quorum = self.quorum_of(VoteWord::Award, 0, |_| true, out);
             self.certificate = quorum.map(|(root, quorum)| self.certificate_of(root, quorum));
+        }
+        if let (Some(certificate), false) = (&self.certificate, self.decided)
+            && self.key_root == Some(certificate.root)
+        {
+            self.decided = true;
+            out.push(RoundOutput::Keys(KeyStep::Certified(certificate.clone())));
         }
         let (Some(certificate), Some(result), false) = (&self.certificate, &self.result, self.decided) else {
             return;

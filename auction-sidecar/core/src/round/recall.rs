@@ -5,7 +5,7 @@
 //! bundle, and signs no bundle, set, vote or proposal. Commit, share and award vote are other things: they follow from
 //! what a quorum signed, so that there is nothing in them to contradict.
 
-use super::{Ballot, Bidding, Round};
+use super::{Ballot, Bidding, Round, Subject};
 use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::evidence::message_hash_by;
@@ -63,6 +63,20 @@ impl<C: Crypto> Round<C> {
                 _ => {}
             }
         }
+        Ok(recalled)
+    }
+
+    /// [`Round::recall`] of a round about keys.
+    pub(crate) fn recall_about_keys<'r>(
+        record: Arc<MarketRecord>,
+        crypto: Arc<C>,
+        index: u16,
+        round: u64,
+        now_ms: u64,
+        past: impl IntoIterator<Item = &'r LogRecord>,
+    ) -> Result<Self, RecallError> {
+        let mut recalled = Self::recall(record, crypto, index, round, now_ms, past)?;
+        recalled.subject = Subject::Keys;
         Ok(recalled)
     }
 

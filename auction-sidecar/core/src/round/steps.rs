@@ -1,6 +1,6 @@
 //! The steps up to the commit: bundle, set, admit, lock, commit, open; and sending again.
 
-use super::{Ballot, Bidding, Round, RoundOutput};
+use super::{Ballot, Bidding, KeyStep, Round, RoundOutput, Subject};
 use crate::bid::LocalBids;
 use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
@@ -8,8 +8,8 @@ use crate::evidence::bundle_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, Message, OpenShare, Quorum, SetMsg, ShownSet,
-    Signers, VoteWord, listed_of,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_PAYLOAD, Message, OpenShare, Quorum, SetMsg,
+    ShownSet, Signers, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -25,13 +25,16 @@ impl<C: Crypto> Round<C> {
             self.bidding = Bidding::TooLate;
         } else {
             self.bidding = Bidding::Asked;
-            out.push(RoundOutput::NeedBids { deadline_ms: p.t1(self.round) });
+            out.push(match self.subject {
+                Subject::Auction => RoundOutput::NeedBids { deadline_ms: p.t1(self.round) },
+                Subject::Keys => RoundOutput::Keys(KeyStep::NeedContribution),
+            });
         }
     }
 
     /// Seals this seat's bids and sends the bundle, once.
     pub(super) fn send_bundle(&mut self, bids: &LocalBids, out: &mut Vec<RoundOutput>) {
-        if self.bidding != Bidding::Asked {
+        if self.bidding != Bidding::Asked || self.subject != Subject::Auction {
             return;
         }
         self.bidding = Bidding::Sent;
@@ -48,6 +51,22 @@ impl<C: Crypto> Round<C> {
         // seat still votes.
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
         (bundle.u, bundle.v, bundle.payload) = (sealed.u, sealed.v, sealed.payload);
+        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
+        out.push(RoundOutput::Persist(bids));
+        self.say_bundle(bundle, out);
+    }
+
+    /// Sends this seat's contribution to a key, in the clear and once.
+    pub(super) fn send_contribution(&mut self, payload: Vec<u8>, out: &mut Vec<RoundOutput>) {
+        if self.bidding != Bidding::Asked || self.subject != Subject::Keys || payload.len() > MAX_PAYLOAD {
+            return;
+        }
+        self.bidding = Bidding::Sent;
+        self.say_bundle(Bundle { order_view: vec![], u: [0; 48], v: [0; 32], payload }, out);
+    }
+
+    fn say_bundle(&mut self, bundle: Bundle, out: &mut Vec<RoundOutput>) {
+        let header = self.header(&Body::Bundle(bundle.clone()));
         let d = bundle.digest(&header);
         let hash = bundle_hash_by::<C::Scheme>(&self.record.market, &header, &d);
         let signature = Some(self.crypto.sign(&hash));
@@ -55,8 +74,6 @@ impl<C: Crypto> Round<C> {
         let listed = Listed { seat: self.index, d };
         self.bundles.insert(listed, Held { header, bundle, bytes: bytes.clone() });
         self.in_time.insert(self.index, d);
-        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
-        out.push(RoundOutput::Persist(bids));
         self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));
     }
@@ -279,8 +296,11 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// The gate between neighbouring rounds; f + 1 shares of others lift it.
+    /// The gate between neighbouring rounds; f + 1 shares of others lift it. What is about keys has nothing to open.
     fn may_open(&self) -> bool {
+        if self.subject == Subject::Keys {
+            return false;
+        }
         let others = self.opens.keys().filter(|seat| **seat != self.index).count();
         self.record.params.gate(self.round, self.now) <= self.now || others > self.f()
     }
@@ -314,7 +334,11 @@ impl<C: Crypto> Round<C> {
             self.resend_at = self.resend_at.min(p.gate(self.round, self.now));
         }
         let voting = self.now < p.x(self.round);
-        let counts = |kind| voting || matches!(kind, Kind::Open | Kind::Award);
+        let is_last = |kind| match self.subject {
+            Subject::Auction => matches!(kind, Kind::Open | Kind::Award),
+            Subject::Keys => matches!(kind, Kind::Commit | Kind::Award),
+        };
+        let counts = |kind| voting || is_last(kind);
         let again = self.sent.iter().filter(|(h, _)| counts(h.kind) && self.may_repeat(h.kind));
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
         if self.recalled && self.commit.is_none() {
@@ -333,6 +357,7 @@ impl<C: Crypto> Round<C> {
         self.helped.insert(seat, self.now);
         let wanted = match &self.certificate {
             None => [Kind::Commit, Kind::Open].as_slice(),
+            Some(_) if self.subject == Subject::Keys => &[Kind::Set, Kind::Commit, Kind::Award],
             Some(_) => &[Kind::Set, Kind::Open, Kind::Award],
         };
         let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind) && self.may_repeat(h.kind));

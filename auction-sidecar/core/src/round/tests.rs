@@ -4,7 +4,7 @@ use super::*;
 use crate::bid::{OfferedPart, OwnBid};
 use crate::crypto::SeatCrypto;
 use crate::evidence::message_hash;
-use crate::keys::{DealSpec, MemberSpec, deal};
+use crate::keys::{DealSpec, MemberSpec, SeatKeys, deal};
 use crate::params::Params;
 use crate::wire::tests::mk_order;
 use crate::wire::*;
@@ -39,13 +39,17 @@ pub(crate) fn mk_rig() -> Rig {
         homes: vec![member("home".into())],
     };
     let dealt = deal(&spec, &mut ChaCha20Rng::seed_from_u64(4)).unwrap();
-    let record = Arc::new(dealt.record.record);
+    mk_rig_with(dealt.record.record, dealt.seats)
+}
+
+/// Four seats with these keys.
+pub(crate) fn mk_rig_with(record: MarketRecord, seats: Vec<SeatKeys>) -> Rig {
+    let record = Arc::new(record);
     let mut order = mk_order();
     order.market = record.market;
-    order.user_key = dealt.homes[0].user.public_key();
+    order.user_key = record.homes[0].user_key;
     order.requirements.include_providers.clear();
-    let keys: Vec<_> =
-        dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
+    let keys: Vec<_> = seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
     let rounds =
         (0u16..).zip(&keys).map(|(i, k)| Round::new(record.clone(), k.clone(), i, ROUND, 0)).collect();
     Rig {
@@ -109,6 +113,7 @@ impl Rig {
                 RoundOutput::Decided(d) => drop(self.decided.insert(seat, *d)),
                 RoundOutput::Dropped(reason) => self.dropped.push((seat, reason)),
                 RoundOutput::Evidence(proof) => self.proofs.push((seat, *proof)),
+                RoundOutput::Keys(_) => {}
             }
         }
     }
@@ -134,6 +139,13 @@ impl Rig {
                 }
             }
         }
+    }
+
+    /// Everybody is honest and on time.
+    pub fn honest_round(&mut self) {
+        let now = self.t0();
+        self.tick(now);
+        self.flow(now + 10, |_, _, _| true);
     }
 
     /// A message that a faulty seat signs properly.

@@ -61,6 +61,8 @@ impl<C: Crypto> Seat<C> {
             Body::Receipt(_) | Body::Accept(_) | Body::Refuse(_) | Body::Proof(_) => {
                 Err(DropReason::Unexpected)
             }
+            // Keys are generated under a market id of their own.
+            Body::DealKey(_) | Body::Deal(_) | Body::Acks(_) => Err(DropReason::Unexpected),
             _ if kind.is_from_home() => self.take_from_home(now_ms, message, out),
             _ => self.for_round(now_ms, message, bytes, out),
         }

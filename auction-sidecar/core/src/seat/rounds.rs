@@ -30,7 +30,7 @@ fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
             let orders = orders.iter().map(|(_, order)| order.clone()).collect();
             Some(LogRecord::Orders { at_ms, round, orders })
         }
-        RoundInput::Tick | RoundInput::Bids(_) => None,
+        RoundInput::Tick | RoundInput::Bids(_) | RoundInput::Contribution(_) | RoundInput::Key { .. } => None,
     }
 }
 
@@ -106,6 +106,7 @@ impl<C: Crypto> Seat<C> {
                     RoundOutput::Decided(decided) => self.decided(now_ms, round, *decided, out),
                     RoundOutput::Dropped(reason) => self.drops.add(reason),
                     RoundOutput::Evidence(proof) => out.push(SeatOutput::Evidence(proof)),
+                    RoundOutput::Keys(_) => {}
                 }
             }
         }

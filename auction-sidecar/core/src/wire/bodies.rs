@@ -13,6 +13,8 @@ use vendue_market::{Digest, GpuModel, Order, Reason, tagged_hash};
 pub const MAX_ORDERS: usize = 4096;
 /// Most bytes of a sealed payload.
 pub const MAX_PAYLOAD: usize = 512 * 1024;
+/// Most bytes of a dealing: that of 256 seats has fewer.
+pub const MAX_DEALING: usize = 32 * 1024;
 /// Most GPU models in a receipt.
 pub const MAX_KNOWN_MODELS: usize = 64;
 /// Most items in one FETCH.
@@ -254,6 +256,27 @@ pub struct Refuse {
     pub reason: Reason,
 }
 
+/// DEALKEY: the key that values dealt to a seat are sealed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DealKeyMsg {
+    /// The key, compressed G1.
+    pub key: [u8; 48],
+}
+
+/// DEAL: a dealing; who generates keys reads what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deal {
+    /// The dealing.
+    pub dealing: Vec<u8>,
+}
+
+/// ACKS: the commitments that a seat holds good values of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acks {
+    /// Digest by dealer; zero where there is no good value.
+    pub held: Vec<Digest>,
+}
+
 /// FETCH: asks a seat for data by digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetch {
@@ -265,6 +288,8 @@ pub enum Fetch {
     Set(Digest),
     /// The outcome of an order, by certificate.
     Proof(Digest),
+    /// Dealings of a key generation, by dealer and digest of the commitment.
+    Dealings(Vec<Listed>),
 }
 
 /// A bundle by seat and d.
@@ -293,6 +318,8 @@ pub enum Reply {
         /// The digests of the bundles, ascending, with the seat's signatures.
         versions: [(Digest, [u8; SIGNATURE_LEN]); 2],
     },
+    /// A whole signed DEAL message.
+    Dealing(Vec<u8>),
 }
 
 /// Any body.
@@ -322,4 +349,10 @@ pub enum Body {
     Proof(Box<Proof>),
     Fetch(Fetch),
     Reply(Reply),
+    /// See [`DealKeyMsg`].
+    DealKey(DealKeyMsg),
+    /// See [`Deal`].
+    Deal(Deal),
+    /// See [`Acks`].
+    Acks(Acks),
 }

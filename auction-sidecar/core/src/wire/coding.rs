@@ -85,6 +85,16 @@ impl SetMsg {
     }
 }
 
+impl Acks {
+    fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
+        let held: Vec<Digest> = r.list("acknowledgements", usize::from(n), Reader::array)?;
+        if held.len() != usize::from(n) {
+            return Err(DecodeError::Invalid("acknowledgements"));
+        }
+        Ok(Self { held })
+    }
+}
+
 impl Proof {
     fn write(&self, w: &mut Writer) {
         self.certificate.write(w);
@@ -112,6 +122,9 @@ impl Fetch {
             Fetch::Proof(order) => {
                 w.u8(3).raw(order);
             }
+            Fetch::Dealings(items) => {
+                w.u8(4).list(items, |w, l| l.write(w));
+            }
         }
     }
     fn read(r: &mut Reader<'_>) -> Decoded<Self> {
@@ -120,6 +133,7 @@ impl Fetch {
             1 => Ok(Fetch::Orders(ascending(r, "orders to fetch", MAX_FETCH, |r| r.array::<32>())?)),
             2 => Ok(Fetch::Set(r.array()?)),
             3 => Ok(Fetch::Proof(r.array()?)),
+            4 => Ok(Fetch::Dealings(ascending(r, "dealings to fetch", MAX_FETCH, Listed::read)?)),
             _ => Err(DecodeError::Invalid("fetch")),
         }
     }
@@ -135,6 +149,7 @@ impl Reply {
                 w.u8(3).u16(*seat);
                 versions.iter().fold(w, |w, (d, signature)| w.raw(d).raw(signature))
             }
+            Reply::Dealing(bytes) => w.u8(4).bytes(bytes),
         };
     }
     fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
@@ -151,6 +166,7 @@ impl Reply {
                     _ => Err(DecodeError::Invalid("two bundles")),
                 }
             }
+            4 => Ok(Reply::Dealing(r.bytes("dealing", MAX_MESSAGE)?.to_vec())),
             _ => Err(DecodeError::Invalid("reply")),
         }
     }
@@ -182,6 +198,9 @@ impl Body {
             Body::Proof(_) => Kind::Proof,
             Body::Fetch(_) => Kind::Fetch,
             Body::Reply(_) => Kind::Reply,
+            Body::DealKey(_) => Kind::DealKey,
+            Body::Deal(_) => Kind::Deal,
+            Body::Acks(_) => Kind::Acks,
         }
     }
 
@@ -223,6 +242,17 @@ impl Body {
             Body::Proof(p) => p.write(w),
             Body::Fetch(f) => f.write(w),
             Body::Reply(r) => r.write(w),
+            Body::DealKey(k) => {
+                w.raw(&k.key);
+            }
+            Body::Deal(d) => {
+                w.bytes(&d.dealing);
+            }
+            Body::Acks(a) => {
+                w.list(&a.held, |w, d| {
+                    w.raw(d);
+                });
+            }
             other => other.write_order_talk(w),
         }
     }
@@ -292,6 +322,9 @@ impl Body {
             Kind::Proof => Body::Proof(Box::new(Proof::read(r, n)?)),
             Kind::Fetch => Body::Fetch(Fetch::read(r)?),
             Kind::Reply => Body::Reply(Reply::read(r, n)?),
+            Kind::DealKey => Body::DealKey(DealKeyMsg { key: r.array()? }),
+            Kind::Deal => Body::Deal(Deal { dealing: r.bytes("dealing", MAX_DEALING)?.to_vec() }),
+            Kind::Acks => Body::Acks(Acks::read(r, n)?),
             Kind::Order
             | Kind::Again
             | Kind::Receipt

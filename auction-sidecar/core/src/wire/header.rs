@@ -55,11 +55,17 @@ pub enum Kind {
     Again = 26,
     /// The user's word that a whole search is withdrawn.
     Withdraw = 27,
+    /// Key generation: the key that a seat's values are sealed to.
+    DealKey = 32,
+    /// Key generation: a seat's dealing.
+    Deal = 33,
+    /// Key generation: the dealings that a seat holds good values of.
+    Acks = 34,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Bundle,
         Kind::Set,
         Kind::Admit,
@@ -82,6 +88,9 @@ impl Kind {
         Kind::Reply,
         Kind::Again,
         Kind::Withdraw,
+        Kind::DealKey,
+        Kind::Deal,
+        Kind::Acks,
     ];
 
     /// The kind with this code.
@@ -128,6 +137,9 @@ impl Kind {
             Kind::Reply => "Reply",
             Kind::Again => "Again",
             Kind::Withdraw => "Withdraw",
+            Kind::DealKey => "DealKey",
+            Kind::Deal => "Deal",
+            Kind::Acks => "Acks",
         }
     }
     /// A short name for logs and metrics.
@@ -155,6 +167,9 @@ impl Kind {
             Kind::Reply => "reply",
             Kind::Again => "again",
             Kind::Withdraw => "withdraw",
+            Kind::DealKey => "deal_key",
+            Kind::Deal => "deal",
+            Kind::Acks => "acks",
         }
     }
 }

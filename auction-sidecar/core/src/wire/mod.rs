@@ -11,9 +11,9 @@ mod views;
 
 pub(crate) use bodies::bundle_digest;
 pub use bodies::{
-    Accept, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Fetch, Listed, Lock,
-    MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare, OrderMsg, Proof, Quorum, Receipt,
-    Refuse, Reply, Reserve, SetMsg, Taken, Withdraw, view_digest,
+    Accept, Acks, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Deal, DealKeyMsg,
+    Fetch, Listed, Lock, MAX_DEALING, MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare,
+    OrderMsg, Proof, Quorum, Receipt, Refuse, Reply, Reserve, SetMsg, Taken, Withdraw, view_digest,
 };
 pub use header::{HEADER_LEN, Header, Kind, VERSION};
 pub use signers::Signers;
