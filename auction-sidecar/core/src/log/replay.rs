@@ -112,7 +112,7 @@ pub fn replay(
         root: machine.cleared().map(|(root, _)| root),
         certificate: machine.certificate().cloned(),
         cleared: machine.cleared().map(|(_, cleared)| cleared.to_vec()).unwrap_or_default(),
-        orders: machine.orders().clone(),
+        orders: machine.orders().iter().map(|(digest, order)| (*digest, Order::clone(order))).collect(),
         equal: run.equal,
         unwritten: run.made.len(),
         restarts: run.restarts,
@@ -154,7 +154,7 @@ impl<'l> Run<'l> {
             }
             LogRecord::Orders { at_ms, orders, .. } => {
                 self.written(*at_ms)?;
-                let orders = orders.iter().map(|order| (order.digest(), order.clone())).collect();
+                let orders = orders.iter().map(|order| (order.digest(), Arc::new(order.clone()))).collect();
                 self.give(*at_ms, RoundInput::Orders(orders));
             }
             LogRecord::Said { at_ms, bytes } => self.said(*at_ms, bytes)?,

@@ -26,6 +26,7 @@ use crate::drops::DropReason;
 use crate::evidence::message_hash;
 use crate::justify;
 use crate::log::LogRecord;
+use crate::merkle::Tree;
 use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
 use crate::wire::{Body, Commit, Header, Kind, Listed, Message, NewView, Quorum, ShownSet, VoteWord};
@@ -48,7 +49,7 @@ pub enum RoundInput {
         bytes: Vec<u8>,
     },
     /// Order bodies, by digest.
-    Orders(Vec<(Digest, Order)>),
+    Orders(Vec<(Digest, Arc<Order>)>),
 }
 
 /// Output of a round.
@@ -86,11 +87,13 @@ pub struct RoundDecided {
     /// The certificate.
     pub certificate: Certificate,
     /// All leaves.
-    pub table: AwardTable,
+    pub table: Arc<AwardTable>,
+    /// The tree over them.
+    pub tree: Arc<Tree>,
     /// Every order's outcome with reasons and holdings, ascending by order.
-    pub cleared: Vec<Cleared>,
+    pub cleared: Arc<[Cleared]>,
     /// The bodies of these orders.
-    pub orders: BTreeMap<Digest, Order>,
+    pub orders: BTreeMap<Digest, Arc<Order>>,
 }
 
 /// Whether this seat has bid.
@@ -130,9 +133,10 @@ type Brought = BTreeMap<u16, (NewView, [u8; 65])>;
 /// What clearing gave.
 #[derive(Debug, Clone)]
 struct Result {
-    table: AwardTable,
+    table: Arc<AwardTable>,
+    tree: Arc<Tree>,
     root: Digest,
-    cleared: Vec<Cleared>,
+    cleared: Arc<[Cleared]>,
 }
 
 /// One round of a market, as one seat sees it.
@@ -185,7 +189,9 @@ pub struct Round<C: Crypto> {
     opened: Option<C::Opened>,
     /// The orders that the list may award, once all its bundles are there.
     candidates: Option<BTreeSet<Digest>>,
-    orders: BTreeMap<Digest, Order>,
+    orders: BTreeMap<Digest, Arc<Order>>,
+    /// Whether the list, all its bundles and all bodies of the candidates are here.
+    complete: bool,
     orders_asked: BTreeSet<Digest>,
     result: Option<Result>,
     award_votes: BTreeMap<u16, Ballot>,
@@ -247,6 +253,7 @@ impl<C: Crypto> Round<C> {
             opened: None,
             candidates: None,
             orders: BTreeMap::new(),
+            complete: false,
             orders_asked: BTreeSet::new(),
             result: None,
             award_votes: BTreeMap::new(),
@@ -352,14 +359,14 @@ impl<C: Crypto> Round<C> {
     }
     /// The root of the awards that follow, and every order's outcome.
     pub fn cleared(&self) -> Option<(Digest, &[Cleared])> {
-        self.result.as_ref().map(|result| (result.root, result.cleared.as_slice()))
+        self.result.as_ref().map(|result| (result.root, &*result.cleared))
     }
     /// The certificate.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_ref()
     }
     /// The bodies of the round's orders, as far as they are known.
-    pub fn orders(&self) -> &BTreeMap<Digest, Order> {
+    pub fn orders(&self) -> &BTreeMap<Digest, Arc<Order>> {
         &self.orders
     }
     /// Whether this seat has sent its share.

@@ -8,7 +8,7 @@ use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
     Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
-    VoteWord, listed_of,
+    View, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -34,7 +34,7 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.bidding = Bidding::Sent;
-        let order_view: Vec<Digest> = bids.records.iter().map(|r| r.order).collect();
+        let order_view: View = bids.records.iter().map(|r| r.order).collect::<Vec<_>>().into();
         let plaintext = bids.plaintext();
         // What others would not decode is better not sent: the seat still votes.
         if !plaintext.fits() {

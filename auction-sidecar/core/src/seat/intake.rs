@@ -12,6 +12,7 @@ use crate::verify;
 use crate::wire::{
     Again, Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind,
 };
+use std::sync::Arc;
 use vendue_market::{Digest, Order};
 
 /// How many rounds ahead of the clock a message may be.
@@ -79,7 +80,7 @@ impl<C: Crypto> Seat<C> {
     fn for_round(
         &mut self,
         now_ms: u64,
-        message: Message,
+        mut message: Message,
         bytes: Vec<u8>,
         out: &mut Vec<SeatOutput>,
     ) -> Intake {
@@ -95,6 +96,9 @@ impl<C: Crypto> Seat<C> {
         let seat = self.record.seat(message.header.seat).ok_or(DropReason::WrongSender)?;
         if message.header.seat == self.index {
             return Err(DropReason::WrongSender);
+        }
+        if let Body::Bundle(bundle) = &mut message.body {
+            self.views.share(&mut bundle.order_view);
         }
         if let Some(signature) = &message.signature {
             let hash = message_hash(&self.record.market, &message.header, &message.body);
@@ -169,7 +173,7 @@ impl<C: Crypto> Seat<C> {
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
-        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.pool.insert(digest, Known { order: Arc::new(order), signature, home, received_ms: now_ms });
         self.receipt(home, digest, now_ms, out);
         Ok(())
     }
@@ -208,7 +212,7 @@ impl<C: Crypto> Seat<C> {
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
-        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.pool.insert(digest, Known { order: Arc::new(order), signature, home, received_ms: now_ms });
         self.receipt(home, digest, now_ms, out);
         Ok(())
     }
@@ -276,7 +280,7 @@ impl<C: Crypto> Seat<C> {
                 round: 0,
                 seat: known.home,
             };
-            let body = Body::Order(crate::wire::OrderMsg { order: known.order.clone() });
+            let body = Body::Order(crate::wire::OrderMsg { order: Order::clone(&known.order) });
             let inner = Message { header, body, signature: Some(known.signature) }.encode();
             found.push(self.encode(Body::Reply(Reply::Order(inner))));
         }
@@ -296,7 +300,7 @@ impl<C: Crypto> Seat<C> {
     fn take_fetched_order(&mut self, now_ms: u64, bytes: &[u8], out: &mut Vec<SeatOutput>) -> Intake {
         let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
         let Body::Order(o) = message.body else { return Err(DropReason::Unexpected) };
-        let digest = o.order.digest();
+        let (digest, order) = (o.order.digest(), Arc::new(o.order));
         let waiting: Vec<u64> =
             self.rounds.iter().filter(|(_, a)| a.wanted.contains(&digest)).map(|(round, _)| *round).collect();
         if waiting.is_empty() {
@@ -306,7 +310,7 @@ impl<C: Crypto> Seat<C> {
             if let Some(active) = self.rounds.get_mut(&round) {
                 active.wanted.remove(&digest);
             }
-            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, o.order.clone())]), out);
+            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, order.clone())]), out);
         }
         Ok(())
     }
