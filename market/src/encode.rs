@@ -37,6 +37,10 @@ impl Writer {
     pub fn new() -> Self {
         Self(Vec::with_capacity(256))
     }
+    /// An empty writer with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
     /// Appends one byte.
     pub fn u8(&mut self, v: u8) -> &mut Self {
         self.0.push(v);

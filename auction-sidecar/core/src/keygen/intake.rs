@@ -3,7 +3,7 @@
 use super::{KeyGeneration, KeyOutput};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::log::LogRecord;
 use crate::round::RoundInput;
 use crate::wire::{Body, Fetch, Kind, MAX_MESSAGE, Message, Reply, decode};
@@ -64,7 +64,7 @@ impl<C: Crypto> KeyGeneration<C> {
         }
         let seat = self.record.seat(message.header.seat).ok_or(DropReason::WrongSender)?;
         if let Some(signature) = &message.signature {
-            let hash = message_hash(&self.record.market, &message.header, &message.body);
+            let hash = message_hash_by::<C::Scheme>(&self.record.market, &message.header, &message.body);
             if !self.crypto.verify(&hash, signature, &seat.evidence_key) {
                 return Err(DropReason::BadSignature);
             }

@@ -23,7 +23,7 @@ pub use terms::{Terms, TermsError};
 use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::drops::{DropReason, Drops};
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::log::LogRecord;
 use crate::proof::FaultProof;
 use crate::record::MarketRecord;
@@ -207,7 +207,7 @@ impl<C: Crypto> KeyGeneration<C> {
     /// Signs (where the kind is signed) and encodes a message outside of the attempts.
     fn encode(&self, body: Body) -> Vec<u8> {
         let header = self.header(&body);
-        let hash = || message_hash(&self.record.market, &header, &body);
+        let hash = || message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }.encode()
     }

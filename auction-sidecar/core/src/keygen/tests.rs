@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::crypto::SeatCrypto;
+use crate::evidence::message_hash;
 use crate::keys::{DealSpec, Dealt, MemberSpec, SeatKeys, deal};
 use crate::params::Params;
 use crate::proof::{Fault, Verdict};
@@ -573,7 +574,7 @@ fn what_is_foreign_malformed_too_much_or_out_of_order_is_dropped_and_counted() {
     };
     refused(3, good.clone(), DropReason::Duplicate);
     refused(3, forger.forge(3, 0, other), DropReason::Conflict);
-    let bundle = Bundle { order_view: vec![], u: [0; 48], v: [0; 32], payload: vec![] };
+    let bundle = Bundle { order_view: vec![].into(), u: [0; 48], v: [0; 32], payload: vec![] };
     refused(3, forger.forge(3, 1, Body::Bundle(bundle.clone())), DropReason::WrongRound);
     refused(3, forger.forge(3, 99, Body::Bundle(bundle)), DropReason::WrongRound);
     for _ in 0..2000 {

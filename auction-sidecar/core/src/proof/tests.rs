@@ -10,7 +10,7 @@ use serde_json::Value;
 use vendue_market::Digest;
 
 fn bundle(payload: u8) -> Body {
-    Body::Bundle(Bundle { order_view: vec![[3; 32]], u: [1; 48], v: [2; 32], payload: vec![payload] })
+    Body::Bundle(Bundle { order_view: vec![[3; 32]].into(), u: [1; 48], v: [2; 32], payload: vec![payload] })
 }
 
 fn set(d: u8) -> Body {

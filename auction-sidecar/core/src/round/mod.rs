@@ -30,6 +30,7 @@ use crate::drops::DropReason;
 use crate::evidence::message_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
+use crate::merkle::Tree;
 use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
 use crate::wire::{
@@ -63,7 +64,7 @@ pub enum RoundInput {
         d: Digest,
     },
     /// Order bodies, by digest.
-    Orders(Vec<(Digest, Order)>),
+    Orders(Vec<(Digest, Arc<Order>)>),
     /// The answer to [`KeyStep::NeedContribution`].
     Contribution(Vec<u8>),
     /// The answer to [`KeyStep::Agreed`].
@@ -137,11 +138,13 @@ pub struct RoundDecided {
     /// The certificate.
     pub certificate: Certificate,
     /// All leaves.
-    pub table: AwardTable,
+    pub table: Arc<AwardTable>,
+    /// The tree over them.
+    pub tree: Arc<Tree>,
     /// Every order's outcome with reasons and holdings, ascending by order.
-    pub cleared: Vec<Cleared>,
+    pub cleared: Arc<[Cleared]>,
     /// The bodies of these orders.
-    pub orders: BTreeMap<Digest, Order>,
+    pub orders: BTreeMap<Digest, Arc<Order>>,
 }
 
 /// Whether this seat has bid.
@@ -181,9 +184,10 @@ type Brought = BTreeMap<u16, (NewView, [u8; 65])>;
 /// What clearing gave.
 #[derive(Debug, Clone)]
 struct Result {
-    table: AwardTable,
+    table: Arc<AwardTable>,
+    tree: Arc<Tree>,
     root: Digest,
-    cleared: Vec<Cleared>,
+    cleared: Arc<[Cleared]>,
 }
 
 /// One round of a market, as one seat sees it.
@@ -242,7 +246,9 @@ pub struct Round<C: Crypto> {
     opened: Option<C::Opened>,
     /// The orders that the list may award, once all its bundles are there.
     candidates: Option<BTreeSet<Digest>>,
-    orders: BTreeMap<Digest, Order>,
+    orders: BTreeMap<Digest, Arc<Order>>,
+    /// Whether the list, all its bundles and all bodies of the candidates are here.
+    complete: bool,
     orders_asked: BTreeSet<Digest>,
     result: Option<Result>,
     /// Whether what was agreed about a key was given out, and the root of what follows.
@@ -312,6 +318,7 @@ impl<C: Crypto> Round<C> {
             opened: None,
             candidates: None,
             orders: BTreeMap::new(),
+            complete: false,
             orders_asked: BTreeSet::new(),
             result: None,
             agreed: false,
@@ -445,14 +452,14 @@ impl<C: Crypto> Round<C> {
     }
     /// The root of the awards that follow, and every order's outcome.
     pub fn cleared(&self) -> Option<(Digest, &[Cleared])> {
-        self.result.as_ref().map(|result| (result.root, result.cleared.as_slice()))
+        self.result.as_ref().map(|result| (result.root, &*result.cleared))
     }
     /// The certificate.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_ref()
     }
     /// The bodies of the round's orders, as far as they are known.
-    pub fn orders(&self) -> &BTreeMap<Digest, Order> {
+    pub fn orders(&self) -> &BTreeMap<Digest, Arc<Order>> {
         &self.orders
     }
     /// Whether this seat has sent its share.

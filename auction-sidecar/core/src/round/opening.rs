@@ -5,7 +5,7 @@ use crate::clearing::Clearing;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::wire::{AwardVote, Body, Fetch, Listed, MAX_FETCH, VoteWord};
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use vendue_market::Digest;
 use vendue_sealed_bid::{CryptoError, Sealed};
 
@@ -14,6 +14,12 @@ impl<C: Crypto> Round<C> {
     pub(super) fn resolve(&mut self, out: &mut Vec<RoundOutput>) {
         let Some(set) = self.commit.as_ref().map(|(set, _)| *set) else { return };
         if self.result.is_some() || self.agreed || self.decided {
+            return;
+        }
+        if self.complete {
+            // Each share that comes in asks, and all that is waited for is a quorum of them.
+            self.combine(out);
+            self.award(set, out);
             return;
         }
         let may_ask = self.now >= self.fetch_at;
@@ -43,19 +49,18 @@ impl<C: Crypto> Round<C> {
             out.push(RoundOutput::Keys(KeyStep::Agreed { set, said }));
             return;
         }
-        // A list with all its bundles says the same each time, and each share that comes in asks.
+        // A list with all its bundles says the same each time.
         let candidates = self.candidates.take().unwrap_or_else(|| self.clearing(set, &list).candidates());
         let unknown: Vec<Digest> =
             candidates.iter().filter(|d| !self.orders.contains_key(*d)).copied().collect();
-        if !unknown.is_empty() {
-            if may_ask || unknown.iter().any(|d| !self.orders_asked.contains(d)) {
-                self.orders_asked.extend(&unknown);
-                out.push(RoundOutput::NeedOrders(unknown));
-            }
-        } else if let Some(opened) = self.opened.clone() {
-            self.award(set, &list, &candidates, &opened, out);
-        }
         self.candidates = Some(candidates);
+        if unknown.is_empty() {
+            self.complete = true;
+            self.award(set, out);
+        } else if may_ask || unknown.iter().any(|d| !self.orders_asked.contains(d)) {
+            self.orders_asked.extend(&unknown);
+            out.push(RoundOutput::NeedOrders(unknown));
+        }
     }
 
     /// The list with this digest, if this seat voted for it, uses it, or derives it from the SETs that it holds.
@@ -102,20 +107,19 @@ impl<C: Crypto> Round<C> {
         Clearing { record, round, set, list, bundles: &self.bundles, orders: &self.orders }
     }
 
-    /// Opens every admitted bundle, clears, and votes for the result.
-    fn award(
-        &mut self,
-        set: Digest,
-        list: &[Listed],
-        candidates: &BTreeSet<Digest>,
-        opened: &C::Opened,
-        out: &mut Vec<RoundOutput>,
-    ) {
+    /// Opens every admitted bundle, clears, and votes for the result, once the shares are combined.
+    fn award(&mut self, set: Digest, out: &mut Vec<RoundOutput>) {
+        let (Some(opened), Some(list), Some(candidates)) = (&self.opened, &self.list, &self.candidates)
+        else {
+            return;
+        };
         let beacon = self.crypto.beacon(opened);
         let open = |header: &[u8], sealed: &Sealed| self.crypto.open(opened, header, sealed);
         let (table, cleared) = self.clearing(set, list).run(candidates, &beacon, open);
-        let root = table.root();
-        self.result = Some(Result { table, root, cleared });
+        let tree = table.tree();
+        let root = tree.root();
+        let (table, tree) = (Arc::new(table), Arc::new(tree));
+        self.result = Some(Result { table, tree, root, cleared: cleared.into() });
         // The log may hold a vote from before a restart: there is no second one, whatever clearing gives now.
         if self.award_votes.contains_key(&self.index) {
             return;
@@ -161,14 +165,9 @@ impl<C: Crypto> Round<C> {
         self.decided = true;
         let (certificate, result) = (certificate.clone(), result.clone());
         self.accuse_by_certificate(out);
-        let cleared = result.cleared.clone();
+        let Result { table, tree, cleared, .. } = result;
         let orders =
             cleared.iter().filter_map(|c| Some((c.order, self.orders.get(&c.order)?.clone()))).collect();
-        out.push(RoundOutput::Decided(Box::new(RoundDecided {
-            certificate,
-            table: result.table,
-            cleared,
-            orders,
-        })));
+        out.push(RoundOutput::Decided(Box::new(RoundDecided { certificate, table, tree, cleared, orders })));
     }
 }

@@ -8,8 +8,8 @@ use crate::evidence::bundle_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_PAYLOAD, Message, OpenShare, Quorum, SetMsg,
-    ShownSet, Signers, VoteWord, listed_of,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_PAYLOAD, Message, OpenShare, Quorum,
+    SetMsg, ShownSet, Signers, View, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -38,7 +38,7 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.bidding = Bidding::Sent;
-        let order_view: Vec<Digest> = bids.records.iter().map(|r| r.order).collect();
+        let order_view: View = bids.records.iter().map(|r| r.order).collect::<Vec<_>>().into();
         let plaintext = bids.plaintext();
         // What others would not decode is better not sent: the seat still votes.
         if !plaintext.fits() {
@@ -62,7 +62,7 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.bidding = Bidding::Sent;
-        self.say_bundle(Bundle { order_view: vec![], u: [0; 48], v: [0; 32], payload }, out);
+        self.say_bundle(Bundle { order_view: View::default(), u: [0; 48], v: [0; 32], payload }, out);
     }
 
     fn say_bundle(&mut self, bundle: Bundle, out: &mut Vec<RoundOutput>) {

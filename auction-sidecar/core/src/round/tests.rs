@@ -107,7 +107,7 @@ impl Rig {
                 }
                 RoundOutput::NeedBids { .. } => self.give(now, seat, RoundInput::Bids(self.bids(seat))),
                 RoundOutput::NeedOrders(_) => {
-                    let orders = vec![(self.order.digest(), self.order.clone())];
+                    let orders = vec![(self.order.digest(), Arc::new(self.order.clone()))];
                     self.give(now, seat, RoundInput::Orders(orders));
                 }
                 RoundOutput::Decided(d) => drop(self.decided.insert(seat, *d)),
@@ -314,7 +314,8 @@ fn two_versions_of_a_bundle_are_both_garbage_when_both_are_admitted() {
     // Seat 0, the cheapest, shows one version to seat 1 and another to seats 2 and 3; all list what they saw,
     // and seat 0 itself lists the one of seat 1.
     let second = {
-        let body = Body::Bundle(Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![3] });
+        let body =
+            Body::Bundle(Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![3] });
         rig.forge(0, body)
     };
     rig.deliver(now, 2, &second);
@@ -579,7 +580,8 @@ fn two_versions_of_a_bundle_are_passed_on_once_and_prove_it_to_who_holds_one() {
     let now = rig.t0();
     rig.tick(now);
     rig.sent.clear();
-    let version = |payload| Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![payload] };
+    let version =
+        |payload| Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![payload] };
     let [a, b] = [3, 4].map(|payload| rig.forge(3, Body::Bundle(version(payload))));
     rig.deliver(now, 0, &a);
     rig.deliver(now, 1, &a);

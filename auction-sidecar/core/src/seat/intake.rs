@@ -12,6 +12,7 @@ use crate::verify;
 use crate::wire::{
     Again, Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind,
 };
+use std::sync::Arc;
 use vendue_market::{Digest, Order};
 
 /// How many rounds ahead of the clock a message may be.
@@ -81,7 +82,7 @@ impl<C: Crypto> Seat<C> {
     fn for_round(
         &mut self,
         now_ms: u64,
-        message: Message,
+        mut message: Message,
         bytes: Vec<u8>,
         out: &mut Vec<SeatOutput>,
     ) -> Intake {
@@ -97,6 +98,9 @@ impl<C: Crypto> Seat<C> {
         let seat = self.record.seat(message.header.seat).ok_or(DropReason::WrongSender)?;
         if message.header.seat == self.index {
             return Err(DropReason::WrongSender);
+        }
+        if let Body::Bundle(bundle) = &mut message.body {
+            self.views.share(&mut bundle.order_view);
         }
         let d = match &message.body {
             Body::Bundle(bundle) => Some(bundle.digest(&message.header)),
@@ -184,7 +188,7 @@ impl<C: Crypto> Seat<C> {
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
-        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.pool.insert(digest, Known { order: Arc::new(order), signature, home, received_ms: now_ms });
         self.receipt(home, digest, now_ms, out);
         Ok(())
     }
@@ -223,7 +227,7 @@ impl<C: Crypto> Seat<C> {
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
-        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.pool.insert(digest, Known { order: Arc::new(order), signature, home, received_ms: now_ms });
         self.receipt(home, digest, now_ms, out);
         Ok(())
     }
@@ -298,7 +302,7 @@ impl<C: Crypto> Seat<C> {
                 round: 0,
                 seat: known.home,
             };
-            let body = Body::Order(crate::wire::OrderMsg { order: known.order.clone() });
+            let body = Body::Order(crate::wire::OrderMsg { order: Order::clone(&known.order) });
             let inner = Message { header, body, signature: Some(known.signature) }.encode();
             found.push(self.encode(Body::Reply(Reply::Order(inner))));
         }
@@ -318,7 +322,7 @@ impl<C: Crypto> Seat<C> {
     fn take_fetched_order(&mut self, now_ms: u64, bytes: &[u8], out: &mut Vec<SeatOutput>) -> Intake {
         let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
         let Body::Order(o) = message.body else { return Err(DropReason::Unexpected) };
-        let digest = o.order.digest();
+        let (digest, order) = (o.order.digest(), Arc::new(o.order));
         let waiting: Vec<u64> =
             self.rounds.iter().filter(|(_, a)| a.wanted.contains(&digest)).map(|(round, _)| *round).collect();
         if waiting.is_empty() {
@@ -328,7 +332,7 @@ impl<C: Crypto> Seat<C> {
             if let Some(active) = self.rounds.get_mut(&round) {
                 active.wanted.remove(&digest);
             }
-            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, o.order.clone())]), out);
+            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, order.clone())]), out);
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ use crate::log::{Answer, LogRecord};
 use crate::pool::Pool;
 use crate::record::{MarketRecord, Peer};
 use crate::round::{Round, RoundInput};
-use crate::wire::{Body, Header, Message};
+use crate::wire::{Body, Header, Kind, Message, Views};
 use opened::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -109,6 +109,7 @@ pub struct Seat<C: Crypto> {
     certified: BTreeMap<u64, Digest>,
     drops: Drops,
     limits: Limits,
+    views: Views,
     opened: Opened,
     /// What is to be done since the start, before anything else.
     first: Vec<SeatOutput>,
@@ -152,6 +153,7 @@ impl<C: Crypto> Seat<C> {
             certified: BTreeMap::new(),
             drops: Drops::default(),
             limits: Limits::default(),
+            views: Views::default(),
             opened: Opened::default(),
             first: vec![],
             hears: false,
@@ -256,16 +258,15 @@ impl<C: Crypto> Seat<C> {
 
     /// Signs and encodes a message outside of the agreement that is about an award of a round.
     fn encode_in(&self, round: u64, body: Body) -> Vec<u8> {
-        let header = Header {
-            kind: body.kind(),
-            market: self.record.short_id(),
-            epoch: self.record.epoch,
-            round,
-            seat: self.index,
-        };
+        let header = self.header(body.kind(), round);
         let hash = || message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }.encode()
+    }
+
+    fn header(&self, kind: Kind, round: u64) -> Header {
+        let (market, epoch, seat) = (self.record.short_id(), self.record.epoch, self.index);
+        Header { kind, market, epoch, round, seat }
     }
 
     fn send_home(&self, home: u16, body: Body, out: &mut Vec<SeatOutput>) {

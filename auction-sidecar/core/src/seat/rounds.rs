@@ -6,8 +6,9 @@ use crate::crypto::Crypto;
 use crate::log::LogRecord;
 use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
-use crate::wire::{Body, Fetch, Kind, Proof};
+use crate::wire::{Body, Fetch, Kind, ProofMessages};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use vendue_market::{Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, tagged_hash};
 
 /// Orders that a round is given at once, so that a record of them in the log stays far below what a record may hold.
@@ -27,7 +28,7 @@ fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
             Some(LogRecord::Heard { at_ms, bytes: bytes.clone() })
         }
         RoundInput::Orders(orders) => {
-            let orders = orders.iter().map(|(_, order)| order.clone()).collect();
+            let orders = orders.iter().map(|(_, order)| Order::clone(order)).collect();
             Some(LogRecord::Orders { at_ms, round, orders })
         }
         RoundInput::Tick | RoundInput::Bids(_) | RoundInput::Contribution(_) | RoundInput::Key { .. } => None,
@@ -146,10 +147,14 @@ impl<C: Crypto> Seat<C> {
         round: u64,
         wanted: Vec<Digest>,
         out: &mut Vec<SeatOutput>,
-    ) -> Vec<(Digest, Order)> {
-        let known: Vec<_> =
-            wanted.iter().filter_map(|d| Some((*d, self.pool.body(d)?.order.clone()))).collect();
-        let missing: Vec<Digest> = wanted.into_iter().filter(|d| self.pool.body(d).is_none()).collect();
+    ) -> Vec<(Digest, Arc<Order>)> {
+        let (mut known, mut missing) = (Vec::with_capacity(wanted.len()), vec![]);
+        for digest in wanted {
+            match self.pool.body(&digest) {
+                Some(body) => known.push((digest, body.order.clone())),
+                None => missing.push(digest),
+            }
+        }
         if !missing.is_empty() {
             for part in missing.chunks(crate::wire::MAX_FETCH) {
                 out.push(SeatOutput::Broadcast(self.encode(Body::Fetch(Fetch::Orders(part.to_vec())))));
@@ -163,28 +168,27 @@ impl<C: Crypto> Seat<C> {
 
     /// A round is certified: promise what was won, free the rest, tell the homes.
     fn decided(&mut self, now_ms: u64, round: u64, decided: RoundDecided, out: &mut Vec<SeatOutput>) {
-        let RoundDecided { certificate, table, cleared, orders } = decided;
+        let RoundDecided { certificate, table, tree, cleared, orders } = decided;
         let until_ms = self.record.params.expiry(round);
         self.certified.insert(round, certificate.root);
-        for c in &cleared {
+        for c in cleared.iter() {
             self.bind(c, &orders, until_ms);
             self.promise(round, c, &orders, until_ms, out);
         }
         // What was won is kept before the round's bids count no more.
         persist(out, LogRecord::Certified { at_ms: now_ms, certificate: certificate.clone() });
-        for proof in table.proofs() {
-            let digest = proof.leaf.order;
-            let Some(order) = orders.get(&digest) else { continue };
+        let messages = ProofMessages::new(&self.header(Kind::Proof, 0), &certificate, &tree);
+        for (index, leaf) in table.placed() {
+            let Some(order) = orders.get(&leaf.order) else { continue };
             let Some(home) = self.record.home_of_key(&order.user_key) else { continue };
-            let proof = Proof { certificate: certificate.clone(), proof };
-            let bytes = self.encode(Body::Proof(Box::new(proof)));
+            let bytes = messages.encode(index, leaf);
             out.push(SeatOutput::Send { to: Peer::Home(home), bytes: bytes.clone() });
-            self.proven.insert(digest, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
+            self.proven.insert(leaf.order, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
         }
         let own = cleared.iter().filter_map(|c| self.own_result(round, c, orders.get(&c.order)?)).collect();
         out.push(SeatOutput::Decided(Box::new(Decided {
             took_ms: now_ms.saturating_sub(self.record.params.t0(round)),
-            outcomes: cleared.into_iter().map(|c| (c.order, c.outcome)).collect(),
+            outcomes: cleared.iter().map(|c| (c.order, c.outcome.clone())).collect(),
             certificate,
             table,
             own,
@@ -192,7 +196,7 @@ impl<C: Crypto> Seat<C> {
     }
 
     /// Remembers that an order was given to somebody, so that no other body of it is listed meanwhile.
-    fn bind(&mut self, cleared: &Cleared, orders: &BTreeMap<Digest, Order>, until_ms: u64) {
+    fn bind(&mut self, cleared: &Cleared, orders: &BTreeMap<Digest, Arc<Order>>, until_ms: u64) {
         let (Outcome::Award(_), Some(order)) = (&cleared.outcome, orders.get(&cleared.order)) else { return };
         if let Some(home) = self.record.home_of_key(&order.user_key) {
             self.pool.awarded(home, order, until_ms);
@@ -204,7 +208,7 @@ impl<C: Crypto> Seat<C> {
         &mut self,
         round: u64,
         cleared: &Cleared,
-        orders: &BTreeMap<Digest, Order>,
+        orders: &BTreeMap<Digest, Arc<Order>>,
         until_ms: u64,
         out: &mut Vec<SeatOutput>,
     ) {
@@ -239,7 +243,9 @@ impl<C: Crypto> Seat<C> {
     /// What became of this seat's record for one order; none if it had none.
     fn own_result(&self, round: u64, cleared: &Cleared, order: &Order) -> Option<OwnResult> {
         let local = &self.rounds.get(&round)?.bids;
-        let record = local.records.iter().find(|r| r.order == cleared.order)?;
+        // Records are in the order of the orders given, which is ascending.
+        let at = local.records.binary_search_by(|r| r.order.cmp(&cleared.order)).ok()?;
+        let record = local.records.get(at)?;
         let lost = cleared.no_bids.iter().find(|(seat, _)| *seat == self.index);
         let (offer, price) = match record.kind {
             RecordKind::Bid { price, spec, .. } => {

@@ -372,8 +372,12 @@ fn a_clock_that_goes_back_does_not_open_a_round_again() {
     rig.seat.handle(expiry, SeatInput::Tick);
     assert!(rig.seat.round(0).is_none());
     let header = Header { kind: Kind::Bundle, market: rig.record.short_id(), epoch: 0, round: 0, seat: 1 };
-    let body =
-        Body::Bundle(Bundle { order_view: vec![order.digest()], u: [1; 48], v: [2; 32], payload: vec![] });
+    let body = Body::Bundle(Bundle {
+        order_view: vec![order.digest()].into(),
+        u: [1; 48],
+        v: [2; 32],
+        payload: vec![],
+    });
     let hash = message_hash(&rig.record.market, &header, &body);
     let bytes = Message { header, body, signature: Some(rig.seats[1].evidence.sign(&hash)) }.encode();
     let out = rig.seat.handle(t0 + 10, SeatInput::Message { from: Peer::Seat(1), bytes });

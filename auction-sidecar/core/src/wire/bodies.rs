@@ -3,7 +3,7 @@
 //! Points and signatures stay byte arrays here: whether they are valid is judged where they are used.
 
 use super::views::{NewView, Propose};
-use super::{Header, SIGNATURE_LEN, Signers};
+use super::{Header, SIGNATURE_LEN, Signers, View};
 use crate::award::{AwardProof, Certificate};
 use serde::{Deserialize, Serialize};
 use vendue_market::encode::hex_array;
@@ -24,7 +24,7 @@ pub const MAX_FETCH: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// Orders that the seat knew, ascending.
-    pub order_view: Vec<Digest>,
+    pub order_view: View,
     /// Key encapsulation, compressed G1.
     pub u: [u8; 48],
     /// Masked seed.
@@ -36,7 +36,7 @@ pub struct Bundle {
 impl Bundle {
     /// d: names the bundle in sets.
     pub fn digest(&self, header: &Header) -> Digest {
-        bundle_digest(header, &self.order_view, &self.u, &self.v, &self.payload_digest())
+        bundle_digest(header, &self.order_view.digest(), &self.u, &self.v, &self.payload_digest())
     }
 
     /// Digest of the encrypted payload.
@@ -45,21 +45,15 @@ impl Bundle {
     }
 }
 
-/// d of a bundle whose payload is known by its digest only.
+/// d of a bundle whose order view and payload are known by their digests only.
 pub(crate) fn bundle_digest(
     header: &Header,
-    order_view: &[Digest],
+    view: &Digest,
     u: &[u8; 48],
     v: &[u8; 32],
     payload: &Digest,
 ) -> Digest {
-    let (header, view) = (header.to_bytes(), view_digest(order_view));
-    tagged_hash("VENDUE-V1-BUNDLE", &[&header, &view, u, v, payload])
-}
-
-/// Digest of a sorted order view, bound into the sealing.
-pub fn view_digest(order_view: &[Digest]) -> Digest {
-    tagged_hash("VENDUE-V1-VIEW", &[&order_view.concat()])
+    tagged_hash("VENDUE-V1-BUNDLE", &[&header.to_bytes(), view, u, v, payload])
 }
 
 /// SET: the bundles that a seat held in time.

@@ -2,7 +2,7 @@
 
 use super::bodies::*;
 use super::views::{NewView, Propose};
-use super::{Kind, MAX_MESSAGE, Signers};
+use super::{Kind, MAX_MESSAGE, Signers, View};
 use crate::award::{AwardProof, Certificate};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
 use vendue_market::{Digest, GpuModel, MAX_JOB, Order, Reason};
@@ -22,6 +22,17 @@ fn ascending<T: PartialOrd>(
         Ok(items)
     } else {
         Err(DecodeError::Invalid(what))
+    }
+}
+
+/// Reads an order view, which is ascending.
+fn order_view(r: &mut Reader<'_>) -> Decoded<View> {
+    let count = r.count("order view", MAX_ORDERS)?;
+    let (orders, _) = r.take(32 * count)?.as_chunks::<32>();
+    if orders.windows(2).all(|w| matches!(w, [a, b] if a < b)) {
+        Ok(orders.to_vec().into())
+    } else {
+        Err(DecodeError::Invalid("order view"))
     }
 }
 
@@ -207,9 +218,7 @@ impl Body {
     pub(crate) fn write(&self, w: &mut Writer) {
         match self {
             Body::Bundle(b) => {
-                w.list(&b.order_view, |w, d| {
-                    w.raw(d);
-                });
+                w.u32(b.order_view.len() as u32).raw(b.order_view.as_flattened());
                 w.raw(&b.u).raw(&b.v).bytes(&b.payload);
             }
             Body::Set(s) => s.write(w),
@@ -296,7 +305,7 @@ impl Body {
     pub(super) fn read(kind: Kind, r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         Ok(match kind {
             Kind::Bundle => Body::Bundle(Bundle {
-                order_view: ascending(r, "order view", MAX_ORDERS, |r| r.array::<32>())?,
+                order_view: order_view(r)?,
                 u: r.array()?,
                 v: r.array()?,
                 payload: r.bytes("payload", MAX_PAYLOAD)?.to_vec(),

@@ -62,12 +62,12 @@ fn every_body() -> Vec<Body> {
     let listed = Listed { seat: 1, d: [2; 32] };
     vec![
         Body::Bundle(Bundle {
-            order_view: vec![[1; 32], [2; 32]],
+            order_view: vec![[1; 32], [2; 32]].into(),
             u: [3; 48],
             v: [4; 32],
             payload: vec![5; 40],
         }),
-        Body::Bundle(Bundle { order_view: vec![], u: [0; 48], v: [0; 32], payload: vec![] }),
+        Body::Bundle(Bundle { order_view: vec![].into(), u: [0; 48], v: [0; 32], payload: vec![] }),
         Body::Set(SetMsg { held: vec![[1; 32], [2; 32], [3; 32], [4; 32]], full: Some([5; 48]) }),
         Body::Set(SetMsg { held: vec![[1; 32], [0; 32], [3; 32], [4; 32]], full: None }),
         Body::Admit(Admit { view: 0, set: [1; 32], proposal: [0; 32], vote: [2; 48] }),
@@ -295,9 +295,10 @@ fn sets_and_lists_have_one_form() {
     assert!(Signers::from_bitmap(&[0b0001_0000], N).is_err());
     assert!(Signers::from_bitmap(&[0b0000_1111, 0], N).is_err());
     assert_eq!(Signers::from_bitmap(&[0b0000_1011], N), Ok(Signers::new(N, [0, 1, 3])));
-    let unsorted = Bundle { order_view: vec![[2; 32], [1; 32]], u: [3; 48], v: [4; 32], payload: vec![] };
+    let unsorted =
+        Bundle { order_view: vec![[2; 32], [1; 32]].into(), u: [3; 48], v: [4; 32], payload: vec![] };
     assert!(decode(&mk_message(Body::Bundle(unsorted)).encode(), N).is_err());
-    let twice = Bundle { order_view: vec![[1; 32], [1; 32]], u: [3; 48], v: [4; 32], payload: vec![] };
+    let twice = Bundle { order_view: vec![[1; 32], [1; 32]].into(), u: [3; 48], v: [4; 32], payload: vec![] };
     assert!(decode(&mk_message(Body::Bundle(twice)).encode(), N).is_err());
     let set = SetMsg { held: vec![[1; 32]; 5], full: Some([5; 48]) };
     assert!(decode(&mk_message(Body::Set(set)).encode(), N).is_err());

@@ -4,7 +4,7 @@
 use super::{Actor, Deviation, FalseRecords, Letter, Outgoing};
 use std::collections::BTreeSet;
 use vendue_auction_core::Crypto;
-use vendue_auction_core::wire::{Body, Bundle, Header, Kind, Message, view_digest};
+use vendue_auction_core::wire::{Body, Bundle, Header, Kind, Message, View, view_digest};
 use vendue_market::encode::{Canonical, Writer};
 use vendue_market::{Digest, NodeCapacity, OfferCapacity, tagged_hash};
 
@@ -69,7 +69,7 @@ impl<C: Crypto> Actor<C> {
             }
             _ => {}
         }
-        let order_view: Vec<Digest> = order_view.into_iter().collect();
+        let order_view: View = order_view.into_iter().collect::<Vec<Digest>>().into();
         let plaintext = plaintext(how, order_view.len())?;
         let mut bundle = Bundle { order_view, u: [0; 48], v: [0; 32], payload: vec![] };
         let header = Header {

@@ -107,7 +107,8 @@ impl<C: Crypto> Actor<C> {
             return vec![];
         }
         let (u, v) = ([0; 48], [0; 32]);
-        let bytes = self.sign(next, Body::Bundle(Bundle { order_view: vec![], u, v, payload: vec![0; 16] }));
+        let bytes =
+            self.sign(next, Body::Bundle(Bundle { order_view: vec![].into(), u, v, payload: vec![0; 16] }));
         self.made.insert(next, bytes.clone());
         let at = self.record.params.t1(next).saturating_sub(before_ms);
         let delay_ms = at.saturating_sub(local_ms);

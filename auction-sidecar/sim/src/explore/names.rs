@@ -150,7 +150,7 @@ impl Names {
     }
     /// A version of the faulty seat's bundle.
     pub fn faulty_bundle(&self, version: u8) -> Bundle {
-        Bundle { order_view: vec![], u: [version; 48], v: [version; 32], payload: vec![version; 272] }
+        Bundle { order_view: vec![].into(), u: [version; 48], v: [version; 32], payload: vec![version; 272] }
     }
 
     /// Makes the bundles known: one of each honest seat, in their order, then the versions of the faulty one.
