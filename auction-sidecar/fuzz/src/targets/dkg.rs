@@ -4,12 +4,13 @@
 use super::Cost::{Bytes, Pairing};
 use super::{Target, target};
 use crate::fixture::{Generation, generation};
-use vendue_sealed_bid::dkg::{Contribution, Dealing, KeySet, Player};
+use vendue_sealed_bid::dkg::{Contribution, Dealing, KeySet, Player, RecipientKey};
 
 pub(super) const TARGETS: &[Target] = &[
     target("dkg_dealing", Pairing, dealing),
     target("dkg_contribution", Bytes, contribution),
     target("dkg_key_set", Pairing, key_set),
+    target("dkg_recipient_key", Pairing, recipient_key),
     target("dkg_split", Pairing, split),
     target("dkg_part", Pairing, part),
 ];
@@ -34,6 +35,13 @@ fn contribution(bytes: &[u8]) -> bool {
     let Ok(read) = Contribution::read(setup, bytes) else { return false };
     assert_eq!(read.to_bytes(setup), bytes, "a contribution has two encodings");
     assert!(read.reveals.len() <= setup.most_reveals());
+    true
+}
+
+fn recipient_key(bytes: &[u8]) -> bool {
+    let Ok(point) = bytes.try_into() else { return false };
+    let Ok(read) = RecipientKey::from_bytes(point) else { return false };
+    assert_eq!(read.to_bytes(), point, "a point has two encodings");
     true
 }
 
