@@ -5,18 +5,20 @@
 //! order says so. Stand-bys are chosen after all winners from the capacity that is left. The result depends on the
 //! *set* of inputs only, never on their sequence, and no seat is ever given more than the capacity in its bundle.
 //!
-//! A bid is judged when its turn comes, so a round costs about as much as its bids are many. Why a seat did not win is
-//! not worked out here but by [`explain`], from the same inputs.
+//! A bid is judged when its turn comes, so a round costs little more than reading its bids. Why a seat did not win is not
+//! worked out here but by [`explain`], from the same inputs.
 
 use crate::encode::{Canonical, DecodeError, Reader, Writer};
 use crate::{BidTerms, ClearingRules, Digest, Histogram, OfferCapacity, Order, Placement, Price, Reason};
 use crate::{Requirements, Terms};
-use book::{Row, Stock, book};
+use book::{Book, Row};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use stock::Stock;
 
 mod book;
 mod explain;
+mod stock;
 
 pub use book::rank;
 pub use explain::{Explanation, SeatVerdict, Verdict, explain};
@@ -45,15 +47,6 @@ impl ListedOrder {
     }
 }
 
-/// One seat's word on one order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The order.
-    pub order: Digest,
-    /// A bid, or why there is none.
-    pub kind: RecordKind,
-}
-
 /// A bid or a reason for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordKind {
@@ -71,16 +64,18 @@ pub enum RecordKind {
 }
 
 /// One admitted and opened bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpenedBundle {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenedBundle<'a> {
     /// The seat.
     pub seat: u16,
     /// The provider's name in the market record.
-    pub provider: String,
+    pub provider: &'a str,
     /// Capacity by offer.
-    pub capacity: Vec<OfferCapacity>,
-    /// At most one record per order.
-    pub records: Vec<Record>,
+    pub capacity: &'a [OfferCapacity],
+    /// The orders that the seat speaks of.
+    pub orders: &'a [Digest],
+    /// What it says of each; of several records for one order the first counts.
+    pub records: &'a [RecordKind],
 }
 
 /// A seat without a feasible bid for an order and why.
@@ -158,53 +153,55 @@ pub struct ClearingInput<'a> {
     /// The orders.
     pub orders: &'a [ListedOrder],
     /// The opened bundles, one of a seat.
-    pub bundles: &'a [OpenedBundle],
+    pub bundles: &'a [OpenedBundle<'a>],
     /// Seats whose admitted bundle could not be read.
     pub garbage: &'a BTreeSet<u16>,
 }
 
 /// Clears a round. The result is sorted by order digest.
 pub fn clear(input: &ClearingInput<'_>) -> Vec<Cleared> {
-    let (rows, mut stock) = book(input);
-    let mut cleared: Vec<Cleared> = rows.iter().map(|row| serve(&mut stock, row)).collect();
-    // Stand-bys only from what all winners left over.
-    for (row, cleared) in rows.iter().zip(&mut cleared) {
-        let Outcome::Award(award) = &mut cleared.outcome else { continue };
-        let winner = award.seat;
-        let others = stock.feasible(row).filter(|bid| bid.seat != winner).take(STAND_BYS);
-        for bid in others.collect::<Vec<_>>() {
-            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec });
-            cleared.holdings.extend(stock.hold(row.order, &bid));
+    let book = Book::new(input);
+    let mut stock = Stock::new(&book);
+    let mut all: Vec<Option<Cleared>> = vec![None; book.rows.len()];
+    for row in book.turns() {
+        if let Some(cleared) = all.get_mut(row.at) {
+            *cleared = Some(serve(&mut stock, row));
         }
     }
-    cleared.sort_by_key(|c| c.order);
-    cleared
+    // Stand-bys only from what all winners left over.
+    for row in book.turns() {
+        let Some(Some(Cleared { outcome: Outcome::Award(award), holdings, .. })) = all.get_mut(row.at) else {
+            continue;
+        };
+        for (bid, placement) in stock.best(row, STAND_BYS, Some(award.seat)) {
+            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec });
+            holdings.push(stock.hold(row, &bid, placement));
+        }
+    }
+    all.into_iter().flatten().collect()
 }
 
 /// Gives one order to the best feasible bid.
-fn serve(stock: &mut Stock<'_>, row: &Row<'_>) -> Cleared {
-    let Row { order, .. } = row;
-    let (winner, next) = {
-        let mut feasible = stock.feasible(row);
-        let winner = feasible.next();
-        // The next bid is looked for only where it sets the price.
-        let next = if order.terms.second_price { feasible.next() } else { None };
-        (winner, next)
-    };
-    let Some(winner) = winner else {
+fn serve<'a>(stock: &mut Stock<'_, 'a>, row: &Row<'a>) -> Cleared {
+    let order = row.order;
+    // The next bid is looked for only where it sets the price.
+    let wanted = if order.terms.second_price { 2 } else { 1 };
+    let mut best = stock.best(row, wanted, None).into_iter();
+    let (Some((winner, placement)), next) = (best.next(), best.next()) else {
         let no_bids = stock.refusals(row);
-        let mut histogram = Histogram::new(stock.input.seats);
-        no_bids.iter().for_each(|(_, reason)| histogram.add(*reason));
+        let histogram = Histogram::of(stock.seats(), no_bids.iter().map(|(_, reason)| *reason));
         let outcome = Outcome::None(histogram);
         return Cleared { order: order.digest, outcome, no_bids, holdings: vec![] };
     };
     let price = match (order.terms.second_price, next, order.ceiling) {
-        (true, Some(next), _) => next.price,
+        (true, Some((next, _)), _) => next.price,
         (true, None, Some(ceiling)) => ceiling,
         _ => winner.price,
     };
-    let award = Award { seat: winner.seat, price, spec: winner.spec, stand_bys: vec![] };
-    let holdings = stock.hold(order, &winner).into_iter().collect();
+    let stand_bys = Vec::with_capacity(STAND_BYS);
+    let award = Award { seat: winner.seat, price, spec: winner.spec, stand_bys };
+    let mut holdings = Vec::with_capacity(1 + STAND_BYS);
+    holdings.push(stock.hold(row, &winner, placement));
     Cleared { order: order.digest, outcome: Outcome::Award(award), no_bids: vec![], holdings }
 }
 
@@ -242,6 +239,8 @@ impl Canonical for Outcome {
     }
 }
 
+#[cfg(test)]
+mod oracle;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

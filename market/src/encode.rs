@@ -35,7 +35,11 @@ pub struct Writer(Vec<u8>);
 impl Writer {
     /// An empty writer.
     pub fn new() -> Self {
-        Self::default()
+        Self(Vec::with_capacity(256))
+    }
+    /// An empty writer with room for so many bytes.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
     }
     /// Appends one byte.
     pub fn u8(&mut self, v: u8) -> &mut Self {

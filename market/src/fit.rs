@@ -6,7 +6,7 @@
 //! host memory, disk, and the price last, so that "price" means that everything else fitted.
 
 use crate::rules::unservable;
-use crate::{Bidder, GpuModel, ListedOrder, NodeCapacity, Offer, Price, Reason, Requirements};
+use crate::{Bidder, GpuModel, ListedOrder, NodeCapacity, Offer, OfferNode, Price, Reason, Requirements};
 
 /// Where an order's workers go: `(node, workers)` by position in the given nodes, ascending, each at least 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,66 +15,138 @@ pub struct Placement {
     pub workers: Vec<(usize, u32)>,
 }
 
-/// What makes nodes alike: all workers of an order run on nodes of one kind.
-type Kind<'n> = (u64, &'n GpuModel);
+/// What is free on a node. Its model is borrowed, so that capacity can be copied and taken from without a string.
+#[derive(Debug, Clone, Copy)]
+pub struct Free<'n> {
+    /// Model of the node's GPUs.
+    pub model: &'n GpuModel,
+    /// Memory of each GPU in MiB.
+    pub gpu_memory_mib: u64,
+    /// GPUs that nobody holds.
+    pub free_gpus: u32,
+    /// Free CPU in thousandths of a core.
+    pub cpu_millis: u64,
+    /// Free memory in MiB.
+    pub memory_mib: u64,
+    /// Free disk in MiB.
+    pub disk_mib: u64,
+}
+
+impl<'n> Free<'n> {
+    /// What makes nodes alike: all workers of an order run on nodes of one kind.
+    fn kind(&self) -> (u64, &'n GpuModel) {
+        (self.gpu_memory_mib, self.model)
+    }
+    /// Whether two nodes are of one kind; nodes that share their model's name are compared without reading it.
+    fn is_like(&self, other: &Self) -> bool {
+        self.gpu_memory_mib == other.gpu_memory_mib
+            && (std::ptr::eq(self.model, other.model) || self.model == other.model)
+    }
+}
+
+/// Something that has the capacity of one node.
+pub trait Node {
+    /// What is free on it.
+    fn free(&self) -> Free<'_>;
+    /// Takes something away.
+    fn less(&mut self, used: &Used);
+}
+
+impl Node for Free<'_> {
+    fn free(&self) -> Free<'_> {
+        *self
+    }
+    fn less(&mut self, used: &Used) {
+        self.free_gpus = self.free_gpus.saturating_sub(used.gpus);
+        self.cpu_millis = self.cpu_millis.saturating_sub(used.cpu_millis);
+        self.memory_mib = self.memory_mib.saturating_sub(used.memory_mib);
+        self.disk_mib = self.disk_mib.saturating_sub(used.disk_mib);
+    }
+}
+
+impl Node for NodeCapacity {
+    fn free(&self) -> Free<'_> {
+        let Self { model, gpu_memory_mib, free_gpus, cpu_millis, memory_mib, disk_mib } = self;
+        Free {
+            model,
+            gpu_memory_mib: *gpu_memory_mib,
+            free_gpus: *free_gpus,
+            cpu_millis: *cpu_millis,
+            memory_mib: *memory_mib,
+            disk_mib: *disk_mib,
+        }
+    }
+    fn less(&mut self, used: &Used) {
+        self.free_gpus = self.free_gpus.saturating_sub(used.gpus);
+        self.cpu_millis = self.cpu_millis.saturating_sub(used.cpu_millis);
+        self.memory_mib = self.memory_mib.saturating_sub(used.memory_mib);
+        self.disk_mib = self.disk_mib.saturating_sub(used.disk_mib);
+    }
+}
+
+impl Node for OfferNode {
+    fn free(&self) -> Free<'_> {
+        self.capacity.free()
+    }
+    fn less(&mut self, used: &Used) {
+        self.capacity.less(used);
+    }
+}
 
 /// Places all workers of an order on nodes of one GPU model.
 ///
 /// Models with the least GPU memory are tried first so that larger GPUs stay free; within a model, nodes with the
 /// fewest free GPUs are filled first. Workers are alike, so filling greedily finds a placement whenever there is one.
-pub fn fit(req: &Requirements, nodes: &[NodeCapacity]) -> Result<Placement, Reason> {
-    let kind = fitting_kind(req, nodes)?;
-    let mut order: Vec<_> =
-        of_kind(nodes, kind).map(|(i, n)| (n.free_gpus, i, Room::of(req, n).disk)).collect();
+pub fn fit<N: Node>(req: &Requirements, nodes: &[N]) -> Result<Placement, Reason> {
+    let like = fitting_kind(req, nodes)?;
+    let slots = |(i, n): (usize, Free<'_>)| (n.free_gpus, i, Room::of(req, &n).disk);
+    let alike = nodes.iter().map(Node::free).enumerate().filter(|(_, n)| n.is_like(&like)).map(slots);
+    let mut order: Vec<(u32, usize, u64)> = alike.filter(|(.., slots)| *slots > 0).collect();
     order.sort_unstable();
     let mut left = u64::from(req.workers);
-    let mut workers = Vec::new();
+    let mut workers = Vec::with_capacity(order.len().min(req.workers as usize));
     for (_, i, slots) in order {
         let here = slots.min(left);
-        if here > 0 {
-            workers.push((i, here as u32));
-            left -= here;
+        if here == 0 {
+            break;
         }
+        workers.push((i, here as u32));
+        left -= here;
     }
     workers.sort_unstable();
     Ok(Placement { workers })
 }
 
 /// Whether [`fit`] finds a placement, without making it.
-pub fn fits(req: &Requirements, nodes: &[NodeCapacity]) -> Result<(), Reason> {
+pub fn fits<N: Node>(req: &Requirements, nodes: &[N]) -> Result<(), Reason> {
     fitting_kind(req, nodes).map(drop)
 }
 
-fn kind_of(node: &NodeCapacity) -> Kind<'_> {
-    (node.gpu_memory_mib, &node.model)
-}
-
-fn of_kind<'n>(
-    nodes: &'n [NodeCapacity],
-    kind: Kind<'n>,
-) -> impl Iterator<Item = (usize, &'n NodeCapacity)> + Clone {
-    nodes.iter().enumerate().filter(move |(_, n)| kind_of(n) == kind)
-}
-
-/// The first kind of nodes, by memory and model, that all workers fit on.
-fn fitting_kind<'n>(req: &Requirements, nodes: &'n [NodeCapacity]) -> Result<Kind<'n>, Reason> {
-    let named = |n: &&NodeCapacity| req.gpu_models.is_empty() || req.gpu_models.contains(&n.model);
-    let mut enough = nodes.iter().filter(named).filter(|n| n.gpu_memory_mib >= req.min_gpu_memory_mib);
-    let Some(first) = enough.next().map(kind_of) else {
-        return Err(if nodes.iter().any(|n| named(&n)) { Reason::Memory } else { Reason::Model });
-    };
-    // Nearly all offers have nodes of one kind, and this is asked for every bid: no list is made for them.
-    if enough.clone().all(|n| kind_of(n) == first) {
-        return judge(req, of_kind(nodes, first).map(|(_, n)| n)).map(|()| first);
+/// A node of the first kind, by memory and model, that all workers fit on.
+fn fitting_kind<'n, N: Node>(req: &Requirements, nodes: &'n [N]) -> Result<Free<'n>, Reason> {
+    let named = |n: &Free<'_>| req.gpu_models.is_empty() || req.gpu_models.contains(n.model);
+    let enough = |n: &Free<'_>| n.gpu_memory_mib >= req.min_gpu_memory_mib;
+    let all = nodes.iter().map(Node::free);
+    let Some(first) = all.clone().next() else { return Err(Reason::Model) };
+    // Nearly all offers have nodes of one kind, and this is asked for many bids: no list is made for them.
+    if all.clone().all(|n| n.is_like(&first)) {
+        return match (named(&first), enough(&first)) {
+            (false, _) => Err(Reason::Model),
+            (true, false) => Err(Reason::Memory),
+            (true, true) => judge(req, all).map(|()| first),
+        };
     }
-    let mut sorted: Vec<&NodeCapacity> = nodes.iter().filter(named).collect();
-    sorted.retain(|n| n.gpu_memory_mib >= req.min_gpu_memory_mib);
-    sorted.sort_by(|a, b| kind_of(a).cmp(&kind_of(b)));
+    let mut sorted: Vec<Free<'n>> = all.filter(named).collect();
+    if sorted.is_empty() {
+        return Err(Reason::Model);
+    }
+    sorted.retain(enough);
+    sorted.sort_by(|a, b| a.kind().cmp(&b.kind()));
     // The reason of the kind that came closest, that is whose failing constraint is judged last.
     let mut closest = Reason::Memory;
-    for group in sorted.chunk_by(|a, b| kind_of(a) == kind_of(b)) {
+    for group in sorted.chunk_by(Free::is_like) {
         match (judge(req, group.iter().copied()), group.first()) {
-            (Ok(()), Some(node)) => return Ok(kind_of(node)),
+            (Ok(()), Some(node)) => return Ok(*node),
             (Err(reason), _) => closest = closest.max(reason),
             (Ok(()), None) => {}
         }
@@ -92,21 +164,25 @@ struct Room {
 }
 
 impl Room {
-    fn of(req: &Requirements, n: &NodeCapacity) -> Self {
-        let by = |have: u64, each: u64| have.checked_div(each).unwrap_or(u64::MAX);
+    fn of(req: &Requirements, n: &Free<'_>) -> Self {
+        // Mostly there is enough for all, which takes no division to see.
+        let by = |room: u64, have: u64, each: u64| match each.checked_mul(room) {
+            Some(wanted) if wanted <= have => room,
+            _ => have.checked_div(each).unwrap_or(room),
+        };
         let gpus = u64::from(n.free_gpus / req.gpus_per_worker.max(1));
-        let cpu = gpus.min(by(n.cpu_millis, req.cpu_millis_per_worker));
-        let memory = cpu.min(by(n.memory_mib, req.memory_mib_per_worker));
-        Self { gpus, cpu, memory, disk: memory.min(by(n.disk_mib, req.disk_mib_per_worker)) }
+        let cpu = by(gpus, n.cpu_millis, req.cpu_millis_per_worker);
+        let memory = by(cpu, n.memory_mib, req.memory_mib_per_worker);
+        Self { gpus, cpu, memory, disk: by(memory, n.disk_mib, req.disk_mib_per_worker) }
     }
 }
 
 /// Whether all workers fit on nodes of one kind; the constraint at which the room vanishes is the reason.
-fn judge<'n>(req: &Requirements, nodes: impl Iterator<Item = &'n NodeCapacity>) -> Result<(), Reason> {
+fn judge<'n>(req: &Requirements, nodes: impl Iterator<Item = Free<'n>>) -> Result<(), Reason> {
     let (mut free, mut sum) = (0u64, Room::default());
     for node in nodes {
         // At most 2^32 GPUs on each of a bounded number of nodes: no sum overflows.
-        let room = Room::of(req, node);
+        let room = Room::of(req, &node);
         free += u64::from(node.free_gpus);
         sum.gpus += room.gpus;
         sum.cpu += room.cpu;
@@ -124,15 +200,32 @@ fn judge<'n>(req: &Requirements, nodes: impl Iterator<Item = &'n NodeCapacity>) 
     lacking.into_iter().find(|(lacks, _)| *lacks).map_or(Ok(()), |(_, reason)| Err(reason))
 }
 
+/// What workers of an order take from a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Used {
+    gpus: u32,
+    cpu_millis: u64,
+    memory_mib: u64,
+    disk_mib: u64,
+}
+
+impl Used {
+    fn by(req: &Requirements, workers: u32) -> Self {
+        let n = u64::from(workers);
+        Self {
+            gpus: workers.saturating_mul(req.gpus_per_worker),
+            cpu_millis: n.saturating_mul(req.cpu_millis_per_worker),
+            memory_mib: n.saturating_mul(req.memory_mib_per_worker),
+            disk_mib: n.saturating_mul(req.disk_mib_per_worker),
+        }
+    }
+}
+
 /// Removes a placement from the nodes.
-pub fn take(nodes: &mut [NodeCapacity], req: &Requirements, placement: &Placement) {
+pub fn take<N: Node>(nodes: &mut [N], req: &Requirements, placement: &Placement) {
     for (i, workers) in &placement.workers {
         if let Some(node) = nodes.get_mut(*i) {
-            let n = u64::from(*workers);
-            node.free_gpus = node.free_gpus.saturating_sub(workers.saturating_mul(req.gpus_per_worker));
-            node.cpu_millis = node.cpu_millis.saturating_sub(n.saturating_mul(req.cpu_millis_per_worker));
-            node.memory_mib = node.memory_mib.saturating_sub(n.saturating_mul(req.memory_mib_per_worker));
-            node.disk_mib = node.disk_mib.saturating_sub(n.saturating_mul(req.disk_mib_per_worker));
+            node.less(&Used::by(req, *workers));
         }
     }
 }
@@ -143,7 +236,7 @@ pub fn fit_offer(
     home: &str,
     bidder: &Bidder<'_>,
     offer: &Offer,
-) -> Result<(Placement, Price), Reason> {
+) -> Result<Price, Reason> {
     if let Some(reason) = unservable(bidder.rules, order) {
         return Err(reason);
     }
@@ -153,19 +246,19 @@ pub fn fit_offer(
     bidder.admitted(order)?;
     offer.rules.check(home, &order.requirements)?;
     bidder.serves(order, &offer.terms)?;
-    let nodes: Vec<_> = offer.nodes.iter().map(|n| n.capacity.clone()).collect();
-    let placement = fit(&order.requirements, &nodes)?;
+    fits(&order.requirements, &offer.nodes)?;
     if order.ceiling.is_none_or(|ceiling| offer.price > ceiling) {
-        return Err(Reason::Price);
+        Err(Reason::Price)
+    } else {
+        Ok(offer.price)
     }
-    Ok((placement, offer.price))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
     use crate::requirements::tests::mk_requirements;
-    use crate::{AcceptRules, BidTerms, ClearingRules, OfferNode, Terms};
+    use crate::{AcceptRules, BidTerms, ClearingRules, Terms};
     use proptest::prelude::*;
 
     fn mk_order(requirements: Requirements) -> ListedOrder {
@@ -203,7 +296,7 @@ pub(crate) mod tests {
         assert_eq!(fit(&req, &nodes), Err(Reason::Memory));
         req.gpu_models = vec!["H100".parse().unwrap()];
         assert_eq!(fit(&req, &nodes), Err(Reason::Model));
-        assert_eq!(fit(&req, &[]), Err(Reason::Model));
+        assert_eq!(fit::<NodeCapacity>(&req, &[]), Err(Reason::Model));
     }
 
     #[test]

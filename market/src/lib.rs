@@ -23,10 +23,10 @@ pub use capacity::{
     AcceptRules, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, OfferNode, glob_match,
 };
 pub use clear::{
-    Award, Cleared, ClearingInput, Explanation, Holding, ListedOrder, NoBid, OpenedBundle, Outcome, Record,
+    Award, Cleared, ClearingInput, Explanation, Holding, ListedOrder, NoBid, OpenedBundle, Outcome,
     RecordKind, STAND_BYS, SeatVerdict, StandBy, Verdict, clear, explain, rank,
 };
-pub use fit::{Placement, fit, fit_offer, fits, take};
+pub use fit::{Free, Node, Placement, Used, fit, fit_offer, fits, take};
 pub use money::{Cost, MoneyError, Price};
 pub use order::{MAX_JOB, Order, Unserved, commitment};
 pub use reason::{Histogram, Reason};

@@ -182,6 +182,18 @@ impl Histogram {
     pub fn new(providers: u16) -> Self {
         Self { providers, counts: BTreeMap::new() }
     }
+    /// A histogram of these reasons, one for each provider that gave one.
+    pub fn of(providers: u16, reasons: impl IntoIterator<Item = Reason>) -> Self {
+        let mut counts = [0u16; Reason::ALL.len() + 1];
+        for reason in reasons {
+            if let Some(count) = counts.get_mut(usize::from(reason.code())) {
+                *count = count.saturating_add(1);
+            }
+        }
+        let count = |reason: Reason| counts.get(usize::from(reason.code())).copied().unwrap_or_default();
+        let counts = Reason::ALL.map(|reason| (reason, count(reason)));
+        Self { providers, counts: counts.into_iter().filter(|(_, n)| *n > 0).collect() }
+    }
     /// Counts one provider.
     pub fn add(&mut self, reason: Reason) {
         let count = self.counts.entry(reason).or_default();

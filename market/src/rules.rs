@@ -199,6 +199,14 @@ impl Bidder<'_> {
     }
 }
 
+/// Whether an order wishes anything of who serves it: without, [`Bidder::admitted`] admits everybody.
+pub(crate) fn has_wishes(order: &ListedOrder) -> bool {
+    let (req, terms) = (&order.requirements, &order.terms);
+    let lists = !req.exclude_providers.is_empty() || !req.include_providers.is_empty();
+    let named = terms.pinned.is_some() || !terms.regions.is_empty();
+    lists || named || terms.min_attestation > 0 || terms.min_standing > 0
+}
+
 /// Why nobody at all can serve an order under these rules.
 pub(crate) fn unservable(rules: &ClearingRules, order: &ListedOrder) -> Option<Reason> {
     if !rules.know(&order.terms) {

@@ -1,6 +1,6 @@
 //! The result of a round: the table of leaves under the award root, the certificate, and proofs of single leaves.
 
-use crate::merkle::{Path, Tree};
+use crate::merkle::{Path, Tree, leaf_hash};
 use crate::wire::{Listed, Quorum, Signers};
 use serde::{Deserialize, Serialize};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer, from_hex, hex_array, to_hex};
@@ -87,7 +87,8 @@ pub enum Leaf {
 impl Leaf {
     /// The leaf's bytes; the first says which kind.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut w = Writer::new();
+        // Most leaves are of orders with an award.
+        let mut w = Writer::with_capacity(160);
         match self {
             Leaf::Set(d) => w.u8(0).raw(d),
             Leaf::Beacon(d) => w.u8(1).raw(d),
@@ -111,8 +112,9 @@ pub struct AwardTable {
 }
 
 impl AwardTable {
-    fn tree(&self) -> Tree {
-        Tree::new(&self.leaves.iter().map(Leaf::to_bytes).collect::<Vec<_>>())
+    /// The tree over the leaves.
+    pub fn tree(&self) -> Tree {
+        Tree::of(self.leaves.iter().map(|leaf| leaf_hash(&leaf.to_bytes())).collect())
     }
     /// The award root.
     pub fn root(&self) -> Digest {
@@ -129,14 +131,20 @@ impl AwardTable {
             _ => None,
         })
     }
+    /// Orders' leaves with their places among all, ascending by order.
+    pub(crate) fn placed(&self) -> impl Iterator<Item = (usize, &OrderLeaf)> {
+        self.leaves.iter().enumerate().filter_map(|(index, leaf)| match leaf {
+            Leaf::Order(order) => Some((index, order)),
+            _ => None,
+        })
+    }
     /// The proofs of all orders' outcomes, ascending by order. The tree is hashed once for all of them.
     pub fn proofs(&self) -> Vec<AwardProof> {
         let tree = self.tree();
-        let proof = |(index, leaf): (usize, &Leaf)| match leaf {
-            Leaf::Order(leaf) => Some(AwardProof { leaf: leaf.clone(), path: tree.path(index)? }),
-            _ => None,
+        let proof = |(index, leaf): (usize, &OrderLeaf)| {
+            Some(AwardProof { leaf: leaf.clone(), path: tree.path(index)? })
         };
-        self.leaves.iter().enumerate().filter_map(proof).collect()
+        self.placed().filter_map(proof).collect()
     }
     /// The proof of one order's outcome; for many, [`AwardTable::proofs`] is cheaper.
     pub fn proof(&self, order: &Digest) -> Option<AwardProof> {
@@ -227,7 +235,8 @@ pub struct AwardFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vendue_market::Histogram;
+    use crate::wire::{Body, Header, Kind, Message, Proof, ProofMessages, decode};
+    use vendue_market::{Histogram, Reason};
 
     #[test]
     fn all_proofs_of_a_large_round_are_those_of_its_orders() {
@@ -246,5 +255,33 @@ mod tests {
             assert_eq!(proof.path.root(&Leaf::Order(proof.leaf.clone()).to_bytes()), Some(root));
         }
         assert_eq!(table.proof(&proofs[77].leaf.order).as_ref(), Some(&proofs[77]));
+    }
+
+    #[test]
+    fn messages_about_outcomes_are_those_that_are_made_one_by_one() {
+        let leaf = |i: u8| {
+            let mut histogram = Histogram::new(4);
+            (0..i % 3).for_each(|_| histogram.add(Reason::Model));
+            let (outcome, bundle) = (Outcome::None(histogram), [i; 32]);
+            Leaf::Order(OrderLeaf { order: [i; 32], outcome, bundle, expires_ms: 7 })
+        };
+        let header = Header { kind: Kind::Proof, market: [1; 8], epoch: 2, round: 0, seat: 3 };
+        for orders in [1, 2, 5, 30] {
+            let mut leaves = vec![Leaf::Set([1; 32]), Leaf::Beacon([2; 32])];
+            leaves.extend((0..orders).map(leaf));
+            let table = AwardTable { leaves };
+            let tree = table.tree();
+            let quorum = Quorum { signers: Signers::new(9, [0, 4, 8]), aggregate: [6; 48] };
+            let (market, root) = ([1; 32], tree.root());
+            let certificate = Certificate { market, epoch: 2, round: 8, root, quorum };
+            let messages = ProofMessages::new(&header, &certificate, &tree);
+            let made: Vec<Vec<u8>> = table.placed().map(|(at, leaf)| messages.encode(at, leaf)).collect();
+            let one = |proof| {
+                let body = Body::Proof(Box::new(Proof { certificate: certificate.clone(), proof }));
+                Message { header, body, signature: None }.encode()
+            };
+            assert_eq!(made, table.proofs().into_iter().map(one).collect::<Vec<_>>());
+            assert!(made.iter().all(|bytes| decode(bytes, 9).is_ok()));
+        }
     }
 }

@@ -110,7 +110,7 @@ fn best(bidder: &Bidder<'_>, offers: &[Offer], sought: &Sought) -> RecordKind {
     let mut closest = Reason::NoOffer;
     for (offer, spec) in offers.iter().zip(0u16..) {
         match fit_offer(&sought.order, &sought.home, bidder, offer) {
-            Ok((_, price)) if bid.is_none_or(|(p, ..)| price < p) => bid = Some((price, spec, offer.terms)),
+            Ok(price) if bid.is_none_or(|(p, ..)| price < p) => bid = Some((price, spec, offer.terms)),
             Ok(_) => {}
             Err(reason) if reason.closeness() > closest.closeness() => closest = reason,
             Err(_) => {}

@@ -13,8 +13,9 @@ use crate::award::{AwardTable, Leaf, OrderLeaf};
 use crate::plaintext::Plaintext;
 use crate::pool::may_list;
 use crate::record::MarketRecord;
-use crate::wire::{Bundle, Header, Listed, view_digest};
+use crate::wire::{Bundle, Header, Listed, View};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use vendue_market::encode::Canonical;
 use vendue_market::{
     Cleared, ClearingInput, Digest, ListedOrder, OpenedBundle, Order, Outcome, Price, SealedCeiling, clear,
@@ -34,8 +35,17 @@ pub(crate) struct Held {
     pub bytes: Vec<u8>,
 }
 
-/// Admitted bundles with what was in them, and its digest; none for what could not be read.
-type Opened = BTreeMap<Listed, Option<(Plaintext, Digest)>>;
+/// What was in a bundle.
+struct Read<'a> {
+    plain: Plaintext,
+    /// Of the plaintext.
+    digest: Digest,
+    /// The orders that it is about.
+    view: &'a View,
+}
+
+/// Admitted bundles with what was in them; none for what could not be read.
+type Opened<'a> = BTreeMap<Listed, Option<Read<'a>>>;
 
 /// What a round's awards follow from.
 pub(crate) struct Clearing<'a> {
@@ -45,16 +55,12 @@ pub(crate) struct Clearing<'a> {
     pub set: Digest,
     pub list: &'a [Listed],
     pub bundles: &'a BTreeMap<Listed, Held>,
-    pub orders: &'a BTreeMap<Digest, Order>,
+    pub orders: &'a BTreeMap<Digest, Arc<Order>>,
 }
 
 /// What sealing binds besides the round: market, header, order view.
-pub(crate) fn seal_header(record: &MarketRecord, header: &Header, order_view: &[Digest]) -> Vec<u8> {
-    seal_header_of(record, header, &view_digest(order_view))
-}
-
-fn seal_header_of(record: &MarketRecord, header: &Header, view_digest: &Digest) -> Vec<u8> {
-    let parts: [&[u8]; 3] = [&record.market, &header.to_bytes(), view_digest];
+pub(crate) fn seal_header(record: &MarketRecord, header: &Header, order_view: &View) -> Vec<u8> {
+    let parts: [&[u8]; 3] = [&record.market, &header.to_bytes(), &order_view.digest()];
     tagged_hash("VENDUE-V1-SEAL-HEADER", &parts).to_vec()
 }
 
@@ -91,15 +97,19 @@ impl Clearing<'_> {
     /// Orders in the views of f + 1 seats that have exactly one version in A.
     pub(crate) fn candidates(&self) -> BTreeSet<Digest> {
         // Most seats know the same orders: views that are alike are gone through once.
-        let mut views: BTreeMap<&[Digest], usize> = BTreeMap::new();
-        for listed in self.list.iter().filter(|l| self.is_single(l)) {
-            *views.entry(self.view_of(listed)).or_default() += 1;
-        }
-        let mut counts: BTreeMap<&Digest, usize> = BTreeMap::new();
-        for (view, seats) in views {
-            view.iter().for_each(|order| *counts.entry(order).or_default() += seats);
+        let mut views: BTreeMap<&[u8], (&View, usize)> = BTreeMap::new();
+        for held in self.list.iter().filter(|l| self.is_single(l)).filter_map(|l| self.bundles.get(l)) {
+            let view = &held.bundle.order_view;
+            views.entry(view.as_flattened()).or_insert((view, 0)).1 += 1;
         }
         let f = usize::from(self.record.f());
+        if let (1, Some((view, seats))) = (views.len(), views.values().next()) {
+            return if *seats > f { view.iter().copied().collect() } else { BTreeSet::new() };
+        }
+        let mut counts: BTreeMap<&Digest, usize> = BTreeMap::new();
+        for (view, seats) in views.into_values() {
+            view.iter().for_each(|order| *counts.entry(order).or_default() += seats);
+        }
         counts.into_iter().filter(|(_, count)| *count > f).map(|(order, _)| *order).collect()
     }
 
@@ -110,13 +120,26 @@ impl Clearing<'_> {
         beacon: &Digest,
         open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
     ) -> (AwardTable, Vec<Cleared>) {
-        let mut views = BTreeMap::new();
-        let plain: Opened = self.list.iter().map(|l| (*l, self.plaintext(l, &mut views, &open))).collect();
+        self.with_input(candidates, beacon, open, |input, plain| {
+            let cleared = clear(input);
+            (self.table(beacon, plain, &cleared), cleared)
+        })
+    }
+
+    /// Opens every admitted bundle and gives the inputs of clearing to `use_it`.
+    fn with_input<R>(
+        &self,
+        candidates: &BTreeSet<Digest>,
+        beacon: &Digest,
+        open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
+        use_it: impl FnOnce(&ClearingInput<'_>, &Opened<'_>) -> R,
+    ) -> R {
+        let plain: Opened<'_> = self.list.iter().map(|l| (*l, self.read(l, &open))).collect();
         let garbage: BTreeSet<u16> = plain.iter().filter(|(_, p)| p.is_none()).map(|(l, _)| l.seat).collect();
-        let bundles: Vec<OpenedBundle> =
-            plain.iter().filter_map(|(l, p)| Some(self.opened(l, &p.as_ref()?.0))).collect();
+        let bundles: Vec<OpenedBundle<'_>> =
+            plain.iter().filter_map(|(l, p)| Some(self.opened(l, p.as_ref()?))).collect();
         let orders = self.orders_to_clear(candidates, beacon, &open);
-        let cleared = clear(&ClearingInput {
+        let input = ClearingInput {
             rules: &self.record.clearing,
             beacon,
             expires_ms: self.record.params.expiry(self.round),
@@ -124,17 +147,13 @@ impl Clearing<'_> {
             orders: &orders,
             bundles: &bundles,
             garbage: &garbage,
-        });
-        (self.table(beacon, &plain, &cleared), cleared)
+        };
+        use_it(&input, &plain)
     }
 
     /// Whether a seat has one version only in the list.
     fn is_single(&self, listed: &Listed) -> bool {
         self.list.iter().filter(|l| l.seat == listed.seat).count() == 1
-    }
-
-    fn view_of(&self, listed: &Listed) -> &[Digest] {
-        self.bundles.get(listed).map(|h| h.bundle.order_view.as_slice()).unwrap_or_default()
     }
 
     /// The listed orders that this round may award at all, with their ceilings.
@@ -149,6 +168,7 @@ impl Clearing<'_> {
         let orders: Vec<(&Digest, &Order)> = candidates
             .iter()
             .filter_map(|digest| self.orders.get_key_value(digest))
+            .map(|(digest, order)| (digest, order.as_ref()))
             .filter(|(_, order)| order.market == self.record.market && may_list(order, self.round, t0, step))
             .collect();
         // Rules that do not know terms give these orders to nobody, whatever their ceilings are.
@@ -172,44 +192,38 @@ impl Clearing<'_> {
         orders.into_iter().map(listed).collect()
     }
 
-    /// One bundle's plaintext and its digest; none for anything unreadable and for seats with two versions. `views` has
-    /// the digests of the order views met so far.
-    fn plaintext<'b>(
-        &'b self,
-        listed: &Listed,
-        views: &mut BTreeMap<&'b [Digest], Digest>,
-        open: &impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
-    ) -> Option<(Plaintext, Digest)> {
+    /// What is in one bundle; none for anything unreadable and for seats with two versions.
+    fn read(&self, listed: &Listed, open: &impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>) -> Option<Read<'_>> {
         if !self.is_single(listed) {
             return None;
         }
         let held = self.bundles.get(listed)?;
-        let view = held.bundle.order_view.as_slice();
-        let view_digest = *views.entry(view).or_insert_with(|| view_digest(view));
-        let header = seal_header_of(self.record, &held.header, &view_digest);
+        let view = &held.bundle.order_view;
+        let header = seal_header(self.record, &held.header, view);
         let sealed = Sealed { u: held.bundle.u, v: held.bundle.v, payload: held.bundle.payload.clone() };
         let bytes = open(&header, &sealed)?;
         let plain = Plaintext::from_padded(&bytes, view.len()).ok()?;
         // A plaintext has one encoding: these bytes are it.
         let digest = tagged_hash("VENDUE-V1-PLAINTEXT", &[&bytes]);
-        plain.is_known_to(&self.record.clearing).then_some((plain, digest))
+        plain.is_known_to(&self.record.clearing).then_some(Read { plain, digest, view })
     }
 
-    fn opened(&self, listed: &Listed, plain: &Plaintext) -> OpenedBundle {
+    fn opened<'b>(&'b self, listed: &Listed, read: &'b Read<'_>) -> OpenedBundle<'b> {
         OpenedBundle {
             seat: listed.seat,
-            provider: self.record.seat(listed.seat).map(|s| s.provider.clone()).unwrap_or_default(),
-            capacity: plain.capacity.clone(),
-            records: plain.records_for(self.view_of(listed)),
+            provider: self.record.seat(listed.seat).map(|s| s.provider.as_str()).unwrap_or_default(),
+            capacity: &read.plain.capacity,
+            orders: read.view,
+            records: &read.plain.records,
         }
     }
 
     /// The leaves under the award root.
-    fn table(&self, beacon: &Digest, plain: &Opened, cleared: &[Cleared]) -> AwardTable {
+    fn table(&self, beacon: &Digest, plain: &Opened<'_>, cleared: &[Cleared]) -> AwardTable {
         let mut leaves =
             vec![Leaf::Set(self.set), Leaf::Beacon(tagged_hash("VENDUE-V1-BEACON-LEAF", &[beacon]))];
         leaves.extend(plain.iter().map(|(bundle, plain)| match plain {
-            Some((_, plaintext)) => Leaf::Opened { bundle: *bundle, plaintext: *plaintext },
+            Some(read) => Leaf::Opened { bundle: *bundle, plaintext: read.digest },
             None => Leaf::Garbage(*bundle),
         }));
         // The first of a seat.

@@ -3,7 +3,7 @@
 //! The state machine is generic over [`Crypto`], so a stand-in for tests is another type and can never be switched
 //! on in a real build.
 
-use crate::evidence;
+use crate::evidence::{self, Field, Struct};
 use crate::keys::{HomeKeys, SeatKeys};
 use crate::record::MarketRecord;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub trait Scheme {
     /// A verified combined signature.
     type Opened: Clone;
 
+    /// The hash that evidence signatures are over: of a struct in a market's domain.
+    fn typed_hash(market: &Digest, what: Struct, fields: &[Field<'_>]) -> Digest;
     /// Whether an evidence signature is by `key`.
     fn verify_signature(hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool;
     /// Whether a vote is by `key`.
@@ -38,6 +40,9 @@ pub struct Curves;
 impl Scheme for Curves {
     type Opened = Combined;
 
+    fn typed_hash(market: &Digest, what: Struct, fields: &[Field<'_>]) -> Digest {
+        evidence::typed_hash(market, what, fields)
+    }
     fn verify_signature(hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool {
         evidence::verify(hash, signature, key).is_ok()
     }

@@ -5,7 +5,7 @@
 //! faulty for what another honest seat would have taken for justified.
 
 use crate::crypto::{Crypto, Scheme};
-use crate::evidence::{new_view_hash, set_hash};
+use crate::evidence::{new_view_hash_by, set_hash_by};
 use crate::merkle;
 use crate::record::MarketRecord;
 use crate::wire::{
@@ -19,6 +19,9 @@ use vendue_market::{Digest, tagged_hash};
 
 /// Somebody who can check signatures, and may have checked some before.
 pub(crate) trait Checks {
+    /// What the signatures are of.
+    type Scheme: Scheme;
+
     /// The market.
     fn record(&self) -> &MarketRecord;
     /// Whether an evidence signature is the seat's.
@@ -47,6 +50,8 @@ impl<'a, S> ByRecord<'a, S> {
 }
 
 impl<S: Scheme> Checks for ByRecord<'_, S> {
+    type Scheme = S;
+
     fn record(&self) -> &MarketRecord {
         self.0
     }
@@ -71,6 +76,8 @@ pub(crate) struct ByRound<'a, C> {
 }
 
 impl<C: Crypto> Checks for ByRound<'_, C> {
+    type Scheme = C::Scheme;
+
     fn record(&self) -> &MarketRecord {
         self.record
     }
@@ -192,11 +199,11 @@ pub(crate) fn full(c: &impl Checks, round: u64, seat: u16, set: &SetMsg) -> bool
     c.vote(seat, &vote_message(c.record(), round, VoteWord::Full, 0, &digest), full)
 }
 
-fn shown_set(c: &impl Checks, header: &Header, shown: &ShownSet) -> bool {
+fn shown_set<C: Checks>(c: &C, header: &Header, shown: &ShownSet) -> bool {
     if c.knows_set(shown) {
         return true;
     }
-    let hash = set_hash(&c.record().market, header, shown);
+    let hash = set_hash_by::<C::Scheme>(&c.record().market, header, shown);
     c.signed(shown.seat, &hash, &shown.signature) && full(c, header.round, shown.seat, &shown.set)
 }
 
@@ -220,7 +227,7 @@ fn brings(c: &impl Checks, round: u64, view: u32, a: Option<&Admitted>) -> bool 
 }
 
 /// What the NEWVIEWs of a proposal lead to; none when it is not what it proposes, or they are not good or too few.
-pub(crate) fn proposal(c: &impl Checks, header: &Header, propose: &Propose) -> Option<Derived> {
+pub(crate) fn proposal<C: Checks>(c: &C, header: &Header, propose: &Propose) -> Option<Derived> {
     let record = c.record();
     if header.seat != proposer(record, header.round, propose.view)
         || propose.views.len() < usize::from(record.q())
@@ -229,10 +236,10 @@ pub(crate) fn proposal(c: &impl Checks, header: &Header, propose: &Propose) -> O
     }
     let sets_good = propose.sets.iter().all(|s| shown_set(c, header, s));
     let views_good = || {
-        let brought = propose.brought(|s| set_hash(&record.market, header, s));
+        let brought = propose.brought(|s| set_hash_by::<C::Scheme>(&record.market, header, s));
         brought.into_iter().all(|(seat, admitted, sets, signature)| {
             let header = Header { kind: Kind::NewView, seat, ..*header };
-            let hash = new_view_hash(&record.market, &header, propose.view, admitted, &sets);
+            let hash = new_view_hash_by::<C::Scheme>(&record.market, &header, propose.view, admitted, &sets);
             brings(c, header.round, propose.view, admitted) && c.signed(seat, &hash, signature)
         })
     };

@@ -201,7 +201,7 @@ pub(crate) fn check_public_keys(record: &MarketRecord) -> Result<(), RecordError
     check_seal_key(&record.seal_key).map_err(refuse(0, "epoch seal key"))?;
     for seat in &record.seats {
         check_seal_key(&seat.seal_share_key).map_err(refuse(seat.index, "seal share key"))?;
-        let context = possession_context(&record.market, record.epoch, seat.index, &seat.peer_id);
+        let context = possession_context(&record.market, record.proofs_epoch(), seat.index, &seat.peer_id);
         check_vote_key(&seat.vote_key, &seat.vote_key_proof, &context)
             .map_err(refuse(seat.index, "vote key"))?;
     }
@@ -281,6 +281,7 @@ pub fn deal_with<R: RngCore + CryptoRng>(
         rules_hash: rules_hash_of(clearing.version),
         clearing,
         key_origin: KeyOrigin::InsecureDealer,
+        generation: None,
     };
     record.validate()?;
     let issuer = evidence_key(rng)?;

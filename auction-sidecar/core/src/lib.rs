@@ -30,6 +30,7 @@ pub mod award;
 pub mod crypto;
 pub mod evidence;
 pub mod frames;
+pub mod keygen;
 pub mod keys;
 pub mod log;
 pub mod merkle;
@@ -64,5 +65,5 @@ pub use keys::{
 pub use params::{ParamError, Params};
 pub use plaintext::Plaintext;
 pub use record::{HomeRecord, KeyOrigin, MarketRecord, Peer, RecordError, SeatRecord, SignedMarketRecord};
-pub use round::{RecallError, Round, RoundDecided, RoundInput, RoundOutput};
+pub use round::{KeyStep, RecallError, Round, RoundDecided, RoundInput, RoundOutput};
 pub use seat::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, Seat, SeatInput, SeatOutput};

@@ -10,7 +10,8 @@ use vendue_market::encode::{DecodeError, Reader, Writer, hex_array};
 /// Most leaves of a tree.
 pub const MAX_LEAVES: u32 = 1 << 20;
 
-fn leaf_hash(leaf: &[u8]) -> Digest {
+/// What a leaf is in a tree.
+pub(crate) fn leaf_hash(leaf: &[u8]) -> Digest {
     Sha256::new().chain_update([0]).chain_update(leaf).finalize().into()
 }
 fn node_hash(left: &Digest, right: &Digest) -> Digest {
@@ -33,6 +34,7 @@ fn level_up(level: &[Digest]) -> Vec<Digest> {
 }
 
 /// A whole tree: every node is hashed once, however many paths are taken from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     /// The leaves' hashes first, the top last; never empty.
     levels: Vec<Vec<Digest>>,
@@ -41,8 +43,12 @@ pub struct Tree {
 impl Tree {
     /// The tree over leaves.
     pub fn new(leaves: &[Vec<u8>]) -> Self {
-        let mut levels = vec![];
-        let mut level: Vec<Digest> = leaves.iter().map(|l| leaf_hash(l)).collect();
+        Self::of(leaves.iter().map(|l| leaf_hash(l)).collect())
+    }
+
+    /// The tree over leaves that are hashed already.
+    pub(crate) fn of(hashes: Vec<Digest>) -> Self {
+        let (mut levels, mut level) = (vec![], hashes);
         while level.len() > 1 {
             let up = level_up(&level);
             levels.push(std::mem::replace(&mut level, up));
@@ -61,13 +67,27 @@ impl Tree {
         root_hash(self.count(), top.unwrap_or(&[0; 32]))
     }
 
+    /// The siblings from the leaf at `index` up.
+    fn siblings(&self, index: usize) -> impl Iterator<Item = &Digest> + Clone {
+        let below_top = self.levels.len().saturating_sub(1);
+        let levels = self.levels.iter().take(below_top).enumerate();
+        levels.filter_map(move |(height, level)| level.get((index >> height) ^ 1))
+    }
+
     /// The path of the leaf at `index`; `None` beyond the last.
     pub fn path(&self, index: usize) -> Option<Path> {
         self.levels.first()?.get(index)?;
-        let sibling = |(height, level): (usize, &Vec<Digest>)| level.get((index >> height) ^ 1).copied();
-        let below_top = self.levels.len().saturating_sub(1);
-        let siblings = self.levels.iter().take(below_top).enumerate().filter_map(sibling).map(HexDigest);
-        Some(Path { index: index as u32, count: self.count(), siblings: siblings.collect() })
+        let siblings = self.siblings(index).copied().map(HexDigest).collect();
+        Some(Path { index: index as u32, count: self.count(), siblings })
+    }
+
+    /// Appends the bytes of a path that is not made.
+    pub(crate) fn write_path(&self, index: usize, w: &mut Writer) {
+        let siblings = self.siblings(index);
+        w.u32(index as u32).u32(self.count()).u32(siblings.clone().count() as u32);
+        siblings.for_each(|sibling| {
+            w.raw(sibling);
+        });
     }
 }
 

@@ -4,9 +4,7 @@
 //! terms is a record of its own kind; one without keeps the form that it always had.
 
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
-use vendue_market::{
-    BidTerms, ClearingRules, Digest, MAX_OFFERS, OfferCapacity, Price, Reason, Record, RecordKind,
-};
+use vendue_market::{BidTerms, ClearingRules, MAX_OFFERS, OfferCapacity, Price, Reason, RecordKind};
 
 const VERSION: u8 = 1;
 const SMALLEST: usize = 256;
@@ -89,16 +87,20 @@ impl Plaintext {
         }
         let capacity = r.list("offers", MAX_OFFERS, OfferCapacity::read)?;
         let offers = capacity.len();
-        let records = r.list("records", orders, |r| match read_record(r)? {
-            RecordKind::Bid { spec, .. } if usize::from(spec) >= offers => {
-                Err(DecodeError::Invalid("offer of a bid"))
-            }
-            record => Ok(record),
-        })?;
-        r.end()?;
-        if records.len() != orders {
+        if r.count("records", orders)? != orders {
             return Err(DecodeError::Invalid("number of records"));
         }
+        // As many as there can be: a record has two bytes at least.
+        let mut records = Vec::with_capacity(orders.min(r.rest().len() / 2));
+        for _ in 0..orders {
+            match read_record(&mut r)? {
+                RecordKind::Bid { spec, .. } if usize::from(spec) >= offers => {
+                    return Err(DecodeError::Invalid("offer of a bid"));
+                }
+                record => records.push(record),
+            }
+        }
+        r.end()?;
         Ok(Self { capacity, records })
     }
 
@@ -108,15 +110,6 @@ impl Plaintext {
             RecordKind::Bid { terms, .. } => rules.know_bid(terms),
             RecordKind::NoBid(_) => true,
         })
-    }
-
-    /// The records with the orders that they are about.
-    pub(crate) fn records_for(&self, order_view: &[Digest]) -> Vec<Record> {
-        order_view
-            .iter()
-            .zip(&self.records)
-            .map(|(order, kind)| Record { order: *order, kind: *kind })
-            .collect()
     }
 }
 

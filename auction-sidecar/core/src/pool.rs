@@ -2,6 +2,7 @@
 
 use crate::params::Params;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use vendue_market::{Digest, Order};
 
 /// Most open orders of one home.
@@ -16,7 +17,7 @@ const CLOSED_FOR_MS: u64 = 24 * 3600 * 1000;
 /// An order that a seat holds.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
-    pub order: Order,
+    pub order: Arc<Order>,
     pub signature: [u8; 65],
     pub home: u16,
     pub received_ms: u64,
@@ -250,7 +251,7 @@ mod tests {
         fill(&mut pool, 0);
         let order = Order { expires_ms: 30_000, ..mk_order() };
         let digest = order.digest();
-        pool.insert(digest, Known { order, signature: [0; 65], home: 1, received_ms: 0 });
+        pool.insert(digest, known(&order));
         pool.close(digest, 1, Closed::Cancelled, 2_000, &PARAMS);
         fill(&mut pool, 100_000);
         assert!(pool.body(&digest).is_some(), "its round would never be decided");
@@ -269,7 +270,7 @@ mod tests {
         }
         let order = mk_order();
         let digest = order.digest();
-        pool.insert(digest, Known { order, signature: [0; 65], home: 1, received_ms: 0 });
+        pool.insert(digest, known(&order));
         pool.close(digest, 1, Closed::Taken(2), 2_000, &PARAMS);
         assert_eq!((pool.open_orders(), pool.closed(&digest, 1)), (0, Some(Closed::Taken(2))));
         assert_eq!(pool.closed(&[0; 32], 1), None, "the one that ends first is forgotten");
@@ -279,7 +280,7 @@ mod tests {
     const P: Params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 0, handover_ms: 5000 };
 
     fn known(order: &Order) -> Known {
-        Known { order: order.clone(), signature: [0; 65], home: 1, received_ms: 0 }
+        Known { order: Arc::new(order.clone()), signature: [0; 65], home: 1, received_ms: 0 }
     }
 
     fn early(before: &Order, round: u64, first_round: u64) -> Order {

@@ -5,6 +5,7 @@
 //! clearing may know of a seat beyond its bundle stands here too, so that a record is all that clearing again takes.
 
 use crate::evidence::{EvidenceError, recover};
+use crate::keygen::Generation;
 use crate::params::{ParamError, Params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -96,6 +97,9 @@ pub struct MarketRecord {
     pub clearing: ClearingRules,
     /// Where the keys come from.
     pub key_origin: KeyOrigin,
+    /// How the seats generated the keys, where they did so for this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
 }
 
 /// A member of the market as the transport sees it.
@@ -187,6 +191,10 @@ impl MarketRecord {
         let seat = self.seats.iter().find(|s| s.peer_id == peer_id).map(|s| Peer::Seat(s.index));
         seat.or_else(|| self.homes.iter().position(|h| h.peer_id == peer_id).map(|i| Peer::Home(i as u16)))
     }
+    /// The epoch for which the vote keys were proven: they stay when the seal key changes.
+    pub fn proofs_epoch(&self) -> u32 {
+        self.generation.as_ref().map_or(self.epoch, |made| made.proofs_epoch)
+    }
     /// The first 8 bytes of the market id, as headers carry it.
     pub fn short_id(&self) -> [u8; 8] {
         let [a, b, c, d, e, f, g, h, ..] = self.market;
@@ -215,6 +223,9 @@ impl MarketRecord {
         }
         if !self.seats.iter().enumerate().all(|(i, s)| usize::from(s.index) == i) {
             return Err(RecordError::Inconsistent("seats are not numbered from 0"));
+        }
+        if self.generation.is_some() && self.key_origin != KeyOrigin::Distributed {
+            return Err(RecordError::Inconsistent("generated keys are said to be a dealer's"));
         }
         self.clearing.check(self.n())?;
         if self.rules_hash != rules_hash_of(self.clearing.version) {

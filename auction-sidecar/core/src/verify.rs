@@ -4,10 +4,10 @@
 
 use crate::award::{AwardFile, AwardProof, Certificate};
 use crate::crypto::{Curves, Scheme};
-use crate::evidence::order_hash;
+use crate::evidence::named_order_hash_by;
 use crate::record::MarketRecord;
 use crate::wire::{VoteWord, vote_bytes};
-use vendue_market::{Award, Order, Outcome};
+use vendue_market::{Award, Digest, Order, Outcome};
 
 /// Which check failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,10 +144,21 @@ pub fn outcome(
     proof: &AwardProof,
     order: &Order,
 ) -> Result<(), VerifyError> {
+    named_outcome(record, certificate, proof, order, &order.digest())
+}
+
+/// [`outcome`] where the order's digest is known.
+pub(crate) fn named_outcome(
+    record: &MarketRecord,
+    certificate: &Certificate,
+    proof: &AwardProof,
+    order: &Order,
+    digest: &Digest,
+) -> Result<(), VerifyError> {
     if order.market != record.market {
         return Err(VerifyError::OrderMarket);
     }
-    if proof.leaf.order != order.digest() {
+    if proof.leaf.order != *digest {
         return Err(VerifyError::OrderMismatch);
     }
     if !order.may_be_listed_in(certificate.round, record.params.order_step()) {
@@ -224,11 +235,22 @@ pub fn order_by<S: Scheme>(
     order: &Order,
     signature: &[u8; 65],
 ) -> Result<u16, VerifyError> {
+    named_order_by::<S>(record, order, &order.digest(), signature)
+}
+
+/// [`order_by`] where the order's digest is known.
+pub(crate) fn named_order_by<S: Scheme>(
+    record: &MarketRecord,
+    order: &Order,
+    digest: &Digest,
+    signature: &[u8; 65],
+) -> Result<u16, VerifyError> {
     if order.market != record.market {
         return Err(VerifyError::OrderMarket);
     }
     let home = record.home_of_key(&order.user_key).ok_or(VerifyError::UnknownHome)?;
-    let good = S::verify_signature(&order_hash(&record.market, order), signature, &order.user_key);
+    let good =
+        S::verify_signature(&named_order_hash_by::<S>(&record.market, digest), signature, &order.user_key);
     if good { Ok(home) } else { Err(VerifyError::OrderSignature) }
 }
 

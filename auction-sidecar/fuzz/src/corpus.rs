@@ -13,8 +13,9 @@ use crate::targets::SIZES;
 use crate::termed::termed;
 use std::collections::BTreeMap;
 use vendue_auction_core::award::CertificateFile;
+use vendue_auction_core::keygen::Generation;
 use vendue_auction_core::wire::*;
-use vendue_auction_core::{AwardProof, Plaintext};
+use vendue_auction_core::{AwardProof, KeyOrigin, MarketRecord, Plaintext};
 use vendue_market::encode::Canonical;
 use vendue_market::{
     AcceptRules, BidTerms, Cost, Digest, Offer, OfferCapacity, Order, Outcome, Price, Reason, RecordKind,
@@ -24,6 +25,23 @@ use vendue_receipts::{Chain, UsageRecord};
 use vendue_sealed_bid::{MultiVote, SignerSet};
 
 type Inputs = Vec<Vec<u8>>;
+
+/// Records with and without tables, and with word of how the keys were made.
+fn market_records() -> Inputs {
+    let record = &*fixture().record;
+    let certificate = fixture().decided.first().map(|decided| CertificateFile::from(&decided.certificate));
+    let generated = certificate.map(|certificate| Generation {
+        start_ms: 1,
+        refresh: false,
+        proofs_epoch: record.epoch,
+        first_round: 9,
+        set: [1; 32],
+        certificate,
+    });
+    let with_generation =
+        MarketRecord { generation: generated, key_origin: KeyOrigin::Distributed, ..record.clone() };
+    vec![json(record), json(&fixture().signed_with_tables.record), json(&with_generation)]
+}
 
 /// Inputs of the target with this name; none for a name that is no target's.
 pub fn seeds(target: &str) -> Inputs {
@@ -42,7 +60,7 @@ pub fn seeds(target: &str) -> Inputs {
         "certificate_file" | "certificate_verify" => certificates(),
         "award_file" => fixture().award_files().iter().map(json).collect(),
         "market_record" => vec![json(&fixture().signed), json(&fixture().signed_with_tables)],
-        "market_record_keys" => vec![json(&*fixture().record), json(&fixture().signed_with_tables.record)],
+        "market_record_keys" => market_records(),
         "fault_proof" => fixture().proofs.iter().map(json).collect(),
         "fault_proof_message" => agreement().collect(),
         "fault_proof_double" => doubles(),
@@ -254,6 +272,9 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Reply(Reply::Set(listed)),
         Body::Reply(Reply::TwoBundles { seat: 1, versions: [([1; 32], [2; 65]), ([3; 32], [4; 65])] }),
         Body::Propose(crowded_proposal()),
+        Body::DealKey(DealKeyMsg { key: [1; 48] }),
+        Body::Deal(Deal { dealing: vec![1, 2, 3] }),
+        Body::Acks(Acks { held: (0..4).map(|seat| [seat; 32]).collect() }),
     ];
     let orders = orders().into_iter().skip(1).map(|order| Body::Order(OrderMsg { order }));
     let mut all: BTreeMap<Kind, Inputs> = BTreeMap::new();
@@ -339,7 +360,8 @@ fn dkg(target: &str) -> Option<Inputs> {
     let g = generation();
     Some(match target {
         "dkg_dealing" => g.dealings.clone(),
-        "dkg_log" => g.logs.clone(),
+        "dkg_contribution" => g.contributions.clone(),
+        "dkg_recipient_key" => g.deals.iter().filter_map(|d| Some(d.public_key().ok()?.to_vec())).collect(),
         "dkg_key_set" => vec![g.keys.to_bytes()],
         "dkg_split" => g.splits.clone(),
         "dkg_part" => g.parts.clone(),

@@ -3,7 +3,7 @@
 //! Inputs: none but fixed seeds. Outputs: keys, messages, certificates, awards and fault proofs. Invariant: the same in
 //! every process, so that a corpus made by one fits another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use vendue_auction_core::evidence::{EvidenceKey, message_hash, record_hash};
 use vendue_auction_core::proof::FaultProof;
@@ -15,7 +15,8 @@ use vendue_auction_core::{
 use vendue_auction_sim::{Config, Deviation, Event, Hold, KindName, World, offer, requirements};
 use vendue_market::{ClearingRules, Digest, Offer, Order, ScoreWeights, SeatFacts};
 use vendue_sealed_bid::dkg::{
-    DealKey, Dealer, DealerSeed, KeySet, Log, Part, Player, Purpose, Recovery, Setup, Split, outcome,
+    DealKey, Dealer, DealerSeed, Dealing, KeySet, Members, Part, Player, Purpose, RecipientKey, Recovery,
+    Setup, Split,
 };
 use vendue_sealed_bid::{
     BidKey, Combined, Deal, PossessionContext, RoundId, SealShare, Sealed, VoteKey, VoteKeyClaim, VoteKeySet,
@@ -347,15 +348,17 @@ pub fn sealing() -> &'static Sealing {
 /// A key generation among four seats, and the recovery of seat 0's share.
 pub struct Generation {
     /// The setup.
-    pub setup: Setup,
+    pub setup: Arc<Setup>,
     /// Vote keys by seat.
     pub votes: Vec<VoteKey>,
     /// Deal keys by seat.
     pub deals: Vec<DealKey>,
-    /// Dealings to seat 1, by dealer.
+    /// Who they are.
+    pub members: Members,
+    /// Dealings by dealer; seat 3 gets no value.
     pub dealings: Vec<Vec<u8>>,
-    /// Logs by dealer; seat 3 has acknowledged none.
-    pub logs: Vec<Vec<u8>>,
+    /// Contributions by seat; each reveals seat 3's value.
+    pub contributions: Vec<Vec<u8>>,
     /// The key.
     pub keys: KeySet,
     /// Splits of the helpers 1 to 3.
@@ -370,29 +373,33 @@ impl Generation {
         let deals: Vec<DealKey> = (0..4).map(|s| DealKey::generate(&secret(4, s)).expect("a key")).collect();
         let seeds: Vec<DealerSeed> = (0..4).map(|s| DealerSeed::from_bytes(&secret(5, s))).collect();
         let public: Vec<[u8; 48]> = deals.iter().map(|k| k.public_key().expect("a key")).collect();
-        let setup = Setup::new(Purpose::Key, &MARKET, 2, 0, vote_keys(&votes).2, &public).expect("a setup");
-        let mut players: Vec<Player<'_>> = (0u16..4)
-            .zip(votes.iter().zip(&deals))
-            .map(|(seat, (vote, deal))| Player::new(&setup, seat, vote, deal).expect("the seat's keys"))
-            .collect();
-        let (mut dealings, mut logs) = (vec![], vec![]);
-        for (seat, (seed, vote)) in (0u16..4).zip(seeds.iter().zip(&votes)) {
-            let mut dealer = Dealer::new(&setup, seat, seed, vote).expect("the seat's keys");
-            dealings.push(dealer.dealing(1).expect("a dealing"));
-            for (to, player) in (0u16..).zip(&mut players) {
-                let (_, ack) =
-                    player.receive(&dealer.dealing(to).expect("a dealing")).expect("a good dealing");
-                if to < 3 {
-                    dealer.acknowledge(to, &ack).expect("a good word");
-                }
+        let setup = Arc::new(Setup::new(Purpose::Key, &MARKET, 4).expect("a setup"));
+        let members = Members::new(vote_keys(&votes).2, &public).expect("members");
+        let mut to: Vec<Option<RecipientKey>> =
+            public.iter().map(|k| Some(RecipientKey::from_bytes(k).expect("a key"))).collect();
+        to[3] = None;
+        let dealer = |(seat, seed)| Dealer::new(&setup, seat, seed).expect("a dealer");
+        let dealers: Vec<Dealer> = (0u16..4).zip(&seeds).map(dealer).collect();
+        let dealings: Vec<Dealing> = dealers.iter().map(|d| d.dealing(&to).expect("a dealing")).collect();
+        let (mut players, mut contributions) = (vec![], BTreeMap::new());
+        for (seat, (dealer, deal)) in (0u16..4).zip(dealers.iter().zip(&deals)) {
+            let mut player = Player::new(&setup, seat, deal).expect("a player");
+            for dealing in &dealings {
+                assert_eq!(player.receive(dealing.clone(), deal).is_ok(), seat < 3);
             }
-            logs.push(dealer.log().expect("a log"));
+            assert!(player.check(deal).expect("a check").is_empty());
+            let said = dealer.contribution(player.acks(), &[3].into()).expect("a contribution");
+            contributions.insert(seat, said);
+            players.push(player);
         }
-        let read: Vec<Log> = logs.iter().map(|l| Log::verify(&setup, l).expect("a good log")).collect();
-        let keys = outcome(&setup, &read).expect("a key").keys;
-        let shares: Vec<SealShare> = players.iter().map(|p| p.share(&read).expect("a share").1).collect();
-        drop(players);
-        let mut made = Self { setup, votes, deals, dealings, logs, keys, splits: vec![], parts: vec![] };
+        let finished: Vec<_> =
+            players.iter().map(|p| p.finish(&contributions, None).expect("a share")).collect();
+        let keys = finished[0].0.keys.clone();
+        let shares: Vec<SealShare> = finished.into_iter().map(|(_, share)| share).collect();
+        let dealings = dealings.iter().map(Dealing::to_bytes).collect();
+        let contributions = contributions.values().map(|c| c.to_bytes(&setup)).collect();
+        let (splits, parts) = (vec![], vec![]);
+        let mut made = Self { setup, votes, deals, members, dealings, contributions, keys, splits, parts };
         made.recover(&shares, &seeds);
         made
     }
@@ -416,7 +423,7 @@ impl Generation {
 
     /// The recovery of seat 0's share.
     pub fn recovery(&self) -> Recovery<'_> {
-        Recovery::new(&self.setup, &self.keys, 0, 0, &[1, 2, 3]).expect("a recovery")
+        Recovery::new(&self.setup, &self.members, &self.keys, 0, 0, &[1, 2, 3]).expect("a recovery")
     }
 
     /// The splits, read.

@@ -19,6 +19,11 @@ pub(crate) struct G2(blst_p2_affine);
 #[derive(Clone, Copy)]
 pub(crate) struct G1Sum(blst_p1);
 
+/// A public point of the whole curve that G1 is a subgroup of, not the identity. It stands for its multiple by the
+/// effective cofactor, which is in G1: whoever follows from it anything multiplies by that ([`G1Sum::clear`]).
+#[derive(Clone, Copy)]
+pub(crate) struct CurvePoint(blst_p1_affine);
+
 /// A public point of G2 on its way through additions; it may be the identity.
 #[derive(Clone, Copy)]
 pub(crate) struct G2Sum(blst_p2);
@@ -107,6 +112,60 @@ impl G1 {
     }
 }
 
+/// The effective cofactor of G1, 1 - z (RFC 9380, section 8.8.1): this multiple of any point of the curve is in G1, and
+/// it is prime to the order of G1, so it loses nothing there.
+const COFACTOR: u64 = 0xd201_0000_0001_0001;
+
+impl CurvePoint {
+    /// Decodes an uncompressed point: on the curve, not the identity, in the one encoding.
+    pub(crate) fn from_bytes(bytes: &[u8; 96]) -> Option<Self> {
+        let mut p = blst_p1_affine::default();
+        // With one of the upper bits set it is another encoding, which blst would take too.
+        let plain = bytes.first().is_some_and(|first| first & 0xe0 == 0);
+        // SAFETY: `bytes` holds the 96 bytes that are read; `p` is written whole.
+        let ok = plain
+            && unsafe {
+                blst_p1_deserialize(&mut p, bytes.as_ptr()) == BLST_ERROR::BLST_SUCCESS
+                    && !blst_p1_affine_is_inf(&p)
+            };
+        ok.then_some(Self(p))
+    }
+
+    /// The uncompressed point.
+    pub(crate) fn to_bytes(self) -> [u8; 96] {
+        let mut out = [0; 96];
+        // SAFETY: `out` has the 96 bytes that are written.
+        unsafe { blst_p1_affine_serialize(out.as_mut_ptr(), &self.0) };
+        out
+    }
+
+    /// A secret times the point's multiple by the effective cofactor; `None` for the identity.
+    pub(crate) fn clear_mul(&self, scalar: &Scalar) -> Option<G1> {
+        let (cleared, mut out) = (G1Sum::identity().plus_affine(self).clear(), blst_p1::default());
+        // SAFETY: all pointers are to live values; the scalar has the 32 bytes that 255 bits need.
+        unsafe { blst_p1_mult(&mut out, &cleared.0, scalar.0.as_ptr(), 255) };
+        G1::from_projective(&out)
+    }
+}
+
+impl From<G1> for CurvePoint {
+    fn from(point: G1) -> Self {
+        Self(point.0)
+    }
+}
+
+/// Sums as points, all at once: one inversion for all. `None` when one is the identity.
+pub(crate) fn to_points(sums: &[G1Sum]) -> Option<Vec<G1>> {
+    if sums.iter().any(G1Sum::is_identity) {
+        return None;
+    }
+    if sums.is_empty() {
+        return Some(vec![]);
+    }
+    let projective: Vec<blst_p1> = sums.iter().map(|s| s.0).collect();
+    Some(p1_affines::from(&projective).as_slice().iter().map(|p| G1(*p)).collect())
+}
+
 impl G1Sum {
     /// The identity, to which points are added.
     pub(crate) fn identity() -> Self {
@@ -121,16 +180,42 @@ impl G1Sum {
         Self(out)
     }
 
-    /// A small public number times this point, by doubling and adding.
-    pub(crate) fn times(&self, number: u32) -> Self {
+    /// This point and one of the curve.
+    pub(crate) fn plus_affine(&self, other: &CurvePoint) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: all are live values.
+        unsafe { blst_p1_add_or_double_affine(&mut out, &self.0, &other.0) };
+        Self(out)
+    }
+
+    fn double(&self) -> Self {
+        let mut out = blst_p1::default();
+        // SAFETY: both are live values.
+        unsafe { blst_p1_double(&mut out, &self.0) };
+        Self(out)
+    }
+
+    /// A public number times this point, by its non-adjacent form: digits are the bits of 3 x less those of x.
+    pub(crate) fn times(&self, number: u64) -> Self {
+        if number == 1 {
+            return *self;
+        }
+        let (one, three) = (u128::from(number), 3 * u128::from(number));
         let mut sum = Self::identity();
-        for bit in (0..u32::BITS - number.leading_zeros()).rev() {
-            sum = sum.plus(&sum);
-            if number >> bit & 1 == 1 {
-                sum = sum.plus(self);
+        for bit in (1..u128::BITS - three.leading_zeros()).rev() {
+            sum = sum.double();
+            match (three >> bit & 1, one >> bit & 1) {
+                (1, 0) => sum = sum.plus(self),
+                (0, 1) => sum = sum.minus(self),
+                _ => {}
             }
         }
         sum
+    }
+
+    /// This point's multiple by the effective cofactor, which is in G1.
+    pub(crate) fn clear(&self) -> Self {
+        self.times(COFACTOR)
     }
 
     /// The sum of public points, each times its weight.
@@ -358,6 +443,13 @@ pub(crate) fn lagrange(seats: &[u16], at: u16) -> Vec<Weight> {
 }
 
 impl Scalar {
+    /// The effective cofactor as a factor of secrets.
+    pub(crate) fn cofactor() -> Option<Self> {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().rev().zip(COFACTOR.to_le_bytes()).for_each(|(to, from)| *to = from);
+        Self::from_bendian(&bytes)
+    }
+
     /// Reduces 64 bytes modulo the group order; `None` for zero.
     pub(crate) fn from_wide(bytes: &[u8; 64]) -> Option<Self> {
         let mut scalar = blst_scalar::default();
@@ -417,6 +509,11 @@ impl Scalar {
         };
         let out = Self::take(&mut scalar);
         ok.then_some(out)
+    }
+
+    /// The same secret again, by way of bytes that are wiped.
+    pub(crate) fn copy(&self) -> Option<Self> {
+        Self::from_bendian(&self.to_bendian())
     }
 
     /// The scalar, big-endian.

@@ -3,9 +3,11 @@
 
 mod support;
 
+use sha2::{Digest, Sha256};
 use support::*;
 use vendue_sealed_bid::dkg::{
-    DealKey, Dealer, DealerSeed, DkgError, KeySet, Log, Player, Purpose, Recovery, Setup,
+    Contribution, DealKey, Dealer, DealerSeed, Dealing, DkgError, KeySet, Members, Player, RecipientKey,
+    Recovery, Setup,
 };
 use vendue_sealed_bid::*;
 
@@ -26,15 +28,7 @@ macro_rules! neither_printed_nor_cloned {
         let _ = <$secret as Never<_>>::check;
     };)*};
 }
-neither_printed_nor_cloned!(
-    SealShare,
-    VoteKey,
-    BidKey,
-    DealKey,
-    DealerSeed,
-    Dealer<'static>,
-    Player<'static>
-);
+neither_printed_nor_cloned!(SealShare, VoteKey, BidKey, DealKey, DealerSeed, Dealer, Player);
 
 #[test]
 fn the_refused_points_are_wrong_in_the_way_they_say() {
@@ -163,35 +157,29 @@ fn messages_of_key_generation() {
     let bad = bad_g1();
     let market = Market::new(4);
     let setup = market.setup();
-    let deal: Vec<_> = market.deal.iter().map(|k| k.public_key().unwrap()).collect();
+    let deal = market.deal_keys();
     refuses(&bad, "deal key", deal[3], |p| {
         let mut keys = deal.clone();
         keys[3] = *p;
-        Setup::new(Purpose::Key, &MARKET, EPOCH, 0, vote_key_set(&market.vote), &keys).is_ok()
+        Members::new(vote_key_set(&market.vote), &keys).is_ok()
     });
-    let dealing = market.dealer(&setup, 0).dealing(1).unwrap();
-    let (_, ack) = market.player(&setup, 1).receive(&dealing).unwrap();
-    refuses(&bad, "acknowledgement", ack, |p| market.dealer(&setup, 0).acknowledge(1, p).is_ok());
-    let (points, envelope) = (&dealing[37..37 + 144], &dealing[37 + 144..37 + 144 + 96]);
-    let takes = |points: &[u8], envelope: &[u8]| {
-        let dealing = market.forge_dealing(&setup, 0, 1, points, envelope);
-        market.player(&setup, 1).receive(&dealing).is_ok()
-    };
-    refuses(&bad, "envelope in a dealing", at(envelope, 0), |p| takes(points, &with(envelope, 0, p)));
-    let end = dealing.len() - 48;
-    refuses(&bad, "signature of a dealing", at(&dealing, end), |p| {
-        market.player(&setup, 1).receive(&with(&dealing, end, p)).is_ok()
+    refuses(&bad, "recipient key", deal[3], |p| RecipientKey::from_bytes(p).is_ok());
+    let dealing = market.dealing(&setup, 0).to_bytes();
+    for place in [35 + 96, points_in(&setup).end] {
+        let good: [u8; 96] = dealing[place..place + 96].try_into().unwrap();
+        refuses(&bad_curve_points(), "point of a dealing", good, |p| {
+            let mut bytes = dealing.clone();
+            bytes[place..place + 96].copy_from_slice(p);
+            Dealing::read(&setup, &bytes).is_ok()
+        });
+    }
+    let (members, (made, shares)) = (market.members(), market.generate());
+    let recovery = Recovery::new(&setup, &members, &made.keys, 0, 3, &[0, 1, 2]).unwrap();
+    let split = recovery.split(0, &shares[0], &market.seeds[0], &market.vote[0]).unwrap();
+    let place = split.len() - 48;
+    refuses(&bad, "signature of a split", at(&split, place), |p| {
+        recovery.read_split(&with(&split, place, p)).is_ok()
     });
-    let log = market.log(&setup, 0, &mut market.players(&setup), &[]);
-    refuses(&bad, "commitment in a log", at(points, 48), |p| {
-        let points = with(points, 48, p);
-        Log::verify(&setup, &market.forge_log(&setup, 0, &points, &[0, 1, 2, 3], &[])).is_ok()
-    });
-    let (acks, end) = (35 + 144 + 1, log.len() - 48);
-    refuses(&bad, "acknowledgements in a log", at(&log, acks), |p| {
-        Log::verify(&setup, &market.sign_log(&setup, 0, &with(&log[..end], acks, p))).is_ok()
-    });
-    refuses(&bad, "signature of a log", at(&log, end), |p| Log::verify(&setup, &with(&log, end, p)).is_ok());
 }
 
 #[test]
@@ -226,17 +214,19 @@ fn a_signature_of_one_domain_is_none_of_another() {
     let sign = |message: &[u8], domain: &[u8]| secret.sign(message, domain, &[]).to_bytes();
     let g1 = [VOTE_DOMAIN, POSSESSION_DOMAIN, DKG_DOMAIN, b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_"];
     let proof = [key.as_slice(), &possession(0)].concat();
-    let setup = market.setup();
-    let dealing = market.dealer(&setup, 1).dealing(0).unwrap();
-    let points = &dealing[37..37 + 144];
-    let ack = [&[2], setup.digest().as_slice(), &[0, 1], &commitment_digest(&setup, 1, points)].concat();
+    let (setup, members) = (market.setup(), market.members());
+    let (made, shares) = market.generate();
+    let recovery = Recovery::new(&setup, &members, &made.keys, 0, 3, &[0, 1, 2]).unwrap();
+    let split = recovery.split(0, &shares[0], &market.seeds[0], vote).unwrap();
+    let body = &split[..split.len() - 48];
+    let said = [&[4], recovery.digest().as_slice(), &[0, 0], Sha256::digest(body).as_slice()].concat();
     for domain in g1 {
         assert_eq!(verify_vote(&key, MESSAGE, &sign(MESSAGE, domain)), domain == VOTE_DOMAIN);
         assert_eq!(
             check_vote_key(&key, &sign(&proof, domain), &possession(0)).is_ok(),
             domain == POSSESSION_DOMAIN
         );
-        let taken = market.dealer(&setup, 1).acknowledge(0, &sign(&ack, domain)).is_ok();
+        let taken = recovery.read_split(&[body, &sign(&said, domain)].concat()).is_ok();
         assert_eq!(taken, domain == DKG_DOMAIN);
     }
     // A share of a round is signed in the domain of seals only.
@@ -266,11 +256,68 @@ fn lengths() {
         let large = [seats.to_be_bytes().as_slice(), &bytes[2..50].repeat(points)].concat();
         assert_eq!(KeySet::from_bytes(&large).err(), Some(DkgError::Seats(usize::from(seats))));
     }
-    let recovery = Recovery::new(&setup, &made.keys, 0, 3, &[0, 1, 2]).unwrap();
+    let members = market.members();
+    let recovery = Recovery::new(&setup, &members, &made.keys, 0, 3, &[0, 1, 2]).unwrap();
     let split = recovery.split(0, &shares[0], &market.seeds[0], &market.vote[0]).unwrap();
     for length in (0..split.len()).chain([split.len() + 1]) {
         let mut cut = split.clone();
         cut.resize(length, 0);
         assert!(matches!(recovery.read_split(&cut), Err(DkgError::Length { .. })), "{length} bytes");
+    }
+}
+
+#[test]
+fn dealings_and_contributions_of_every_length_and_order() {
+    let market = Market::new(4);
+    let setup = market.setup();
+    let dealing = market.dealing(&setup, 1).to_bytes();
+    assert_eq!(Dealing::read(&setup, &dealing).unwrap().to_bytes(), dealing);
+    assert_eq!(dealing.len(), Dealing::length(&setup));
+    for length in (0..dealing.len()).chain([dealing.len() + 1]) {
+        let mut cut = dealing.clone();
+        cut.resize(length, 0);
+        assert!(matches!(Dealing::read(&setup, &cut), Err(DkgError::Length { .. })), "{length} bytes");
+    }
+    let change = |at: usize| {
+        let mut bytes = dealing.clone();
+        bytes[at] ^= 4;
+        Dealing::read(&setup, &bytes).err()
+    };
+    assert_eq!(
+        (change(0), change(1)),
+        (Some(DkgError::Foreign("dealing")), Some(DkgError::Foreign("dealing")))
+    );
+    assert_eq!(change(34), Some(DkgError::UnknownSeat(5)));
+
+    let reveals = [(2, [7; 32])].into();
+    let said = Contribution { commitment: [1; 32], acks: vec![[0; 32]; 4], reveals };
+    let bytes = said.to_bytes(&setup);
+    assert_eq!(Contribution::read(&setup, &bytes).as_ref(), Ok(&said));
+    for length in (0..bytes.len()).chain([bytes.len() + 1]) {
+        let mut cut = bytes.clone();
+        cut.resize(length, 0);
+        assert!(matches!(Contribution::read(&setup, &cut), Err(DkgError::Length { .. })), "{length} bytes");
+    }
+    let read = |commitment: u8, setup: &Setup, reveals: &[u16]| {
+        let mut bytes = Contribution { commitment: [commitment; 32], ..said.clone() }.to_bytes(setup);
+        bytes.truncate(bytes.len() - 36);
+        bytes.extend((reveals.len() as u16).to_be_bytes());
+        reveals.iter().for_each(|player| bytes.extend([&player.to_be_bytes(), [7; 32].as_slice()].concat()));
+        Contribution::read(setup, &bytes).map(drop)
+    };
+    assert_eq!((read(1, &setup, &[3]), read(0, &setup, &[])), (Ok(()), Ok(())));
+    assert_eq!(read(1, &setup, &[4]), Err(DkgError::UnknownSeat(4)));
+    assert_eq!(read(1, &setup, &[1, 2]), Err(DkgError::TooManyReveals { found: 2, most: 1 }));
+    assert_eq!(read(0, &setup, &[1]), Err(DkgError::TooManyReveals { found: 1, most: 1 }));
+    let wide = Setup::new(vendue_sealed_bid::dkg::Purpose::Key, &[1; 32], 7).unwrap();
+    let said = Contribution { acks: vec![[0; 32]; 7], ..said.clone() };
+    for (players, refused) in
+        [([1, 1], Some(DkgError::Duplicate(1))), ([2, 1], Some(DkgError::Duplicate(1))), ([1, 2], None)]
+    {
+        let mut bytes = Contribution { reveals: Default::default(), ..said.clone() }.to_bytes(&wide);
+        bytes.truncate(bytes.len() - 2);
+        bytes.extend([0, 2]);
+        players.iter().for_each(|p: &u16| bytes.extend([&p.to_be_bytes(), [7; 32].as_slice()].concat()));
+        assert_eq!(Contribution::read(&wide, &bytes).err(), refused);
     }
 }

@@ -3,8 +3,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use support::*;
-use vendue_sealed_bid::dkg::{DkgError, KeySet, Log, Part, Purpose, Recovery, Setup, Split, outcome};
+use vendue_sealed_bid::dkg::{
+    Dealing, DkgError, KeySet, Members, Part, Purpose, Recovery, Setup, Split, outcome,
+};
 use vendue_sealed_bid::*;
 
 #[test]
@@ -48,9 +51,7 @@ fn a_refresh_keeps_the_key_and_changes_every_share() {
 #[test]
 fn a_new_epoch_has_a_new_key_that_old_shares_do_not_open() {
     let market = Market::new(4);
-    let deal: Vec<_> = market.deal.iter().map(|k| k.public_key().unwrap()).collect();
-    let votes = vote_key_set(&market.vote);
-    let setup = Setup::new(Purpose::Key, &MARKET, EPOCH + 1, 0, votes, &deal).unwrap();
+    let setup = market.setup_in(Purpose::Key, EPOCH + 1, 0);
     let (before, old) = market.generate();
     let (after, new) = market.run(&setup, &[0, 1, 2, 3], None);
     assert_ne!(after.keys.seal_key(), before.keys.seal_key());
@@ -69,34 +70,33 @@ fn a_refresh_takes_sharings_of_zero_for_its_own_key_only() {
     let market = Market::new(4);
     let (made, shares) = market.generate();
     let setup = market.setup_for(Purpose::Refresh(made.keys.clone()), 0);
-    // The log of a new key has one point more.
+    // The dealing of a new key has one point more, and is of another setup.
     let key = market.setup();
-    let log = market.log(&key, 0, &mut market.players(&key), &[]);
-    assert!(matches!(Log::verify(&setup, &log), Err(DkgError::Length { .. } | DkgError::Foreign(_))));
-    // Signed for the refresh, a sharing of something else than zero does not account for anybody: two points are read,
-    // and a share of the polynomial with a constant term is not on what they commit to.
-    let revealing = market.log(&key, 0, &mut market.players(&key), &[3]);
-    let share: [u8; 32] = revealing[revealing.len() - 80..revealing.len() - 48].try_into().unwrap();
-    let points = points_of(&key, &log);
-    let forged = market.forge_log(&setup, 0, &points[48..], &[0, 1, 2], &[share]);
-    assert_eq!(Log::verify(&setup, &forged).err(), Some(DkgError::Share { from: 0, to: 3 }));
+    let dealing = market.dealing(&key, 0);
+    assert!(matches!(Dealing::read(&setup, &dealing.to_bytes()), Err(DkgError::Length { .. })));
+    let mut player = market.player(&setup, 1);
+    assert_eq!(player.receive(dealing.clone(), &market.deal[1]), Err(DkgError::Foreign("dealing")));
+    // With the constant point left out, a sharing of something else than zero has no values on what it commits to.
+    let mut forged = dealing.to_bytes();
+    forged.drain(35..35 + 96);
+    forged[1..33].copy_from_slice(&setup.digest());
+    let forged = Dealing::read(&setup, &forged).unwrap();
+    assert_eq!(player.receive(forged, &market.deal[1]), Err(DkgError::Share { from: 0, to: 1 }));
 
-    let mut players = market.players(&setup);
-    let logs: Vec<_> =
-        (0..3).map(|d| Log::verify(&setup, &market.log(&setup, d, &mut players, &[1])).unwrap()).collect();
-    let (after, share) = players[1].refreshed(&logs, &shares[1]).unwrap();
-    assert_eq!(after, outcome(&setup, &logs).unwrap());
+    let mut players = market.players(&setup, &[0, 1, 2], &[(0, 1)]);
+    let contributions = market.contributions(&setup, &[0, 1, 2], &players);
+    market.learn(&setup, 0, 1, &mut players[1]);
+    let (after, share) = players[1].finish(&contributions, Some(&shares[1])).unwrap();
+    assert_eq!(Ok(&after), outcome(&setup, &contributions, players[0].dealings()).as_ref());
     assert!(after.keys.fits(1, &share));
-    assert_eq!(players[1].refreshed(&logs, &shares[0]).err(), Some(DkgError::NotOurs("old share")));
-    assert!(matches!(players[1].share(&logs), Err(DkgError::Foreign(_))));
+    let wrong = players[1].finish(&contributions, Some(&shares[0])).err();
+    assert_eq!(wrong, Some(DkgError::NotOurs("old share")));
+    assert!(matches!(players[1].finish(&contributions, None), Err(DkgError::Foreign(_))));
     let first = market.player(&key, 0);
-    assert!(matches!(first.refreshed(&logs, &shares[0]), Err(DkgError::Foreign(_))));
+    assert!(matches!(first.finish(&contributions, Some(&shares[0])), Err(DkgError::Foreign(_))));
     // One seat alone has no polynomial to renew.
-    let one = Market::new(1);
-    let keys = one.generate().0.keys;
-    let deal = [one.deal[0].public_key().unwrap()];
-    let refused = Setup::new(Purpose::Refresh(keys), &MARKET, EPOCH, 0, vote_key_set(&one.vote), &deal);
-    assert_eq!(refused.err(), Some(DkgError::Seats(1)));
+    let keys = Market::new(1).generate().0.keys;
+    assert_eq!(Setup::new(Purpose::Refresh(keys), &MARKET, 1).err(), Some(DkgError::Seats(1)));
 }
 
 /// The helpers' messages of a recovery.
@@ -123,7 +123,7 @@ fn help(market: &Market, recovery: &Recovery<'_>, shares: &[SealShare], helpers:
     Messages { parts: helpers.iter().map(part).collect(), splits }
 }
 
-fn mk(n: u16) -> (Market, Setup, KeySet, Vec<SealShare>) {
+fn mk(n: u16) -> (Market, Arc<Setup>, KeySet, Vec<SealShare>) {
     let market = Market::new(n);
     let setup = market.setup();
     let (made, shares) = market.generate();
@@ -139,7 +139,8 @@ fn a_quorum_gives_a_seat_its_share_back() {
         (7, 3, vec![6, 4, 0, 2, 1]),
     ] {
         let (market, setup, keys, shares) = mk(n);
-        let recovery = Recovery::new(&setup, &keys, 0, target, &helpers).unwrap();
+        let members = market.members();
+        let recovery = Recovery::new(&setup, &members, &keys, 0, target, &helpers).unwrap();
         let said = help(&market, &recovery, &shares, &helpers);
         let splits = read_splits(&recovery, &said.splits);
         let parts: Vec<Part> =
@@ -161,20 +162,24 @@ fn a_quorum_gives_a_seat_its_share_back() {
 #[test]
 fn who_helps_is_fixed_and_each_helper_counts_once() {
     let (market, setup, keys, shares) = mk(4);
-    let make = |target, helpers: &[u16]| Recovery::new(&setup, &keys, 0, target, helpers).map(|_| ());
+    let members = market.members();
+    let make =
+        |target, helpers: &[u16]| Recovery::new(&setup, &members, &keys, 0, target, helpers).map(|_| ());
     assert_eq!(make(2, &[0, 1]), Err(DkgError::TooFewDealings { found: 2, needed: 3 }));
     assert_eq!(make(2, &[0, 1, 1]), Err(DkgError::Duplicate(1)));
     assert_eq!(make(2, &[0, 1, 2]), Err(DkgError::Duplicate(2)));
     assert_eq!(make(2, &[0, 1, 4]), Err(DkgError::UnknownSeat(4)));
     assert_eq!(make(4, &[0, 1, 2]), Err(DkgError::UnknownSeat(4)));
     let (seven, wide, wide_keys, _) = mk(7);
-    let too_many = Recovery::new(&wide, &wide_keys, 0, 0, &[1, 2, 3, 4, 5, 6]);
+    let wide_members = seven.members();
+    let too_many = Recovery::new(&wide, &wide_members, &wide_keys, 0, 0, &[1, 2, 3, 4, 5, 6]);
     assert_eq!(too_many.err(), Some(DkgError::Seats(6)));
-    let other_keys = Recovery::new(&setup, &wide_keys, 0, 2, &[0, 1, 3]);
+    let other_keys = Recovery::new(&setup, &members, &wide_keys, 0, 2, &[0, 1, 3]);
     assert_eq!(other_keys.err(), Some(DkgError::Seats(3)));
-    drop(seven);
+    let other_members = Recovery::new(&setup, &wide_members, &keys, 0, 2, &[0, 1, 3]);
+    assert_eq!(other_members.err(), Some(DkgError::Seats(7)));
 
-    let recovery = Recovery::new(&setup, &keys, 0, 2, &[0, 1, 3]).unwrap();
+    let recovery = Recovery::new(&setup, &members, &keys, 0, 2, &[0, 1, 3]).unwrap();
     let outsider = recovery.split(2, &shares[2], &market.seeds[2], &market.vote[2]);
     assert_eq!(outsider, Err(DkgError::UnknownSeat(2)));
     let foreign = recovery.split(0, &shares[1], &market.seeds[0], &market.vote[0]);
@@ -194,7 +199,7 @@ fn who_helps_is_fixed_and_each_helper_counts_once() {
         Some(DkgError::TooFewDealings { found: 2, needed: 3 })
     );
     // Messages of another attempt are not taken.
-    let again = Recovery::new(&setup, &keys, 1, 2, &[0, 1, 3]).unwrap();
+    let again = Recovery::new(&setup, &members, &keys, 1, 2, &[0, 1, 3]).unwrap();
     assert_eq!(again.read_split(&said.splits[0]).err(), Some(DkgError::Foreign("split")));
     let other = help(&market, &again, &shares, &[0, 1, 3]);
     assert_eq!(recovery.read_part(&splits, &other.parts[0]).err(), Some(DkgError::Foreign("part")));
@@ -210,7 +215,8 @@ fn who_helps_is_fixed_and_each_helper_counts_once() {
 #[test]
 fn a_helper_that_cheats_is_named() {
     let (market, setup, keys, shares) = mk(4);
-    let recovery = Recovery::new(&setup, &keys, 0, 2, &[0, 1, 3]).unwrap();
+    let members = market.members();
+    let recovery = Recovery::new(&setup, &members, &keys, 0, 2, &[0, 1, 3]).unwrap();
     let said = help(&market, &recovery, &shares, &[0, 1, 3]);
     for message in [&said.splits[1], &said.parts[1]] {
         let splits = read_splits(&recovery, &said.splits);
@@ -258,6 +264,21 @@ fn a_helper_that_cheats_is_named() {
         .collect();
     let refused = Some(DkgError::Share { from: 1, to: 2 });
     assert_eq!(recovery.finish(&splits, &parts, &market.deal[2]).err(), refused);
+}
+
+#[test]
+fn members_have_sound_keys_of_their_own() {
+    let market = Market::new(4);
+    let votes = || vote_key_set(&market.vote);
+    let deal = market.deal_keys();
+    let base = Members::new(votes(), &deal).unwrap().digest();
+    let mut swapped = deal.clone();
+    swapped.swap(0, 1);
+    assert_ne!(Members::new(votes(), &swapped).unwrap().digest(), base);
+    assert_eq!(Members::new(votes(), &deal[..3]).err(), Some(DkgError::Seats(3)));
+    let mut twice = deal.clone();
+    twice[3] = twice[0];
+    assert_eq!(Members::new(votes(), &twice).err(), Some(DkgError::Duplicate(3)));
 }
 
 fn sha(bytes: &[u8]) -> [u8; 32] {

@@ -135,6 +135,7 @@ impl Keys for MockKeys {
             rules_hash: rules_hash(),
             clearing: ClearingRules::latest(),
             key_origin: KeyOrigin::InsecureDealer,
+            generation: None,
         };
         Ok(Self { record: Arc::new(record) })
     }

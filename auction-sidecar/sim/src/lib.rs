@@ -16,7 +16,7 @@
 //! | B7, B8, B9, B10 copied, mauled, garbage, bad points | `CopiedBundle`, `MauledBundle`; each bit in the tests of `sealed-bid` |
 //! | B11 records that it cannot keep | `FalseRecords` |
 //! | B13 to B17 SETs | `TwoSets`, `Omit` (by all f in `tests/byzantine.rs`), `ClaimAll`, `StarvedSet`, `FalseFull` |
-//! | B18, B19, B25 votes | `TwoAdmits`, `TwoLocks`, `LastMoment`, `AdmitAll` |
+//! | B18, B19, B25 votes | `TwoAdmits`, `TwoLocks`, `Echo`, `LastMoment`, `AdmitAll` |
 //! | B20 to B24 shares and commits | `EarlyShare`, `Mute(Open)`, `ShiftedShare` (two of them cancel), `WrongShare`, `ForgedCommit` |
 //! | B26 awards | `TwoAwards`, `WrongAward` |
 //! | B27 certificates kept back or late | `HoardedProof`, `LateProof`; posting by rank on a chain is not part of the core |
@@ -27,21 +27,24 @@
 //! | B32 partitions | `Schedule::partitions`, at each phase in `tests/byzantine.rs` |
 //! | B33 two replicas | `TwoReplicas` |
 //! | B34 orders to few, two bodies | `HomeFault::OrderToFew`, `HomeFault::TwoBodies` |
-//! | B35 shill bids | a user's own seat bids like any other; prices are the business of the tests of `market` |
+//! | B35 shill bids | `FalseRecords::Shill`; what it does to a second price in `tests/byzantine.rs` |
 //! | B36 ties | `Schedule::one_price`; that ties are uniform in the tests of `market` |
-//! | B37 key generation | tests of `sealed-bid`: `tests/dkg.rs`, `tests/renewal.rs` |
-//! | B38 restart without memory | `Schedule::restarts` (looks on, as it must), `careless_restarts` (does not) |
+//! | B37 key generation | [`generation::KeyDeviation`]; each message in the tests of `sealed-bid` |
+//! | B38 restart without memory | `Schedule::restarts` (looks on, as it must), `careless_restarts` (does not); with its log `logged_restarts`, and `stops` between any two records |
 //! | B39 another's share | `StolenShare` |
 //! | B40, B45 views | `TwoProposals`, `FalseProposal`, `Mute(Propose)`, `OldView`, `JunkAdmit`, `ForgedNewView`, `OtherSetInView`, `SetToProposer` |
 //! | B41 partial bundles in turn | `PartialBundle`, with its cost in `tests/byzantine.rs` |
 //! | B42 the gate | `LateOpen`, `Ungated` |
-//! | B43 false proofs | every proof that a seat shows is judged again (I6); changed proofs in the core's tests of `proof` |
+//! | B43 false proofs | `Frame`; every proof that a seat shows is judged again (I6) |
 //! | B44, B46 orders out of turn | `FalseRecords::ForeignOrders`, `FalseRecords::AllOrders`, `HomeFault::FalseCertificate` |
 //! | B47 waking the others late | `LastWake` |
 
 pub mod bench;
 mod controller;
+pub mod costs;
 mod deviation;
+pub mod explore;
+pub mod generation;
 mod invariants;
 pub mod keys;
 pub mod mock;
@@ -50,10 +53,10 @@ pub mod sweep;
 mod world;
 
 pub use controller::{Answer, Controller};
-pub use deviation::{Deviation, FalseRecords, KindName};
+pub use deviation::{Deviation, FalseRecords, KindName, all_deviations};
 pub use invariants::{Violation, Watch};
-pub use schedule::{Report, Schedule, all_deviations};
-pub use world::{Config, Event, Fault, Freeze, Hold, HomeFault, Partition, World};
+pub use schedule::{Report, Schedule};
+pub use world::{Config, Event, Fault, Freeze, Hold, HomeFault, Partition, Stop, World};
 
 use vendue_auction_core::Params;
 use vendue_market::{AcceptRules, NodeCapacity, Offer, OfferNode, Price, Requirements};

@@ -7,11 +7,12 @@
 //! this is for simulated faulty seats, which do what they are told. It is another type than the real cryptography and is
 //! known to this crate only.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
+use vendue_auction_core::evidence::{Field, Struct};
 use vendue_auction_core::{Crypto, MarketRecord, Scheme, UserCrypto};
 use vendue_market::Digest;
 use vendue_sealed_bid::{CryptoError, RoundId, Sealed};
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 const SIGN: u8 = 1;
 const VOTE: u8 = 2;
@@ -22,23 +23,48 @@ const KEM: u8 = 6;
 const MASK: u8 = 7;
 const BEACON: u8 = 8;
 
+const TYPED: u8 = 9;
+const TRACE: u8 = 10;
+
+/// A hash over the parts: one after the other, each with what came out of those before it. Not for adversaries that look
+/// for collisions, of which there are none here.
+fn fold(tag: u8, parts: &[&[u8]]) -> u128 {
+    parts.iter().fold(u128::from(tag), |sum, part| {
+        let seed = (sum as u64) ^ ((sum >> 64) as u64).rotate_left(29);
+        xxh3_128_with_seed(part, seed).wrapping_add(sum.rotate_left(41))
+    })
+}
+
 /// As many bytes as are wanted, from a keyed hash of the parts.
 fn hash<const N: usize>(tag: u8, parts: &[&[u8]]) -> [u8; N] {
-    let mut hasher = DefaultHasher::new();
-    hasher.write_u8(tag);
-    for part in parts {
-        hasher.write_usize(part.len());
-        hasher.write(part);
-    }
-    let first = hasher.finish();
-    hasher.write_u8(tag);
-    let second = hasher.finish();
+    let sum = fold(tag, parts);
+    let (first, second) = (sum as u64, (sum >> 64) as u64);
     let mut out = [0; N];
     for (i, chunk) in (0u64..).zip(out.chunks_mut(8)) {
-        let word = (first ^ second.wrapping_mul(2 * i + 1)).to_be_bytes();
+        let word = (first ^ second.wrapping_mul(2 * i + 1)).rotate_left(i as u32).to_be_bytes();
         chunk.iter_mut().zip(word).for_each(|(to, from)| *to = from);
     }
     out
+}
+
+/// A short name for bytes.
+pub(crate) fn hash_of(bytes: &[u8]) -> [u8; 16] {
+    xxh3_128_with_seed(bytes, 0).to_be_bytes()
+}
+
+/// A hash over everything that was added, in its order.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Trace([u8; 32]);
+
+impl Trace {
+    /// Adds a hash and two numbers.
+    pub(crate) fn add(&mut self, [first, second]: [u64; 2], what: &[u8]) {
+        self.0 = hash(TRACE, &[&self.0, &first.to_be_bytes(), &second.to_be_bytes(), what]);
+    }
+    /// The hash.
+    pub(crate) fn hash(&self) -> [u8; 32] {
+        self.0
+    }
 }
 
 fn add<const N: usize>(sum: &mut [u8; N], other: &[u8; N]) {
@@ -66,6 +92,22 @@ pub struct MockScheme;
 impl Scheme for MockScheme {
     type Opened = [u8; 96];
 
+    fn typed_hash(market: &Digest, what: Struct, fields: &[Field<'_>]) -> Digest {
+        let kind = match what {
+            Struct::Message(kind) => kind as u8,
+            Struct::Order => 253,
+            Struct::Close => 254,
+            Struct::MarketRecord => 255,
+        };
+        let bytes = |field: &Field<'_>| match *field {
+            Field::Bytes(bytes) => xxh3_128_with_seed(bytes, 1),
+            Field::Word(word) => xxh3_128_with_seed(word, 2),
+        };
+        let of_fields = fields.iter().fold(0, |sum: u128, field| {
+            sum.rotate_left(17).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835) ^ bytes(field)
+        });
+        hash(TYPED, &[market, &[kind], &of_fields.to_be_bytes()])
+    }
     fn verify_signature(digest: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool {
         *signature == hash(SIGN, &[key, digest])
     }

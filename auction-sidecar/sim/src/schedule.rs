@@ -3,10 +3,10 @@
 //! Inputs: a [`Schedule`], by hand, from a seed or from a file. Outputs: a [`Report`] of what came of it. The same
 //! schedule gives the same run. A schedule that fails is made smaller while it goes on failing.
 
-use crate::deviation::{Deviation, FalseRecords as Records, KindName};
+use crate::deviation::{Deviation, KindName, all_deviations};
 use crate::invariants::Violation;
 use crate::keys::{Keys, RealKeys};
-use crate::world::{Config, Event, Freeze, Hold, HomeFault, Partition, World};
+use crate::world::{Config, Event, Freeze, Hold, HomeFault, Partition, Stop, World};
 use crate::{clock, offer, requirements};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
@@ -57,6 +57,12 @@ pub struct Schedule {
     /// When clocks stand still.
     #[serde(default)]
     pub freezes: Vec<Freeze>,
+    /// When which seat restarts with its log.
+    #[serde(default)]
+    pub logged_restarts: Vec<(u64, u16)>,
+    /// Processes that stop in the middle of what they do.
+    #[serde(default)]
+    pub stops: Vec<Stop>,
     /// B38: when which seat restarts and speaks at once, as if it had never spoken. Such a seat is faulty.
     #[serde(default)]
     pub careless_restarts: Vec<(u64, u16)>,
@@ -89,6 +95,12 @@ pub struct Report {
     pub trace: [u8; 32],
     /// Messages among seats.
     pub messages: u64,
+    /// Rounds with two final sets or two certified roots, and who can be proven faulty in them.
+    pub splits: BTreeMap<u64, BTreeSet<u16>>,
+    /// Processes that were started again.
+    pub restarts: u64,
+    /// Fault proofs that faulty seats made up.
+    pub made_up: u64,
     /// Which seat a job was awarded to first, and in which round.
     winners: BTreeMap<String, (u64, u16)>,
     /// Rounds with a culprit, or with a bundle that not all honest seats got in time.
@@ -114,6 +126,8 @@ impl Schedule {
             skew_ms: BTreeMap::new(),
             clocks_set: vec![],
             freezes: vec![],
+            logged_restarts: vec![],
+            stops: vec![],
             careless_restarts: vec![],
             home_faults: BTreeSet::new(),
             one_price: false,
@@ -175,6 +189,17 @@ impl Schedule {
             schedule.restarts.push((1_000 + below(2_000), below(u64::from(seats)) as u16));
             schedule.synchronous_from = None;
         }
+        if below(4) == 0 {
+            let seat = below(u64::from(seats)) as u16;
+            match below(2) {
+                0 => schedule.logged_restarts.push((1_000 + below(4_000), seat)),
+                _ => {
+                    let (records, down_ms) = (1 + below(60), below(1_500));
+                    schedule.stops.push(Stop { seat, records, down_ms });
+                }
+            }
+            schedule.synchronous_from = None;
+        }
         if below(8) == 0 {
             let all = [HomeFault::OrderToFew(f as u16), HomeFault::TwoBodies, HomeFault::FalseCertificate];
             schedule.home_faults.extend(all.get(below(3) as usize));
@@ -193,7 +218,22 @@ impl Schedule {
         let f = seats.saturating_sub(1) / 3;
         schedule.deviations.clear();
         let first = below(u64::from(seats)) as u16;
+        let echo = below(2) == 0;
+        if echo {
+            // The honest seats are kept apart, and the faulty ones talk to both sides.
+            let honest = (f + 1..seats).map(|i| (first + i) % seats);
+            let (one, other): (BTreeSet<u16>, BTreeSet<u16>) = honest.partition(|seat| seat % 2 == 0);
+            let kinds = [KindName::Set, KindName::Admit, KindName::Lock, KindName::Commit, KindName::Open];
+            let until_ms = 2_000 + 100 * below(20);
+            for kind in kinds {
+                for (from, to) in [(&one, &other), (&other, &one)] {
+                    let (from, to) = (from.clone(), to.clone());
+                    schedule.holds.push(Hold { kind, from, to, from_ms: 1_000, until_ms });
+                }
+            }
+        }
         for faulty in (0..=f).map(|i| (first + i) % seats) {
+            schedule.deviations.extend(echo.then_some((faulty, Echo)));
             let ways =
                 [TwoSets, TwoAdmits, TwoLocks, AdmitAll, TwoProposals, TwoAwards, WrongAward, EarlyShare];
             schedule.deviations.push((faulty, PartialBundle(1 + below(u64::from(f)) as u16)));
@@ -212,7 +252,8 @@ impl Schedule {
         let f = seats.saturating_sub(1) / 3;
         let first = below(u64::from(seats)) as u16;
         for faulty in (0..f).map(|i| (first + i) % seats) {
-            let ways = [TwoBundles, TwoSets, TwoAdmits, TwoLocks, AdmitAll, TwoProposals, OldView, JunkAdmit];
+            let ways =
+                [TwoBundles, TwoSets, TwoAdmits, TwoLocks, Echo, AdmitAll, TwoProposals, OldView, JunkAdmit];
             schedule.deviations.extend(ways.iter().filter(|_| below(2) == 0).map(|way| (faulty, *way)));
             let partial = [PartialBundle(f), Only(KindName::Set, f), SetToProposer];
             schedule.deviations.extend(partial.iter().filter(|_| below(3) == 0).map(|way| (faulty, *way)));
@@ -256,6 +297,7 @@ impl Schedule {
             world.run_until(at);
             match what {
                 Step::Restart(seat) => world.restart(seat)?,
+                Step::WithLog(seat) => world.restart_with_log(seat),
                 Step::Careless(seat) => world.restart_without_caution(seat)?,
                 Step::Clock(seat, skew_ms) => world.set_clock(seat, skew_ms),
                 Step::Order(i) => submit(&mut world, i)?,
@@ -282,6 +324,7 @@ impl Schedule {
         for (seat, deviation) in &self.deviations {
             world.deviate(*seat, *deviation)?;
         }
+        self.stops.iter().for_each(|stop| world.stop_at_record(stop));
         self.careless_restarts.iter().for_each(|(_, seat)| world.watch.set_faulty(*seat));
         self.trusted.iter().for_each(|seat| world.watch.trust(*seat));
         world.partitions.clone_from(&self.partitions);
@@ -316,9 +359,11 @@ impl Schedule {
     fn steps(&self) -> Vec<(u64, Step)> {
         let orders = (0..self.orders).map(|i| (500 + 600 * u64::from(i), Step::Order(i)));
         let restarts = self.restarts.iter().map(|(at, seat)| (*at, Step::Restart(*seat)));
+        let logged = self.logged_restarts.iter().map(|(at, seat)| (*at, Step::WithLog(*seat)));
         let careless = self.careless_restarts.iter().map(|(at, seat)| (*at, Step::Careless(*seat)));
         let clocks = self.clocks_set.iter().map(|(at, seat, skew)| (*at, Step::Clock(*seat, *skew)));
-        let mut steps: Vec<(u64, Step)> = orders.chain(restarts).chain(careless).chain(clocks).collect();
+        let mut steps: Vec<(u64, Step)> =
+            orders.chain(restarts).chain(logged).chain(careless).chain(clocks).collect();
         steps.sort_by_key(|(at, _)| *at);
         steps
     }
@@ -356,6 +401,8 @@ impl Schedule {
         let views = world.sent.iter().filter(|((kind, _), _)| *kind == Kind::NewView);
         report.new_views = views.map(|(_, count)| count).sum();
         report.messages = world.sent.values().sum();
+        (report.restarts, report.made_up) = (world.restarts, world.watch.made_up());
+        report.splits = world.watch.splits();
         report.rounds = world.watch.rounds() as u64;
         report.trace = world.trace_hash();
         let blamed = world.watch.provable().keys().copied();
@@ -401,6 +448,16 @@ impl Schedule {
                 all.push(less)
             }
         };
+        for at in 0..self.logged_restarts.len() {
+            let mut less = self.clone();
+            less.logged_restarts.remove(at);
+            all.push(less);
+        }
+        for at in 0..self.stops.len() {
+            let mut less = self.clone();
+            less.stops.remove(at);
+            all.push(less);
+        }
         without(Self { clocks_set: vec![], ..self.clone() }, &mut all);
         without(Self { freezes: vec![], ..self.clone() }, &mut all);
         without(Self { home_faults: BTreeSet::new(), ..self.clone() }, &mut all);
@@ -443,6 +500,7 @@ fn handover_ms() -> u64 {
 enum Step {
     Order(u32),
     Restart(u16),
+    WithLog(u16),
     Careless(u16),
     Clock(u16, i64),
 }
@@ -511,81 +569,4 @@ fn only_one_sees_the_commit(seats: u16, lucky: u16, until_ms: u64) -> Vec<Hold> 
     let silent = [KindName::Commit, KindName::Open, KindName::NewView];
     holds.extend(silent.map(|kind| hold(kind, &alone, &others)));
     holds
-}
-
-/// Every deviation once, for a market of so many seats.
-pub fn all_deviations(seats: u16) -> Vec<Deviation> {
-    use Deviation::*;
-    let f = seats.saturating_sub(1) / 3;
-    let mut all = vec![
-        Silent,
-        PartialBundle(1),
-        PartialBundle(f),
-        TwoBundles,
-        ManyBundles,
-        LateBundle(75),
-        LateBundle(100),
-        CopiedBundle,
-        TwoSets,
-        Omit(0),
-        Omit(seats - 1),
-        ClaimAll,
-        StarvedSet,
-        FalseFull,
-        SetToProposer,
-        TwoAdmits,
-        TwoLocks,
-        LastMoment(KindName::Admit),
-        LastMoment(KindName::Lock),
-        ForgedCommit,
-        EarlyShare,
-        WrongShare,
-        AdmitAll,
-        TwoAwards,
-        WrongAward,
-        TwoProposals,
-        FalseProposal,
-        JunkAdmit,
-        OldView,
-        ForgedNewView,
-        OtherSetInView,
-        Replay,
-        ShiftedShare,
-        StolenShare,
-        LateOpen(450),
-        Ungated,
-        HoardedProof,
-        LateProof(3_000),
-        FetchFlood(300),
-        Oversize,
-        Slow(150),
-        TwoReplicas,
-        LastWake(5),
-    ];
-    let false_records = [
-        Records::OutOfCapacity,
-        Records::NoCapacity,
-        Records::NegativePrice,
-        Records::TwiceEach,
-        Records::ForeignOrders,
-        Records::AllOrders,
-    ];
-    all.extend(false_records.map(Deviation::FalseRecords));
-    let kinds = [
-        KindName::Bundle,
-        KindName::Set,
-        KindName::Admit,
-        KindName::Lock,
-        KindName::Open,
-        KindName::Commit,
-        KindName::Award,
-        KindName::NewView,
-        KindName::Propose,
-        KindName::Reply,
-    ];
-    all.extend((0..5).map(MauledBundle));
-    all.extend(kinds.map(Mute));
-    all.extend(kinds.map(|kind| Only(kind, f)));
-    all.push(Only(KindName::Bundle, f + 1));
-    all
 }

@@ -3,10 +3,10 @@
 //!
 //! Inputs: a [`Plan`]. Output: a [`Tally`] with a hash over all runs; the same plan gives the same tally.
 
-use crate::deviation::Deviation;
+use crate::deviation::{Deviation, all_deviations};
 use crate::invariants::Violation;
 use crate::keys::Keys;
-use crate::schedule::{Report, Schedule, all_deviations};
+use crate::schedule::{Report, Schedule};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 use sha2::{Digest as _, Sha256};
@@ -54,6 +54,12 @@ pub struct Tally {
     pub new_views: u64,
     /// Faults that honest seats proved, by name.
     pub proven: BTreeMap<String, u64>,
+    /// Rounds with two final sets or two certified roots, by how many seats can be proven faulty in them.
+    pub splits: BTreeMap<usize, u64>,
+    /// Positions of the first schedules with such rounds.
+    pub split_at: Vec<u64>,
+    /// Processes that were started again.
+    pub restarts: u64,
     /// Beyond f: schedules in which an invariant did not hold, by invariant.
     pub beyond: BTreeMap<&'static str, u64>,
     /// What must hold and did not.
@@ -69,6 +75,9 @@ const HOLD_BEYOND: [&str; 5] = ["I2", "I6", "I16", "I19", "I20"];
 /// The shortest time for hand-over that leaves each of three seats its turn.
 pub const HANDOVER_MS: u64 = 1_800;
 
+/// Schedules with split rounds that are named.
+const KEPT: usize = 8;
+
 /// Failures after which a sweep stops.
 const ENOUGH: usize = 5;
 
@@ -82,6 +91,8 @@ impl Plan {
             return Schedule { orders: 6, until_ms: 9_000, ..Schedule::beyond(seed, self.seats) };
         }
         match at % 8 {
+            // Few enough orders that the run can be compared with that of honest seats.
+            1 if at % 64 == 1 => Schedule { orders: 3, until_ms: 9_000, ..self.alone(seed, at) },
             0..=2 => many(self.alone(seed, at)),
             3 => Schedule { orders: 6, until_ms: 9_000, ..Schedule::adversarial(seed, self.seats) },
             _ => many(Schedule::random(seed, self.seats)),
@@ -144,6 +155,9 @@ pub fn sweep<K: Keys>(plan: &Plan, mut progress: impl FnMut(&Tally)) -> Result<T
 
 impl Tally {
     fn add(&mut self, schedule: &Schedule, report: &Report) {
+        if !report.splits.is_empty() && self.split_at.len() < KEPT {
+            self.split_at.push(self.schedules);
+        }
         self.schedules += 1;
         self.alone += u64::from(schedule.deviations.len() == 1);
         self.rounds += report.rounds;
@@ -151,6 +165,10 @@ impl Tally {
         self.handed_over += report.handed_over as u64;
         self.messages += report.messages;
         self.new_views += report.new_views;
+        self.restarts += report.restarts;
+        for culprits in report.splits.values() {
+            *self.splits.entry(culprits.len()).or_default() += 1;
+        }
         for (_, fault) in &report.proven {
             *self.proven.entry(format!("{fault:?}")).or_default() += 1;
         }

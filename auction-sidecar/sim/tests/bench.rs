@@ -23,7 +23,7 @@ const KEYS: [&str; 13] = [
 #[test]
 fn a_short_run_gives_every_key() {
     let plan = Plan::quick();
-    let report = run(&plan, |_| ()).unwrap();
+    let report = run(&plan, None, |_| ()).unwrap();
     assert_eq!(report.keys.keys().map(String::as_str).collect::<BTreeSet<_>>(), BTreeSet::from(KEYS));
     for (key, value) in report.keys.iter().chain(&report.details) {
         assert!(value.is_finite() && *value > 0.0, "{key} is {value}");
@@ -32,6 +32,9 @@ fn a_short_run_gives_every_key() {
         assert!(spread.min <= spread.median && spread.median <= spread.max && spread.runs > 0, "{key}");
     }
     assert_eq!(report.details.get("n100_k1000 awarded"), Some(&(plan.orders as f64)), "all are served");
+    let one = run(&plan, Some("clearing"), |_| ()).unwrap();
+    assert!(one.keys.len() == 2 && one.keys.keys().all(|key| key.starts_with("clear_us_per_order_n100")));
+    assert!(run(&plan, Some("nothing"), |_| ()).is_err());
     // HDR 25, root 32, one byte of bitmap, aggregate 48.
     assert_eq!(report.keys.get("certificate_bytes_n100"), Some(&106.0));
 }

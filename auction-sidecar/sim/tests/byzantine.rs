@@ -3,11 +3,15 @@
 #![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
 use std::collections::BTreeSet;
+use vendue_auction_core::SeatOutput;
 use vendue_auction_core::proof::Fault;
+use vendue_auction_core::wire::{Body, OrderMsg};
 use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
 use vendue_auction_sim::{
-    Deviation, FalseRecords, Freeze, HomeFault, KindName, Partition, Report, Schedule, all_deviations,
+    Config, Deviation, Event, FalseRecords, Freeze, HomeFault, KindName, Partition, Report, Schedule, World,
+    all_deviations, offer, requirements,
 };
+use vendue_market::{Order, Outcome, Terms};
 
 fn run(schedule: &Schedule) -> Report {
     run_with::<MockKeys>(schedule)
@@ -177,6 +181,67 @@ fn shares_that_cancel_or_are_stolen_open_nothing_else() {
     let report = run(&Schedule { deviations: vec![(0, Deviation::StolenShare)], ..Schedule::four(15) });
     assert_eq!(report.handed_over, 1);
     assert!(report.proven.iter().all(|(seat, _)| *seat == 0), "nobody is framed: {report:?}");
+}
+
+#[test]
+fn proofs_that_are_made_up_hold_against_nobody() {
+    for seats in [4, 7] {
+        let deviations = vec![(1, Deviation::Frame), (1, Deviation::PartialBundle(1))];
+        let report = run(&Schedule { seats, deviations, orders: 3, until_ms: 7_000, ..Schedule::four(16) });
+        assert!(report.made_up > 100, "{report:?}");
+        assert!(report.proven.iter().all(|(seat, _)| *seat == 1), "{report:?}");
+    }
+    let deviations = vec![(1, Deviation::Frame)];
+    let real = run_with::<RealKeys>(&Schedule { deviations, ..Schedule::four(17) });
+    assert!(real.made_up > 30);
+}
+
+/// The prices that a round of one order with a second price pays, by winner.
+fn second_price(shill: Option<i64>) -> BTreeSet<(u16, i64)> {
+    let params = vendue_auction_sim::clock();
+    let config = Config { params, ..Config::four(18) };
+    let price = |seat: i64| 2_000_000 + 100_000 * seat;
+    let offers = (0..4).map(|seat| offer(&format!("p{seat}"), price(seat), 8).into_iter().collect());
+    let mut world = World::<MockKeys>::with_keys(config, offers.collect()).unwrap();
+    if let Some(price) = shill {
+        world.deviate(3, Deviation::FalseRecords(FalseRecords::Shill(price))).unwrap();
+    }
+    let order = Order {
+        market: world.record.market,
+        job: "job".into(),
+        attempt: 1,
+        requirements: requirements(1, 5_000_000).unwrap(),
+        commitment: [9; 32],
+        first_round: params.first_round(0),
+        expires_ms: 60_000,
+        user_key: world.record.home(0).unwrap().user_key,
+        after: None,
+        terms: Box::new(Terms { second_price: true, ..Terms::default() }),
+    };
+    world.home_says(Body::Order(OrderMsg { order })).unwrap();
+    world.run_until(4_000);
+    let decided = world.events.iter().filter_map(|(_, event)| match event {
+        Event::Seat(_, SeatOutput::Decided(decided)) => Some(decided),
+        _ => None,
+    });
+    let paid = decided.flat_map(|d| &d.outcomes).filter_map(|(_, outcome)| match outcome {
+        Outcome::Award(award) => Some((award.seat, award.price.micros())),
+        Outcome::None(_) => None,
+    });
+    paid.collect()
+}
+
+#[test]
+fn a_shill_lowers_a_second_price_at_most_to_the_winners_own_bid_and_is_bound_by_what_it_bids() {
+    assert_eq!(second_price(None), BTreeSet::from([(0, 2_100_000)]));
+    assert_eq!(second_price(Some(2_050_000)), BTreeSet::from([(0, 2_050_000)]));
+    assert_eq!(second_price(Some(1_950_000)), BTreeSet::from([(3, 2_000_000)]), "it has won");
+    // At first prices it moves nothing but its own chances.
+    for price in [2_050_000, 4_000_000] {
+        let deviations = vec![(3, Deviation::FalseRecords(FalseRecords::Shill(price)))];
+        let report = run(&Schedule { deviations, orders: 3, until_ms: 12_000, ..Schedule::four(19) });
+        assert_eq!(report.handed_over, 3);
+    }
 }
 
 #[test]

@@ -88,6 +88,18 @@ fn i6_statements_that_no_honest_seat_makes() {
 }
 
 #[test]
+fn i6_a_made_up_proof_that_holds() {
+    // Who is taken for honest and is not can be framed with the truth.
+    let deviations = vec![(1, Deviation::Frame), (2, Deviation::WrongAward)];
+    let schedule = Schedule { deviations, trusted: vec![2], ..Schedule::four(46) };
+    let violations = schedule.run_with::<MockKeys>().unwrap().violations;
+    assert!(
+        violations.iter().any(|v| v.what == "seat 1 proves WrongAward of honest seat 2"),
+        "{violations:?}"
+    );
+}
+
+#[test]
 fn i8_a_quorum_of_shares_with_nothing_final() {
     let broken = broken(&trusted((0..3).map(|seat| (seat, Deviation::EarlyShare)).collect()));
     assert!(broken.contains("I8"), "{broken:?}");

@@ -1,9 +1,10 @@
 //! Sweeps in short. The long forms are commands of the program `auction-sim`.
 #![allow(clippy::unwrap_used)] // Helpers of tests fail like tests.
 
+use std::collections::{BTreeMap, BTreeSet};
 use vendue_auction_sim::keys::{MockKeys, RealKeys};
 use vendue_auction_sim::sweep::{Plan, Tally, sweep};
-use vendue_auction_sim::{Schedule, all_deviations};
+use vendue_auction_sim::{Deviation, Hold, KindName, Schedule, all_deviations};
 
 fn plan(seats: u16, rounds: u64) -> Plan {
     Plan { seats, rounds, seed: 100, beyond: false }
@@ -53,6 +54,38 @@ fn every_behaviour_has_its_turn_alone() {
 fn one_beyond_f_the_rest_still_holds() {
     let tally = run(&Plan { beyond: true, ..plan(4, 60) });
     assert!(!tally.beyond.is_empty(), "something does not hold with two faulty seats of four: {tally:?}");
+}
+
+#[test]
+fn who_splits_a_round_beyond_f_is_proven_to_have_done_it() {
+    // Seats 2 and 3 are kept apart and differ about the bundle of seat 0; seats 0 and 1 vote with both.
+    let hold = |kind, from: u16, to: u16| {
+        let (from, to) = (BTreeSet::from([from]), BTreeSet::from([to]));
+        Hold { kind, from, to, from_ms: 1_000, until_ms: 4_000 }
+    };
+    let kinds = [KindName::Set, KindName::Admit, KindName::Lock, KindName::Commit, KindName::Open];
+    let holds = kinds.iter().flat_map(|kind| [hold(*kind, 2, 3), hold(*kind, 3, 2)]);
+    let schedule = Schedule {
+        holds: holds.collect(),
+        deviations: vec![
+            (0, Deviation::Only(KindName::Bundle, 2)),
+            (0, Deviation::Echo),
+            (1, Deviation::Omit(0)),
+            (1, Deviation::Echo),
+        ],
+        synchronous_from: None,
+        ..Schedule::four(51)
+    };
+    let report = schedule.run_with::<MockKeys>().unwrap();
+    assert!(report.violations.iter().any(|v| v.invariant == "I1"), "{report:?}");
+    assert!(report.violations.iter().all(|v| v.invariant != "I20"), "{:?}", report.violations);
+    assert_eq!(report.splits, BTreeMap::from([(0, BTreeSet::from([0, 1]))]));
+    // Both are needed for it: with one of them there is no split.
+    for alone in [0, 1] {
+        let deviations = schedule.deviations.iter().filter(|(seat, _)| *seat == alone).copied().collect();
+        let report = Schedule { deviations, ..schedule.clone() }.run_with::<MockKeys>().unwrap();
+        assert_eq!((report.splits.len(), report.violations), (0, vec![]));
+    }
 }
 
 #[test]

@@ -1,13 +1,16 @@
-//! The bids of a round, by order and in order of preference, with what is left of each seat's capacity.
+//! The bids of a round, by order and in order of preference.
 //!
-//! Inputs: those of clearing. Invariant: what is left of a seat never becomes less than nothing, and the order of bids
-//! and of orders depends on their set only.
+//! Inputs: those of clearing. A round may have hundreds of thousands of bids, of which few are looked at twice. So all
+//! that is kept of a bid is one number, its key: price, then the place of its seat among the scores; the lower is the
+//! better. An order's keys lie side by side, one for each bundle, and are gone through each time a bid is wanted; the
+//! hash that decides between equal keys is worked out for those only. Orders that need the same are one class.
+//!
+//! Invariant: the sequence of bids and of orders depends on their set only.
 
-use super::{ClearingInput, Holding, ListedOrder, NoBid, OpenedBundle, RecordKind};
-use crate::rules::unservable;
-use crate::{BidTerms, Bidder, Digest, OfferCapacity, Price, Reason, fit, fits, tagged_hash, take};
+use super::{ClearingInput, ListedOrder, OpenedBundle, RecordKind};
+use crate::{BidTerms, Bidder, Digest, GpuModel, Price, Reason, Requirements, tagged_hash};
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The place of an order among those that are served: lowest first.
 pub fn rank(beacon: &Digest, order: &Digest) -> Digest {
@@ -19,156 +22,249 @@ pub(super) fn tie(beacon: &Digest, order: &Digest, seat: u16) -> Digest {
     tagged_hash("VENDUE-V1-TIE", &[beacon, order, &seat.to_be_bytes()])
 }
 
+/// The key of no bid.
+const NONE: u64 = u64::MAX;
+/// Bits of a key below the price; a price has at most 40.
+const SCORE_BITS: u32 = 16;
+/// No record.
+const NOWHERE: u32 = u32::MAX;
+
+fn key_of(price: Price, place: u16) -> u64 {
+    price.micros().unsigned_abs() << SCORE_BITS | u64::from(place)
+}
+
 /// A bid for one order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub price: Price,
+    /// Position of the bundle among the columns.
+    pub column: usize,
     pub seat: u16,
+    pub price: Price,
     pub spec: u16,
-    /// Position of the record in its bundle.
-    record: u32,
+    pub terms: BidTerms,
 }
 
-/// An order with what was said about it.
+/// What a bundle says of an order.
+pub(super) enum Said {
+    Bid(Entry),
+    NoBid(Reason),
+    Nothing,
+}
+
+/// A bundle that counts.
+pub(super) struct Column<'a> {
+    pub seat: u16,
+    pub bundle: &'a OpenedBundle<'a>,
+    /// Which of the orders' lists it has.
+    view: usize,
+    /// Place of its seat by score, the highest first.
+    place: u16,
+}
+
+/// An order of the round.
 pub(super) struct Row<'a> {
     pub order: &'a ListedOrder,
-    /// Bids, the preferred first.
-    pub bids: Vec<Entry>,
-    /// Seats that gave a reason for no bid.
-    declined: Vec<NoBid>,
+    /// Position among the rows, which are ascending by digest.
+    pub at: usize,
+    /// Orders that need the same have the same class.
+    pub class: usize,
 }
 
-/// A bundle's remaining capacity while orders are served.
-struct Open<'a> {
-    bundle: &'a OpenedBundle,
-    left: Vec<OfferCapacity>,
-}
-
-/// What is left of each seat's capacity.
-pub(super) struct Stock<'a> {
+/// The round's orders and bids.
+pub(super) struct Book<'a> {
     pub input: ClearingInput<'a>,
-    open: BTreeMap<u16, Open<'a>>,
+    /// Ascending by digest.
+    pub rows: Vec<Row<'a>>,
+    /// Ascending by seat.
+    pub columns: Vec<Column<'a>>,
+    /// Number of classes.
+    pub classes: usize,
+    /// Positions of rows in the order in which they are served.
+    turns: Vec<usize>,
+    /// The place of each row's record in a bundle, by list of orders.
+    views: Vec<Vec<u32>>,
+    /// A key for each row and column.
+    keys: Vec<u64>,
 }
 
-/// The round's orders with their bids, in the order in which they are served, and the stock that they are served from.
-pub(super) fn book<'a>(input: &ClearingInput<'a>) -> (Vec<Row<'a>>, Stock<'a>) {
-    let by_digest: BTreeMap<&Digest, &ListedOrder> = input.orders.iter().map(|o| (&o.digest, o)).collect();
-    let mut rows: Vec<Row<'_>> =
-        by_digest.into_values().map(|order| Row { order, bids: vec![], declined: vec![] }).collect();
-    let readable = |b: &&OpenedBundle| b.seat < input.seats && !input.garbage.contains(&b.seat);
-    let open: BTreeMap<u16, Open<'_>> = input
-        .bundles
-        .iter()
-        .filter(readable)
-        .map(|bundle| (bundle.seat, Open { bundle, left: bundle.capacity.clone() }))
-        .collect();
-    open.values().for_each(|o| enter(&mut rows, o.bundle));
-    let scores: Vec<u64> = (0..input.seats).map(|seat| input.rules.score(seat)).collect();
-    rows.iter_mut().for_each(|row| row.sort(input.beacon, &scores));
-    rows.sort_by_cached_key(|row| (rank(input.beacon, &row.order.digest), row.order.digest));
-    (rows, Stock { input: *input, open })
+/// All that decides whether an order fits on given nodes.
+type Need<'a> = (u32, u32, u64, u64, u64, u64, &'a [GpuModel]);
+
+fn need(req: &Requirements) -> Need<'_> {
+    let per_worker = (req.cpu_millis_per_worker, req.memory_mib_per_worker, req.disk_mib_per_worker);
+    let (cpu, memory, disk) = per_worker;
+    (req.workers, req.gpus_per_worker, cpu, memory, disk, req.min_gpu_memory_mib, &req.gpu_models)
 }
 
-/// Enters the records of one bundle under their orders, which are ascending; of several for one order the first counts.
-fn enter(rows: &mut [Row<'_>], bundle: &OpenedBundle) {
-    let seat = bundle.seat;
-    let mut at = 0;
-    for (record, number) in bundle.records.iter().zip(0u32..) {
-        // Views are sorted like the orders, so that the next record is nearly always for the next order.
-        if rows.get(at).is_none_or(|row| row.order.digest != record.order) {
-            match rows.binary_search_by(|row| row.order.digest.cmp(&record.order)) {
-                Ok(found) => at = found,
-                Err(_) => continue,
+impl<'a> Book<'a> {
+    pub fn new(input: &ClearingInput<'a>) -> Self {
+        let by_digest: BTreeMap<&Digest, &ListedOrder> =
+            input.orders.iter().map(|o| (&o.digest, o)).collect();
+        let mut classes: BTreeMap<Need<'_>, usize> = BTreeMap::new();
+        let row = |(at, order): (usize, &'a ListedOrder)| {
+            let next = classes.len();
+            let class = *classes.entry(need(&order.requirements)).or_insert(next);
+            Row { order, at, class }
+        };
+        let rows: Vec<Row<'a>> = by_digest.into_values().enumerate().map(row).collect();
+        let mut turns: Vec<usize> = (0..rows.len()).collect();
+        turns.sort_by_cached_key(|at| rows.get(*at).map(|r| (rank(input.beacon, &r.order.digest), *at)));
+        let classes = classes.len();
+        let mut book =
+            Self { input: *input, rows, columns: vec![], classes, turns, views: vec![], keys: vec![] };
+        book.enter();
+        book
+    }
+
+    /// Enters the bundles of the seats that have a readable one.
+    fn enter(&mut self) {
+        let input = self.input;
+        let readable = |b: &&OpenedBundle<'_>| b.seat < input.seats && !input.garbage.contains(&b.seat);
+        let bundles: BTreeMap<u16, &OpenedBundle<'_>> =
+            input.bundles.iter().filter(readable).map(|b| (b.seat, b)).collect();
+        let scores: BTreeSet<Reverse<u64>> =
+            bundles.keys().map(|seat| Reverse(input.rules.score(*seat))).collect();
+        let places: BTreeMap<Reverse<u64>, u16> = scores.into_iter().zip(0u16..).collect();
+        let mut known: BTreeMap<&[u8], usize> = BTreeMap::new();
+        for (seat, bundle) in bundles {
+            let next = self.views.len();
+            let view = *known.entry(bundle.orders.as_flattened()).or_insert(next);
+            if view == next {
+                self.views.push(self.places_in(bundle.orders));
+            }
+            let place = places.get(&Reverse(input.rules.score(seat))).copied().unwrap_or_default();
+            self.columns.push(Column { seat, bundle, view, place });
+        }
+        let width = self.columns.len();
+        self.keys = vec![NONE; self.rows.len() * width];
+        for (at, column) in self.columns.iter().enumerate() {
+            let Some(view) = self.views.get(column.view) else { continue };
+            // One after the other where the bundle lists the round's orders, which nearly all do.
+            let records = view.iter().map(|record| column.bundle.records.get(*record as usize));
+            for (key, record) in self.keys.iter_mut().skip(at).step_by(width).zip(records) {
+                if let Some(RecordKind::Bid { price, .. }) = record {
+                    *key = key_of(*price, column.place);
+                }
             }
         }
-        let Some(row) = rows.get_mut(at) else { continue };
-        at += 1;
-        // Bundles are entered one after the other, so what this one has said is last.
-        let known = row.bids.last().is_some_and(|b| b.seat == seat)
-            || row.declined.last().is_some_and(|(s, _)| *s == seat);
-        match record.kind {
-            _ if known => {}
-            RecordKind::Bid { price, spec, .. } => row.bids.push(Entry { price, seat, spec, record: number }),
-            RecordKind::NoBid(reason) => row.declined.push((seat, reason)),
+    }
+
+    /// Where a list of orders has each row; of several places the first counts.
+    fn places_in(&self, orders: &[Digest]) -> Vec<u32> {
+        let mut places = vec![NOWHERE; self.rows.len()];
+        let mut next = 0;
+        for (order, record) in orders.iter().zip(0u32..) {
+            // Lists are sorted like the rows, so that the next order is nearly always that of the next row.
+            if self.rows.get(next).is_none_or(|row| row.order.digest != *order) {
+                match self.rows.binary_search_by(|row| row.order.digest.cmp(order)) {
+                    Ok(found) => next = found,
+                    Err(_) => continue,
+                }
+            }
+            if let Some(place) = places.get_mut(next).filter(|place| **place == NOWHERE) {
+                *place = record;
+            }
+            next += 1;
+        }
+        places
+    }
+
+    /// The rows in the order in which they are served.
+    pub fn turns(&self) -> impl Iterator<Item = &Row<'a>> {
+        self.turns.iter().filter_map(|at| self.rows.get(*at))
+    }
+
+    /// The column of a seat.
+    pub fn column(&self, seat: u16) -> Option<usize> {
+        self.columns.binary_search_by_key(&seat, |c| c.seat).ok()
+    }
+
+    /// What a bundle says of an order.
+    pub fn said(&self, row: &Row<'_>, column: usize) -> Said {
+        let Some(Column { seat, bundle, view, .. }) = self.columns.get(column) else { return Said::Nothing };
+        let place = self.views.get(*view).and_then(|view| view.get(row.at));
+        match place.and_then(|place| bundle.records.get(*place as usize)) {
+            Some(RecordKind::Bid { price, spec, terms }) => {
+                Said::Bid(Entry { column, seat: *seat, price: *price, spec: *spec, terms: *terms })
+            }
+            Some(RecordKind::NoBid(reason)) => Said::NoBid(*reason),
+            None => Said::Nothing,
+        }
+    }
+
+    /// A seat's bid for an order.
+    pub fn bid(&self, row: &Row<'_>, seat: u16) -> Option<Entry> {
+        match self.said(row, self.column(seat)?) {
+            Said::Bid(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// How an order sees the seat of a column.
+    pub fn bidder(&self, column: usize) -> Option<Bidder<'a>> {
+        let Column { seat, bundle, .. } = self.columns.get(column)?;
+        let ClearingInput { rules, expires_ms, .. } = self.input;
+        Some(Bidder { seat: *seat, provider: bundle.provider, rules, from_ms: expires_ms })
+    }
+
+    /// The bids for an order up to its ceiling, the preferred first, without those of columns that are `closed`.
+    pub fn bids<'b>(&'b self, row: &'b Row<'a>, closed: &[bool], space: &'b mut Vec<u64>) -> Bids<'b, 'a> {
+        let width = self.columns.len();
+        let last = row.order.ceiling.map_or(0, |ceiling| key_of(ceiling, u16::MAX));
+        let keys = self.keys.get(row.at * width..).unwrap_or_default().iter().take(width);
+        space.clear();
+        let closed = closed.iter().chain(std::iter::repeat(&false));
+        space.extend(keys.zip(closed).map(|(key, closed)| if *closed || *key > last { NONE } else { *key }));
+        Bids { book: self, row, keys: space, tied: vec![] }
+    }
+}
+
+/// The bids for an order, the preferred first.
+pub(super) struct Bids<'b, 'a> {
+    book: &'b Book<'a>,
+    row: &'b Row<'a>,
+    /// The keys of bids that were not given yet.
+    keys: &'b mut Vec<u64>,
+    /// Columns with one key that are to be given next, the last first.
+    tied: Vec<usize>,
+}
+
+impl Bids<'_, '_> {
+    fn entry(&self, column: usize) -> Option<Entry> {
+        match self.book.said(self.row, column) {
+            Said::Bid(entry) => Some(entry),
+            _ => None,
         }
     }
 }
 
-impl Row<'_> {
-    /// By price, then the higher score, then the beacon.
-    fn sort(&mut self, beacon: &Digest, scores: &[u64]) {
-        let score = |b: &Entry| scores.get(usize::from(b.seat)).copied().unwrap_or(0);
-        self.bids.sort_by_key(|b| (b.price, Reverse(score(b))));
-        let alike = |a: &Entry, b: &Entry| a.price == b.price && score(a) == score(b);
-        for tied in self.bids.chunk_by_mut(alike).filter(|tied| tied.len() > 1) {
-            tied.sort_by_cached_key(|b| (tie(beacon, &self.order.digest, b.seat), b.seat));
+impl Iterator for Bids<'_, '_> {
+    type Item = Entry;
+
+    fn next(&mut self) -> Option<Entry> {
+        if let Some(column) = self.tied.pop() {
+            return self.entry(column);
         }
-    }
-}
-
-impl<'a> Stock<'a> {
-    /// The bids for an order that are feasible on what is left, the preferred first; judged as they are asked for.
-    pub fn feasible(&self, row: &Row<'_>) -> impl Iterator<Item = Entry> {
-        row.bids.iter().filter(|bid| self.judge(row.order, bid).is_ok()).copied()
-    }
-
-    /// Whether a bid is feasible on what its seat has left.
-    fn judge(&self, order: &ListedOrder, bid: &Entry) -> Result<(), Reason> {
-        if let Some(reason) = unservable(self.input.rules, order) {
-            return Err(reason);
+        let least = self.keys.iter().copied().min().filter(|key| *key != NONE)?;
+        let mut first = None;
+        for (column, key) in self.keys.iter_mut().enumerate().filter(|(_, key)| **key == least) {
+            *key = NONE;
+            match first {
+                None => first = Some(column),
+                Some(_) => self.tied.push(column),
+            }
         }
-        let Open { bundle, left } = self.open.get(&bid.seat).ok_or(Reason::Silent)?;
-        let (rules, from_ms) = (self.input.rules, self.input.expires_ms);
-        let bidder = Bidder { seat: bid.seat, provider: &bundle.provider, rules, from_ms };
-        bidder.admitted(order)?;
-        let spec = usize::from(bid.spec);
-        let (Some(left), Some(whole)) = (left.get(spec), bundle.capacity.get(spec)) else {
-            return Err(Reason::NoOffer);
-        };
-        bidder.serves(order, &bid_terms(bundle, bid))?;
-        match fits(&order.requirements, &left.nodes) {
-            Ok(()) => {}
-            // It would have fitted before others were served: say so rather than name a lack that is not there.
-            Err(_) if fits(&order.requirements, &whole.nodes).is_ok() => return Err(Reason::Outbid),
-            Err(reason) => return Err(reason),
+        let first = first?;
+        if !self.tied.is_empty() {
+            self.tied.push(first);
+            let (beacon, order) = (self.book.input.beacon, &self.row.order.digest);
+            let seat = |column: usize| self.book.columns.get(column).map_or(u16::MAX, |c| c.seat);
+            self.tied.sort_by_cached_key(|column| {
+                let seat = seat(*column);
+                Reverse((tie(beacon, order, seat), seat))
+            });
+            return self.tied.pop().and_then(|column| self.entry(column));
         }
-        if order.ceiling.is_none_or(|ceiling| bid.price > ceiling) { Err(Reason::Price) } else { Ok(()) }
-    }
-
-    /// Takes the capacity of a bid that was chosen, and says which.
-    pub fn hold(&mut self, order: &ListedOrder, bid: &Entry) -> Option<Holding> {
-        let left = self.open.get_mut(&bid.seat)?.left.get_mut(usize::from(bid.spec))?;
-        let placement = fit(&order.requirements, &left.nodes).ok()?;
-        take(&mut left.nodes, &order.requirements, &placement);
-        Some(Holding { seat: bid.seat, spec: bid.spec, placement })
-    }
-
-    /// Why each seat does not serve an order, ascending by seat; seats with a feasible bid are left out.
-    pub fn refusals(&self, row: &Row<'_>) -> Vec<NoBid> {
-        let nobody = unservable(self.input.rules, row.order);
-        let unheard = |seat: u16| match self.open.contains_key(&seat) {
-            true => nobody.unwrap_or(Reason::NotListed),
-            false if self.input.garbage.contains(&seat) => Reason::Garbage,
-            false => Reason::Silent,
-        };
-        let mut by_seat: BTreeMap<u16, Option<Reason>> =
-            (0..self.input.seats).map(|seat| (seat, Some(unheard(seat)))).collect();
-        if nobody.is_none() {
-            by_seat.extend(row.declined.iter().map(|(seat, reason)| (*seat, Some(*reason))));
-            by_seat.extend(row.bids.iter().map(|b| (b.seat, self.judge(row.order, b).err())));
-        }
-        by_seat.into_iter().filter_map(|(seat, reason)| Some((seat, reason?))).collect()
-    }
-
-    /// What a seat had to offer under one of its specs before anything was held.
-    pub fn whole(&self, bid: &Entry) -> Option<&'a OfferCapacity> {
-        self.open.get(&bid.seat)?.bundle.capacity.get(usize::from(bid.spec))
-    }
-}
-
-fn bid_terms(bundle: &OpenedBundle, bid: &Entry) -> BidTerms {
-    match bundle.records.get(bid.record as usize).map(|r| r.kind) {
-        Some(RecordKind::Bid { terms, .. }) => terms,
-        _ => BidTerms::default(),
+        self.entry(first)
     }
 }

@@ -4,7 +4,8 @@
 //! other seat the one thing that decided against it. Invariant: the verdicts follow from the capacity that was left
 //! when the order's turn came, which is found by holding again what the winners before it hold.
 
-use super::book::{Entry, Row, Stock, book, tie};
+use super::book::{Book, Entry, Row, tie};
+use super::stock::Stock;
 use super::{Cleared, ClearingInput, Outcome, STAND_BYS};
 use crate::{Digest, Price, Reason, encode, fits, take};
 use serde::Serialize;
@@ -77,23 +78,25 @@ pub struct Explanation {
 
 /// Explains one order of a round; none when the order is not in it. `cleared` is what [`super::clear`] makes of `input`.
 pub fn explain(input: &ClearingInput<'_>, cleared: &[Cleared], order: &Digest) -> Option<Explanation> {
-    let (rows, mut stock) = book(input);
-    let turn = rows.iter().position(|row| &row.order.digest == order)?;
-    let (before, row) = (rows.get(..turn)?, rows.get(turn)?);
-    for earlier in before {
-        if let Some(winner) = winning_bid(cleared, earlier) {
-            stock.hold(earlier.order, &winner);
+    let book = Book::new(input);
+    let mut stock = Stock::new(&book);
+    let turn = book.turns().position(|row| &row.order.digest == order)?;
+    let before: Vec<&Row<'_>> = book.turns().take(turn).collect();
+    let row = book.turns().nth(turn)?;
+    for earlier in &before {
+        if let Some(winner) = winning_bid(&book, cleared, earlier) {
+            stock.hold_again(earlier, &winner);
         }
     }
     let own = of(cleared, order)?;
-    let winner = winning_bid(cleared, row);
+    let winner = winning_bid(&book, cleared, row);
     let refusals = stock.refusals(row);
     let seats = (0..input.seats)
         .map(|seat| {
-            let bid = row.bids.iter().find(|b| b.seat == seat);
+            let bid = book.bid(row, seat);
             let refused = refusals.iter().find(|(s, _)| *s == seat).map(|(_, reason)| *reason);
-            let verdict = match (refused, bid, winner, &own.outcome) {
-                (Some(Reason::Outbid), Some(bid), ..) => taken(&stock, cleared, before, row, bid),
+            let verdict = match (refused, &bid, winner, &own.outcome) {
+                (Some(Reason::Outbid), Some(bid), ..) => taken(&stock, cleared, &before, row, bid),
                 (Some(reason), ..) => Verdict::NotFeasible(reason),
                 (None, Some(bid), Some(winner), Outcome::Award(award)) => {
                     compared(input, row, bid, &winner, award.price)
@@ -113,9 +116,9 @@ fn of<'c>(cleared: &'c [Cleared], order: &Digest) -> Option<&'c Cleared> {
 }
 
 /// The bid that won an order.
-fn winning_bid(cleared: &[Cleared], row: &Row<'_>) -> Option<Entry> {
+fn winning_bid(book: &Book<'_>, cleared: &[Cleared], row: &Row<'_>) -> Option<Entry> {
     let Outcome::Award(award) = &of(cleared, &row.order.digest)?.outcome else { return None };
-    row.bids.iter().find(|b| b.seat == award.seat).copied()
+    book.bid(row, award.seat)
 }
 
 fn stand_by(cleared: &Cleared, seat: u16) -> Option<u8> {
@@ -140,7 +143,13 @@ fn compared(input: &ClearingInput<'_>, row: &Row<'_>, bid: &Entry, winner: &Entr
 }
 
 /// The order served before after which a bid no longer fitted.
-fn taken(stock: &Stock<'_>, cleared: &[Cleared], before: &[Row<'_>], row: &Row<'_>, bid: &Entry) -> Verdict {
+fn taken(
+    stock: &Stock<'_, '_>,
+    cleared: &[Cleared],
+    before: &[&Row<'_>],
+    row: &Row<'_>,
+    bid: &Entry,
+) -> Verdict {
     let none = Verdict::NotFeasible(Reason::Outbid);
     let Some(whole) = stock.whole(bid) else { return none };
     let mut nodes = whole.nodes.clone();

@@ -1,4 +1,4 @@
-use super::tests::{Case, mk_bid, mk_bundle, mk_order, price};
+use super::tests::{Bundle, Case, mk_bid, mk_bundle, mk_order, price};
 use super::*;
 use crate::tagged_hash;
 use proptest::prelude::*;
@@ -21,14 +21,13 @@ fn rounds() -> impl Strategy<Value = Case> {
             })
             .collect();
         let bundles = seats.into_iter().zip(0u16..).map(|((gpus, bids), seat)| {
-            let record = |(id, (micros, may_interrupt)): (u8, (i64, bool))| Record {
-                order: [id; 32],
-                kind: mk_bid(micros, BidTerms { may_interrupt, ..BidTerms::default() }),
+            let record = |(id, (micros, may_interrupt)): (u8, (i64, bool))| {
+                ([id; 32], mk_bid(micros, BidTerms { may_interrupt, ..BidTerms::default() }))
             };
             let bids = (0u8..).zip(bids).filter_map(|(id, bid)| Some((id, bid?)));
-            OpenedBundle { records: bids.map(record).collect(), ..mk_bundle(seat, gpus, &[]) }
+            Bundle { records: bids.map(record).collect(), ..mk_bundle(seat, gpus, &[]) }
         });
-        let bundles: Vec<OpenedBundle> = bundles.collect();
+        let bundles: Vec<Bundle> = bundles.collect();
         Case { beacon, ..Case::new(bundles.len() as u16, orders, bundles) }
     })
 }
@@ -41,8 +40,8 @@ fn awards(cleared: &[Cleared]) -> impl Iterator<Item = (&Digest, &Award)> {
 }
 
 fn bid_of(case: &Case, seat: u16, order: &Digest) -> Price {
-    let record = case.bundles[usize::from(seat)].records.iter().find(|r| &r.order == order).unwrap();
-    match record.kind {
+    let record = case.bundles[usize::from(seat)].records.iter().find(|(o, _)| o == order).unwrap();
+    match record.1 {
         RecordKind::Bid { price, .. } => price,
         RecordKind::NoBid(reason) => panic!("{reason}"),
     }
@@ -103,7 +102,7 @@ proptest! {
             for seat in award.stand_bys.iter().map(|s| s.seat).chain([award.seat]) {
                 let bundle = &case.bundles[usize::from(seat)];
                 prop_assert!(order.terms.pinned.as_ref().is_none_or(|p| p == &bundle.provider));
-                let kind = bundle.records.iter().find(|r| &r.order == digest).unwrap().kind;
+                let kind = bundle.records.iter().find(|(o, _)| o == digest).unwrap().1;
                 let interrupts = matches!(kind, RecordKind::Bid { terms, .. } if terms.may_interrupt);
                 prop_assert!(!interrupts);
             }
@@ -118,7 +117,7 @@ proptest! {
         let seat = seat.index(case.bundles.len());
         let bundle = &mut case.bundles[seat];
         if !bundle.records.is_empty() {
-            let removed = bundle.records.remove(bid.index(bundle.records.len())).order;
+            let removed = bundle.records.remove(bid.index(bundle.records.len())).0;
             let won = awards(&cleared).any(|(order, a)| order == &removed && usize::from(a.seat) == seat);
             let after = case.clear();
             let winners = |c: &[Cleared]| awards(c).map(|(order, a)| (*order, a.seat)).collect::<Vec<_>>();
@@ -134,7 +133,7 @@ proptest! {
     fn explanations_agree_with_the_outcome(case in rounds()) {
         let cleared = case.clear();
         for c in &cleared {
-            let explained = explain(&case.input(), &cleared, &c.order).unwrap();
+            let explained = case.explain(&cleared, &c.order).unwrap();
             prop_assert_eq!(explained.seats.len(), usize::from(case.seats));
             let is_won = |v: &Verdict| matches!(v, Verdict::Won { .. });
             let winners: Vec<u16> =

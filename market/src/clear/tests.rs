@@ -12,28 +12,55 @@ pub(super) struct Case {
     pub beacon: Digest,
     pub seats: u16,
     pub orders: Vec<ListedOrder>,
-    pub bundles: Vec<OpenedBundle>,
+    pub bundles: Vec<Bundle>,
     pub garbage: BTreeSet<u16>,
 }
 
+/// A bundle that owns what it says.
+#[derive(Debug, Clone)]
+pub(super) struct Bundle {
+    pub seat: u16,
+    pub provider: String,
+    pub capacity: Vec<OfferCapacity>,
+    pub records: Vec<(Digest, RecordKind)>,
+}
+
 impl Case {
-    pub fn new(seats: u16, orders: Vec<ListedOrder>, bundles: Vec<OpenedBundle>) -> Self {
+    pub fn new(seats: u16, orders: Vec<ListedOrder>, bundles: Vec<Bundle>) -> Self {
         let rules = ClearingRules::latest();
         Self { rules, beacon: BEACON, seats, orders, bundles, garbage: BTreeSet::new() }
     }
-    pub fn input(&self) -> ClearingInput<'_> {
-        ClearingInput {
+    /// What `work` makes of the round.
+    pub fn with<T>(&self, work: impl FnOnce(&ClearingInput<'_>) -> T) -> T {
+        let records: Vec<(Vec<Digest>, Vec<RecordKind>)> =
+            self.bundles.iter().map(|b| b.records.iter().copied().unzip()).collect();
+        let bundles: Vec<OpenedBundle<'_>> = self
+            .bundles
+            .iter()
+            .zip(&records)
+            .map(|(Bundle { seat, provider, capacity, .. }, (orders, records))| OpenedBundle {
+                seat: *seat,
+                provider,
+                capacity,
+                orders,
+                records,
+            })
+            .collect();
+        work(&ClearingInput {
             rules: &self.rules,
             beacon: &self.beacon,
             expires_ms: 1_000_000,
             seats: self.seats,
             orders: &self.orders,
-            bundles: &self.bundles,
+            bundles: &bundles,
             garbage: &self.garbage,
-        }
+        })
     }
     pub fn clear(&self) -> Vec<Cleared> {
-        clear(&self.input())
+        self.with(clear)
+    }
+    pub fn explain(&self, cleared: &[Cleared], order: &Digest) -> Option<Explanation> {
+        self.with(|input| explain(input, cleared, order))
     }
     /// The award of the first order.
     fn award(&self) -> Award {
@@ -53,7 +80,7 @@ impl Case {
         }
     }
     fn verdict(&self, order: u8, seat: usize) -> Verdict {
-        explain(&self.input(), &self.clear(), &[order; 32]).unwrap().seats[seat].verdict.clone()
+        self.explain(&self.clear(), &[order; 32]).unwrap().seats[seat].verdict.clone()
     }
 }
 
@@ -75,12 +102,9 @@ pub(super) fn mk_bid(micros: i64, terms: BidTerms) -> RecordKind {
     RecordKind::Bid { price: price(micros), spec: 0, terms }
 }
 
-pub(super) fn mk_bundle(seat: u16, gpus: u32, bids: &[(u8, i64)]) -> OpenedBundle {
-    let record = |(order, micros): &(u8, i64)| Record {
-        order: [*order; 32],
-        kind: mk_bid(*micros, BidTerms::default()),
-    };
-    OpenedBundle {
+pub(super) fn mk_bundle(seat: u16, gpus: u32, bids: &[(u8, i64)]) -> Bundle {
+    let record = |(order, micros): &(u8, i64)| ([*order; 32], mk_bid(*micros, BidTerms::default()));
+    Bundle {
         seat,
         provider: format!("p{seat}"),
         capacity: vec![OfferCapacity { nodes: vec![mk_node("H100", 80, gpus)] }],
@@ -129,7 +153,7 @@ fn cheapest_wins_at_its_own_price_with_ranked_stand_bys() {
 #[test]
 fn nobody_fits_gives_a_histogram_over_all_seats() {
     let mut no_bid = mk_bundle(0, 4, &[]);
-    no_bid.records = vec![Record { order: [1; 32], kind: RecordKind::NoBid(Reason::Model) }];
+    no_bid.records = vec![([1; 32], RecordKind::NoBid(Reason::Model))];
     let mut case = Case::new(5, vec![mk_order(1, 2)], vec![no_bid, mk_bundle(1, 4, &[(1, 6_000_000)])]);
     case.bundles.push(mk_bundle(4, 4, &[(2, 1)]));
     case.garbage.insert(2);
@@ -157,7 +181,7 @@ fn capacity_is_shared_between_orders_of_a_round() {
 #[test]
 fn bids_for_unlisted_orders_and_unknown_offers_are_ignored() {
     let mut bundle = mk_bundle(0, 4, &[(1, 10), (9, 1)]);
-    bundle.records[0].kind = RecordKind::Bid { price: price(10), spec: 3, terms: BidTerms::default() };
+    bundle.records[0].1 = RecordKind::Bid { price: price(10), spec: 3, terms: BidTerms::default() };
     let cleared = Case::new(1, vec![mk_order(1, 1)], vec![bundle]).clear();
     assert_eq!(cleared.len(), 1);
     assert_eq!(cleared[0].no_bids, [(0, Reason::NoOffer)]);
@@ -208,7 +232,7 @@ fn region_attestation_and_standing_are_those_of_the_record() {
 fn interruption_and_time_of_a_bid_are_judged() {
     let winner = |terms: Terms, bid: BidTerms| {
         let mut case = with_terms(terms);
-        case.bundles[0].records[0].kind = mk_bid(1, bid);
+        case.bundles[0].records[0].1 = mk_bid(1, bid);
         case.winner()
     };
     let spot = BidTerms { may_interrupt: true, ..BidTerms::default() };
@@ -292,7 +316,7 @@ fn every_seat_and_its_rank_is_explained() {
     case.garbage.insert(1);
     case.bundles[3].capacity[0].nodes[0].free_gpus = 1;
     let cleared = case.clear();
-    let explained = explain(&case.input(), &cleared, &[1; 32]).unwrap();
+    let explained = case.explain(&cleared, &[1; 32]).unwrap();
     assert_eq!(
         explained.to_string(),
         format!(
@@ -303,7 +327,7 @@ fn every_seat_and_its_rank_is_explained() {
             "01".repeat(32)
         )
     );
-    assert_eq!(explain(&case.input(), &cleared, &[2; 32]), None);
+    assert_eq!(case.explain(&cleared, &[2; 32]), None);
     let json = serde_json::to_value(&explained).unwrap();
     assert_eq!(json["seats"][2]["verdict"]["price_higher"]["winning"], "0.00001");
 }

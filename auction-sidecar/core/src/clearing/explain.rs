@@ -3,9 +3,9 @@
 //! Invariant: the inputs are made by the same functions as in clearing itself. It opens and judges everything anew, so it
 //! is for whoever looks at a round afterwards.
 
-use super::{Clearing, Opened};
-use std::collections::{BTreeMap, BTreeSet};
-use vendue_market::{Cleared, ClearingInput, Digest, Explanation, OpenedBundle, Price, explain};
+use super::Clearing;
+use std::collections::BTreeSet;
+use vendue_market::{Cleared, Digest, Explanation, Price, explain};
 use vendue_sealed_bid::Sealed;
 
 /// An order of a round and why it went where it did.
@@ -26,24 +26,11 @@ impl Clearing<'_> {
         open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
         cleared: &[Cleared],
     ) -> Vec<Explained> {
-        let mut views = BTreeMap::new();
-        let plain: Opened = self.list.iter().map(|l| (*l, self.plaintext(l, &mut views, &open))).collect();
-        let garbage: BTreeSet<u16> = plain.iter().filter(|(_, p)| p.is_none()).map(|(l, _)| l.seat).collect();
-        let bundles: Vec<OpenedBundle> =
-            plain.iter().filter_map(|(l, p)| Some(self.opened(l, &p.as_ref()?.0))).collect();
-        let orders = self.orders_to_clear(candidates, beacon, &open);
-        let input = ClearingInput {
-            rules: &self.record.clearing,
-            beacon,
-            expires_ms: self.record.params.expiry(self.round),
-            seats: self.record.n(),
-            orders: &orders,
-            bundles: &bundles,
-            garbage: &garbage,
-        };
-        let explained = orders.iter().map(|order| {
-            Some(Explained { ceiling: order.ceiling, why: explain(&input, cleared, &order.digest)? })
-        });
-        explained.flatten().collect()
+        self.with_input(candidates, beacon, open, |input, _| {
+            let explained = input.orders.iter().map(|order| {
+                Some(Explained { ceiling: order.ceiling, why: explain(input, cleared, &order.digest)? })
+            });
+            explained.flatten().collect()
+        })
     }
 }

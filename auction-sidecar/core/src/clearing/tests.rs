@@ -52,7 +52,8 @@ fn ceilings(
     orders: &[Order],
     open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
 ) -> BTreeMap<Digest, Option<Price>> {
-    let orders: BTreeMap<Digest, Order> = orders.iter().map(|o| (o.digest(), o.clone())).collect();
+    let orders: BTreeMap<Digest, Arc<Order>> =
+        orders.iter().map(|o| (o.digest(), Arc::new(o.clone()))).collect();
     let clearing =
         Clearing { record, round, set: [0; 32], list: &[], bundles: &BTreeMap::new(), orders: &orders };
     let candidates = orders.keys().copied().collect();
@@ -133,10 +134,10 @@ fn run(
     let bid = RecordKind::Bid { price: price(1_000_000), spec: 0, terms };
     let plain = Plaintext { capacity: vec![OfferCapacity { nodes: vec![node] }], records: vec![bid] };
     let header = Header { kind: Kind::Bundle, market: record.short_id(), epoch: 0, round: ROUND, seat: 1 };
-    let bundle = Bundle { order_view: vec![order.digest()], u: [1; 48], v: [2; 32], payload: vec![] };
+    let bundle = Bundle { order_view: vec![order.digest()].into(), u: [1; 48], v: [2; 32], payload: vec![] };
     let listed = Listed { seat: 1, d: bundle.digest(&header) };
     let bundles = BTreeMap::from([(listed, Held { header, bundle, bytes: vec![] })]);
-    let orders = BTreeMap::from([(order.digest(), order.clone())]);
+    let orders = BTreeMap::from([(order.digest(), Arc::new(order.clone()))]);
     let clearing =
         Clearing { record, round: ROUND, set: [0; 32], list: &[listed], bundles: &bundles, orders: &orders };
     clearing.run(&BTreeSet::from([order.digest()]), &BEACON, |_, sealed| {

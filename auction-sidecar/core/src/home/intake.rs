@@ -3,9 +3,9 @@
 use super::{Candidate, Home, HomeOutput, Reserving, State};
 use crate::crypto::{Scheme, UserCrypto};
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::received_hash_by;
 use crate::verify;
-use crate::wire::{Body, Cancel, MAX_MESSAGE, Message, Proof, Receipt, Taken, decode};
+use crate::wire::{Body, Cancel, MAX_MESSAGE, Proof, Receipt, Taken, decode};
 use vendue_market::Outcome;
 
 type Intake = Result<(), DropReason>;
@@ -21,20 +21,20 @@ impl<K: UserCrypto> Home<K> {
         if bytes.len() > MAX_MESSAGE {
             return Err(DropReason::Oversize);
         }
-        let Message { header, body, signature } =
-            decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        let header = message.header;
         if header.market != self.record.short_id() || header.epoch != self.record.epoch {
             return Err(DropReason::Foreign);
         }
         let seat =
             self.record.seat(header.seat).filter(|s| s.index == from).ok_or(DropReason::WrongSender)?;
-        if let Some(signature) = signature {
-            let hash = message_hash(&self.record.market, &header, &body);
-            if !K::Scheme::verify_signature(&hash, &signature, &seat.evidence_key) {
+        if let Some(signature) = &message.signature {
+            let hash = received_hash_by::<K::Scheme>(&self.record.market, &message, bytes);
+            if !K::Scheme::verify_signature(&hash, signature, &seat.evidence_key) {
                 return Err(DropReason::BadSignature);
             }
         }
-        match body {
+        match message.body {
             Body::Receipt(receipt) => self.take_receipt(from, receipt, out),
             Body::Proof(proof) => self.take_proof(now_ms, from, *proof, out),
             Body::Accept(accept) => self.take_accept(now_ms, from, header.round, accept.order, out),
@@ -91,7 +91,7 @@ impl<K: UserCrypto> Home<K> {
             return Err(DropReason::Late);
         }
         verify::certificate_by::<K::Scheme>(&self.record, &certificate)
-            .and_then(|()| verify::outcome(&self.record, &certificate, &proof, &entry.order))
+            .and_then(|()| verify::named_outcome(&self.record, &certificate, &proof, &entry.order, &digest))
             .map_err(|_| DropReason::BadSignature)?;
         match proof.leaf.outcome.clone() {
             Outcome::Award(award) => {

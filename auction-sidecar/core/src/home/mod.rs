@@ -17,7 +17,7 @@ pub use io::{Choice, HomeInput, HomeOutput, NewOrder};
 use crate::award::{AwardProof, Certificate};
 use crate::crypto::UserCrypto;
 use crate::drops::Drops;
-use crate::evidence::{message_hash, order_hash};
+use crate::evidence::{message_hash_by, named_order_hash_by};
 use crate::keys::HomeKeys;
 use crate::record::MarketRecord;
 use crate::wire::{Again, Body, Cancel, Fetch, Header, Message, OrderMsg, Proof, Taken, Withdraw};
@@ -166,7 +166,8 @@ impl<K: UserCrypto> Home<K> {
         });
         let p = self.record.params;
         self.withdrawn.retain(|_, round| now_ms < p.expiry(*round));
-        let all: Vec<Digest> = self.orders.keys().copied().collect();
+        let is_open = |e: &Entry| !matches!(e.state, State::Taken(_) | State::Closed);
+        let all: Vec<Digest> = self.orders.iter().filter(|(_, e)| is_open(e)).map(|(d, _)| *d).collect();
         for digest in all {
             self.advance(now_ms, digest, &mut out);
         }
@@ -177,7 +178,7 @@ impl<K: UserCrypto> Home<K> {
     /// an input can change anything.
     pub fn next_wake(&self) -> Option<u64> {
         let repeats = self.repeats.values().flatten().map(|(at, _)| *at);
-        let orders = self.orders.values().flat_map(|e| self.wakes(e));
+        let orders = self.orders.values().filter_map(|e| self.wakes(e));
         orders.chain(repeats).min().map(|at| at.max(self.now + 1))
     }
 
@@ -192,24 +193,20 @@ impl<K: UserCrypto> Home<K> {
         new.terms.validate()
     }
 
-    fn wakes(&self, e: &Entry) -> Vec<u64> {
+    fn wakes(&self, e: &Entry) -> Option<u64> {
         let p = &self.record.params;
-        let mut wakes = Vec::new();
         match &e.state {
             State::Waiting => {
-                if e.round == e.order.first_round && self.now < p.t0(e.round) {
-                    wakes.push(p.t0(e.round));
-                }
-                wakes.extend([e.ask_ms, p.expiry(e.round)]);
-                if e.receipts.len() < usize::from(self.record.n()) {
-                    wakes.push(e.resend_ms);
-                }
+                let waits = e.round == e.order.first_round && self.now < p.t0(e.round);
+                let start = if waits { p.t0(e.round) } else { u64::MAX };
+                let resends = e.receipts.len() < usize::from(self.record.n());
+                let resend = if resends { e.resend_ms } else { u64::MAX };
+                Some(start.min(resend).min(e.ask_ms).min(p.expiry(e.round)))
             }
-            State::Reserving(r) => wakes.extend([r.next_ms, r.resend_ms, p.expiry(e.round)]),
-            State::Choosing { again_ms, .. } => wakes.push(*again_ms),
-            State::Taken(_) | State::Closed => {}
+            State::Reserving(r) => Some(r.next_ms.min(r.resend_ms).min(p.expiry(e.round))),
+            State::Choosing { again_ms, .. } => Some(*again_ms),
+            State::Taken(_) | State::Closed => None,
         }
-        wakes
     }
 
     fn encode(&self, body: Body) -> Vec<u8> {
@@ -225,7 +222,7 @@ impl<K: UserCrypto> Home<K> {
             round,
             seat: self.index,
         };
-        let hash = message_hash(&self.record.market, &header, &body);
+        let hash = message_hash_by::<K::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.keys.sign(&hash));
         Message { header, body, signature }.encode()
     }
@@ -285,7 +282,7 @@ impl<K: UserCrypto> Home<K> {
         out.push(HomeOutput::Ordered {
             digest,
             order: Box::new(order.clone()),
-            signature: self.keys.sign(&order_hash(&self.record.market, &order)),
+            signature: self.keys.sign(&named_order_hash_by::<K::Scheme>(&self.record.market, &digest)),
             starts_ms: self.record.params.t0(round),
         });
         self.adopt(now_ms, digest, order, round, State::Waiting);
@@ -331,7 +328,8 @@ impl<K: UserCrypto> Home<K> {
     }
 
     fn adopt(&mut self, now_ms: u64, digest: Digest, order: Order, round: u64, state: State) {
-        let signature = self.keys.sign(&order_hash(&self.record.market, &order));
+        let hash = named_order_hash_by::<K::Scheme>(&self.record.market, &digest);
+        let signature = self.keys.sign(&hash);
         let entry = Entry {
             order,
             signature,
@@ -418,7 +416,7 @@ impl<K: UserCrypto> Home<K> {
 
     /// Says last words again that are due.
     fn repeat(&mut self, now_ms: u64, out: &mut Vec<HomeOutput>) {
-        for words in self.repeats.values_mut() {
+        for words in self.repeats.values_mut().filter(|words| words.iter().any(|(at, _)| *at <= now_ms)) {
             let (due, later): (Vec<_>, Vec<_>) = words.drain(..).partition(|(at, _)| *at <= now_ms);
             *words = later;
             out.extend(due.into_iter().map(|(_, bytes)| HomeOutput::Broadcast(bytes)));
@@ -473,7 +471,8 @@ impl<K: UserCrypto> Home<K> {
             entry.resend_ms = now_ms + entry.backoff_ms;
             entry.backoff_ms = (entry.backoff_ms * 2).min(p.lifetime());
         }
-        match self.order_bytes(&digest).filter(|_| send) {
+        // Encoding is signing, which is not done in vain.
+        match send.then(|| self.order_bytes(&digest)).flatten() {
             Some(bytes) if missing.len() == n => out.push(HomeOutput::Broadcast(bytes)),
             Some(bytes) => {
                 out.extend(missing.into_iter().map(|seat| HomeOutput::Send { seat, bytes: bytes.clone() }));

@@ -129,7 +129,7 @@ pub fn replay(
         root: machine.cleared().map(|(root, _)| root),
         certificate: machine.certificate().cloned(),
         cleared: machine.cleared().map(|(_, cleared)| cleared.to_vec()).unwrap_or_default(),
-        orders: machine.orders().clone(),
+        orders: machine.orders().iter().map(|(digest, order)| (*digest, Order::clone(order))).collect(),
         equal: run.equal,
         unwritten: run.made.len(),
         restarts: run.restarts,
@@ -174,7 +174,8 @@ impl<'l> Run<'l> {
             }
             LogRecord::Orders { at_ms, orders, .. } => {
                 self.written(*at_ms)?;
-                let orders: Vec<_> = orders.iter().map(|order| (order.digest(), order.clone())).collect();
+                let orders: Vec<_> =
+                    orders.iter().map(|order| (order.digest(), Arc::new(order.clone()))).collect();
                 for (digest, _) in &orders {
                     self.lacking.remove(digest);
                 }

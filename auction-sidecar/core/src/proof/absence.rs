@@ -11,7 +11,7 @@ use crate::evidence;
 use crate::justify::set_digest;
 use crate::merkle::{HexDigest, Path};
 use crate::record::MarketRecord;
-use crate::wire::{Body, Header, Kind, Listed, bundle_digest};
+use crate::wire::{Body, Header, Kind, Listed, bundle_digest, view_digest};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use vendue_market::Digest;
@@ -66,9 +66,9 @@ impl Absence {
             seat: bundle.seat,
         };
         let orders: Vec<Digest> = bundle.order_view.iter().map(|d| d.0).collect();
-        let d = bundle_digest(&header, &orders, &bundle.u, &bundle.v, &bundle.payload);
+        let d = bundle_digest(&header, &view_digest(&orders), &bundle.u, &bundle.v, &bundle.payload);
         let key = record.seat(bundle.seat).ok_or(Unproven::Signature)?.evidence_key;
-        let hash = evidence::bundle_hash(&record.market, &header, &d);
+        let hash = evidence::bundle_hash_by::<S>(&record.market, &header, &d);
         if !S::verify_signature(&hash, &bundle.signature, &key) {
             return Err(Unproven::Signature);
         }

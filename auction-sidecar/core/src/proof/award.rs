@@ -10,6 +10,7 @@ use crate::verify;
 use crate::wire::{Body, Listed};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use vendue_market::encode::hex_array;
 use vendue_market::{Digest, Order};
 use vendue_sealed_bid::RoundId;
@@ -54,7 +55,8 @@ impl WrongAward {
         let combined =
             S::verify_combined(&id, &record.seal_key, &self.combined).ok_or(Unproven::Certificate)?;
         let bundles = self.held::<S>(record, round)?;
-        let orders: BTreeMap<Digest, Order> = self.orders.iter().map(|o| (o.digest(), o.clone())).collect();
+        let orders: BTreeMap<Digest, Arc<Order>> =
+            self.orders.iter().map(|o| (o.digest(), Arc::new(o.clone()))).collect();
         let clearing =
             Clearing { record, round, set, list: &self.admitted, bundles: &bundles, orders: &orders };
         let candidates = clearing.candidates();

@@ -70,7 +70,7 @@ impl Double {
                 };
                 let key = record.seat(*seat).ok_or(Unproven::Signature)?.evidence_key;
                 for version in [first, second] {
-                    let hash = evidence::bundle_hash(&record.market, &header, &version.d);
+                    let hash = evidence::bundle_hash_by::<S>(&record.market, &header, &version.d);
                     if !S::verify_signature(&hash, &version.signature, &key) {
                         return Err(Unproven::Signature);
                     }
@@ -89,7 +89,7 @@ impl Double {
                 let (_, fault) = place_of_first.ok_or(Unproven::Malformed)?;
                 // Signing the same twice is what sending again is. What is signed counts, not the bytes: anybody can give
                 // a NEWVIEW another signature of a SET in it.
-                let signed = |m: &Message| evidence::message_hash(&record.market, &m.header, &m.body);
+                let signed = |m: &Message| evidence::message_hash_by::<S>(&record.market, &m.header, &m.body);
                 if signed(&first) == signed(&second) {
                     return Err(Unproven::Innocent);
                 }

@@ -2,7 +2,7 @@
 
 use super::{Fault, Judged, Signed, Unproven, open};
 use crate::crypto::Scheme;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::justify::{self, ByRecord};
 use crate::record::MarketRecord;
 use crate::wire::Body;
@@ -26,7 +26,7 @@ impl AgainstLock {
         let admit = open::<S>(record, &self.admit)?;
         let proposal = open::<S>(record, &self.proposal)?;
         let Body::Admit(vote) = &admit.body else { return Err(Unproven::Malformed) };
-        let digest = message_hash(&record.market, &proposal.header, &proposal.body);
+        let digest = message_hash_by::<S>(&record.market, &proposal.header, &proposal.body);
         let Body::Propose(propose) = &proposal.body else { return Err(Unproven::Malformed) };
         if vote.proposal != digest || admit.header.round != proposal.header.round {
             return Err(Unproven::Unrelated);

@@ -30,7 +30,7 @@ pub use message::BadMessage;
 pub use votes::{Ballot, TwoVotes, Voted};
 
 use crate::crypto::{Curves, Scheme};
-use crate::evidence::message_hash;
+use crate::evidence::received_hash_by;
 use crate::record::MarketRecord;
 use crate::wire::{Message, decode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -214,7 +214,7 @@ fn open<S: Scheme>(record: &MarketRecord, signed: &Signed) -> Result<Message, Un
     }
     let seat = record.seat(header.seat).ok_or(Unproven::Signature)?;
     let signature = message.signature.ok_or(Unproven::Malformed)?;
-    let hash = message_hash(&record.market, header, &message.body);
+    let hash = received_hash_by::<S>(&record.market, &message, &signed.0);
     let good = S::verify_signature(&hash, &signature, &seat.evidence_key);
     if good { Ok(message) } else { Err(Unproven::Signature) }
 }

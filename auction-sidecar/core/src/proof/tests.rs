@@ -1,6 +1,7 @@
 //! Every fault among four seats, as the other seats show it; and that no proof survives a change of any field.
 
 use super::*;
+use crate::evidence::message_hash;
 use crate::justify;
 use crate::round::tests::{ROUND, Rig, mk_rig};
 use crate::round::{RoundInput, RoundOutput};
@@ -9,7 +10,7 @@ use serde_json::Value;
 use vendue_market::Digest;
 
 fn bundle(payload: u8) -> Body {
-    Body::Bundle(Bundle { order_view: vec![[3; 32]], u: [1; 48], v: [2; 32], payload: vec![payload] })
+    Body::Bundle(Bundle { order_view: vec![[3; 32]].into(), u: [1; 48], v: [2; 32], payload: vec![payload] })
 }
 
 fn set(d: u8) -> Body {
@@ -231,7 +232,7 @@ fn changed_messages_of_honest_seats_prove_nothing() {
         (seat, (body.clone(), decode(&bytes, 4).unwrap().signature.unwrap()))
     });
     let header = decode(&rig.sent_of(0, Kind::Set), 4).unwrap().header;
-    let hash = |s: &ShownSet| crate::evidence::set_hash(&rig.record.market, &header, s);
+    let hash = |s: &ShownSet| crate::evidence::set_hash_by::<Curves>(&rig.record.market, &header, s);
     let mut propose = Propose::new(view(&rig), [0; 32], &views.collect(), hash);
     propose.set = justify::follow(&rig.record, ROUND, &propose).0;
     let by = justify::proposer(&rig.record, ROUND, view(&rig));

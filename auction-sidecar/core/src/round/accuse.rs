@@ -39,15 +39,14 @@ fn is_kept(kind: Kind) -> bool {
 const MAX_VIEW_BYTES: usize = 4 << 20;
 
 impl<C: Crypto> Round<C> {
-    /// Looks at a message before it is taken in. Bundles keep their bytes themselves.
-    pub(super) fn look(message: &Message, bytes: &[u8]) -> Seen {
+    /// Looks at a message before it is taken in.
+    pub(super) fn look(message: &Message, bytes: Vec<u8>) -> Seen {
         let place = place(&message.body);
-        let keep = message.header.kind != Kind::Bundle && message.header.kind.is_signed();
         Seen {
             header: message.header,
             view: place.map_or(0, |(view, _)| view),
             fault: place.map(|(_, fault)| fault),
-            bytes: if keep { bytes.to_vec() } else { vec![] },
+            bytes,
         }
     }
 
@@ -383,7 +382,10 @@ impl<C: Crypto> Round<C> {
             commit: Signed(own(Kind::Open).or_else(|| own(Kind::Commit))?),
             combined: self.crypto.combined(self.opened.as_ref()?),
             bundles: bundles.collect::<Option<_>>()?,
-            orders: candidates.iter().map(|d| self.orders.get(d).cloned()).collect::<Option<_>>()?,
+            orders: candidates
+                .iter()
+                .map(|d| Some(self.orders.get(d)?.as_ref().clone()))
+                .collect::<Option<_>>()?,
             admitted: list,
         })
     }
@@ -398,16 +400,16 @@ impl<C: Crypto> Round<C> {
         let Some(list) = self.find_list(set) else { return };
         let certificate = CertificateFile::from(certificate);
         let mut proofs = vec![];
-        for leaf in &result.table.leaves {
-            // Making a path hashes the whole table, which is large where there is no garbage too.
+        for (index, leaf) in result.table.leaves.iter().enumerate() {
             let Leaf::Garbage(bundle) = leaf else { continue };
-            if let Some(path) = result.table.path(leaf) {
+            if let Some(path) = result.tree.path(index) {
                 let proof = Garbage { certificate: certificate.clone(), bundle: *bundle, path };
                 proofs.push((bundle.seat, Fault::Garbage, FaultProof::Garbage(proof)));
             }
         }
         let left_out: Vec<_> = self.bundles.iter().filter(|(l, _)| !list.contains(l)).collect();
-        let path = if left_out.is_empty() { None } else { result.table.path(&Leaf::Set(*set)) };
+        // The set is the first leaf.
+        let path = if left_out.is_empty() { None } else { result.tree.path(0) };
         for (listed, held) in left_out {
             let against = |s: &&ShownSet| speaks_against(&self.record, listed, &s.set.held, &list);
             let sets: Vec<Signed> = self

@@ -3,17 +3,17 @@
 //! Votes are taken in unchecked. Their messages are signed, so nobody speaks for another; the sum of a quorum is checked
 //! before anything follows from it, and whoever spoils it is found then; from then on that seat's votes are checked at once.
 
-use super::{Ballot, Round, RoundOutput};
+use super::{Ballot, Round, RoundOutput, Subject};
 use crate::award::Certificate;
 use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::justify;
 use crate::proof::Fault;
 use crate::wire::{
-    Admit, Admitted, AwardVote, Body, Bundle, Cert, Commit, Fetch, Header, Kind, Listed, Lock, Message,
-    OpenShare, Reply, ShownSet, VoteWord, decode,
+    Admit, Admitted, AwardVote, Body, Cert, Commit, Fetch, Kind, Listed, Lock, Message, OpenShare, Reply,
+    ShownSet, VoteWord, decode,
 };
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -24,7 +24,13 @@ const MAX_FETCHES: u32 = 64;
 type Intake = Result<(), DropReason>;
 
 impl<C: Crypto> Round<C> {
-    pub(super) fn intake(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<RoundOutput>) -> Intake {
+    pub(super) fn intake(
+        &mut self,
+        message: Message,
+        d: Option<Digest>,
+        bytes: Vec<u8>,
+        out: &mut Vec<RoundOutput>,
+    ) -> Intake {
         let Message { header, body, signature } = message;
         let seat = header.seat;
         let signature = || signature.ok_or(DropReason::Malformed);
@@ -39,7 +45,10 @@ impl<C: Crypto> Round<C> {
             self.settle_sets(out);
         }
         match body {
-            Body::Bundle(bundle) => self.take_bundle(header, bundle, bytes),
+            Body::Bundle(bundle) => {
+                let d = d.unwrap_or_else(|| bundle.digest(&header));
+                self.take_bundle(d, Held { header, bundle, bytes })
+            }
             Body::Set(set) => self.take_set(ShownSet { seat, set, signature: signature()? }),
             Body::Admit(admit) => self.take_admit(seat, &admit),
             Body::Lock(lock) => self.take_lock(seat, &lock),
@@ -59,24 +68,25 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// The first bundle of a seat that arrives by T1 is listed; a second version is kept but never listed.
-    fn take_bundle(&mut self, header: Header, bundle: Bundle, bytes: Vec<u8>) -> Intake {
-        let listed = Listed { seat: header.seat, d: bundle.digest(&header) };
+    /// The first bundle of a seat that arrives before T1 is listed; a second version is kept but never listed.
+    fn take_bundle(&mut self, d: Digest, held: Held) -> Intake {
+        let seat = held.header.seat;
+        let listed = Listed { seat, d };
         if self.bundles.contains_key(&listed) {
             return Err(DropReason::Duplicate);
         }
-        let versions = self.bundles.keys().filter(|l| l.seat == header.seat).count();
+        let versions = self.bundles.keys().filter(|l| l.seat == seat).count();
         if versions >= 2 {
             return Err(DropReason::Conflict);
         }
-        self.bundles.insert(listed, Held { header, bundle, bytes });
+        self.bundles.insert(listed, held);
         if versions > 0 {
             return Err(DropReason::Conflict);
         }
-        if self.now > self.record.params.t1(self.round) {
+        if self.now >= self.record.params.t1(self.round) {
             return Err(DropReason::Late);
         }
-        self.in_time.insert(header.seat, listed.d);
+        self.in_time.insert(seat, d);
         Ok(())
     }
 
@@ -176,6 +186,9 @@ impl<C: Crypto> Round<C> {
     }
 
     fn take_open(&mut self, seat: u16, open: OpenShare, out: &mut Vec<RoundOutput>) -> Intake {
+        if self.subject == Subject::Keys {
+            return Err(DropReason::Unexpected);
+        }
         if let Some(known) = self.opens.get(&seat) {
             return Err(if *known == open.share { DropReason::Duplicate } else { DropReason::Conflict });
         }
@@ -240,7 +253,7 @@ impl<C: Crypto> Round<C> {
                     reply(self, Reply::Set(list));
                 }
             }
-            Fetch::Orders(_) | Fetch::Proof(_) => return Err(DropReason::Unexpected),
+            Fetch::Orders(_) | Fetch::Proof(_) | Fetch::Dealings(_) => return Err(DropReason::Unexpected),
         }
         Ok(())
     }
@@ -257,7 +270,7 @@ impl<C: Crypto> Round<C> {
                 self.list = Some(list);
                 Ok(())
             }
-            Reply::Order(_) | Reply::TwoBundles { .. } => Err(DropReason::Unexpected),
+            Reply::Order(_) | Reply::TwoBundles { .. } | Reply::Dealing(_) => Err(DropReason::Unexpected),
         }
     }
 
@@ -275,7 +288,7 @@ impl<C: Crypto> Round<C> {
         }
         // The digest alone says that this is what was listed; the signature makes it the seat's own word.
         let body = Body::Bundle(bundle.clone());
-        let hash = message_hash(&self.record.market, &header, &body);
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         let key = self.record.seat(header.seat).map(|s| s.evidence_key).ok_or(DropReason::WrongSender)?;
         if !self.crypto.verify(&hash, &signature, &key) {
             return Err(DropReason::BadSignature);

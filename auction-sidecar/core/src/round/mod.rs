@@ -5,6 +5,9 @@
 //! bundle, set, admit, lock, commit, open, award, certificate. Where view 0 does not commit, a proposer leads each view
 //! that follows. A commit of any view is accepted, since it proves itself.
 //!
+//! The seats agree on a new key in the same way: bundles then hold contributions in the clear, nothing is opened, and what is
+//! voted for in the end is the key that follows.
+//!
 //! Invariants: one bundle, set and AWARD at most is ever signed, and one ADMIT, LOCK, NEWVIEW and PROPOSE in a view; no
 //! share is sent without a commit; what is signed comes out as a record of the log before it comes out as a message; a
 //! round that was recalled from the log signs no bundle, set, vote or proposal that is not in it.
@@ -24,9 +27,10 @@ use crate::bid::LocalBids;
 use crate::clearing::Held;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
+use crate::merkle::Tree;
 use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
 use crate::wire::{
@@ -50,8 +54,51 @@ pub enum RoundInput {
         /// Its bytes.
         bytes: Vec<u8>,
     },
+    /// A BUNDLE of this round that was checked like any message, with its digest, which that took.
+    Bundle {
+        /// The message.
+        message: Box<Message>,
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// The bundle's digest.
+        d: Digest,
+    },
     /// Order bodies, by digest.
-    Orders(Vec<(Digest, Order)>),
+    Orders(Vec<(Digest, Arc<Order>)>),
+    /// The answer to [`KeyStep::NeedContribution`].
+    Contribution(Vec<u8>),
+    /// The answer to [`KeyStep::Agreed`].
+    Key {
+        /// Names the key that follows.
+        root: Digest,
+        /// Whether to vote for it; who voted for another key does not.
+        vote: bool,
+    },
+}
+
+/// What a round is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    /// Bids, sealed; opened when the set is final, and cleared.
+    Auction,
+    /// Contributions to a key, in the clear; what follows from them is worked out by who runs the round.
+    Keys,
+}
+
+/// What a round about keys asks for and gives.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyStep {
+    /// Give this seat's contribution before T1.
+    NeedContribution,
+    /// What was said by the seats of the admitted set, which is final.
+    Agreed {
+        /// The set.
+        set: Digest,
+        /// What they said.
+        said: Vec<(Listed, Vec<u8>)>,
+    },
+    /// A quorum voted for the key that this seat found.
+    Certified(Certificate),
 }
 
 /// Output of a round.
@@ -81,6 +128,8 @@ pub enum RoundOutput {
     Dropped(DropReason),
     /// A seat did what no honest seat does.
     Evidence(Box<FaultProof>),
+    /// Of a round about keys.
+    Keys(KeyStep),
 }
 
 /// A certified round.
@@ -89,11 +138,13 @@ pub struct RoundDecided {
     /// The certificate.
     pub certificate: Certificate,
     /// All leaves.
-    pub table: AwardTable,
+    pub table: Arc<AwardTable>,
+    /// The tree over them.
+    pub tree: Arc<Tree>,
     /// Every order's outcome with reasons and holdings, ascending by order.
-    pub cleared: Vec<Cleared>,
+    pub cleared: Arc<[Cleared]>,
     /// The bodies of these orders.
-    pub orders: BTreeMap<Digest, Order>,
+    pub orders: BTreeMap<Digest, Arc<Order>>,
 }
 
 /// Whether this seat has bid.
@@ -133,17 +184,20 @@ type Brought = BTreeMap<u16, (NewView, [u8; 65])>;
 /// What clearing gave.
 #[derive(Debug, Clone)]
 struct Result {
-    table: AwardTable,
+    table: Arc<AwardTable>,
+    tree: Arc<Tree>,
     root: Digest,
-    cleared: Vec<Cleared>,
+    cleared: Arc<[Cleared]>,
 }
 
 /// One round of a market, as one seat sees it.
+#[derive(Clone)]
 pub struct Round<C: Crypto> {
     record: Arc<MarketRecord>,
     crypto: Arc<C>,
     index: u16,
     round: u64,
+    subject: Subject,
     now: u64,
     /// Whether the round is known from the log: before a restart this seat may have said more than it knows.
     recalled: bool,
@@ -192,9 +246,14 @@ pub struct Round<C: Crypto> {
     opened: Option<C::Opened>,
     /// The orders that the list may award, once all its bundles are there.
     candidates: Option<BTreeSet<Digest>>,
-    orders: BTreeMap<Digest, Order>,
+    orders: BTreeMap<Digest, Arc<Order>>,
+    /// Whether the list, all its bundles and all bodies of the candidates are here.
+    complete: bool,
     orders_asked: BTreeSet<Digest>,
     result: Option<Result>,
+    /// Whether what was agreed about a key was given out, and the root of what follows.
+    agreed: bool,
+    key_root: Option<Digest>,
     award_votes: BTreeMap<u16, Ballot>,
     certificate: Option<Certificate>,
     decided: bool,
@@ -227,6 +286,7 @@ impl<C: Crypto> Round<C> {
             crypto,
             index,
             round,
+            subject: Subject::Auction,
             now: now_ms,
             recalled: false,
             bidding,
@@ -258,8 +318,11 @@ impl<C: Crypto> Round<C> {
             opened: None,
             candidates: None,
             orders: BTreeMap::new(),
+            complete: false,
             orders_asked: BTreeSet::new(),
             result: None,
+            agreed: false,
+            key_root: None,
             award_votes: BTreeMap::new(),
             certificate: None,
             decided: false,
@@ -273,6 +336,18 @@ impl<C: Crypto> Round<C> {
         }
     }
 
+    /// A round in which the seats agree on contributions to a key. `record` is of a market of its own, so that nothing
+    /// that is signed here means anything in an auction.
+    pub(crate) fn about_keys(
+        record: Arc<MarketRecord>,
+        crypto: Arc<C>,
+        index: u16,
+        round: u64,
+        now_ms: u64,
+    ) -> Self {
+        Self { subject: Subject::Keys, ..Self::new(record, crypto, index, round, now_ms) }
+    }
+
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: RoundInput) -> Vec<RoundOutput> {
         self.now = now_ms;
@@ -280,26 +355,33 @@ impl<C: Crypto> Round<C> {
         match input {
             RoundInput::Tick => {}
             RoundInput::Bids(bids) => self.send_bundle(&bids, &mut out),
-            RoundInput::Message { message, bytes } => {
-                let Header { seat: from, kind, .. } = message.header;
-                let seen = Self::look(&message, &bytes);
-                let taken = self.intake(*message, bytes, &mut out);
-                self.conclude(seen, taken, &mut out);
-                match taken {
-                    Ok(()) => {}
-                    Err(reason) => {
-                        // Who repeats itself, or goes on to another view, does not know what is known here.
-                        if reason == DropReason::Duplicate || matches!(kind, Kind::NewView | Kind::Propose) {
-                            self.help(from, &mut out);
-                        }
-                        out.push(RoundOutput::Dropped(reason));
-                    }
-                }
-            }
+            RoundInput::Message { message, bytes } => self.hear(*message, None, bytes, &mut out),
+            RoundInput::Bundle { message, bytes, d } => self.hear(*message, Some(d), bytes, &mut out),
             RoundInput::Orders(orders) => self.orders.extend(orders),
+            RoundInput::Contribution(bytes) => self.send_contribution(bytes, &mut out),
+            RoundInput::Key { root, vote } => self.take_key(root, vote, &mut out),
         }
         self.progress(&mut out);
         out
+    }
+
+    /// Takes a message in and draws its conclusions; `d` is the digest of a bundle, where it is known.
+    fn hear(&mut self, message: Message, d: Option<Digest>, bytes: Vec<u8>, out: &mut Vec<RoundOutput>) {
+        let Header { seat: from, kind, .. } = message.header;
+        // A bundle keeps its bytes itself; of the rest they are what proves who said it.
+        let (for_bundle, seen) = match kind {
+            Kind::Bundle => (bytes, Self::look(&message, vec![])),
+            _ => (vec![], Self::look(&message, bytes)),
+        };
+        let taken = self.intake(message, d, for_bundle, out);
+        self.conclude(seen, taken, out);
+        if let Err(reason) = taken {
+            // Who repeats itself, or goes on to another view, does not know what is known here.
+            if reason == DropReason::Duplicate || matches!(kind, Kind::NewView | Kind::Propose) {
+                self.help(from, out);
+            }
+            out.push(RoundOutput::Dropped(reason));
+        }
     }
 
     /// Takes every step whose conditions hold.
@@ -322,20 +404,21 @@ impl<C: Crypto> Round<C> {
     /// When [`Round::handle`] must be called next, at the latest.
     pub fn next_wake(&self) -> u64 {
         let p = &self.record.params;
-        let mut times = vec![p.t0(self.round), p.t1(self.round), p.t2(self.round), p.expiry(self.round)];
-        if self.commit.is_none() && self.votes() {
-            times.extend([p.view_ends(self.round, self.view), p.x(self.round)]);
-            times.push(self.entered_ms + 2 * p.delay_ms);
-        }
-        if !self.decided {
-            times.push(self.resend_at);
-        }
-        if self.commit.is_some() && !self.decided {
-            times.push(self.fetch_at);
-        }
-        if self.commit.is_some() && !self.open_sent {
-            times.push(p.gate(self.round, self.now));
-        }
+        let when = |holds: bool, at: u64| if holds { at } else { 0 };
+        let (voting, committed) = (self.commit.is_none() && self.votes(), self.commit.is_some());
+        let gated = committed && !self.open_sent;
+        let times = [
+            p.t0(self.round),
+            p.t1(self.round),
+            p.t2(self.round),
+            p.expiry(self.round),
+            when(voting, p.view_ends(self.round, self.view)),
+            when(voting, p.x(self.round)),
+            when(voting, self.entered_ms + 2 * p.delay_ms),
+            when(!self.decided, self.resend_at),
+            when(committed && !self.decided, self.fetch_at),
+            if gated { p.gate(self.round, self.now) } else { 0 },
+        ];
         times.into_iter().filter(|t| *t > self.now).min().unwrap_or(self.now.saturating_add(p.delay_ms))
     }
 
@@ -346,6 +429,10 @@ impl<C: Crypto> Round<C> {
     /// Whether the round is certified and this seat knows its awards.
     pub fn is_decided(&self) -> bool {
         self.decided
+    }
+    /// Its number.
+    pub fn number(&self) -> u64 {
+        self.round
     }
     /// The view that this seat votes in.
     pub fn view(&self) -> u32 {
@@ -365,14 +452,14 @@ impl<C: Crypto> Round<C> {
     }
     /// The root of the awards that follow, and every order's outcome.
     pub fn cleared(&self) -> Option<(Digest, &[Cleared])> {
-        self.result.as_ref().map(|result| (result.root, result.cleared.as_slice()))
+        self.result.as_ref().map(|result| (result.root, &*result.cleared))
     }
     /// The certificate.
     pub fn certificate(&self) -> Option<&Certificate> {
         self.certificate.as_ref()
     }
     /// The bodies of the round's orders, as far as they are known.
-    pub fn orders(&self) -> &BTreeMap<Digest, Order> {
+    pub fn orders(&self) -> &BTreeMap<Digest, Arc<Order>> {
         &self.orders
     }
     /// Whether this seat has sent its share.
@@ -408,7 +495,7 @@ impl<C: Crypto> Round<C> {
 
     fn sign(&self, body: Body) -> Message {
         let header = self.header(&body);
-        let hash = || message_hash(&self.record.market, &header, &body);
+        let hash = || message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }
     }

@@ -1,11 +1,11 @@
 //! The steps after the commit: gather what was admitted, combine shares, open, clear, vote, certify.
 
-use super::{Ballot, Result, Round, RoundDecided, RoundOutput};
+use super::{Ballot, KeyStep, Result, Round, RoundDecided, RoundOutput, Subject};
 use crate::clearing::Clearing;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::wire::{AwardVote, Body, Fetch, Listed, MAX_FETCH, VoteWord};
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use vendue_market::Digest;
 use vendue_sealed_bid::{CryptoError, Sealed};
 
@@ -13,7 +13,13 @@ impl<C: Crypto> Round<C> {
     /// Goes as far towards the awards as what is there allows; asks for what is missing.
     pub(super) fn resolve(&mut self, out: &mut Vec<RoundOutput>) {
         let Some(set) = self.commit.as_ref().map(|(set, _)| *set) else { return };
-        if self.result.is_some() || self.decided {
+        if self.result.is_some() || self.agreed || self.decided {
+            return;
+        }
+        if self.complete {
+            // Each share that comes in asks, and all that is waited for is a quorum of them.
+            self.combine(out);
+            self.award(set, out);
             return;
         }
         let may_ask = self.now >= self.fetch_at;
@@ -36,26 +42,32 @@ impl<C: Crypto> Round<C> {
             }
             return;
         }
-        // A list with all its bundles says the same each time, and each share that comes in asks.
+        if self.subject == Subject::Keys {
+            self.agreed = true;
+            let payload = |l: &Listed| self.bundles.get(l).map(|held| (*l, held.bundle.payload.clone()));
+            let said = list.iter().filter_map(payload).collect();
+            out.push(RoundOutput::Keys(KeyStep::Agreed { set, said }));
+            return;
+        }
+        // A list with all its bundles says the same each time.
         let candidates = self.candidates.take().unwrap_or_else(|| self.clearing(set, &list).candidates());
         let unknown: Vec<Digest> =
             candidates.iter().filter(|d| !self.orders.contains_key(*d)).copied().collect();
-        if !unknown.is_empty() {
-            if may_ask || unknown.iter().any(|d| !self.orders_asked.contains(d)) {
-                self.orders_asked.extend(&unknown);
-                out.push(RoundOutput::NeedOrders(unknown));
-            }
-        } else if let Some(opened) = self.opened.clone() {
-            self.award(set, &list, &candidates, &opened, out);
-        }
         self.candidates = Some(candidates);
+        if unknown.is_empty() {
+            self.complete = true;
+            self.award(set, out);
+        } else if may_ask || unknown.iter().any(|d| !self.orders_asked.contains(d)) {
+            self.orders_asked.extend(&unknown);
+            out.push(RoundOutput::NeedOrders(unknown));
+        }
     }
 
     /// The list with this digest, if this seat voted for it, uses it, or derives it from the SETs that it holds.
     pub(super) fn find_list(&self, digest: &Digest) -> Option<Vec<Listed>> {
-        let known = self.voted_lists.get(digest).or(self.list.as_ref());
-        let known = known.filter(|list| self.set_digest(list) == *digest).cloned();
-        known.or_else(|| Some(self.derived_list()).filter(|list| self.set_digest(list) == *digest))
+        let is_it = |list: &Vec<Listed>| self.set_digest(list) == *digest;
+        let known = self.voted_lists.get(digest).or_else(|| self.list.as_ref().filter(|list| is_it(list)));
+        known.cloned().or_else(|| Some(self.derived_list()).filter(is_it))
     }
 
     /// Asks each seat for the missing bundles that its SET lists.
@@ -95,22 +107,35 @@ impl<C: Crypto> Round<C> {
         Clearing { record, round, set, list, bundles: &self.bundles, orders: &self.orders }
     }
 
-    /// Opens every admitted bundle, clears, and votes for the result.
-    fn award(
-        &mut self,
-        set: Digest,
-        list: &[Listed],
-        candidates: &BTreeSet<Digest>,
-        opened: &C::Opened,
-        out: &mut Vec<RoundOutput>,
-    ) {
+    /// Opens every admitted bundle, clears, and votes for the result, once the shares are combined.
+    fn award(&mut self, set: Digest, out: &mut Vec<RoundOutput>) {
+        let (Some(opened), Some(list), Some(candidates)) = (&self.opened, &self.list, &self.candidates)
+        else {
+            return;
+        };
         let beacon = self.crypto.beacon(opened);
         let open = |header: &[u8], sealed: &Sealed| self.crypto.open(opened, header, sealed);
         let (table, cleared) = self.clearing(set, list).run(candidates, &beacon, open);
-        let root = table.root();
-        self.result = Some(Result { table, root, cleared });
+        let tree = table.tree();
+        let root = tree.root();
+        let (table, tree) = (Arc::new(table), Arc::new(tree));
+        self.result = Some(Result { table, tree, root, cleared: cleared.into() });
         // The log may hold a vote from before a restart: there is no second one, whatever clearing gives now.
         if self.award_votes.contains_key(&self.index) {
+            return;
+        }
+        let vote = self.crypto.vote(&self.vote_message(VoteWord::Award, 0, &root));
+        self.award_votes.insert(self.index, Ballot { set: root, proposal: [0; 32], vote });
+        self.broadcast(Body::Award(AwardVote { root, vote }), out);
+    }
+
+    /// Takes up the key that follows from what was agreed, and votes for it.
+    pub(super) fn take_key(&mut self, root: Digest, vote: bool, out: &mut Vec<RoundOutput>) {
+        if !self.agreed || self.key_root.is_some() {
+            return;
+        }
+        self.key_root = Some(root);
+        if !vote || self.award_votes.contains_key(&self.index) {
             return;
         }
         let vote = self.crypto.vote(&self.vote_message(VoteWord::Award, 0, &root));
@@ -124,6 +149,12 @@ impl<C: Crypto> Round<C> {
             let quorum = self.quorum_of(VoteWord::Award, 0, |_| true, out);
             self.certificate = quorum.map(|(root, quorum)| self.certificate_of(root, quorum));
         }
+        if let (Some(certificate), false) = (&self.certificate, self.decided)
+            && self.key_root == Some(certificate.root)
+        {
+            self.decided = true;
+            out.push(RoundOutput::Keys(KeyStep::Certified(certificate.clone())));
+        }
         let (Some(certificate), Some(result), false) = (&self.certificate, &self.result, self.decided) else {
             return;
         };
@@ -134,14 +165,9 @@ impl<C: Crypto> Round<C> {
         self.decided = true;
         let (certificate, result) = (certificate.clone(), result.clone());
         self.accuse_by_certificate(out);
-        let cleared = result.cleared.clone();
+        let Result { table, tree, cleared, .. } = result;
         let orders =
             cleared.iter().filter_map(|c| Some((c.order, self.orders.get(&c.order)?.clone()))).collect();
-        out.push(RoundOutput::Decided(Box::new(RoundDecided {
-            certificate,
-            table: result.table,
-            cleared,
-            orders,
-        })));
+        out.push(RoundOutput::Decided(Box::new(RoundDecided { certificate, table, tree, cleared, orders })));
     }
 }

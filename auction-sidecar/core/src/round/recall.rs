@@ -5,10 +5,10 @@
 //! bundle, and signs no bundle, set, vote or proposal. Commit, share and award vote are other things: they follow from
 //! what a quorum signed, so that there is nothing in them to contradict.
 
-use super::{Ballot, Bidding, Round};
+use super::{Ballot, Bidding, Round, Subject};
 use crate::clearing::Held;
 use crate::crypto::Crypto;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::log::LogRecord;
 use crate::proof::place;
 use crate::record::MarketRecord;
@@ -66,6 +66,20 @@ impl<C: Crypto> Round<C> {
         Ok(recalled)
     }
 
+    /// [`Round::recall`] of a round about keys.
+    pub(crate) fn recall_about_keys<'r>(
+        record: Arc<MarketRecord>,
+        crypto: Arc<C>,
+        index: u16,
+        round: u64,
+        now_ms: u64,
+        past: impl IntoIterator<Item = &'r LogRecord>,
+    ) -> Result<Self, RecallError> {
+        let mut recalled = Self::recall(record, crypto, index, round, now_ms, past)?;
+        recalled.subject = Subject::Keys;
+        Ok(recalled)
+    }
+
     fn check_said(&self, bytes: &[u8]) -> Result<Message, RecallError> {
         let message = decode(bytes, self.record.n()).map_err(|_| RecallError::Malformed(self.round))?;
         let header = message.header;
@@ -74,7 +88,7 @@ impl<C: Crypto> Round<C> {
             return Err(not_ours);
         }
         let (signature, seat) = message.signature.zip(self.record.seat(self.index)).ok_or(not_ours)?;
-        let hash = message_hash(&self.record.market, &header, &message.body);
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &message.body);
         if !self.crypto.verify(&hash, &signature, &seat.evidence_key) {
             return Err(not_ours);
         }

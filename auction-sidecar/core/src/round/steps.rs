@@ -1,14 +1,15 @@
 //! The steps up to the commit: bundle, set, admit, lock, commit, open; and sending again.
 
-use super::{Ballot, Bidding, Round, RoundOutput};
+use super::{Ballot, Bidding, KeyStep, Round, RoundOutput, Subject};
 use crate::bid::LocalBids;
 use crate::clearing::{Held, seal_header};
 use crate::crypto::Crypto;
+use crate::evidence::bundle_hash_by;
 use crate::justify;
 use crate::log::LogRecord;
 use crate::wire::{
-    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, OpenShare, Quorum, SetMsg, ShownSet, Signers,
-    VoteWord, listed_of,
+    Body, Bundle, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_PAYLOAD, Message, OpenShare, Quorum,
+    SetMsg, ShownSet, Signers, View, VoteWord, listed_of,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
@@ -24,17 +25,20 @@ impl<C: Crypto> Round<C> {
             self.bidding = Bidding::TooLate;
         } else {
             self.bidding = Bidding::Asked;
-            out.push(RoundOutput::NeedBids { deadline_ms: p.t1(self.round) });
+            out.push(match self.subject {
+                Subject::Auction => RoundOutput::NeedBids { deadline_ms: p.t1(self.round) },
+                Subject::Keys => RoundOutput::Keys(KeyStep::NeedContribution),
+            });
         }
     }
 
     /// Seals this seat's bids and sends the bundle, once.
     pub(super) fn send_bundle(&mut self, bids: &LocalBids, out: &mut Vec<RoundOutput>) {
-        if self.bidding != Bidding::Asked {
+        if self.bidding != Bidding::Asked || self.subject != Subject::Auction {
             return;
         }
         self.bidding = Bidding::Sent;
-        let order_view: Vec<Digest> = bids.records.iter().map(|r| r.order).collect();
+        let order_view: View = bids.records.iter().map(|r| r.order).collect::<Vec<_>>().into();
         let plaintext = bids.plaintext();
         // What others would not decode is better not sent: the seat still votes.
         if !plaintext.fits() {
@@ -47,13 +51,29 @@ impl<C: Crypto> Round<C> {
         // seat still votes.
         let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
         (bundle.u, bundle.v, bundle.payload) = (sealed.u, sealed.v, sealed.payload);
+        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
+        out.push(RoundOutput::Persist(bids));
+        self.say_bundle(bundle, out);
+    }
+
+    /// Sends this seat's contribution to a key, in the clear and once.
+    pub(super) fn send_contribution(&mut self, payload: Vec<u8>, out: &mut Vec<RoundOutput>) {
+        if self.bidding != Bidding::Asked || self.subject != Subject::Keys || payload.len() > MAX_PAYLOAD {
+            return;
+        }
+        self.bidding = Bidding::Sent;
+        self.say_bundle(Bundle { order_view: View::default(), u: [0; 48], v: [0; 32], payload }, out);
+    }
+
+    fn say_bundle(&mut self, bundle: Bundle, out: &mut Vec<RoundOutput>) {
+        let header = self.header(&Body::Bundle(bundle.clone()));
         let d = bundle.digest(&header);
-        let (header, bytes) = self.encode(Body::Bundle(bundle.clone()));
+        let hash = bundle_hash_by::<C::Scheme>(&self.record.market, &header, &d);
+        let signature = Some(self.crypto.sign(&hash));
+        let bytes = Message { header, body: Body::Bundle(bundle.clone()), signature }.encode();
         let listed = Listed { seat: self.index, d };
         self.bundles.insert(listed, Held { header, bundle, bytes: bytes.clone() });
         self.in_time.insert(self.index, d);
-        let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
-        out.push(RoundOutput::Persist(bids));
         self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));
     }
@@ -174,6 +194,15 @@ impl<C: Crypto> Round<C> {
         counts: impl Fn(&Ballot) -> bool,
         out: &mut Vec<RoundOutput>,
     ) -> Option<(Digest, Quorum)> {
+        let voters = match word {
+            VoteWord::Award => self.award_votes.len(),
+            VoteWord::Admit => self.admits.range((view, 0)..=(view, u16::MAX)).count(),
+            VoteWord::Lock => self.locks.range((view, 0)..=(view, u16::MAX)).count(),
+            VoteWord::Full => 0,
+        };
+        if voters < self.q() {
+            return None;
+        }
         loop {
             let mut by_digest: BTreeMap<Digest, Vec<(u16, [u8; 48])>> = BTreeMap::new();
             for (seat, ballot) in self.ballots(word, view).into_iter().filter(|(_, b)| counts(b)) {
@@ -267,9 +296,18 @@ impl<C: Crypto> Round<C> {
         }
     }
 
-    /// The gate between neighbouring rounds; f + 1 shares of others lift it.
+    /// The gate between neighbouring rounds; f + 1 shares of others lift it. What is about keys has nothing to open.
     fn may_open(&self) -> bool {
-        self.record.params.gate(self.round, self.now) <= self.now || self.opens.len() > self.f()
+        if self.subject == Subject::Keys {
+            return false;
+        }
+        let others = self.opens.keys().filter(|seat| **seat != self.index).count();
+        self.record.params.gate(self.round, self.now) <= self.now || others > self.f()
+    }
+
+    /// Whether a message may be sent again. The log holds a share that was about to be sent: it may never have left.
+    fn may_repeat(&self, kind: Kind) -> bool {
+        !(self.recalled && kind == Kind::Open) || self.may_open()
     }
 
     /// Sends this seat's share, only with a commit.
@@ -292,8 +330,16 @@ impl<C: Crypto> Round<C> {
             return;
         }
         self.resend_at = self.now + 2 * p.delay_ms;
+        if self.sent.iter().any(|(h, _)| !self.may_repeat(h.kind)) {
+            self.resend_at = self.resend_at.min(p.gate(self.round, self.now));
+        }
         let voting = self.now < p.x(self.round);
-        let again = self.sent.iter().filter(|(h, _)| voting || matches!(h.kind, Kind::Open | Kind::Award));
+        let is_last = |kind| match self.subject {
+            Subject::Auction => matches!(kind, Kind::Open | Kind::Award),
+            Subject::Keys => matches!(kind, Kind::Commit | Kind::Award),
+        };
+        let counts = |kind| voting || is_last(kind);
+        let again = self.sent.iter().filter(|(h, _)| counts(h.kind) && self.may_repeat(h.kind));
         out.extend(again.map(|(_, bytes)| RoundOutput::Broadcast(bytes.clone())));
         if self.recalled && self.commit.is_none() {
             // Others help who repeats itself; what was said before a restart may be nothing that is repeated.
@@ -311,9 +357,10 @@ impl<C: Crypto> Round<C> {
         self.helped.insert(seat, self.now);
         let wanted = match &self.certificate {
             None => [Kind::Commit, Kind::Open].as_slice(),
+            Some(_) if self.subject == Subject::Keys => &[Kind::Set, Kind::Commit, Kind::Award],
             Some(_) => &[Kind::Set, Kind::Open, Kind::Award],
         };
-        let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind));
+        let own = self.sent.iter().filter(|(h, _)| wanted.contains(&h.kind) && self.may_repeat(h.kind));
         out.extend(own.map(|(_, bytes)| RoundOutput::Send { to: seat, bytes: bytes.clone() }));
         if let Some(certificate) = self.certificate.clone() {
             let cert = crate::wire::Cert { root: certificate.root, quorum: certificate.quorum };

@@ -3,7 +3,8 @@
 use super::*;
 use crate::bid::{OfferedPart, OwnBid};
 use crate::crypto::SeatCrypto;
-use crate::keys::{DealSpec, MemberSpec, deal};
+use crate::evidence::message_hash;
+use crate::keys::{DealSpec, MemberSpec, SeatKeys, deal};
 use crate::params::Params;
 use crate::wire::tests::mk_order;
 use crate::wire::*;
@@ -38,13 +39,17 @@ pub(crate) fn mk_rig() -> Rig {
         homes: vec![member("home".into())],
     };
     let dealt = deal(&spec, &mut ChaCha20Rng::seed_from_u64(4)).unwrap();
-    let record = Arc::new(dealt.record.record);
+    mk_rig_with(dealt.record.record, dealt.seats)
+}
+
+/// Four seats with these keys.
+pub(crate) fn mk_rig_with(record: MarketRecord, seats: Vec<SeatKeys>) -> Rig {
+    let record = Arc::new(record);
     let mut order = mk_order();
     order.market = record.market;
-    order.user_key = dealt.homes[0].user.public_key();
+    order.user_key = record.homes[0].user_key;
     order.requirements.include_providers.clear();
-    let keys: Vec<_> =
-        dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
+    let keys: Vec<_> = seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
     let rounds =
         (0u16..).zip(&keys).map(|(i, k)| Round::new(record.clone(), k.clone(), i, ROUND, 0)).collect();
     Rig {
@@ -102,12 +107,13 @@ impl Rig {
                 }
                 RoundOutput::NeedBids { .. } => self.give(now, seat, RoundInput::Bids(self.bids(seat))),
                 RoundOutput::NeedOrders(_) => {
-                    let orders = vec![(self.order.digest(), self.order.clone())];
+                    let orders = vec![(self.order.digest(), Arc::new(self.order.clone()))];
                     self.give(now, seat, RoundInput::Orders(orders));
                 }
                 RoundOutput::Decided(d) => drop(self.decided.insert(seat, *d)),
                 RoundOutput::Dropped(reason) => self.dropped.push((seat, reason)),
                 RoundOutput::Evidence(proof) => self.proofs.push((seat, *proof)),
+                RoundOutput::Keys(_) => {}
             }
         }
     }
@@ -133,6 +139,13 @@ impl Rig {
                 }
             }
         }
+    }
+
+    /// Everybody is honest and on time.
+    pub fn honest_round(&mut self) {
+        let now = self.t0();
+        self.tick(now);
+        self.flow(now + 10, |_, _, _| true);
     }
 
     /// A message that a faulty seat signs properly.
@@ -301,7 +314,8 @@ fn two_versions_of_a_bundle_are_both_garbage_when_both_are_admitted() {
     // Seat 0, the cheapest, shows one version to seat 1 and another to seats 2 and 3; all list what they saw,
     // and seat 0 itself lists the one of seat 1.
     let second = {
-        let body = Body::Bundle(Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![3] });
+        let body =
+            Body::Bundle(Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![3] });
         rig.forge(0, body)
     };
     rig.deliver(now, 2, &second);
@@ -566,7 +580,8 @@ fn two_versions_of_a_bundle_are_passed_on_once_and_prove_it_to_who_holds_one() {
     let now = rig.t0();
     rig.tick(now);
     rig.sent.clear();
-    let version = |payload| Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![payload] };
+    let version =
+        |payload| Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![payload] };
     let [a, b] = [3, 4].map(|payload| rig.forge(3, Body::Bundle(version(payload))));
     rig.deliver(now, 0, &a);
     rig.deliver(now, 1, &a);

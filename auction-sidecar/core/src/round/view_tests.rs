@@ -2,6 +2,7 @@
 
 use super::tests::{ROUND, Rig, mk_rig};
 use super::*;
+use crate::evidence::message_hash;
 use crate::proof::{Verdict, verify};
 use crate::wire::*;
 
@@ -19,7 +20,7 @@ impl Rig {
     fn set_hash(&self, shown: &ShownSet) -> Digest {
         let header =
             Header { kind: Kind::Set, market: self.record.short_id(), epoch: 0, round: ROUND, seat: 0 };
-        crate::evidence::set_hash(&self.record.market, &header, shown)
+        crate::evidence::set_hash_by::<crate::crypto::Curves>(&self.record.market, &header, shown)
     }
 
     fn signed_view(&self, seat: u16, body: NewView) -> (NewView, [u8; 65]) {

@@ -6,7 +6,7 @@
 use super::{Ballot, Proposal, Round, RoundOutput};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::{message_hash, new_view_hash, set_hash};
+use crate::evidence::{message_hash_by, new_view_hash_by, set_hash_by};
 use crate::justify::{self, ByRound};
 use crate::log::LogRecord;
 use crate::proof::Fault;
@@ -77,7 +77,7 @@ impl<C: Crypto> Round<C> {
         let admitted = self.highest_admitted(self.view, out);
         let body = NewView { view: self.view, admitted, sets: self.sets.values().cloned().collect() };
         let message = Body::NewView(body.clone());
-        let hash = message_hash(&self.record.market, &self.header(&message), &message);
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &self.header(&message), &message);
         if let Some(signature) = self.broadcast(message, out) {
             self.keep_new_view(self.index, body, hash, signature);
         }
@@ -113,7 +113,7 @@ impl<C: Crypto> Round<C> {
     }
 
     pub(super) fn take_new_view(&mut self, header: &Header, view: NewView, signature: [u8; 65]) -> Intake {
-        let hash = message_hash(&self.record.market, header, &Body::NewView(view.clone()));
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, header, &Body::NewView(view.clone()));
         match self.new_views.get(&view.view).and_then(|seats| seats.get(&header.seat)) {
             Some(known) if *known == hash => return Err(DropReason::Duplicate),
             Some(_) => return Err(DropReason::Conflict),
@@ -145,12 +145,12 @@ impl<C: Crypto> Round<C> {
             return;
         }
         let header = self.header(&Body::NewView(NewView { view, admitted: None, sets: vec![] }));
-        let hash_of = |shown: &ShownSet| set_hash(&self.record.market, &header, shown);
+        let hash_of = |shown: &ShownSet| set_hash_by::<C::Scheme>(&self.record.market, &header, shown);
         let mut body = Propose::new(view, [0; 32], views, hash_of);
         let (set, derived) = justify::follow(&self.record, self.round, &body);
         body.set = set;
         let body = Body::Propose(body);
-        let digest = message_hash(&self.record.market, &self.header(&body), &body);
+        let digest = message_hash_by::<C::Scheme>(&self.record.market, &self.header(&body), &body);
         self.keep_proposal(view, Proposal { digest, set, from: derived.from }, derived.list);
         self.broadcast(body, out);
     }
@@ -165,7 +165,7 @@ impl<C: Crypto> Round<C> {
     pub(super) fn take_propose(&mut self, header: &Header, propose: Propose) -> Intake {
         let view = propose.view;
         let body = Body::Propose(propose);
-        let digest = message_hash(&self.record.market, header, &body);
+        let digest = message_hash_by::<C::Scheme>(&self.record.market, header, &body);
         let Body::Propose(propose) = body else { return Err(DropReason::Unexpected) };
         if header.seat != justify::proposer(&self.record, self.round, view) {
             return Err(DropReason::BadSignature);
@@ -181,9 +181,11 @@ impl<C: Crypto> Round<C> {
         let derived = justify::proposal(&self.checks(), header, &propose).ok_or(DropReason::BadSignature)?;
         // The NEWVIEWs in it count like those that come alone.
         self.learn(&propose.sets, None);
-        for (seat, admitted, sets, _) in propose.brought(|s| set_hash(&self.record.market, header, s)) {
+        for (seat, admitted, sets, _) in
+            propose.brought(|s| set_hash_by::<C::Scheme>(&self.record.market, header, s))
+        {
             let header = Header { kind: Kind::NewView, seat, ..*header };
-            let hash = new_view_hash(&self.record.market, &header, view, admitted, &sets);
+            let hash = new_view_hash_by::<C::Scheme>(&self.record.market, &header, view, admitted, &sets);
             self.learn(&[], admitted);
             self.new_views.entry(view).or_default().entry(seat).or_insert(hash);
         }

@@ -3,6 +3,7 @@
 use super::tests::{Rig, mk_rig};
 use super::*;
 use crate::crypto::SeatCrypto;
+use crate::evidence::message_hash;
 use crate::justify::proposer;
 use crate::keys::SeatKeys;
 use crate::log::{LogRecord, ReplayError, SegmentHead, Step, encode_frame, read_segment, replay};
@@ -290,6 +291,27 @@ fn a_crash_at_any_record_of_view_0_contradicts_nothing() {
 fn a_crash_of_the_proposer_at_any_record_of_view_1_contradicts_nothing() {
     let seat = proposer(&dealt().0, ROUND, 1);
     crash_everywhere(later_view, seat, &[Kind::NewView, Kind::Propose, Kind::Admit, Kind::Lock]);
+}
+
+#[test]
+fn a_share_in_the_log_that_may_never_have_left_waits_for_the_gate() {
+    let log = records_without_crash(none, 0);
+    let open = log.iter().position(|r| kinds_said(std::slice::from_ref(r)) == [Kind::Open]).unwrap();
+    let bus = Bus::new(none, None);
+    let params = bus.record.params;
+    let restored = |at| Seat::restore(bus.record.clone(), 0, bus.crypto(0), at, &log[..=open]).unwrap();
+    let opens = |seat: &mut Seat<SeatCrypto>, at: u64| {
+        let out = seat.handle(at, SeatInput::Tick);
+        out.iter().any(|o| matches!(o, SeatOutput::Broadcast(b) if peek_kind(b) == Some(Kind::Open)))
+    };
+    let at_once = params.t1(ROUND) + 50;
+    assert_eq!(params.gate(ROUND, at_once), at_once);
+    assert!(opens(&mut restored(at_once), at_once));
+    let in_gate = params.t0(ROUND + 1);
+    let ends = params.gate(ROUND, in_gate);
+    let mut seat = restored(in_gate);
+    assert!(ends > in_gate && !opens(&mut seat, in_gate));
+    assert!(!opens(&mut seat, ends - 1) && opens(&mut seat, ends));
 }
 
 #[test]

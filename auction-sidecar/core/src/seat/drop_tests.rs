@@ -4,6 +4,7 @@ use super::tests::{Rig, mk_home, mk_rig};
 use super::*;
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
+use crate::evidence::message_hash;
 use crate::home::HomeInput;
 use crate::keys::SeatKeys;
 use crate::wire::*;
@@ -19,7 +20,7 @@ fn say(rig: &Rig, seat: u16, round: u64, body: Body, change: impl Fn(&mut Header
 }
 
 fn bundle(payload: u8) -> Body {
-    Body::Bundle(Bundle { order_view: vec![], u: [1; 48], v: [2; 32], payload: vec![payload] })
+    Body::Bundle(Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![payload] })
 }
 
 fn set(d: u8) -> Body {

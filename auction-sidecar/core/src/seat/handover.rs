@@ -41,11 +41,16 @@ impl<C: Crypto> Seat<C> {
                 return Err(DropReason::Unexpected);
             }
         }
-        match verify::order_by::<C::Scheme>(&self.record, &reserve.order, &reserve.order_signature) {
+        match verify::named_order_by::<C::Scheme>(
+            &self.record,
+            &reserve.order,
+            &order,
+            &reserve.order_signature,
+        ) {
             Ok(signer) if signer == home => {}
             _ => return Err(DropReason::BadSignature),
         }
-        verify::outcome(&self.record, certificate, proof, &reserve.order)
+        verify::named_outcome(&self.record, certificate, proof, &reserve.order, &order)
             .map_err(|_| DropReason::BadSignature)?;
         self.check_certificate(now_ms, home, certificate)?;
         let Outcome::Award(award) = &proof.leaf.outcome else { return Err(DropReason::Unexpected) };

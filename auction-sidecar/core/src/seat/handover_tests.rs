@@ -4,6 +4,7 @@ use super::tests::{Rig, kinds, mk_rig};
 use super::*;
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
+use crate::evidence::message_hash;
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::{HomeKeys, SeatKeys};
 use crate::pool::Closed;
@@ -64,7 +65,7 @@ fn a_hand_over_that_was_first_keeps_or_ends_the_promise() {
             no_bids: vec![],
             holdings: vec![Holding { seat: 0, spec: 0, placement }],
         };
-        let orders = BTreeMap::from([(digest, order)]);
+        let orders = BTreeMap::from([(digest, Arc::new(order))]);
         rig.seat.promise(0, &cleared, &orders, rig.record.params.expiry(0), &mut vec![]);
         let promise = rig.seat.promises.get(&digest);
         assert_eq!(promise.map(|p| p.until_ms), promised.then_some(until_ms), "{stage:?}");

@@ -4,7 +4,7 @@ use super::{Proven, Seat, SeatOutput};
 use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::evidence::message_hash;
+use crate::evidence::{bundle_hash_by, message_hash_by, received_hash_by};
 use crate::pool::{Closed, Known, NotReplaced};
 use crate::record::Peer;
 use crate::round::RoundInput;
@@ -12,6 +12,7 @@ use crate::verify;
 use crate::wire::{
     Again, Body, Fetch, Header, Kind, MAX_MESSAGE, Message, Receipt, Reply, decode, peek_kind,
 };
+use std::sync::Arc;
 use vendue_market::{Digest, Order};
 
 /// How many rounds ahead of the clock a message may be.
@@ -61,6 +62,8 @@ impl<C: Crypto> Seat<C> {
             Body::Receipt(_) | Body::Accept(_) | Body::Refuse(_) | Body::Proof(_) => {
                 Err(DropReason::Unexpected)
             }
+            // Keys are generated under a market id of their own.
+            Body::DealKey(_) | Body::Deal(_) | Body::Acks(_) => Err(DropReason::Unexpected),
             _ if kind.is_from_home() => self.take_from_home(now_ms, message, out),
             _ => self.for_round(now_ms, message, bytes, out),
         }
@@ -79,7 +82,7 @@ impl<C: Crypto> Seat<C> {
     fn for_round(
         &mut self,
         now_ms: u64,
-        message: Message,
+        mut message: Message,
         bytes: Vec<u8>,
         out: &mut Vec<SeatOutput>,
     ) -> Intake {
@@ -96,8 +99,19 @@ impl<C: Crypto> Seat<C> {
         if message.header.seat == self.index {
             return Err(DropReason::WrongSender);
         }
+        if let Body::Bundle(bundle) = &mut message.body {
+            self.views.share(&mut bundle.order_view);
+        }
+        let d = match &message.body {
+            Body::Bundle(bundle) => Some(bundle.digest(&message.header)),
+            _ => None,
+        };
         if let Some(signature) = &message.signature {
-            let hash = message_hash(&self.record.market, &message.header, &message.body);
+            let market = &self.record.market;
+            let hash = match &d {
+                Some(d) => bundle_hash_by::<C::Scheme>(market, &message.header, d),
+                None => received_hash_by::<C::Scheme>(market, &message, &bytes),
+            };
             if !self.crypto.verify(&hash, signature, &seat.evidence_key) {
                 return Err(DropReason::BadSignature);
             }
@@ -108,7 +122,12 @@ impl<C: Crypto> Seat<C> {
         if !self.open_round(now_ms, round) {
             return Err(DropReason::WrongRound);
         }
-        self.drive(now_ms, round, RoundInput::Message { message: Box::new(message), bytes }, out);
+        let message = Box::new(message);
+        let input = match d {
+            Some(d) => RoundInput::Bundle { message, bytes, d },
+            None => RoundInput::Message { message, bytes },
+        };
+        self.drive(now_ms, round, input, out);
         Ok(())
     }
 
@@ -123,7 +142,7 @@ impl<C: Crypto> Seat<C> {
             _ => {}
         }
         let key = self.record.home(home).ok_or(DropReason::WrongSender)?.user_key;
-        let hash = message_hash(&self.record.market, &header, &body);
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         if !self.crypto.verify(&hash, &signature, &key) {
             return Err(DropReason::BadSignature);
         }
@@ -157,7 +176,7 @@ impl<C: Crypto> Seat<C> {
             self.receipt(home, digest, known.received_ms, out);
             return Err(DropReason::Duplicate);
         }
-        self.check_order(now_ms, home, &order, &signature)?;
+        self.check_order(now_ms, home, &order, &digest, &signature)?;
         // A body that comes early is worth nothing without the certificate that permits it.
         if order.after.is_some() || self.pool.is_over(&digest, home) {
             return Err(DropReason::Unexpected);
@@ -169,7 +188,7 @@ impl<C: Crypto> Seat<C> {
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
-        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.pool.insert(digest, Known { order: Arc::new(order), signature, home, received_ms: now_ms });
         self.receipt(home, digest, now_ms, out);
         Ok(())
     }
@@ -189,7 +208,7 @@ impl<C: Crypto> Seat<C> {
             self.receipt(home, digest, known.received_ms, out);
             return Err(DropReason::Duplicate);
         }
-        self.check_order(now_ms, home, &order, &signature)?;
+        self.check_order(now_ms, home, &order, &digest, &signature)?;
         verify::again(&self.record, &order, &before, &proof.certificate, &proof.proof)
             .map_err(|_| DropReason::BadSignature)?;
         self.check_certificate(now_ms, home, &proof.certificate)?;
@@ -208,7 +227,7 @@ impl<C: Crypto> Seat<C> {
         if !self.pool.has_room(home) {
             return Err(DropReason::Quota);
         }
-        self.pool.insert(digest, Known { order, signature, home, received_ms: now_ms });
+        self.pool.insert(digest, Known { order: Arc::new(order), signature, home, received_ms: now_ms });
         self.receipt(home, digest, now_ms, out);
         Ok(())
     }
@@ -229,7 +248,14 @@ impl<C: Crypto> Seat<C> {
         Ok(())
     }
 
-    fn check_order(&self, now_ms: u64, home: u16, order: &Order, signature: &[u8; 65]) -> Intake {
+    fn check_order(
+        &self,
+        now_ms: u64,
+        home: u16,
+        order: &Order,
+        digest: &Digest,
+        signature: &[u8; 65],
+    ) -> Intake {
         if order.expires_ms <= now_ms {
             return Err(DropReason::Late);
         }
@@ -237,7 +263,7 @@ impl<C: Crypto> Seat<C> {
         if order.expires_ms > now_ms.saturating_add(MAX_ORDER_LIFE_MS) {
             return Err(DropReason::Quota);
         }
-        match verify::order_by::<C::Scheme>(&self.record, order, signature) {
+        match verify::named_order_by::<C::Scheme>(&self.record, order, digest, signature) {
             Ok(signer) if signer == home => Ok(()),
             Ok(_) | Err(verify::VerifyError::UnknownHome) => Err(DropReason::WrongSender),
             Err(verify::VerifyError::OrderMarket) => Err(DropReason::Foreign),
@@ -276,7 +302,7 @@ impl<C: Crypto> Seat<C> {
                 round: 0,
                 seat: known.home,
             };
-            let body = Body::Order(crate::wire::OrderMsg { order: known.order.clone() });
+            let body = Body::Order(crate::wire::OrderMsg { order: Order::clone(&known.order) });
             let inner = Message { header, body, signature: Some(known.signature) }.encode();
             found.push(self.encode(Body::Reply(Reply::Order(inner))));
         }
@@ -296,7 +322,7 @@ impl<C: Crypto> Seat<C> {
     fn take_fetched_order(&mut self, now_ms: u64, bytes: &[u8], out: &mut Vec<SeatOutput>) -> Intake {
         let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
         let Body::Order(o) = message.body else { return Err(DropReason::Unexpected) };
-        let digest = o.order.digest();
+        let (digest, order) = (o.order.digest(), Arc::new(o.order));
         let waiting: Vec<u64> =
             self.rounds.iter().filter(|(_, a)| a.wanted.contains(&digest)).map(|(round, _)| *round).collect();
         if waiting.is_empty() {
@@ -306,7 +332,7 @@ impl<C: Crypto> Seat<C> {
             if let Some(active) = self.rounds.get_mut(&round) {
                 active.wanted.remove(&digest);
             }
-            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, o.order.clone())]), out);
+            self.drive(now_ms, round, RoundInput::Orders(vec![(digest, order.clone())]), out);
         }
         Ok(())
     }

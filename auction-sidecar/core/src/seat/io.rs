@@ -4,6 +4,7 @@ use crate::award::{AwardProof, AwardTable, Certificate};
 use crate::log::LogRecord;
 use crate::proof::FaultProof;
 use crate::record::Peer;
+use std::sync::Arc;
 use vendue_market::{Digest, GpuModel, Offer, Order, Outcome, Price, Reason};
 
 /// Input of a seat.
@@ -97,7 +98,7 @@ pub struct Decided {
     /// The certificate.
     pub certificate: Certificate,
     /// All leaves under the award root; gives each order's proof.
-    pub table: AwardTable,
+    pub table: Arc<AwardTable>,
     /// Every order of the round with its outcome, ascending.
     pub outcomes: Vec<(Digest, Outcome)>,
     /// What became of this seat's own records.

@@ -18,13 +18,13 @@ pub use io::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, SeatInput
 use crate::bid::{LocalBids, Usage};
 use crate::crypto::Crypto;
 use crate::drops::Drops;
-use crate::evidence::message_hash;
+use crate::evidence::message_hash_by;
 use crate::limits::Limits;
 use crate::log::{Answer, LogRecord};
 use crate::pool::Pool;
 use crate::record::{MarketRecord, Peer};
 use crate::round::{Round, RoundInput};
-use crate::wire::{Body, Header, Message};
+use crate::wire::{Body, Header, Kind, Message, Views};
 use opened::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,6 +33,8 @@ use vendue_market::{Digest, GpuModel, Offer};
 /// A round that is open at this seat.
 struct Active<C: Crypto> {
     round: Round<C>,
+    /// When the round must be called next; it changes only when the round is given something.
+    wake: u64,
     /// This seat's bids; capacity in them is promised until the round is decided.
     bids: LocalBids,
     /// Orders whose bodies the round waits for.
@@ -107,6 +109,7 @@ pub struct Seat<C: Crypto> {
     certified: BTreeMap<u64, Digest>,
     drops: Drops,
     limits: Limits,
+    views: Views,
     opened: Opened,
     /// What is to be done since the start, before anything else.
     first: Vec<SeatOutput>,
@@ -150,6 +153,7 @@ impl<C: Crypto> Seat<C> {
             certified: BTreeMap::new(),
             drops: Drops::default(),
             limits: Limits::default(),
+            views: Views::default(),
             opened: Opened::default(),
             first: vec![],
             hears: false,
@@ -211,7 +215,7 @@ impl<C: Crypto> Seat<C> {
         if !self.first.is_empty() {
             return Some(self.now);
         }
-        let rounds = self.rounds.values().map(|a| a.round.next_wake());
+        let rounds = self.rounds.values().map(|a| a.wake);
         let promises = self.promises.values().map(|p| p.until_ms);
         let handovers = self.handovers.values().map(|h| h.until_ms);
         let start = self.pool.next_start(self.now, &self.record.params);
@@ -254,16 +258,15 @@ impl<C: Crypto> Seat<C> {
 
     /// Signs and encodes a message outside of the agreement that is about an award of a round.
     fn encode_in(&self, round: u64, body: Body) -> Vec<u8> {
-        let header = Header {
-            kind: body.kind(),
-            market: self.record.short_id(),
-            epoch: self.record.epoch,
-            round,
-            seat: self.index,
-        };
-        let hash = || message_hash(&self.record.market, &header, &body);
+        let header = self.header(body.kind(), round);
+        let hash = || message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
         Message { header, body, signature }.encode()
+    }
+
+    fn header(&self, kind: Kind, round: u64) -> Header {
+        let (market, epoch, seat) = (self.record.short_id(), self.record.epoch, self.index);
+        Header { kind, market, epoch, round, seat }
     }
 
     fn send_home(&self, home: u16, body: Body, out: &mut Vec<SeatOutput>) {
@@ -273,18 +276,21 @@ impl<C: Crypto> Seat<C> {
     /// Ends rounds, promises and hand-overs whose time is over.
     fn expire(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
         let params = self.record.params;
-        let over: Vec<u64> = self.rounds.keys().copied().filter(|r| now_ms >= params.expiry(*r)).collect();
-        for round in over {
-            if let Some(active) = self.rounds.remove(&round)
-                && !active.round.is_decided()
-            {
+        // The lowest round expires first.
+        while let Some(entry) = self.rounds.first_entry().filter(|e| now_ms >= params.expiry(*e.key())) {
+            let (round, active) = entry.remove_entry();
+            if !active.round.is_decided() {
                 let orders = active.bids.records.iter().map(|r| r.order).collect();
                 out.push(SeatOutput::Expired { round, orders });
             }
         }
         self.promises.retain(|_, p| now_ms < p.until_ms);
-        self.offer_names.retain(|round, _| now_ms < params.expiry(*round));
-        self.certified.retain(|round, _| now_ms < params.expiry(*round));
+        while self.offer_names.first_entry().is_some_and(|e| now_ms >= params.expiry(*e.key())) {
+            self.offer_names.pop_first();
+        }
+        while self.certified.first_entry().is_some_and(|e| now_ms >= params.expiry(*e.key())) {
+            self.certified.pop_first();
+        }
         self.proven.retain(|_, p| now_ms < p.until_ms);
         self.pool.prune(now_ms, &params);
         let ended: Vec<Digest> =

@@ -71,7 +71,8 @@ impl<C: Crypto> Seat<C> {
             });
             let bids = bids.unwrap_or_default();
             self.offer_names.insert(round, bids.parts.iter().map(|p| p.offer.clone()).collect());
-            self.rounds.insert(round, Active { round: recalled, bids, wanted: BTreeSet::new() });
+            let wake = recalled.next_wake();
+            self.rounds.insert(round, Active { round: recalled, wake, bids, wanted: BTreeSet::new() });
         }
         Ok(())
     }

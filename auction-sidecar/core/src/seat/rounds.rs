@@ -6,8 +6,9 @@ use crate::crypto::Crypto;
 use crate::log::LogRecord;
 use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
-use crate::wire::{Body, Fetch, Kind, Proof};
+use crate::wire::{Body, Fetch, Kind, ProofMessages};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use vendue_market::{Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, tagged_hash};
 
 /// Orders that a round is given at once, so that a record of them in the log stays far below what a record may hold.
@@ -23,12 +24,14 @@ pub(super) fn persist(out: &mut Vec<SeatOutput>, record: LogRecord) {
 fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
     match input {
         RoundInput::Message { message, .. } if message.header.kind == Kind::Fetch => None,
-        RoundInput::Message { bytes, .. } => Some(LogRecord::Heard { at_ms, bytes: bytes.clone() }),
+        RoundInput::Message { bytes, .. } | RoundInput::Bundle { bytes, .. } => {
+            Some(LogRecord::Heard { at_ms, bytes: bytes.clone() })
+        }
         RoundInput::Orders(orders) => {
-            let orders = orders.iter().map(|(_, order)| order.clone()).collect();
+            let orders = orders.iter().map(|(_, order)| Order::clone(order)).collect();
             Some(LogRecord::Orders { at_ms, round, orders })
         }
-        RoundInput::Tick | RoundInput::Bids(_) => None,
+        RoundInput::Tick | RoundInput::Bids(_) | RoundInput::Contribution(_) | RoundInput::Key { .. } => None,
     }
 }
 
@@ -49,12 +52,9 @@ impl<C: Crypto> Seat<C> {
         }
         self.opened.add(round);
         let (record, crypto) = (self.record.clone(), self.crypto.clone());
-        let active = Active {
-            round: Round::new(record, crypto, self.index, round, now_ms),
-            bids: LocalBids::default(),
-            wanted: BTreeSet::new(),
-        };
-        self.rounds.insert(round, active);
+        let opened = Round::new(record, crypto, self.index, round, now_ms);
+        let (wake, bids, wanted) = (opened.next_wake(), LocalBids::default(), BTreeSet::new());
+        self.rounds.insert(round, Active { round: opened, wake, bids, wanted });
         true
     }
 
@@ -75,7 +75,7 @@ impl<C: Crypto> Seat<C> {
 
     /// Gives the time to the rounds that wait for it; about E / PI rounds are open at once, and most have nothing to do.
     pub(super) fn tick_rounds(&mut self, now_ms: u64, out: &mut Vec<SeatOutput>) {
-        let due = self.rounds.iter().filter(|(_, a)| a.round.next_wake() <= now_ms);
+        let due = self.rounds.iter().filter(|(_, a)| a.wake <= now_ms);
         let rounds: Vec<u64> = due.map(|(round, _)| *round).collect();
         for round in rounds {
             self.drive(now_ms, round, RoundInput::Tick, out);
@@ -90,7 +90,9 @@ impl<C: Crypto> Seat<C> {
             if let Some(heard) = self.hears.then(|| heard(now_ms, round, &input)).flatten() {
                 persist(out, heard);
             }
-            for output in active.round.handle(now_ms, input) {
+            let outputs = active.round.handle(now_ms, input);
+            active.wake = active.round.next_wake();
+            for output in outputs {
                 match output {
                     RoundOutput::Persist(record) => persist(out, record),
                     RoundOutput::Broadcast(bytes) => out.push(SeatOutput::Broadcast(bytes)),
@@ -105,6 +107,7 @@ impl<C: Crypto> Seat<C> {
                     RoundOutput::Decided(decided) => self.decided(now_ms, round, *decided, out),
                     RoundOutput::Dropped(reason) => self.drops.add(reason),
                     RoundOutput::Evidence(proof) => out.push(SeatOutput::Evidence(proof)),
+                    RoundOutput::Keys(_) => {}
                 }
             }
         }
@@ -144,10 +147,14 @@ impl<C: Crypto> Seat<C> {
         round: u64,
         wanted: Vec<Digest>,
         out: &mut Vec<SeatOutput>,
-    ) -> Vec<(Digest, Order)> {
-        let known: Vec<_> =
-            wanted.iter().filter_map(|d| Some((*d, self.pool.body(d)?.order.clone()))).collect();
-        let missing: Vec<Digest> = wanted.into_iter().filter(|d| self.pool.body(d).is_none()).collect();
+    ) -> Vec<(Digest, Arc<Order>)> {
+        let (mut known, mut missing) = (Vec::with_capacity(wanted.len()), vec![]);
+        for digest in wanted {
+            match self.pool.body(&digest) {
+                Some(body) => known.push((digest, body.order.clone())),
+                None => missing.push(digest),
+            }
+        }
         if !missing.is_empty() {
             for part in missing.chunks(crate::wire::MAX_FETCH) {
                 out.push(SeatOutput::Broadcast(self.encode(Body::Fetch(Fetch::Orders(part.to_vec())))));
@@ -161,28 +168,27 @@ impl<C: Crypto> Seat<C> {
 
     /// A round is certified: promise what was won, free the rest, tell the homes.
     fn decided(&mut self, now_ms: u64, round: u64, decided: RoundDecided, out: &mut Vec<SeatOutput>) {
-        let RoundDecided { certificate, table, cleared, orders } = decided;
+        let RoundDecided { certificate, table, tree, cleared, orders } = decided;
         let until_ms = self.record.params.expiry(round);
         self.certified.insert(round, certificate.root);
-        for c in &cleared {
+        for c in cleared.iter() {
             self.bind(c, &orders, until_ms);
             self.promise(round, c, &orders, until_ms, out);
         }
         // What was won is kept before the round's bids count no more.
         persist(out, LogRecord::Certified { at_ms: now_ms, certificate: certificate.clone() });
-        for proof in table.proofs() {
-            let digest = proof.leaf.order;
-            let Some(order) = orders.get(&digest) else { continue };
+        let messages = ProofMessages::new(&self.header(Kind::Proof, 0), &certificate, &tree);
+        for (index, leaf) in table.placed() {
+            let Some(order) = orders.get(&leaf.order) else { continue };
             let Some(home) = self.record.home_of_key(&order.user_key) else { continue };
-            let proof = Proof { certificate: certificate.clone(), proof };
-            let bytes = self.encode(Body::Proof(Box::new(proof)));
+            let bytes = messages.encode(index, leaf);
             out.push(SeatOutput::Send { to: Peer::Home(home), bytes: bytes.clone() });
-            self.proven.insert(digest, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
+            self.proven.insert(leaf.order, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
         }
         let own = cleared.iter().filter_map(|c| self.own_result(round, c, orders.get(&c.order)?)).collect();
         out.push(SeatOutput::Decided(Box::new(Decided {
             took_ms: now_ms.saturating_sub(self.record.params.t0(round)),
-            outcomes: cleared.into_iter().map(|c| (c.order, c.outcome)).collect(),
+            outcomes: cleared.iter().map(|c| (c.order, c.outcome.clone())).collect(),
             certificate,
             table,
             own,
@@ -190,7 +196,7 @@ impl<C: Crypto> Seat<C> {
     }
 
     /// Remembers that an order was given to somebody, so that no other body of it is listed meanwhile.
-    fn bind(&mut self, cleared: &Cleared, orders: &BTreeMap<Digest, Order>, until_ms: u64) {
+    fn bind(&mut self, cleared: &Cleared, orders: &BTreeMap<Digest, Arc<Order>>, until_ms: u64) {
         let (Outcome::Award(_), Some(order)) = (&cleared.outcome, orders.get(&cleared.order)) else { return };
         if let Some(home) = self.record.home_of_key(&order.user_key) {
             self.pool.awarded(home, order, until_ms);
@@ -202,7 +208,7 @@ impl<C: Crypto> Seat<C> {
         &mut self,
         round: u64,
         cleared: &Cleared,
-        orders: &BTreeMap<Digest, Order>,
+        orders: &BTreeMap<Digest, Arc<Order>>,
         until_ms: u64,
         out: &mut Vec<SeatOutput>,
     ) {
@@ -237,7 +243,9 @@ impl<C: Crypto> Seat<C> {
     /// What became of this seat's record for one order; none if it had none.
     fn own_result(&self, round: u64, cleared: &Cleared, order: &Order) -> Option<OwnResult> {
         let local = &self.rounds.get(&round)?.bids;
-        let record = local.records.iter().find(|r| r.order == cleared.order)?;
+        // Records are in the order of the orders given, which is ascending.
+        let at = local.records.binary_search_by(|r| r.order.cmp(&cleared.order)).ok()?;
+        let record = local.records.get(at)?;
         let lost = cleared.no_bids.iter().find(|(seat, _)| *seat == self.index);
         let (offer, price) = match record.kind {
             RecordKind::Bid { price, spec, .. } => {

@@ -4,7 +4,7 @@ use super::*;
 use crate::award::{AwardTable, Certificate, Leaf, OrderLeaf};
 use crate::crypto::SeatCrypto;
 use crate::drops::DropReason;
-use crate::evidence::order_hash;
+use crate::evidence::{message_hash, order_hash};
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
 use crate::keys::{DealSpec, HomeKeys, MemberSpec, SeatKeys, deal};
 use crate::params::Params;
@@ -372,8 +372,12 @@ fn a_clock_that_goes_back_does_not_open_a_round_again() {
     rig.seat.handle(expiry, SeatInput::Tick);
     assert!(rig.seat.round(0).is_none());
     let header = Header { kind: Kind::Bundle, market: rig.record.short_id(), epoch: 0, round: 0, seat: 1 };
-    let body =
-        Body::Bundle(Bundle { order_view: vec![order.digest()], u: [1; 48], v: [2; 32], payload: vec![] });
+    let body = Body::Bundle(Bundle {
+        order_view: vec![order.digest()].into(),
+        u: [1; 48],
+        v: [2; 32],
+        payload: vec![],
+    });
     let hash = message_hash(&rig.record.market, &header, &body);
     let bytes = Message { header, body, signature: Some(rig.seats[1].evidence.sign(&hash)) }.encode();
     let out = rig.seat.handle(t0 + 10, SeatInput::Message { from: Peer::Seat(1), bytes });

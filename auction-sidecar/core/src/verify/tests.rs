@@ -1,6 +1,6 @@
 use super::*;
 use crate::award::{AwardTable, CertificateFile, Leaf, OrderLeaf};
-use crate::evidence::EvidenceKey;
+use crate::evidence::{EvidenceKey, order_hash};
 use crate::keys::{DealSpec, Dealt, MemberSpec, deal};
 use crate::params::Params;
 use crate::wire::{Quorum, Signers};

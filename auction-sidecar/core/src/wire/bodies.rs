@@ -3,7 +3,7 @@
 //! Points and signatures stay byte arrays here: whether they are valid is judged where they are used.
 
 use super::views::{NewView, Propose};
-use super::{Header, SIGNATURE_LEN, Signers};
+use super::{Header, SIGNATURE_LEN, Signers, View};
 use crate::award::{AwardProof, Certificate};
 use serde::{Deserialize, Serialize};
 use vendue_market::encode::hex_array;
@@ -13,6 +13,8 @@ use vendue_market::{Digest, GpuModel, Order, Reason, tagged_hash};
 pub const MAX_ORDERS: usize = 4096;
 /// Most bytes of a sealed payload.
 pub const MAX_PAYLOAD: usize = 512 * 1024;
+/// Most bytes of a dealing: that of 256 seats has fewer.
+pub const MAX_DEALING: usize = 32 * 1024;
 /// Most GPU models in a receipt.
 pub const MAX_KNOWN_MODELS: usize = 64;
 /// Most items in one FETCH.
@@ -22,7 +24,7 @@ pub const MAX_FETCH: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
     /// Orders that the seat knew, ascending.
-    pub order_view: Vec<Digest>,
+    pub order_view: View,
     /// Key encapsulation, compressed G1.
     pub u: [u8; 48],
     /// Masked seed.
@@ -34,7 +36,7 @@ pub struct Bundle {
 impl Bundle {
     /// d: names the bundle in sets.
     pub fn digest(&self, header: &Header) -> Digest {
-        bundle_digest(header, &self.order_view, &self.u, &self.v, &self.payload_digest())
+        bundle_digest(header, &self.order_view.digest(), &self.u, &self.v, &self.payload_digest())
     }
 
     /// Digest of the encrypted payload.
@@ -43,21 +45,15 @@ impl Bundle {
     }
 }
 
-/// d of a bundle whose payload is known by its digest only.
+/// d of a bundle whose order view and payload are known by their digests only.
 pub(crate) fn bundle_digest(
     header: &Header,
-    order_view: &[Digest],
+    view: &Digest,
     u: &[u8; 48],
     v: &[u8; 32],
     payload: &Digest,
 ) -> Digest {
-    let (header, view) = (header.to_bytes(), view_digest(order_view));
-    tagged_hash("VENDUE-V1-BUNDLE", &[&header, &view, u, v, payload])
-}
-
-/// Digest of a sorted order view, bound into the sealing.
-pub fn view_digest(order_view: &[Digest]) -> Digest {
-    tagged_hash("VENDUE-V1-VIEW", &[&order_view.concat()])
+    tagged_hash("VENDUE-V1-BUNDLE", &[&header.to_bytes(), view, u, v, payload])
 }
 
 /// SET: the bundles that a seat held in time.
@@ -254,6 +250,27 @@ pub struct Refuse {
     pub reason: Reason,
 }
 
+/// DEALKEY: the key that values dealt to a seat are sealed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DealKeyMsg {
+    /// The key, compressed G1.
+    pub key: [u8; 48],
+}
+
+/// DEAL: a dealing; who generates keys reads what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deal {
+    /// The dealing.
+    pub dealing: Vec<u8>,
+}
+
+/// ACKS: the commitments that a seat holds good values of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acks {
+    /// Digest by dealer; zero where there is no good value.
+    pub held: Vec<Digest>,
+}
+
 /// FETCH: asks a seat for data by digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fetch {
@@ -265,6 +282,8 @@ pub enum Fetch {
     Set(Digest),
     /// The outcome of an order, by certificate.
     Proof(Digest),
+    /// Dealings of a key generation, by dealer and digest of the commitment.
+    Dealings(Vec<Listed>),
 }
 
 /// A bundle by seat and d.
@@ -293,6 +312,8 @@ pub enum Reply {
         /// The digests of the bundles, ascending, with the seat's signatures.
         versions: [(Digest, [u8; SIGNATURE_LEN]); 2],
     },
+    /// A whole signed DEAL message.
+    Dealing(Vec<u8>),
 }
 
 /// Any body.
@@ -322,4 +343,10 @@ pub enum Body {
     Proof(Box<Proof>),
     Fetch(Fetch),
     Reply(Reply),
+    /// See [`DealKeyMsg`].
+    DealKey(DealKeyMsg),
+    /// See [`Deal`].
+    Deal(Deal),
+    /// See [`Acks`].
+    Acks(Acks),
 }

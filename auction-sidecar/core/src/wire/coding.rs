@@ -2,7 +2,7 @@
 
 use super::bodies::*;
 use super::views::{NewView, Propose};
-use super::{Kind, MAX_MESSAGE, Signers};
+use super::{Kind, MAX_MESSAGE, Signers, View};
 use crate::award::{AwardProof, Certificate};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
 use vendue_market::{Digest, GpuModel, MAX_JOB, Order, Reason};
@@ -22,6 +22,17 @@ fn ascending<T: PartialOrd>(
         Ok(items)
     } else {
         Err(DecodeError::Invalid(what))
+    }
+}
+
+/// Reads an order view, which is ascending.
+fn order_view(r: &mut Reader<'_>) -> Decoded<View> {
+    let count = r.count("order view", MAX_ORDERS)?;
+    let (orders, _) = r.take(32 * count)?.as_chunks::<32>();
+    if orders.windows(2).all(|w| matches!(w, [a, b] if a < b)) {
+        Ok(orders.to_vec().into())
+    } else {
+        Err(DecodeError::Invalid("order view"))
     }
 }
 
@@ -66,7 +77,7 @@ impl Listed {
 }
 
 impl SetMsg {
-    fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         w.list(&self.held, |w, d| {
             w.raw(d);
         });
@@ -82,6 +93,16 @@ impl SetMsg {
         // The vote is there exactly if the set is complete.
         let full = if held.contains(&[0; 32]) { None } else { Some(r.array()?) };
         Ok(Self { held, full })
+    }
+}
+
+impl Acks {
+    fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
+        let held: Vec<Digest> = r.list("acknowledgements", usize::from(n), Reader::array)?;
+        if held.len() != usize::from(n) {
+            return Err(DecodeError::Invalid("acknowledgements"));
+        }
+        Ok(Self { held })
     }
 }
 
@@ -112,6 +133,9 @@ impl Fetch {
             Fetch::Proof(order) => {
                 w.u8(3).raw(order);
             }
+            Fetch::Dealings(items) => {
+                w.u8(4).list(items, |w, l| l.write(w));
+            }
         }
     }
     fn read(r: &mut Reader<'_>) -> Decoded<Self> {
@@ -120,6 +144,7 @@ impl Fetch {
             1 => Ok(Fetch::Orders(ascending(r, "orders to fetch", MAX_FETCH, |r| r.array::<32>())?)),
             2 => Ok(Fetch::Set(r.array()?)),
             3 => Ok(Fetch::Proof(r.array()?)),
+            4 => Ok(Fetch::Dealings(ascending(r, "dealings to fetch", MAX_FETCH, Listed::read)?)),
             _ => Err(DecodeError::Invalid("fetch")),
         }
     }
@@ -135,6 +160,7 @@ impl Reply {
                 w.u8(3).u16(*seat);
                 versions.iter().fold(w, |w, (d, signature)| w.raw(d).raw(signature))
             }
+            Reply::Dealing(bytes) => w.u8(4).bytes(bytes),
         };
     }
     fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
@@ -151,6 +177,7 @@ impl Reply {
                     _ => Err(DecodeError::Invalid("two bundles")),
                 }
             }
+            4 => Ok(Reply::Dealing(r.bytes("dealing", MAX_MESSAGE)?.to_vec())),
             _ => Err(DecodeError::Invalid("reply")),
         }
     }
@@ -182,15 +209,16 @@ impl Body {
             Body::Proof(_) => Kind::Proof,
             Body::Fetch(_) => Kind::Fetch,
             Body::Reply(_) => Kind::Reply,
+            Body::DealKey(_) => Kind::DealKey,
+            Body::Deal(_) => Kind::Deal,
+            Body::Acks(_) => Kind::Acks,
         }
     }
 
     pub(crate) fn write(&self, w: &mut Writer) {
         match self {
             Body::Bundle(b) => {
-                w.list(&b.order_view, |w, d| {
-                    w.raw(d);
-                });
+                w.u32(b.order_view.len() as u32).raw(b.order_view.as_flattened());
                 w.raw(&b.u).raw(&b.v).bytes(&b.payload);
             }
             Body::Set(s) => s.write(w),
@@ -223,6 +251,17 @@ impl Body {
             Body::Proof(p) => p.write(w),
             Body::Fetch(f) => f.write(w),
             Body::Reply(r) => r.write(w),
+            Body::DealKey(k) => {
+                w.raw(&k.key);
+            }
+            Body::Deal(d) => {
+                w.bytes(&d.dealing);
+            }
+            Body::Acks(a) => {
+                w.list(&a.held, |w, d| {
+                    w.raw(d);
+                });
+            }
             other => other.write_order_talk(w),
         }
     }
@@ -266,7 +305,7 @@ impl Body {
     pub(super) fn read(kind: Kind, r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         Ok(match kind {
             Kind::Bundle => Body::Bundle(Bundle {
-                order_view: ascending(r, "order view", MAX_ORDERS, |r| r.array::<32>())?,
+                order_view: order_view(r)?,
                 u: r.array()?,
                 v: r.array()?,
                 payload: r.bytes("payload", MAX_PAYLOAD)?.to_vec(),
@@ -292,6 +331,9 @@ impl Body {
             Kind::Proof => Body::Proof(Box::new(Proof::read(r, n)?)),
             Kind::Fetch => Body::Fetch(Fetch::read(r)?),
             Kind::Reply => Body::Reply(Reply::read(r, n)?),
+            Kind::DealKey => Body::DealKey(DealKeyMsg { key: r.array()? }),
+            Kind::Deal => Body::Deal(Deal { dealing: r.bytes("dealing", MAX_DEALING)?.to_vec() }),
+            Kind::Acks => Body::Acks(Acks::read(r, n)?),
             Kind::Order
             | Kind::Again
             | Kind::Receipt

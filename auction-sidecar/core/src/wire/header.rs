@@ -55,11 +55,17 @@ pub enum Kind {
     Again = 26,
     /// The user's word that a whole search is withdrawn.
     Withdraw = 27,
+    /// Key generation: the key that a seat's values are sealed to.
+    DealKey = 32,
+    /// Key generation: a seat's dealing.
+    Deal = 33,
+    /// Key generation: the dealings that a seat holds good values of.
+    Acks = 34,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Bundle,
         Kind::Set,
         Kind::Admit,
@@ -82,11 +88,14 @@ impl Kind {
         Kind::Reply,
         Kind::Again,
         Kind::Withdraw,
+        Kind::DealKey,
+        Kind::Deal,
+        Kind::Acks,
     ];
 
     /// The kind with this code.
     pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|k| *k as u8 == code)
+        Self::ALL.iter().find(|k| **k as u8 == code).copied()
     }
     /// Whether messages of this kind carry an evidence signature.
     pub fn is_signed(self) -> bool {
@@ -128,6 +137,9 @@ impl Kind {
             Kind::Reply => "Reply",
             Kind::Again => "Again",
             Kind::Withdraw => "Withdraw",
+            Kind::DealKey => "DealKey",
+            Kind::Deal => "Deal",
+            Kind::Acks => "Acks",
         }
     }
     /// A short name for logs and metrics.
@@ -155,6 +167,9 @@ impl Kind {
             Kind::Reply => "reply",
             Kind::Again => "again",
             Kind::Withdraw => "withdraw",
+            Kind::DealKey => "deal_key",
+            Kind::Deal => "deal",
+            Kind::Acks => "acks",
         }
     }
 }
@@ -177,8 +192,7 @@ pub struct Header {
 impl Header {
     /// Appends the header's bytes.
     pub fn write(&self, w: &mut Writer) {
-        w.u8(VERSION).u8(self.kind as u8).u8(0).raw(&self.market);
-        w.u32(self.epoch).u64(self.round).u16(self.seat);
+        w.raw(&self.to_array());
     }
     /// Reads a header; version and flags must be the known ones.
     pub fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
@@ -193,8 +207,13 @@ impl Header {
     }
     /// The header's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut w = Writer::new();
-        self.write(&mut w);
-        w.finish()
+        self.to_array().to_vec()
+    }
+    /// The header's bytes.
+    pub fn to_array(&self) -> [u8; HEADER_LEN] {
+        let ([a, b, c, d], [s, t]) = (self.epoch.to_be_bytes(), self.seat.to_be_bytes());
+        let ([i, j, k, l, m, n, o, p], [q, r, u, v, w, x, y, z]) = (self.market, self.round.to_be_bytes());
+        let kind = self.kind as u8;
+        [VERSION, kind, 0, i, j, k, l, m, n, o, p, a, b, c, d, q, r, u, v, w, x, y, z, s, t]
     }
 }

@@ -7,21 +7,26 @@ mod bodies;
 mod coding;
 mod header;
 mod signers;
+mod view;
 mod views;
 
 pub(crate) use bodies::bundle_digest;
 pub use bodies::{
-    Accept, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Fetch, Listed, Lock,
-    MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare, OrderMsg, Proof, Quorum, Receipt,
-    Refuse, Reply, Reserve, SetMsg, Taken, Withdraw, view_digest,
+    Accept, Acks, Admit, Again, AwardVote, Body, Bundle, Cancel, Cert, Commit, CommitMsg, Deal, DealKeyMsg,
+    Fetch, Listed, Lock, MAX_DEALING, MAX_FETCH, MAX_KNOWN_MODELS, MAX_ORDERS, MAX_PAYLOAD, OpenShare,
+    OrderMsg, Proof, Quorum, Receipt, Refuse, Reply, Reserve, SetMsg, Taken, Withdraw,
 };
 pub use header::{HEADER_LEN, Header, Kind, VERSION};
 pub use signers::Signers;
+pub(crate) use view::Views;
+pub use view::{View, view_digest};
 pub use views::{Admitted, NewView, OtherSet, Propose, ShownSet, ShownView};
 pub(crate) use views::{listed_of, signed_view};
 
+use crate::award::{Certificate, OrderLeaf};
+use crate::merkle::Tree;
 use vendue_market::Digest;
-use vendue_market::encode::{DecodeError, Reader, Writer};
+use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
 
 /// Length of an evidence signature.
 pub const SIGNATURE_LEN: usize = 65;
@@ -48,6 +53,32 @@ impl Message {
         if let Some(signature) = &self.signature {
             w.raw(signature);
         }
+        w.finish()
+    }
+}
+
+/// PROOF messages of one round, which differ in the outcome only.
+pub(crate) struct ProofMessages<'a> {
+    head: Vec<u8>,
+    tree: &'a Tree,
+}
+
+impl<'a> ProofMessages<'a> {
+    /// With what all of them begin with; `tree` is that of the round's table.
+    pub(crate) fn new(header: &Header, certificate: &Certificate, tree: &'a Tree) -> Self {
+        let mut w = Writer::new();
+        header.write(&mut w);
+        certificate.write(&mut w);
+        Self { head: w.finish(), tree }
+    }
+
+    /// The bytes of the message about the outcome at a place of the table.
+    pub(crate) fn encode(&self, index: usize, leaf: &OrderLeaf) -> Vec<u8> {
+        // A leaf, and a digest for each level of the tree.
+        let mut w = Writer::with_capacity(self.head.len() + 768);
+        w.raw(&self.head);
+        leaf.write(&mut w);
+        self.tree.write_path(index, &mut w);
         w.finish()
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use vendue_auction_core::Plaintext;
 use vendue_market::encode::Canonical;
 use vendue_market::{
-    Cleared, ClearingInput, ClearingRules, ListedOrder, OpenedBundle, Order, Outcome, Record, STAND_BYS,
+    Cleared, ClearingInput, ClearingRules, Digest, ListedOrder, OpenedBundle, Order, Outcome, STAND_BYS,
     clear, explain,
 };
 
@@ -39,7 +39,23 @@ fn part<'b>(bytes: &mut &'b [u8]) -> Option<&'b [u8]> {
 struct Round {
     rules: ClearingRules,
     orders: Vec<ListedOrder>,
-    bundles: Vec<OpenedBundle>,
+    /// The orders' digests, as the bundles speak of them.
+    view: Vec<Digest>,
+    /// Each seat's, with its provider's name.
+    bundles: Vec<(String, Plaintext)>,
+}
+
+impl Round {
+    fn opened(&self) -> Vec<OpenedBundle<'_>> {
+        let opened = |(seat, (provider, plain))| {
+            let Plaintext { capacity, records }: &Plaintext = plain;
+            OpenedBundle { seat, provider, capacity, orders: &self.view, records }
+        };
+        (0..SEATS)
+            .zip(self.bundles.iter().map(|(provider, plain)| (provider.as_str(), plain)))
+            .map(opened)
+            .collect()
+    }
 }
 
 /// Rules, a number of orders, the orders, and the plaintext of each seat's bundle.
@@ -55,30 +71,24 @@ fn read(mut bytes: &[u8]) -> Option<Round> {
     for seat in 0..SEATS {
         let Some(padded) = part(&mut bytes) else { break };
         let plain = Plaintext::from_padded(padded, orders.len()).ok()?;
-        let about = |(o, kind): (&Order, &_)| Record { order: o.digest(), kind: *kind };
-        let records = orders.iter().zip(&plain.records).map(about).collect();
-        bundles.push(OpenedBundle {
-            seat,
-            provider: format!("provider-{seat}"),
-            capacity: plain.capacity,
-            records,
-        });
+        bundles.push((format!("provider-{seat}"), plain));
     }
-    let orders = orders.iter().map(|o| ListedOrder::of(o.digest(), o)).collect();
-    Some(Round { rules, orders, bundles })
+    let orders: Vec<ListedOrder> = orders.iter().map(|o| ListedOrder::of(o.digest(), o)).collect();
+    let view = orders.iter().map(|o| o.digest).collect();
+    Some(Round { rules, orders, view, bundles })
 }
 
 /// Each order has one outcome within its ceiling, the same in whatever sequence things come, and a reason for each seat.
 fn clearing(bytes: &[u8]) -> bool {
     let Some(round) = read(bytes) else { return false };
-    let garbage = BTreeSet::new();
+    let (garbage, bundles) = (BTreeSet::new(), round.opened());
     let input = ClearingInput {
         rules: &round.rules,
         beacon: &[5; 32],
         expires_ms: 31_000,
         seats: SEATS,
         orders: &round.orders,
-        bundles: &round.bundles,
+        bundles: &bundles,
         garbage: &garbage,
     };
     let cleared = clear(&input);
@@ -87,7 +97,7 @@ fn clearing(bytes: &[u8]) -> bool {
     cleared.iter().for_each(|c| explained(&input, &cleared, c));
     let reverse = |orders: &[ListedOrder]| orders.iter().rev().cloned().collect::<Vec<_>>();
     let orders = reverse(&round.orders);
-    let bundles: Vec<_> = round.bundles.iter().rev().cloned().collect();
+    let bundles: Vec<_> = bundles.iter().rev().copied().collect();
     assert_eq!(clear(&ClearingInput { orders: &orders, bundles: &bundles, ..input }), cleared);
     true
 }

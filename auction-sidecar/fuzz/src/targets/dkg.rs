@@ -1,32 +1,48 @@
-//! Messages of key generation and of the recovery of a share. Each is signed as a whole, so one that is accepted is one
-//! that was sent.
+//! Messages of key generation and of the recovery of a share. Those of a recovery are signed as a whole, so one that is
+//! accepted is one that was sent.
 
-use super::Cost::Pairing;
+use super::Cost::{Bytes, Pairing};
 use super::{Target, target};
 use crate::fixture::{Generation, generation};
-use vendue_sealed_bid::dkg::{KeySet, Log, Player};
+use vendue_sealed_bid::dkg::{Contribution, Dealing, KeySet, Player, RecipientKey};
 
 pub(super) const TARGETS: &[Target] = &[
     target("dkg_dealing", Pairing, dealing),
-    target("dkg_log", Pairing, log),
+    target("dkg_contribution", Bytes, contribution),
     target("dkg_key_set", Pairing, key_set),
+    target("dkg_recipient_key", Pairing, recipient_key),
     target("dkg_split", Pairing, split),
     target("dkg_part", Pairing, part),
 ];
 
 fn dealing(bytes: &[u8]) -> bool {
-    let Generation { setup, votes, deals, dealings, .. } = generation();
-    let mut player = Player::new(setup, 1, &votes[1], &deals[1]).expect("the keys of seat 1");
-    let accepted = player.receive(bytes);
-    assert_eq!(accepted.is_ok(), dealings.iter().any(|d| d == bytes), "a changed dealing is accepted");
-    accepted.is_ok()
+    let Generation { setup, dealings, deals, .. } = generation();
+    let Ok(read) = Dealing::read(setup, bytes) else { return false };
+    assert_eq!(read.to_bytes(), bytes, "a dealing has two encodings");
+    // A value is acknowledged only when it lies on the commitment, so one that is changed is not.
+    let dealer = usize::from(read.dealer());
+    let commitment = |d: &[u8]| d[..d.len() - 96 - 4 * 48].to_vec();
+    let is_known = commitment(bytes) == commitment(&dealings[dealer]);
+    let mut player = Player::new(setup, 1, &deals[1]).expect("a player");
+    let opened = player.receive(read, &deals[1]).is_ok();
+    let bad = player.check(&deals[1]).expect("a check");
+    assert!(!opened || !bad.is_empty() || is_known, "a value of another commitment is taken");
+    opened
 }
 
-fn log(bytes: &[u8]) -> bool {
-    let Generation { setup, logs, .. } = generation();
-    let accepted = Log::verify(setup, bytes);
-    assert_eq!(accepted.is_ok(), logs.iter().any(|l| l == bytes), "a changed log is accepted");
-    accepted.is_ok()
+fn contribution(bytes: &[u8]) -> bool {
+    let Generation { setup, .. } = generation();
+    let Ok(read) = Contribution::read(setup, bytes) else { return false };
+    assert_eq!(read.to_bytes(setup), bytes, "a contribution has two encodings");
+    assert!(read.reveals.len() <= setup.most_reveals());
+    true
+}
+
+fn recipient_key(bytes: &[u8]) -> bool {
+    let Ok(point) = bytes.try_into() else { return false };
+    let Ok(read) = RecipientKey::from_bytes(point) else { return false };
+    assert_eq!(read.to_bytes(), point, "a point has two encodings");
+    true
 }
 
 fn key_set(bytes: &[u8]) -> bool {

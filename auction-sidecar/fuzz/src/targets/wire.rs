@@ -52,6 +52,9 @@ kinds! {
     "wire_reply" => Reply,
     "wire_again" => Again,
     "wire_withdraw" => Withdraw,
+    "wire_deal_key" => DealKey,
+    "wire_deal" => Deal,
+    "wire_acks" => Acks,
 }
 
 fn seats(selector: u8) -> u16 {
@@ -90,7 +93,7 @@ fn within(message: &Message, n: u16) {
         assert_eq!(outcome.is_ok(), verify::outcome(record, &proof.certificate, &proof.proof, order).is_ok());
     };
     match &message.body {
-        Body::Reply(Reply::Bundle(bytes) | Reply::Order(bytes)) => {
+        Body::Reply(Reply::Bundle(bytes) | Reply::Order(bytes) | Reply::Dealing(bytes)) => {
             if let Ok(inner) = decode(bytes, n) {
                 assert_eq!(&inner.encode(), bytes, "{inner:?} has two encodings");
             }

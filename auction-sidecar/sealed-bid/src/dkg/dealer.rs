@@ -1,99 +1,72 @@
-//! The dealer's part: dealings out, acknowledgements in, one log.
+//! The dealer's part: one dealing for all, and the values of those that do not get theirs.
 //!
-//! Inputs: the setup, the seat's seed and vote key, acknowledgements. Outputs: dealings and the log, as bytes.
-//! Invariant: an acknowledgement is counted only when it verifies, so a log that is made also verifies.
+//! Inputs: the setup, the seat's seed, the players' deal keys. Outputs: a dealing and a contribution. Invariant: the same
+//! inputs give the same bytes, after a restart too; at most n - q values are ever revealed.
 
-use super::dealing;
-use super::envelope;
-use super::log;
+use super::contribution::{Contribution, NONE};
+use super::dealing::{Dealing, context};
+use super::envelope::{Ephemeral, RecipientKey, SEALED};
 use super::poly::{DealerSeed, SecretPoly};
-use super::{DkgError, Setup, Word, signed};
-use crate::{DKG_DOMAIN, MultiVote, VoteKey};
-use std::collections::BTreeMap;
+use super::{DkgError, Setup};
+use crate::raw::CurvePoint;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 /// A seat as dealer. No `Debug`; the polynomial is wiped when dropped.
-pub struct Dealer<'a> {
-    setup: &'a Setup,
+pub struct Dealer {
+    setup: Arc<Setup>,
     seat: u16,
-    seed: &'a DealerSeed,
-    vote: &'a VoteKey,
+    ephemeral: Ephemeral,
     poly: SecretPoly,
-    acks: BTreeMap<u16, [u8; 48]>,
 }
 
-/// What players sign to acknowledge a dealer's commitment.
-pub(super) fn ack_message(setup: &Setup, dealer: u16, commitment: &[u8; 32]) -> Vec<u8> {
-    signed(Word::Ack, &setup.digest(), dealer, &[commitment])
-}
-
-impl<'a> Dealer<'a> {
-    /// The dealer of a seat. The same seed gives the same polynomial, after a restart too.
-    pub fn new(
-        setup: &'a Setup,
-        seat: u16,
-        seed: &'a DealerSeed,
-        vote: &'a VoteKey,
-    ) -> Result<Self, DkgError> {
-        setup.check_owner(seat, vote)?;
+impl Dealer {
+    /// The dealer of a seat. The same seed gives the same polynomial.
+    pub fn new(setup: &Arc<Setup>, seat: u16, seed: &DealerSeed) -> Result<Self, DkgError> {
+        setup.check_seat(seat)?;
         let poly = SecretPoly::derive(setup, seat, seed)?;
-        Ok(Self { setup, seat, seed, vote, poly, acks: BTreeMap::new() })
+        let ephemeral = Ephemeral::new(&seed.scalar(b"EPHEMERAL", &setup.digest(), seat, 0)?)?;
+        Ok(Self { setup: setup.clone(), seat, ephemeral, poly })
     }
 
-    /// The dealing for a player; the same bytes each time.
-    pub fn dealing(&self, player: u16) -> Result<Vec<u8>, DkgError> {
-        let recipient = self.setup.deal_key(player)?;
-        let ephemeral = self.seed.scalar(b"EPHEMERAL", &self.setup.digest(), self.seat, player)?;
-        let share = self.poly.share(player)?;
-        let commitment = &self.poly.commitment;
-        let digest = commitment.digest(self.setup, self.seat);
-        let context = dealing::context(self.setup, self.seat, player, &digest);
-        let envelope = envelope::seal(recipient, &ephemeral, &context, &share)?;
-        Ok(dealing::write(self.setup, self.seat, player, commitment, &envelope, self.vote))
+    /// Names the dealer's commitment.
+    pub fn digest(&self) -> [u8; 32] {
+        *self.poly.commitment.digest()
     }
 
-    /// Takes a player's acknowledgement.
-    pub fn acknowledge(&mut self, player: u16, ack: &[u8; 48]) -> Result<(), DkgError> {
-        self.setup.check_seat(player)?;
-        let digest = self.poly.commitment.digest(self.setup, self.seat);
-        let message = ack_message(self.setup, self.seat, &digest);
-        self.setup.verify("acknowledgement", player, &message, ack)?;
-        self.acks.insert(player, *ack);
-        Ok(())
-    }
-
-    /// Takes acknowledgements of distinct players, checked together; gives the players whose acknowledgement is bad.
-    pub fn acknowledge_all(&mut self, acks: &[(u16, [u8; 48])]) -> Result<Vec<u16>, DkgError> {
-        acks.iter().try_for_each(|(player, _)| self.setup.check_seat(*player))?;
-        let digest = self.poly.commitment.digest(self.setup, self.seat);
-        let message = ack_message(self.setup, self.seat, &digest);
-        let bad = self.setup.votes().bad_votes_in(DKG_DOMAIN, &message, acks);
-        self.acks.extend(acks.iter().filter(|(player, _)| !bad.contains(player)).copied());
-        Ok(bad)
-    }
-
-    /// How many players have acknowledged.
-    pub fn acknowledged(&self) -> usize {
-        self.acks.len()
-    }
-
-    /// The signed log. It reveals the share of each player that has not acknowledged, so it is made when all have or
-    /// when the time to do so is over, and only once.
-    pub fn log(&self) -> Result<Vec<u8>, DkgError> {
-        let (seats, most) = (self.setup.seats(), self.setup.most_reveals());
-        let found = usize::from(seats) - self.acks.len();
-        if found > most {
-            return Err(DkgError::TooManyReveals { dealer: self.seat, found, most });
+    /// The dealing, for the players whose deal keys are known; by seat.
+    pub fn dealing(&self, recipients: &[Option<RecipientKey>]) -> Result<Dealing, DkgError> {
+        if recipients.len() != usize::from(self.setup.seats()) {
+            return Err(DkgError::Seats(recipients.len()));
         }
-        let acks: Vec<_> = self.acks.iter().map(|(player, ack)| (*player, *ack)).collect();
-        let acks = MultiVote::new(seats, &acks)?;
-        let mut body = dealing::head(&self.setup.digest(), self.seat);
-        body.extend(self.poly.commitment.to_bytes());
-        body.extend(acks.to_bytes());
-        for player in acks.signers.missing() {
-            body.extend(self.poly.share(player)?.to_bendian().as_slice());
+        let (setup, commitment) = (self.setup.digest(), &self.poly.commitment);
+        let seal = |(player, recipient): (u16, &Option<RecipientKey>)| {
+            let Some(recipient) = recipient else { return Ok([0; SEALED]) };
+            let context = context(&setup, self.seat, player, commitment.digest());
+            self.ephemeral.seal(recipient, &context, &self.poly.value(player)?)
+        };
+        let envelopes = (0u16..).zip(recipients).map(seal).collect::<Result<_, DkgError>>()?;
+        let what = "ephemeral key";
+        let ephemeral =
+            CurvePoint::from_bytes(&self.ephemeral.public).ok_or(DkgError::Point { what, index: 0 })?;
+        Ok(Dealing { setup, dealer: self.seat, commitment: commitment.clone(), ephemeral, envelopes })
+    }
+
+    /// The seat's contribution with these acknowledgements, which reveals the values of these players. Where they are more
+    /// than n - q the seat does not deal: what it would reveal, with what faulty seats hold, could give its polynomial away.
+    pub fn contribution(
+        &self,
+        acks: Vec<[u8; 32]>,
+        reveal: &BTreeSet<u16>,
+    ) -> Result<Contribution, DkgError> {
+        if reveal.len() > self.setup.most_reveals() {
+            return Ok(Contribution { commitment: NONE, acks, reveals: Default::default() });
         }
-        let message = log::message(self.setup, self.seat, &body);
-        body.extend(self.vote.sign_in(DKG_DOMAIN, &message));
-        Ok(body)
+        let value = |player: &u16| {
+            self.setup.check_seat(*player)?;
+            Ok((*player, *self.poly.value(*player)?.to_bendian()))
+        };
+        let reveals = reveal.iter().map(value).collect::<Result<_, DkgError>>()?;
+        Ok(Contribution { commitment: self.digest(), acks, reveals })
     }
 }

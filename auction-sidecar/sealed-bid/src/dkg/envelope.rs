@@ -6,12 +6,16 @@
 //! the first key is made. G1 is taken because blst multiplies there in constant time and the crate needs no other
 //! curve. Who sent an envelope is said by the signature over the message that carries it.
 //!
+//! A dealer seals the values of all players with one ephemeral key (Bellare, Boldyreva and Staddon, "Randomness Re-use
+//! in Multi-recipient Encryption Schemes", 2003): every recipient has a key of its own, and each envelope its own context.
+//! That ephemeral key is not checked to be in the subgroup: sender and recipient take its multiple by the effective cofactor.
+//!
 //! Invariant: an envelope opens for one recipient and one context only; a context is sealed to once.
 
 use super::DkgError;
 use super::poly::derive;
 use crate::CryptoError;
-use crate::raw::{G1, Scalar};
+use crate::raw::{CurvePoint, G1, Scalar};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
 use sha2::Sha256;
@@ -47,10 +51,29 @@ impl DealKey {
     }
 }
 
+/// A seat's public deal key, checked.
+#[derive(Clone)]
+pub struct RecipientKey {
+    point: G1,
+    bytes: [u8; 48],
+}
+
+impl RecipientKey {
+    /// Decodes and checks a deal key, compressed G1.
+    pub fn from_bytes(bytes: &[u8; 48]) -> Result<Self, CryptoError> {
+        let point = G1::from_bytes(bytes).ok_or(CryptoError::Point("deal key"))?;
+        Ok(Self { point, bytes: *bytes })
+    }
+    /// The key's bytes.
+    pub fn to_bytes(&self) -> &[u8; 48] {
+        &self.bytes
+    }
+}
+
 /// Key and nonce, from the shared point and everything public.
 fn cipher(
     shared: G1,
-    ephemeral: &[u8; 48],
+    ephemeral: &[u8],
     recipient: &[u8; 48],
     context: &[u8],
 ) -> Result<(ChaCha20Poly1305, Nonce), CryptoError> {
@@ -66,15 +89,15 @@ fn cipher(
 
 /// Encrypts a secret scalar to a seat's deal key.
 pub(super) fn seal(
-    recipient: &(G1, [u8; 48]),
+    recipient: &RecipientKey,
     ephemeral: &Scalar,
     context: &[u8],
     secret: &Scalar,
 ) -> Result<[u8; ENVELOPE], DkgError> {
     let refuse = CryptoError::Secret("envelope");
     let public = G1::generator_mul(ephemeral).ok_or(refuse.clone())?.to_bytes();
-    let shared = recipient.0.mul(ephemeral).ok_or(refuse.clone())?;
-    let (cipher, nonce) = cipher(shared, &public, &recipient.1, context)?;
+    let shared = recipient.point.mul(ephemeral).ok_or(refuse.clone())?;
+    let (cipher, nonce) = cipher(shared, &public, &recipient.bytes, context)?;
     let plain = secret.to_bendian();
     let sealed = cipher
         .encrypt(&nonce, Payload { msg: plain.as_slice(), aad: context })
@@ -87,6 +110,57 @@ pub(super) fn open(key: &DealKey, context: &[u8], envelope: &[u8; ENVELOPE]) -> 
     let (public, sealed) = envelope.split_first_chunk::<48>()?;
     let shared = G1::from_bytes(public)?.mul(&key.0)?;
     let (cipher, nonce) = cipher(shared, public, &key.public_key().ok()?, context).ok()?;
+    let plain = Zeroizing::new(cipher.decrypt(&nonce, Payload { msg: sealed, aad: context }).ok()?);
+    Scalar::from_bendian(plain.as_slice().try_into().ok()?)
+}
+
+/// Bytes of a sealed scalar without its ephemeral key.
+pub(super) const SEALED: usize = 48;
+
+/// One ephemeral key for all recipients of a dealing.
+pub(super) struct Ephemeral {
+    /// The secret times the effective cofactor.
+    factor: Scalar,
+    /// The public key, uncompressed.
+    pub(super) public: [u8; 96],
+}
+
+impl Ephemeral {
+    pub(super) fn new(secret: &Scalar) -> Result<Self, CryptoError> {
+        let refuse = CryptoError::Secret("envelope");
+        let factor = Scalar::cofactor().and_then(|h| h.times(secret)).ok_or(refuse.clone())?;
+        let public = CurvePoint::from(G1::generator_mul(secret).ok_or(refuse)?).to_bytes();
+        Ok(Self { factor, public })
+    }
+
+    /// Encrypts a secret scalar to one of the recipients.
+    pub(super) fn seal(
+        &self,
+        recipient: &RecipientKey,
+        context: &[u8],
+        secret: &Scalar,
+    ) -> Result<[u8; SEALED], DkgError> {
+        let refuse = CryptoError::Secret("envelope");
+        let shared = recipient.point.mul(&self.factor).ok_or(refuse.clone())?;
+        let (cipher, nonce) = cipher(shared, &self.public, &recipient.bytes, context)?;
+        let plain = secret.to_bendian();
+        let sealed = cipher
+            .encrypt(&nonce, Payload { msg: plain.as_slice(), aad: context })
+            .map_err(|_| refuse.clone())?;
+        sealed.try_into().map_err(|_| refuse.into())
+    }
+}
+
+/// Decrypts what [`Ephemeral::seal`] made for the key whose public side is `own`; `None` for anything else.
+pub(super) fn open_shared(
+    key: &DealKey,
+    own: &[u8; 48],
+    ephemeral: &CurvePoint,
+    context: &[u8],
+    sealed: &[u8; SEALED],
+) -> Option<Scalar> {
+    let shared = ephemeral.clear_mul(&key.0)?;
+    let (cipher, nonce) = cipher(shared, &ephemeral.to_bytes(), own, context).ok()?;
     let plain = Zeroizing::new(cipher.decrypt(&nonce, Payload { msg: sealed, aad: context }).ok()?);
     Scalar::from_bendian(plain.as_slice().try_into().ok()?)
 }

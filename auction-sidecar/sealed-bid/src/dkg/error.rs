@@ -2,7 +2,7 @@
 
 use crate::CryptoError;
 
-/// Why a setup, message, log or set of logs is refused.
+/// Why a setup, message or set of contributions is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DkgError {
     /// This number of seats cannot do it.
@@ -43,19 +43,11 @@ pub enum DkgError {
         /// Who is said to have signed.
         seat: u16,
     },
-    /// The acknowledgements in a log are not those of the players that it names.
-    #[error("acknowledgements in the log of dealer {dealer}: {reason}")]
-    Acks {
-        /// The dealer.
-        dealer: u16,
-        /// Why.
-        reason: CryptoError,
-    },
     /// More shares revealed than is safe.
-    #[error("dealer {dealer} reveals {found} shares, at most {most} are accepted")]
+    #[error(
+        "{found} shares are revealed, at most {most} are accepted, and none of a seat that does not deal"
+    )]
     TooManyReveals {
-        /// The dealer.
-        dealer: u16,
         /// Shares revealed.
         found: usize,
         /// Shares that may be.
@@ -72,12 +64,15 @@ pub enum DkgError {
     /// The dealer showed this player another commitment before.
     #[error("dealer {0} dealt two polynomials")]
     Equivocation(u16),
-    /// Too few logs.
+    /// A dealing that is to count is not here.
+    #[error("the dealing of seat {0} is missing")]
+    Missing(u16),
+    /// Too few dealings that count.
     #[error("{found} dealings, {needed} are needed")]
     TooFewDealings {
-        /// Logs given.
+        /// Dealings that count.
         found: usize,
-        /// Logs needed.
+        /// Dealings needed.
         needed: usize,
     },
     /// This player acknowledged a share that it does not have any more: it is to be recovered.

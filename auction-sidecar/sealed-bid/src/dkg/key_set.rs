@@ -3,10 +3,9 @@
 //! Invariant: none of the keys is the identity; the keys are the values at 0, 1, 2, ... of the polynomial.
 
 use super::DkgError;
-use super::poly::{evaluate, read_points};
 use super::setup::{MOST_SEATS, quorum};
 use crate::SealShare;
-use crate::raw::{G1, G1Sum};
+use crate::raw::{CurvePoint, G1, G1Sum, to_points};
 use sha2::{Digest, Sha256};
 
 /// The public side of a shared key.
@@ -34,15 +33,14 @@ impl std::fmt::Debug for KeySet {
 impl KeySet {
     /// From the coefficients' sums, for `seats` seats.
     pub(super) fn from_sums(sums: &[G1Sum], seats: u16) -> Result<Self, DkgError> {
-        let point = |sum: &G1Sum| sum.to_point().ok_or(DkgError::Identity("a coefficient of the key"));
-        Self::new(sums.iter().map(point).collect::<Result<_, _>>()?, seats)
+        Self::new(to_points(sums).ok_or(DkgError::Identity("a coefficient of the key"))?, seats)
     }
 
     fn new(coefficients: Vec<G1>, seats: u16) -> Result<Self, DkgError> {
         let seal_key = coefficients.first().ok_or(DkgError::Seats(usize::from(seats)))?.to_bytes();
-        let key = |seat| evaluate(&coefficients, seat).to_point().map(G1::to_bytes);
-        let share_keys: Option<Vec<_>> = (0..seats).map(key).collect();
-        let share_keys = share_keys.ok_or(DkgError::Identity("the key of a share"))?;
+        let keys = to_points(&values(&coefficients, seats));
+        let keys = keys.ok_or(DkgError::Identity("the key of a share"))?;
+        let share_keys = keys.into_iter().map(G1::to_bytes).collect();
         Ok(Self { coefficients, seal_key, share_keys })
     }
 
@@ -103,4 +101,37 @@ impl KeySet {
             *sum = sum.plus(&point.to_sum());
         }
     }
+}
+
+/// The values at 1, 2, ... `count` of the polynomial with these coefficients, in the exponent. As many as there are
+/// coefficients by Horner's rule; they fix the polynomial, and its differences give the others by additions alone.
+fn values(coefficients: &[G1], count: u16) -> Vec<G1Sum> {
+    let points: Vec<CurvePoint> = coefficients.iter().map(|c| CurvePoint::from(*c)).collect();
+    let horner = |x| points.iter().rev().fold(G1Sum::identity(), |sum, c| sum.times(x).plus_affine(c));
+    let mut values: Vec<G1Sum> = (1..=u64::from(count)).take(coefficients.len()).map(horner).collect();
+    // The backward differences at the last value, of rising order.
+    let (mut row, mut differences) = (values.clone(), Vec::with_capacity(values.len()));
+    while let Some(last) = row.last() {
+        differences.push(*last);
+        row = row.iter().zip(row.iter().skip(1)).map(|(a, b)| b.minus(a)).collect();
+    }
+    while values.len() < usize::from(count) {
+        let mut above = G1Sum::identity();
+        for difference in differences.iter_mut().rev() {
+            *difference = difference.plus(&above);
+            above = *difference;
+        }
+        values.push(above);
+    }
+    values
+}
+
+/// Reads exactly `count` points.
+pub(super) fn read_points(what: &'static str, count: usize, bytes: &[u8]) -> Result<Vec<G1>, DkgError> {
+    let (points, rest) = bytes.as_chunks::<48>();
+    if points.len() != count || !rest.is_empty() {
+        return Err(DkgError::Length { what, found: bytes.len(), expected: count * 48 });
+    }
+    let read = |(index, bytes)| G1::from_bytes(bytes).ok_or(DkgError::Point { what, index });
+    points.iter().enumerate().map(read).collect()
 }

@@ -2,10 +2,14 @@
 //!
 //! Coefficients are derived from the dealer's seed and the setup. `threshold_crypto::poly::Poly` holds, evaluates and
 //! wipes them; the commitment is made and evaluated by blst. Invariant: no point of a commitment is the identity.
+//!
+//! The points of a commitment need not be in G1. With h the effective cofactor, a dealer commits to the polynomial of
+//! the points' multiples by h, which are in G1 whatever the points are, and what players hold are h times the values that
+//! they were sent: every check multiplies its difference by h once, instead of checking each point.
 
 use super::{DkgError, Setup};
 use crate::CryptoError;
-use crate::raw::{G1, G1Sum, Scalar};
+use crate::raw::{CurvePoint, G1, G1Sum, Scalar, generator_mul_public};
 use sha2::{Digest, Sha256};
 use threshold_crypto::Fr;
 use threshold_crypto::ff::{Field, PrimeField, PrimeFieldRepr};
@@ -63,15 +67,15 @@ impl SecretPoly {
         }
         for index in u16::from(setup.is_refresh())..setup.quorum() {
             let coefficient = seed.scalar(b"COEFFICIENT", &setup.digest(), dealer, index)?;
-            points.push(G1::generator_mul(&coefficient).ok_or(CryptoError::Generation)?);
+            points.push(G1::generator_mul(&coefficient).ok_or(CryptoError::Generation)?.into());
             coefficients.push(to_field(&coefficient)?);
         }
-        let commitment = Commitment { constant: !setup.is_refresh(), points };
+        let commitment = Commitment::new(setup, dealer, points);
         Ok(Self { poly: Poly::from(coefficients), commitment })
     }
 
-    /// A seat's share: the value at the seat's number plus one.
-    pub(super) fn share(&self, seat: u16) -> Result<Scalar, CryptoError> {
+    /// What a seat is sent: the value at the seat's number plus one.
+    pub(super) fn value(&self, seat: u16) -> Result<Scalar, CryptoError> {
         to_scalar(self.poly.evaluate(u64::from(seat) + 1))
     }
 }
@@ -94,13 +98,28 @@ pub(crate) fn to_scalar(value: Fr) -> Result<Scalar, CryptoError> {
 pub(super) struct Commitment {
     /// Whether the constant term is there; otherwise it is zero.
     constant: bool,
-    points: Vec<G1>,
+    points: Vec<CurvePoint>,
+    digest: [u8; 32],
 }
 
 impl Commitment {
-    /// Reads the points of a commitment, 48 bytes each.
-    pub(super) fn from_bytes(setup: &Setup, bytes: &[u8]) -> Result<Self, DkgError> {
-        Ok(Self { constant: !setup.is_refresh(), points: read_points("commitment", setup.points(), bytes)? })
+    pub(super) fn new(setup: &Setup, dealer: u16, points: Vec<CurvePoint>) -> Self {
+        let mut hash = Sha256::new().chain_update(b"VENDUE-V1-DKG-COMMITMENT").chain_update(setup.digest());
+        hash.update(dealer.to_be_bytes());
+        points.iter().for_each(|p| hash.update(p.to_bytes()));
+        Self { constant: !setup.is_refresh(), points, digest: hash.finalize().into() }
+    }
+
+    /// Reads the points of a dealer's commitment, 96 bytes each.
+    pub(super) fn from_bytes(setup: &Setup, dealer: u16, bytes: &[u8]) -> Result<Self, DkgError> {
+        let what = "commitment";
+        let (points, rest) = bytes.as_chunks::<96>();
+        if points.len() != setup.points() || !rest.is_empty() {
+            return Err(DkgError::Length { what, found: bytes.len(), expected: setup.points() * 96 });
+        }
+        let read = |(index, bytes)| CurvePoint::from_bytes(bytes).ok_or(DkgError::Point { what, index });
+        let points = points.iter().enumerate().map(read).collect::<Result<_, _>>()?;
+        Ok(Self::new(setup, dealer, points))
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
@@ -108,48 +127,27 @@ impl Commitment {
     }
 
     /// What acknowledgements name.
-    pub(super) fn digest(&self, setup: &Setup, dealer: u16) -> [u8; 32] {
-        Sha256::new()
-            .chain_update(b"VENDUE-V1-DKG-COMMITMENT")
-            .chain_update(setup.digest())
-            .chain_update(dealer.to_be_bytes())
-            .chain_update(self.to_bytes())
-            .finalize()
-            .into()
+    pub(super) fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
-    /// Whether a share is the value at the seat's point of the polynomial.
-    pub(super) fn fits(&self, seat: u16, share: &Scalar) -> bool {
-        let own = G1::generator_mul(share).map(G1::to_sum);
-        own.is_some_and(|own| self.evaluate(seat).equals(&own))
+    /// Whether a public value is that of a seat.
+    pub(super) fn fits(&self, seat: u16, value: &Scalar) -> bool {
+        generator_mul_public(value).minus(&self.evaluate(seat)).clear().is_identity()
     }
 
-    fn evaluate(&self, seat: u16) -> G1Sum {
-        let value = evaluate(&self.points, seat);
-        if self.constant { value } else { value.times(u32::from(seat) + 1) }
+    /// The polynomial's value at a seat's point, in the exponent; to be multiplied by the cofactor.
+    pub(super) fn evaluate(&self, seat: u16) -> G1Sum {
+        let x = u64::from(seat) + 1;
+        let value = self.points.iter().rev().fold(G1Sum::identity(), |sum, c| sum.times(x).plus_affine(c));
+        if self.constant { value } else { value.times(x) }
     }
 
-    /// Adds the coefficients to sums of coefficients.
+    /// Adds the coefficients to sums of coefficients, which are to be multiplied by the cofactor.
     pub(super) fn add_to(&self, sums: &mut [G1Sum]) {
         let skipped = usize::from(!self.constant);
         for (sum, point) in sums.iter_mut().skip(skipped).zip(&self.points) {
-            *sum = sum.plus(&point.to_sum());
+            *sum = sum.plus_affine(point);
         }
     }
-}
-
-/// The value at a seat's point of the polynomial with these coefficients, in the exponent.
-pub(super) fn evaluate(coefficients: &[G1], seat: u16) -> G1Sum {
-    let x = u32::from(seat) + 1;
-    coefficients.iter().rev().fold(G1Sum::identity(), |sum, c| sum.times(x).plus(&c.to_sum()))
-}
-
-/// Reads exactly `count` points.
-pub(super) fn read_points(what: &'static str, count: usize, bytes: &[u8]) -> Result<Vec<G1>, DkgError> {
-    let (points, rest) = bytes.as_chunks::<48>();
-    if points.len() != count || !rest.is_empty() {
-        return Err(DkgError::Length { what, found: bytes.len(), expected: count * 48 });
-    }
-    let read = |(index, bytes)| G1::from_bytes(bytes).ok_or(DkgError::Point { what, index });
-    points.iter().enumerate().map(read).collect()
 }

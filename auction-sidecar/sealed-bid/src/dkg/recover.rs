@@ -10,20 +10,46 @@
 //! Inputs: the setup and keys of the shares, q helpers, their shares, bytes. Outputs: bytes, the share. Invariant: a
 //! share is given out only when it belongs to the seat's verification key, and the group key stays as it is.
 
-use super::dealing::{HEAD, head, read_head};
 use super::envelope::{self, DealKey, ENVELOPE};
 use super::key_set::KeySet;
+use super::key_set::read_points;
 use super::player::sum;
-use super::poly::{DealerSeed, read_points};
-use super::{DkgError, Setup, Word, signed};
+use super::poly::DealerSeed;
+use super::{DkgError, Members, Setup, VERSION, Word, signed};
 use crate::raw::{G1, G1Sum, Scalar, Weight, WeightBits, lagrange};
 use crate::{CryptoError, DKG_DOMAIN, SealShare, VoteKey};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Version, recovery and seat, which every message begins with.
+const HEAD: usize = 1 + 32 + 2;
+
+/// The beginning of a message.
+fn head(session: &[u8; 32], seat: u16) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    out.extend(session);
+    out.extend(seat.to_be_bytes());
+    out
+}
+
+/// Checks the beginning of a message and gives the seat and the rest.
+fn read_head<'b>(
+    what: &'static str,
+    session: &[u8; 32],
+    bytes: &'b [u8],
+) -> Result<(u16, &'b [u8]), DkgError> {
+    let short = DkgError::Length { what, found: bytes.len(), expected: HEAD };
+    let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or(short)?;
+    let [version, middle @ .., high, low] = head;
+    if *version != VERSION || middle != session {
+        return Err(DkgError::Foreign(what));
+    }
+    Ok((u16::from_be_bytes([*high, *low]), rest))
+}
+
 /// One recovery: whose share, by whom.
 pub struct Recovery<'a> {
-    setup: &'a Setup,
+    members: &'a Members,
     keys: &'a KeySet,
     target: u16,
     /// Helpers in ascending order, each with the weight of its share.
@@ -46,16 +72,20 @@ pub struct Part {
 }
 
 impl<'a> Recovery<'a> {
-    /// The recovery of `target`'s share by `helpers`, exactly q other seats. `setup` holds the seats' vote and deal keys;
-    /// `keys` are the keys of the shares.
+    /// The recovery of `target`'s share by `helpers`, exactly q other seats. `setup` and `keys` are those
+    /// that the shares were made with, `members` the seats.
     pub fn new(
-        setup: &'a Setup,
+        setup: &Setup,
+        members: &'a Members,
         keys: &'a KeySet,
         attempt: u32,
         target: u16,
         helpers: &[u16],
     ) -> Result<Self, DkgError> {
         setup.check_seat(target)?;
+        if members.seats() != setup.seats() {
+            return Err(DkgError::Seats(usize::from(members.seats())));
+        }
         let mut sorted = BTreeSet::new();
         for helper in helpers {
             setup.check_seat(*helper)?;
@@ -71,6 +101,7 @@ impl<'a> Recovery<'a> {
             return Err(DkgError::TooFewDealings { found, needed });
         }
         let mut hash = Sha256::new().chain_update(b"VENDUE-V1-DKG-RECOVERY").chain_update(setup.digest());
+        hash.update(members.digest());
         hash.update(keys.digest());
         hash.update(attempt.to_be_bytes());
         hash.update(target.to_be_bytes());
@@ -78,7 +109,7 @@ impl<'a> Recovery<'a> {
         let sorted: Vec<u16> = sorted.into_iter().collect();
         let weights = lagrange(&sorted, target + 1);
         let helpers = sorted.into_iter().zip(weights).collect();
-        Ok(Self { setup, keys, target, helpers, digest: hash.finalize().into() })
+        Ok(Self { members, keys, target, helpers, digest: hash.finalize().into() })
     }
 
     /// What every message of the recovery binds.
@@ -104,7 +135,7 @@ impl<'a> Recovery<'a> {
         seed: &DealerSeed,
         vote: &VoteKey,
     ) -> Result<Vec<u8>, DkgError> {
-        self.setup.check_owner(helper, vote)?;
+        self.members.check_owner(helper, vote)?;
         if !self.keys.fits(helper, share) {
             return Err(DkgError::NotOurs("share"));
         }
@@ -116,7 +147,7 @@ impl<'a> Recovery<'a> {
         for ((to, _), part) in self.helpers.iter().zip(&parts) {
             let ephemeral = seed.scalar(b"SPLIT-EPHEMERAL", &self.digest, helper, *to)?;
             let context = self.context(helper, *to, &[0; 32]);
-            body.extend(envelope::seal(self.setup.deal_key(*to)?, &ephemeral, &context, part)?);
+            body.extend(envelope::seal(self.members.deal_key(*to)?, &ephemeral, &context, part)?);
         }
         let message = signed(Word::Split, &self.digest, helper, &[&Sha256::digest(&body)]);
         body.extend(vote.sign_in(DKG_DOMAIN, &message));
@@ -154,7 +185,7 @@ impl<'a> Recovery<'a> {
         let (_, weight) = self.helpers.get(self.position(helper)?).ok_or(DkgError::UnknownSeat(helper))?;
         let (body, signature) = bytes.split_last_chunk::<48>().ok_or(length.clone())?;
         let message = signed(Word::Split, &self.digest, helper, &[&Sha256::digest(body)]);
-        self.setup.verify(what, helper, &message, signature)?;
+        self.members.verify(what, helper, &message, signature)?;
         let (points, rest) = rest.split_at_checked(points_len).ok_or(length)?;
         let points = read_points(what, self.helpers.len(), points)?;
         let total = points.iter().fold(G1Sum::identity(), |sum, p| sum.plus(&p.to_sum()));
@@ -195,7 +226,7 @@ impl<'a> Recovery<'a> {
         seed: &DealerSeed,
         vote: &VoteKey,
     ) -> Result<Vec<u8>, DkgError> {
-        self.setup.check_owner(helper, vote)?;
+        self.members.check_owner(helper, vote)?;
         let column = self.position(helper)?;
         let (splits, digest) = self.complete(splits)?;
         let mut parts = Vec::with_capacity(splits.len());
@@ -211,7 +242,7 @@ impl<'a> Recovery<'a> {
         let total = sum(&parts.iter().collect::<Vec<_>>())?;
         let ephemeral = seed.scalar(b"PART-EPHEMERAL", &digest, helper, self.target)?;
         let context = self.context(helper, self.target, &digest);
-        let sealed = envelope::seal(self.setup.deal_key(self.target)?, &ephemeral, &context, &total)?;
+        let sealed = envelope::seal(self.members.deal_key(self.target)?, &ephemeral, &context, &total)?;
         let mut body = head(&self.digest, helper);
         body.extend(digest);
         body.extend(sealed);
@@ -234,7 +265,7 @@ impl<'a> Recovery<'a> {
         let (rest, signature) = rest.split_last_chunk::<48>().ok_or(length.clone())?;
         let (digest, sealed) = rest.split_first_chunk::<32>().ok_or(length.clone())?;
         let envelope: [u8; ENVELOPE] = sealed.try_into().map_err(|_| length)?;
-        self.setup.verify(
+        self.members.verify(
             what,
             helper,
             &signed(Word::Part, &self.digest, helper, &[digest, sealed]),

@@ -3,8 +3,11 @@
 
 use blst::min_sig;
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use vendue_sealed_bid::dkg::{
-    DealKey, Dealer, DealerSeed, KeySet, Log, Outcome, Player, Purpose, Setup, outcome, quorum,
+    Contribution, DealKey, Dealer, DealerSeed, Dealing, KeySet, Members, Outcome, Player, Purpose,
+    RecipientKey, Setup, outcome, quorum,
 };
 use vendue_sealed_bid::*;
 
@@ -63,51 +66,92 @@ impl Market {
     pub fn f(&self) -> u16 {
         self.n - self.q()
     }
-    pub fn setup_for(&self, purpose: Purpose, attempt: u32) -> Setup {
-        let deal: Vec<_> = self.deal.iter().map(|k| k.public_key().unwrap()).collect();
-        Setup::new(purpose, &MARKET, EPOCH, attempt, vote_key_set(&self.vote), &deal).unwrap()
+    pub fn setup_in(&self, purpose: Purpose, epoch: u32, attempt: u32) -> Arc<Setup> {
+        let session = Sha256::new()
+            .chain_update(MARKET)
+            .chain_update(epoch.to_be_bytes())
+            .chain_update(attempt.to_be_bytes())
+            .finalize()
+            .into();
+        Arc::new(Setup::new(purpose, &session, self.n).unwrap())
     }
-    pub fn setup(&self) -> Setup {
+    pub fn setup_for(&self, purpose: Purpose, attempt: u32) -> Arc<Setup> {
+        self.setup_in(purpose, EPOCH, attempt)
+    }
+    pub fn setup(&self) -> Arc<Setup> {
         self.setup_for(Purpose::Key, 0)
     }
-    pub fn dealer<'a>(&'a self, setup: &'a Setup, seat: u16) -> Dealer<'a> {
-        let s = usize::from(seat);
-        Dealer::new(setup, seat, &self.seeds[s], &self.vote[s]).unwrap()
+    pub fn deal_keys(&self) -> Vec<[u8; 48]> {
+        self.deal.iter().map(|k| k.public_key().unwrap()).collect()
     }
-    pub fn player<'a>(&'a self, setup: &'a Setup, seat: u16) -> Player<'a> {
-        let s = usize::from(seat);
-        Player::new(setup, seat, &self.vote[s], &self.deal[s]).unwrap()
+    pub fn members(&self) -> Members {
+        Members::new(vote_key_set(&self.vote), &self.deal_keys()).unwrap()
     }
-    pub fn players<'a>(&'a self, setup: &'a Setup) -> Vec<Player<'a>> {
-        (0..self.n).map(|seat| self.player(setup, seat)).collect()
+    pub fn recipients(&self) -> Vec<Option<RecipientKey>> {
+        self.deal_keys().iter().map(|k| Some(RecipientKey::from_bytes(k).unwrap())).collect()
     }
-    /// A dealer's log after all players but those in `silent` have acknowledged.
-    pub fn log(&self, setup: &Setup, dealer: u16, players: &mut [Player<'_>], silent: &[u16]) -> Vec<u8> {
-        let mut dealer = self.dealer(setup, dealer);
-        for (seat, player) in (0u16..).zip(players).filter(|(seat, _)| !silent.contains(seat)) {
-            let (_, ack) = player.receive(&dealer.dealing(seat).unwrap()).unwrap();
-            dealer.acknowledge(seat, &ack).unwrap();
+    pub fn dealer(&self, setup: &Arc<Setup>, seat: u16) -> Dealer {
+        Dealer::new(setup, seat, &self.seeds[usize::from(seat)]).unwrap()
+    }
+    pub fn dealing(&self, setup: &Arc<Setup>, seat: u16) -> Dealing {
+        self.dealer(setup, seat).dealing(&self.recipients()).unwrap()
+    }
+    pub fn player(&self, setup: &Arc<Setup>, seat: u16) -> Player {
+        Player::new(setup, seat, &self.deal[usize::from(seat)]).unwrap()
+    }
+    /// The player of each seat, with the dealings of `dealers` but for the pairs of dealer and player in `lost`.
+    pub fn players(&self, setup: &Arc<Setup>, dealers: &[u16], lost: &[(u16, u16)]) -> Vec<Player> {
+        let mut players: Vec<_> = (0..self.n).map(|seat| self.player(setup, seat)).collect();
+        for dealing in dealers.iter().map(|d| self.dealing(setup, *d)) {
+            for (seat, player) in (0u16..).zip(&mut players) {
+                if !lost.contains(&(dealing.dealer(), seat)) {
+                    player.receive(dealing.clone(), &self.deal[usize::from(seat)]).unwrap();
+                }
+            }
         }
-        dealer.log().unwrap()
+        for (seat, player) in players.iter_mut().enumerate() {
+            assert_eq!(player.check(&self.deal[seat]), Ok(vec![]));
+        }
+        players
     }
-    /// Everybody is honest: the logs of `dealers`, and every seat's share. A log cannot be copied, so it is a function.
+    /// A player that lost a dealing gets it from others when it counts; its envelope is still of no use to it.
+    pub fn learn(&self, setup: &Arc<Setup>, dealer: u16, seat: u16, player: &mut Player) {
+        let mut keys = self.recipients();
+        keys[usize::from(seat)] = None;
+        let dealing = self.dealer(setup, dealer).dealing(&keys).unwrap();
+        assert!(player.receive(dealing, &self.deal[usize::from(seat)]).is_err());
+    }
+    /// Everybody's contribution: dealers reveal what players did not acknowledge.
+    pub fn contributions(
+        &self,
+        setup: &Arc<Setup>,
+        dealers: &[u16],
+        players: &[Player],
+    ) -> BTreeMap<u16, Contribution> {
+        let make = |(seat, player): (u16, &Player)| {
+            let (acks, dealer) = (player.acks(), self.dealer(setup, seat));
+            if !dealers.contains(&seat) {
+                return (seat, Contribution { commitment: [0; 32], acks, reveals: BTreeMap::new() });
+            }
+            let without = (0u16..).zip(players).filter(|(_, p)| p.acks()[usize::from(seat)] == [0; 32]);
+            let reveal = without.map(|(to, _)| to).collect();
+            (seat, dealer.contribution(acks, &reveal).unwrap())
+        };
+        (0u16..).zip(players).map(make).collect()
+    }
+    /// Everybody is honest: the outcome of the dealings of `dealers`, and every seat's share.
     pub fn run(
         &self,
-        setup: &Setup,
+        setup: &Arc<Setup>,
         dealers: &[u16],
         old: Option<&[SealShare]>,
     ) -> (Outcome, Vec<SealShare>) {
-        let mut players = self.players(setup);
-        let logs: Vec<Log> = dealers
-            .iter()
-            .map(|d| Log::verify(setup, &self.log(setup, *d, &mut players, &[])).unwrap())
-            .collect();
-        let share = |(seat, player): (usize, &Player<'_>)| match old {
-            None => player.share(&logs).unwrap().1,
-            Some(old) => player.refreshed(&logs, &old[seat]).unwrap().1,
-        };
-        let shares = players.iter().enumerate().map(share).collect();
-        (outcome(setup, &logs).unwrap(), shares)
+        let players = self.players(setup, dealers, &[]);
+        let contributions = self.contributions(setup, dealers, &players);
+        let finish =
+            |(seat, p): (usize, &Player)| p.finish(&contributions, old.map(|old| &old[seat])).unwrap().1;
+        let shares = players.iter().enumerate().map(finish).collect();
+        (outcome(setup, &contributions, players[0].dealings()).unwrap(), shares)
     }
     pub fn generate(&self) -> (Outcome, Vec<SealShare>) {
         self.run(&self.setup(), &(0..self.n).collect::<Vec<_>>(), None)
@@ -117,58 +161,6 @@ impl Market {
         let secret =
             min_sig::SecretKey::from_bytes(self.vote[usize::from(seat)].to_bytes().as_slice()).unwrap();
         secret.sign(message, DKG_DOMAIN, &[]).to_bytes()
-    }
-    /// Signs the body of a log anew.
-    pub fn sign_log(&self, setup: &Setup, dealer: u16, body: &[u8]) -> Vec<u8> {
-        let message =
-            [&[3], setup.digest().as_slice(), &dealer.to_be_bytes(), Sha256::digest(body).as_slice()]
-                .concat();
-        [body, &self.sign_dkg(dealer, &message)].concat()
-    }
-    /// A dealing with this commitment and envelope.
-    pub fn forge_dealing(
-        &self,
-        setup: &Setup,
-        dealer: u16,
-        player: u16,
-        points: &[u8],
-        envelope: &[u8],
-    ) -> Vec<u8> {
-        let (from, to) = (dealer.to_be_bytes(), player.to_be_bytes());
-        let digest = commitment_digest(setup, dealer, points);
-        let message = [&[1], setup.digest().as_slice(), &from, &to, &digest, envelope].concat();
-        let signature = self.sign_dkg(dealer, &message);
-        [&[1], setup.digest().as_slice(), &from, &to, points, envelope, &signature].concat()
-    }
-    /// The acknowledgement of a commitment by a seat that checks nothing.
-    pub fn blind_ack(&self, setup: &Setup, dealer: u16, player: u16, points: &[u8]) -> [u8; 48] {
-        let message = [
-            &[2],
-            setup.digest().as_slice(),
-            &dealer.to_be_bytes(),
-            &commitment_digest(setup, dealer, points),
-        ]
-        .concat();
-        self.sign_dkg(player, &message)
-    }
-    /// A log with this commitment that the `acks` acknowledge unseen, and these reveals.
-    pub fn forge_log(
-        &self,
-        setup: &Setup,
-        dealer: u16,
-        points: &[u8],
-        acks: &[u16],
-        reveals: &[[u8; 32]],
-    ) -> Vec<u8> {
-        let signatures: Vec<_> =
-            acks.iter().map(|a| (*a, self.blind_ack(setup, dealer, *a, points))).collect();
-        let mut body = vec![1];
-        body.extend(setup.digest());
-        body.extend(dealer.to_be_bytes());
-        body.extend(points);
-        body.extend(MultiVote::new(self.n, &signatures).unwrap().to_bytes());
-        reveals.iter().for_each(|share| body.extend(share));
-        self.sign_log(setup, dealer, &body)
     }
 }
 
@@ -193,6 +185,59 @@ pub fn forge_envelope(deal_key: &[u8; 48], context: &[u8], secret: &[u8; 32]) ->
     [public.as_slice(), &sealed].concat().try_into().unwrap()
 }
 
+/// A dealing with this commitment and these values for the seats, sealed by another library than the one under test.
+pub fn forge_dealing(
+    market: &Market,
+    setup: &Setup,
+    dealer: u16,
+    points: &[u8],
+    values: &[[u8; 32]],
+) -> Dealing {
+    use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+    use threshold_crypto::ff::Field;
+    use threshold_crypto::group::{CurveAffine, CurveProjective, EncodedPoint};
+    use threshold_crypto::pairing::bls12_381::G1Affine;
+    let ephemeral = vectors::reduce(&fixed("ephemeral", dealer));
+    let public = G1Affine::one().mul(ephemeral).into_affine().into_uncompressed();
+    let mut factor = ephemeral;
+    factor.mul_assign(&vectors::reduce(&cofactor()));
+    let mut bytes =
+        [&[2], setup.digest().as_slice(), &dealer.to_be_bytes(), points, public.as_ref()].concat();
+    for (seat, value) in (0u16..).zip(values) {
+        let deal_key = market.deal[usize::from(seat)].public_key().unwrap();
+        let mut recipient = <G1Affine as CurveAffine>::Compressed::empty();
+        recipient.as_mut().copy_from_slice(&deal_key);
+        let shared = recipient.into_affine().unwrap().mul(factor).into_affine().into_compressed();
+        let digest = commitment_digest(setup, dealer, points);
+        let context =
+            [setup.digest().as_slice(), &dealer.to_be_bytes(), &seat.to_be_bytes(), &digest].concat();
+        let info = [public.as_ref(), &deal_key, &context].concat();
+        let mut okm = [0; 44];
+        hkdf::Hkdf::<Sha256>::new(Some(b"VENDUE-V1-DKG-ENVELOPE"), shared.as_ref())
+            .expand(&info, &mut okm)
+            .unwrap();
+        let cipher = chacha20poly1305::ChaCha20Poly1305::new_from_slice(&okm[..32]).unwrap();
+        bytes.extend(cipher.encrypt(okm[32..].into(), Payload { msg: value, aad: &context }).unwrap());
+    }
+    Dealing::read(setup, &bytes).unwrap()
+}
+
+/// What a dealer sends to each seat: the values of its polynomial.
+pub fn values(market: &Market, setup: &Setup, dealer: u16) -> Vec<[u8; 32]> {
+    use threshold_crypto::ff::Field;
+    let coefficients = vectors::derived_coefficients(setup, dealer, &market.seeds[usize::from(dealer)], 0);
+    let value = |seat: u16| {
+        let at = vectors::reduce(&(seat + 1).to_be_bytes());
+        let sum = coefficients.iter().rev().fold(threshold_crypto::Fr::zero(), |mut sum, c| {
+            sum.mul_assign(&at);
+            sum.add_assign(&vectors::reduce(c));
+            sum
+        });
+        vectors::scalar_bytes(sum)
+    };
+    (0..market.n).map(value).collect()
+}
+
 pub fn commitment_digest(setup: &Setup, dealer: u16, points: &[u8]) -> [u8; 32] {
     Sha256::new()
         .chain_update(b"VENDUE-V1-DKG-COMMITMENT")
@@ -203,9 +248,16 @@ pub fn commitment_digest(setup: &Setup, dealer: u16, points: &[u8]) -> [u8; 32] 
         .into()
 }
 
-/// Where a log keeps its commitment, for a setup of a new key.
-pub fn points_of(setup: &Setup, log: &[u8]) -> Vec<u8> {
-    log[35..35 + 48 * usize::from(setup.quorum())].to_vec()
+/// Where a dealing keeps its commitment, for a setup of a new key.
+pub fn points_in(setup: &Setup) -> std::ops::Range<usize> {
+    35..35 + 96 * usize::from(setup.quorum())
+}
+
+/// The effective cofactor of G1, as a scalar.
+pub fn cofactor() -> [u8; 32] {
+    let mut out = [0; 32];
+    out[24..].copy_from_slice(&0xd201_0000_0001_0001u64.to_be_bytes());
+    out
 }
 
 /// Combines the shares of some seats and opens something sealed to the key.
@@ -244,6 +296,39 @@ pub fn bad_g1() -> Vec<(&'static str, [u8; 48])> {
     table.push(("without the compression bit", uncompressed));
     table.push(("coordinate not reduced", add_modulus(low_x())));
     table
+}
+
+/// Encodings that no interface may take that takes any point of the curve of G1, uncompressed.
+pub fn bad_curve_points() -> Vec<(&'static str, [u8; 96])> {
+    let wide = |point: [u8; 48]| {
+        let mut out = [0; 96];
+        out[..48].copy_from_slice(&point);
+        out
+    };
+    let mut identity = [0; 96];
+    identity[0] = 0x40;
+    let mut off = [0; 96];
+    off[47] = 1;
+    let generator = blst::min_pk::SecretKey::from_bytes(&{
+        let mut one = [0; 32];
+        one[31] = 1;
+        one
+    });
+    let generator = generator.unwrap().sk_to_pk().serialize();
+    let mut unreduced = generator;
+    unreduced[..48].copy_from_slice(&modulus_plus(4));
+    let mut flagged = generator;
+    flagged[0] |= 0x20;
+    vec![
+        ("compressed", wide(min_pk_generator())),
+        ("compressed identity", wide([[0xc0].as_slice(), &[0; 47]].concat().try_into().unwrap())),
+        ("identity", identity),
+        ("off the curve", off),
+        ("all zero", [0; 96]),
+        ("all ones", [0xff; 96]),
+        ("with a sign", flagged),
+        ("coordinate not reduced", unreduced),
+    ]
 }
 
 /// The same for G2.

@@ -54,8 +54,19 @@ pub fn derived(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; 32] {
     scalar_bytes(reduce(&wide))
 }
 
-/// The coefficients of a dealer's polynomial, constant term first, without the zero of a refresh.
+/// The coefficients of the polynomial that a dealer commits to, constant term first, without the zero of a refresh: the
+/// derived ones times the effective cofactor.
 pub fn coefficients(setup: &Setup, dealer: u16, seed: &DealerSeed, first: u16) -> Vec<[u8; 32]> {
+    let scale = |c: &[u8; 32]| {
+        let mut product = reduce(c);
+        product.mul_assign(&reduce(&cofactor()));
+        scalar_bytes(product)
+    };
+    derived_coefficients(setup, dealer, seed, first).iter().map(scale).collect()
+}
+
+/// The coefficients that a dealer derives from its seed.
+pub fn derived_coefficients(setup: &Setup, dealer: u16, seed: &DealerSeed, first: u16) -> Vec<[u8; 32]> {
     (first..setup.quorum())
         .map(|index| {
             let info =
@@ -226,36 +237,16 @@ fn votes() -> Value {
     })
 }
 
-/// What one dealer says in a setup, and the log that is made of it.
-fn dealer_json(
-    market: &Market,
-    setup: &Setup,
-    dealer: u16,
-    players: &mut [Player<'_>],
-    silent: &[u16],
-) -> (Value, Log) {
+/// What one dealer says in a setup.
+fn dealer_json(market: &Market, setup: &Arc<Setup>, dealer: u16, contribution: &Contribution) -> Value {
     let first = u16::from(*setup.purpose() != Purpose::Key);
-    let coefficients = coefficients(setup, dealer, &market.seeds[usize::from(dealer)], first);
-    let said = market.dealer(setup, dealer);
-    let dealings: Vec<_> = (0..market.n).map(|player| said.dealing(player).unwrap()).collect();
-    let acks: Vec<_> = (0u16..)
-        .zip(players.iter_mut().zip(&dealings))
-        .map(|(seat, (player, dealing))| match silent.contains(&seat) {
-            true => String::new(),
-            false => hex::encode(player.receive(dealing).unwrap().1),
-        })
-        .collect();
-    let log = market.log(setup, dealer, players, silent);
-    let read = Log::verify(setup, &log).unwrap();
-    let points = &log[35..35 + 48 * coefficients.len()];
-    let value = json!({
+    let derived = derived_coefficients(setup, dealer, &market.seeds[usize::from(dealer)], first);
+    let said = market.dealing(setup, dealer);
+    json!({
         "dealer": dealer, "seed": hex::encode(market.seeds[usize::from(dealer)].to_bytes().as_slice()),
-        "coefficients": hex_list(&coefficients), "commitment": hex::encode(points),
-        "commitment_digest": hex::encode(commitment_digest(setup, dealer, points)),
-        "dealings": hex_list(&dealings), "acknowledgements": acks,
-        "log": hex::encode(&log), "log_digest": hex::encode(read.digest()),
-    });
-    (value, read)
+        "coefficients": hex_list(&derived), "commitment_digest": hex::encode(said.digest()),
+        "dealing": hex::encode(said.to_bytes()), "contribution": hex::encode(contribution.to_bytes(setup)),
+    })
 }
 
 fn keys_json(keys: &KeySet, shares: &[SealShare]) -> Value {
@@ -266,28 +257,31 @@ fn keys_json(keys: &KeySet, shares: &[SealShare]) -> Value {
     })
 }
 
-/// A run in which seat 3 is silent towards dealer 1, whose log reveals its share.
-fn run_json(market: &Market, setup: &Setup, old: Option<&[SealShare]>) -> (Value, KeySet, Vec<SealShare>) {
-    let mut players = market.players(setup);
-    let (dealers, logs): (Vec<_>, Vec<_>) = [0u16, 1, 3]
-        .into_iter()
-        .map(|d| dealer_json(market, setup, d, &mut players, if d == 1 { &[3] } else { &[] }))
-        .unzip();
-    let made = outcome(setup, &logs).unwrap();
-    let share = |(seat, player): (usize, &Player<'_>)| match old {
-        None => player.share(&logs).unwrap().1,
-        Some(old) => player.refreshed(&logs, &old[seat]).unwrap().1,
-    };
-    let shares: Vec<_> = players.iter().enumerate().map(share).collect();
+/// A run in which seat 3 gets nothing from dealer 1, which reveals its value; seat 2 does not deal.
+fn run_json(
+    market: &Market,
+    setup: &Arc<Setup>,
+    old: Option<&[SealShare]>,
+) -> (Value, KeySet, Vec<SealShare>) {
+    let dealers = [0u16, 1, 3];
+    let mut players = market.players(setup, &dealers, &[(1, 3)]);
+    let contributions = market.contributions(setup, &dealers, &players);
+    market.learn(setup, 1, 3, &mut players[3]);
+    let made = outcome(setup, &contributions, players[0].dealings()).unwrap();
+    let finish = |(seat, p): (usize, &Player)| p.finish(&contributions, old.map(|old| &old[seat])).unwrap().1;
+    let shares: Vec<_> = players.iter().enumerate().map(finish).collect();
+    let dealers: Vec<_> = dealers.iter().map(|d| dealer_json(market, setup, *d, &contributions[d])).collect();
     let value = json!({
-        "setup": hex::encode(setup.digest()), "dealers": dealers, "keys": keys_json(&made.keys, &shares),
+        "setup": hex::encode(setup.digest()), "dealers": dealers,
+        "contribution_of_2": hex::encode(contributions[&2].to_bytes(setup)), "keys": keys_json(&made.keys, &shares),
     });
     (value, made.keys, shares)
 }
 
 fn recovery_json(market: &Market, setup: &Setup, keys: &KeySet, shares: &[SealShare]) -> Value {
     let (target, helpers) = (2u16, [0u16, 1, 3]);
-    let recovery = Recovery::new(setup, keys, 0, target, &helpers).unwrap();
+    let members = market.members();
+    let recovery = Recovery::new(setup, &members, keys, 0, target, &helpers).unwrap();
     let at = |h: u16| usize::from(h);
     let splits: Vec<_> = helpers
         .iter()
@@ -304,7 +298,7 @@ fn recovery_json(market: &Market, setup: &Setup, keys: &KeySet, shares: &[SealSh
     let opened: Vec<_> = parts.iter().map(|p| recovery.read_part(&read, p).unwrap()).collect();
     let share = recovery.finish(&read, &opened, &market.deal[at(target)]).unwrap();
     json!({
-        "attempt": 0, "target": target, "helpers": helpers, "recovery": hex::encode(recovery.digest()),
+        "attempt": 0, "target": target, "helpers": helpers, "members": hex::encode(members.digest()), "recovery": hex::encode(recovery.digest()),
         "weights": weights(&helpers, target + 1), "splits": hex_list(&splits), "parts": hex_list(&parts),
         "share": hex::encode(share.to_bytes().as_slice()),
     })
@@ -327,8 +321,7 @@ fn key_generation() -> Value {
     let renewal = market.setup_for(Purpose::Refresh(keys.clone()), 0);
     let (refresh, _, _) = run_json(&market, &renewal, Some(&shares));
     json!({
-        "domain": String::from_utf8_lossy(DKG_DOMAIN), "market": hex::encode(MARKET), "epoch": EPOCH, "attempt": 0,
-        "seats": seats, "key": key, "refresh": refresh,
+        "domain": String::from_utf8_lossy(DKG_DOMAIN), "seats": seats, "key": key, "refresh": refresh,
         "recovery": recovery_json(&market, &setup, &keys, &shares),
     })
 }

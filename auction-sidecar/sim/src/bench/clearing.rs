@@ -5,7 +5,7 @@ use crate::requirements;
 use std::collections::BTreeSet;
 use vendue_market::{
     BidTerms, ClearingInput, ClearingRules, Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle,
-    Price, Record, RecordKind, Terms, clear, tagged_hash,
+    Price, RecordKind, Terms, clear, tagged_hash,
 };
 
 fn orders(count: usize) -> Option<Vec<ListedOrder>> {
@@ -27,28 +27,42 @@ fn orders(count: usize) -> Option<Vec<ListedOrder>> {
 /// Nodes of a seat, of eight GPUs each: a hundred seats have enough for the largest round.
 const NODES: usize = 25;
 
-/// A bundle that bids on all orders.
-fn bundle(seat: u16, orders: &[ListedOrder]) -> Option<OpenedBundle> {
-    let node = NodeCapacity {
-        model: "H100".parse().ok()?,
-        gpu_memory_mib: 81_920,
-        free_gpus: 8,
-        cpu_millis: 128_000,
-        memory_mib: 1_000_000,
-        disk_mib: 1_000_000,
-    };
-    let record = |(i, order): (usize, &ListedOrder)| {
-        // Another seat is the cheapest for each order.
-        let price = 1_000_000 + (i as i64 * 31 + i64::from(seat) * 7_919) % 100_003;
-        let kind = RecordKind::Bid { price: Price::from_micros(price)?, spec: 0, terms: BidTerms::default() };
-        Some(Record { order: order.digest, kind })
-    };
-    Some(OpenedBundle {
-        seat,
-        provider: format!("provider-{seat}"),
-        capacity: vec![OfferCapacity { nodes: vec![node; NODES] }],
-        records: orders.iter().enumerate().map(record).collect::<Option<_>>()?,
-    })
+/// What a seat says of all orders.
+struct Bundle {
+    seat: u16,
+    provider: String,
+    capacity: Vec<OfferCapacity>,
+    records: Vec<RecordKind>,
+}
+
+impl Bundle {
+    /// Bids on so many orders.
+    fn new(seat: u16, orders: usize) -> Option<Self> {
+        let node = NodeCapacity {
+            model: "H100".parse().ok()?,
+            gpu_memory_mib: 81_920,
+            free_gpus: 8,
+            cpu_millis: 128_000,
+            memory_mib: 1_000_000,
+            disk_mib: 1_000_000,
+        };
+        let record = |i: usize| {
+            // Another seat is the cheapest for each order.
+            let price = Price::from_micros(1_000_000 + (i as i64 * 31 + i64::from(seat) * 7_919) % 100_003)?;
+            Some(RecordKind::Bid { price, spec: 0, terms: BidTerms::default() })
+        };
+        Some(Self {
+            seat,
+            provider: format!("provider-{seat}"),
+            capacity: vec![OfferCapacity { nodes: vec![node; NODES] }],
+            records: (0..orders).map(record).collect::<Option<_>>()?,
+        })
+    }
+
+    fn opened<'a>(&'a self, orders: &'a [Digest]) -> OpenedBundle<'a> {
+        let Self { seat, provider, capacity, records } = self;
+        OpenedBundle { seat: *seat, provider, capacity, orders, records }
+    }
 }
 
 pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
@@ -57,8 +71,10 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
     let mut per_order = Vec::new();
     for count in &plan.cleared {
         let orders = orders(*count).ok_or(BenchError::Missing("no orders"))?;
-        let bundles: Option<Vec<_>> = (0..plan.large).map(|seat| bundle(seat, &orders)).collect();
+        let bundles: Option<Vec<_>> = (0..plan.large).map(|seat| Bundle::new(seat, *count)).collect();
         let bundles = bundles.ok_or(BenchError::Missing("no bundles"))?;
+        let listed: Vec<Digest> = orders.iter().map(|o| o.digest).collect();
+        let bundles: Vec<OpenedBundle<'_>> = bundles.iter().map(|b| b.opened(&listed)).collect();
         let mut times = Vec::new();
         for run in 0..plan.runs.clamp(1, 5) {
             let beacon = tagged_hash("bench", &[&run.to_be_bytes()]);

@@ -1,141 +1,114 @@
 //! What one seat computes in a key generation in which all take part.
 //!
-//! The others' dealings and logs are made as the seats would make them; only their acknowledgements are signed straight
-//! from the format, because each of n x n would cost a whole check of a dealing. Measured for the first seat: its
-//! polynomial and dealings, the check of all dealings to it and its acknowledgements, the acknowledgements that it gets
-//! and its log, the check of all logs, and the key with its share. Not counted: the proofs of possession of the vote keys,
-//! which come with the market record.
+//! Measured for the last seat, whose point of the polynomials costs most: the others' deal keys taken in and its own dealing
+//! made, all dealings to it read and checked, its contribution made and all others' read, the evidence signatures of the
+//! four messages that each seat sends, and the key with its share. Not counted: the agreement on the contributions, which
+//! is that of a round without its opening and clearing.
 
 use super::{BenchError, Plan, Report, Spread, timed};
-use blst::min_sig::SecretKey;
 use sha2::{Digest, Sha256};
-use vendue_sealed_bid::dkg::{DealKey, Dealer, DealerSeed, Log, Player, Purpose, Setup};
-use vendue_sealed_bid::{CryptoError, DKG_DOMAIN, VoteKey, VoteKeySet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vendue_auction_core::evidence::{self, EvidenceKey};
+use vendue_sealed_bid::dkg::{
+    Contribution, DealKey, Dealer, DealerSeed, Dealing, Player, Purpose, RecipientKey, Setup,
+};
 
-const MARKET: [u8; 32] = [4; 32];
-
-/// The seats' secrets.
-struct Seats {
-    votes: Vec<VoteKey>,
-    deals: Vec<DealKey>,
-    seeds: Vec<DealerSeed>,
-}
+/// Messages of a seat outside of the agreement: deal key, dealing, acknowledgements, contribution.
+const MESSAGES: usize = 4;
 
 fn secret(label: &str, seat: u16) -> [u8; 32] {
     Sha256::new().chain_update(label).chain_update(seat.to_be_bytes()).finalize().into()
 }
 
-impl Seats {
-    fn new(n: u16) -> Result<Self, BenchError> {
-        let votes = (0..n).map(|s| VoteKey::generate(&secret("vote", s))).collect::<Result<_, _>>()?;
-        let deals = (0..n).map(|s| DealKey::generate(&secret("deal", s))).collect::<Result<_, _>>()?;
-        let seeds = (0..n).map(|s| DealerSeed::from_bytes(&secret("seed", s))).collect();
-        Ok(Self { votes, deals, seeds })
-    }
-
-    fn setup(&self) -> Result<Setup, BenchError> {
-        let votes: Vec<[u8; 96]> = self.votes.iter().map(VoteKey::public_key).collect();
-        let deals: Vec<[u8; 48]> = self.deals.iter().map(DealKey::public_key).collect::<Result<_, _>>()?;
-        Ok(Setup::new(Purpose::Key, &MARKET, 0, 0, VoteKeySet::from_checked(&votes)?, &deals)?)
-    }
-
-    /// All acknowledgements of a dealer's commitment, which is part of each of its dealings.
-    fn acks(&self, setup: &Setup, dealer: u16, dealing: &[u8]) -> Result<Vec<(u16, [u8; 48])>, BenchError> {
-        let points = usize::from(setup.quorum()) * 48;
-        let missing = BenchError::Missing("a dealing is too short");
-        let commitment = dealing.get(37..37 + points).ok_or(missing)?;
-        let named = [setup.digest().as_slice(), &dealer.to_be_bytes()].concat();
-        let digest = Sha256::new()
-            .chain_update(b"VENDUE-V1-DKG-COMMITMENT")
-            .chain_update(&named)
-            .chain_update(commitment)
-            .finalize();
-        let message = [[2].as_slice(), &named, &digest].concat();
-        let sign = |(seat, key): (u16, &VoteKey)| {
-            let key = SecretKey::from_bytes(key.to_bytes().as_slice());
-            let key = key.map_err(|_| CryptoError::Secret("vote key"))?;
-            Ok((seat, key.sign(&message, DKG_DOMAIN, &[]).to_bytes()))
-        };
-        (0u16..).zip(&self.votes).map(sign).collect()
-    }
-}
-
-/// What the first seat gets from the others.
+/// What the last seat gets from all.
 struct Received {
+    deal_keys: Vec<[u8; 48]>,
     dealings: Vec<Vec<u8>>,
-    logs: Vec<Vec<u8>>,
-    acks: Vec<(u16, [u8; 48])>,
+    contributions: Vec<Vec<u8>>,
+    signed: Vec<([u8; 32], [u8; 65], [u8; 33])>,
 }
 
-impl Seats {
-    fn dealer<'a>(&'a self, setup: &'a Setup, seat: u16) -> Result<Dealer<'a>, BenchError> {
-        let at = usize::from(seat);
-        match (self.seeds.get(at), self.votes.get(at)) {
-            (Some(seed), Some(vote)) => Ok(Dealer::new(setup, seat, seed, vote)?),
-            _ => Err(BenchError::Missing("no such seat")),
-        }
-    }
-
-    fn received(&self, setup: &Setup) -> Result<Received, BenchError> {
-        let mut received = Received { dealings: vec![], logs: vec![], acks: vec![] };
-        for seat in 0..setup.seats() {
-            let mut dealer = self.dealer(setup, seat)?;
-            let dealing = dealer.dealing(0)?;
-            let acks = self.acks(setup, seat, &dealing)?;
-            if !dealer.acknowledge_all(&acks)?.is_empty() {
-                return Err(BenchError::Missing("an acknowledgement does not verify"));
-            }
-            received.dealings.push(dealing);
-            received.logs.push(dealer.log()?);
-            if seat == 0 {
-                received.acks = acks;
+impl Received {
+    fn new(setup: &Arc<Setup>) -> Result<Self, BenchError> {
+        let seats = 0..setup.seats();
+        let deals: Vec<DealKey> =
+            seats.clone().map(|s| DealKey::generate(&secret("deal", s))).collect::<Result<_, _>>()?;
+        let deal_keys: Vec<[u8; 48]> = deals.iter().map(DealKey::public_key).collect::<Result<_, _>>()?;
+        let recipients = recipients(&deal_keys)?;
+        let dealer = |seat| Dealer::new(setup, seat, &DealerSeed::from_bytes(&secret("seed", seat)));
+        let dealers: Vec<Dealer> = seats.clone().map(dealer).collect::<Result<_, _>>()?;
+        let acks: Vec<[u8; 32]> = dealers.iter().map(Dealer::digest).collect();
+        let (mut dealings, mut contributions, mut signed) = (vec![], vec![], vec![]);
+        for (seat, dealer) in seats.zip(&dealers) {
+            dealings.push(dealer.dealing(&recipients)?.to_bytes());
+            let contribution = dealer.contribution(acks.clone(), &BTreeSet::new())?;
+            contributions.push(contribution.to_bytes(setup));
+            let missing = |_| BenchError::Missing("an evidence key");
+            let key = EvidenceKey::from_bytes(&secret("evidence", seat)).map_err(missing)?;
+            for message in 0..MESSAGES {
+                let hash = secret("message", seat * 8 + message as u16);
+                signed.push((hash, key.sign(&hash), key.public_key()));
             }
         }
-        Ok(received)
+        Ok(Self { deal_keys, dealings, contributions, signed })
     }
+}
 
-    /// All that the first seat does, in milliseconds by step.
-    fn first(&self, setup: &Setup, received: &Received) -> Result<[(&'static str, f64); 5], BenchError> {
-        let (Some(vote), Some(deal)) = (self.votes.first(), self.deals.first()) else {
-            return Err(BenchError::Missing("no seats"));
-        };
-        let (dealer, deals) = timed(|| {
-            let dealer = self.dealer(setup, 0)?;
-            (0..setup.seats()).try_for_each(|player| dealer.dealing(player).map(drop))?;
-            Ok::<_, BenchError>(dealer)
-        })?;
-        let mut dealer = dealer?;
-        let mut player = Player::new(setup, 0, vote, deal)?;
-        let (taken, receives) =
-            timed(|| received.dealings.iter().try_for_each(|dealing| player.receive(dealing).map(drop)))?;
-        taken?;
-        let (logged, acknowledges) = timed(|| {
-            dealer.acknowledge_all(&received.acks)?;
-            dealer.log()
-        })?;
-        logged?;
-        let read = || received.logs.iter().map(|log| player.verify_log(log)).collect();
-        let (logs, verifies): (Result<Vec<Log>, _>, _) = timed(read)?;
-        let logs = logs?;
-        let (made, finishes) = timed(|| player.share(&logs))?;
-        made?;
-        Ok([
-            ("dealings made", deals),
-            ("dealings checked", receives),
-            ("acknowledgements and log", acknowledges),
-            ("logs checked", verifies),
-            ("key and share", finishes),
-        ])
+fn recipients(keys: &[[u8; 48]]) -> Result<Vec<Option<RecipientKey>>, BenchError> {
+    Ok(keys.iter().map(|key| RecipientKey::from_bytes(key).map(Some)).collect::<Result<_, _>>()?)
+}
+
+/// All that the last seat does, in milliseconds by step.
+fn last(setup: &Arc<Setup>, received: &Received) -> Result<[(&'static str, f64); 5], BenchError> {
+    let seat = setup.seats().saturating_sub(1);
+    let deal = DealKey::generate(&secret("deal", seat))?;
+    let (dealer, deals) = timed(|| {
+        let dealer = Dealer::new(setup, seat, &DealerSeed::from_bytes(&secret("seed", seat)))?;
+        dealer.dealing(&recipients(&received.deal_keys)?)?;
+        Ok::<_, BenchError>(dealer)
+    })?;
+    let dealer = dealer?;
+    let mut player = Player::new(setup, seat, &deal)?;
+    let (bad, checks) = timed(|| {
+        for dealing in &received.dealings {
+            player.receive(Dealing::read(setup, dealing)?, &deal)?;
+        }
+        player.check(&deal)
+    })?;
+    if !bad?.is_empty() {
+        return Err(BenchError::Missing("a dealing is bad"));
     }
+    let (read, contributes) = timed(|| {
+        dealer.contribution(player.acks(), &BTreeSet::new())?.to_bytes(setup);
+        let read = (0u16..).zip(&received.contributions);
+        read.map(|(seat, c)| Ok((seat, Contribution::read(setup, c)?)))
+            .collect::<Result<BTreeMap<_, _>, BenchError>>()
+    })?;
+    let read = read?;
+    let (good, verifies) = timed(|| {
+        received.signed.iter().all(|(hash, signature, key)| evidence::verify(hash, signature, key).is_ok())
+    })?;
+    if !good {
+        return Err(BenchError::Missing("an evidence signature is bad"));
+    }
+    let (made, finishes) = timed(|| player.finish(&read, None))?;
+    made?;
+    Ok([
+        ("deal keys and own dealing", deals),
+        ("dealings checked", checks),
+        ("contributions", contributes),
+        ("evidence signatures", verifies),
+        ("key and share", finishes),
+    ])
 }
 
 pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
-    let seats = Seats::new(plan.large)?;
-    let setup = seats.setup()?;
-    let received = seats.received(&setup)?;
+    let setup = Arc::new(Setup::new(Purpose::Key, &[4; 32], plan.large)?);
+    let received = Received::new(&setup)?;
     let mut totals = Vec::new();
     for _ in 0..plan.runs.clamp(1, 3) {
-        let steps = seats.first(&setup, &received)?;
+        let steps = last(&setup, &received)?;
         totals.push(steps.iter().map(|(_, ms)| ms).sum());
         steps.iter().for_each(|(name, ms)| report.detail(format!("dkg ms: {name}"), *ms));
     }

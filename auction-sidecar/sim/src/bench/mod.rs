@@ -150,7 +150,7 @@ impl Report {
 }
 
 /// The CPU time that this thread has used.
-fn cpu() -> Result<Duration, BenchError> {
+pub fn cpu() -> Result<Duration, BenchError> {
     let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
     Ok(nix::time::clock_gettime(clock)?.into())
 }
@@ -175,10 +175,13 @@ const PARTS: [(&str, Part); 6] = [
     ("simulated market", market),
 ];
 
-/// Measures everything; `say` hears what is being measured.
-pub fn run(plan: &Plan, say: impl Fn(&str)) -> Result<Report, BenchError> {
+/// Measures everything, or one part; `say` hears what is being measured.
+pub fn run(plan: &Plan, only: Option<&str>, say: impl Fn(&str)) -> Result<Report, BenchError> {
     let mut report = Report::default();
-    for (name, measure) in PARTS {
+    if only.is_some_and(|only| PARTS.iter().all(|(name, _)| *name != only)) {
+        return Err(BenchError::Missing("there is no such part"));
+    }
+    for (name, measure) in PARTS.into_iter().filter(|(name, _)| only.is_none_or(|only| only == *name)) {
         say(name);
         measure(plan, &mut report)?;
     }

@@ -1,4 +1,4 @@
-//! The numbers of the auction, as JSON: `auction-bench [--quick] [--json FILE]`.
+//! The numbers of the auction, as JSON: `auction-bench [--quick] [--only PART] [--json FILE]`.
 
 use serde_json::{Value, json};
 use std::error::Error;
@@ -9,6 +9,7 @@ use vendue_auction_sim::bench::{Plan, run};
 #[derive(Debug, Default)]
 struct Args {
     quick: bool,
+    only: Option<String>,
     json: Option<String>,
 }
 
@@ -17,8 +18,11 @@ fn args(mut given: impl Iterator<Item = String>) -> Result<Args, String> {
     while let Some(arg) = given.next() {
         match arg.as_str() {
             "--quick" => args.quick = true,
+            "--only" => args.only = Some(given.next().ok_or("--only needs the name of a part")?),
             "--json" => args.json = Some(given.next().ok_or("--json needs a file")?),
-            other => return Err(format!("{other}: usage: auction-bench [--quick] [--json FILE]")),
+            other => {
+                return Err(format!("{other}: usage: auction-bench [--quick] [--only PART] [--json FILE]"));
+            }
         }
     }
     Ok(args)
@@ -56,7 +60,7 @@ fn circumstances(quick: bool) -> Value {
 fn main() -> Result<(), Box<dyn Error>> {
     let args = args(std::env::args().skip(1))?;
     let plan = if args.quick { Plan::quick() } else { Plan::full() };
-    let report = run(&plan, |part| eprintln!("measuring: {part}"))?;
+    let report = run(&plan, args.only.as_deref(), |part| eprintln!("measuring: {part}"))?;
     let mut out = serde_json::to_value(&report)?;
     if let Some(map) = out.as_object_mut() {
         map.insert("measured_on".into(), circumstances(args.quick));

@@ -1,10 +1,10 @@
 //! Bundles that are not what an honest seat sends: late, to few, several, copied, changed, or with records that it could
 //! not keep.
 
-use super::{Actor, Deviation, FalseRecords, Outgoing};
+use super::{Actor, Deviation, FalseRecords, Letter, Outgoing};
 use std::collections::BTreeSet;
 use vendue_auction_core::Crypto;
-use vendue_auction_core::wire::{Body, Bundle, Header, Kind, Message, view_digest};
+use vendue_auction_core::wire::{Body, Bundle, Header, Kind, Message, View, view_digest};
 use vendue_market::encode::{Canonical, Writer};
 use vendue_market::{Digest, NodeCapacity, OfferCapacity, tagged_hash};
 
@@ -35,7 +35,7 @@ impl<C: Crypto> Actor<C> {
             }
             Deviation::CopiedBundle => return vec![],
             Deviation::FalseRecords(how) => {
-                o.bytes = self.false_records(round, how, &bundle.order_view).unwrap_or(o.bytes);
+                o.letter = self.false_records(round, how, &bundle.order_view).unwrap_or(o.letter);
                 return vec![o];
             }
             Deviation::TwoBundles | Deviation::ManyBundles if version > 0 => {
@@ -51,12 +51,12 @@ impl<C: Crypto> Actor<C> {
             }
             _ => return self.filter(deviation, o, Kind::Bundle),
         }
-        o.bytes = self.sign(round, Body::Bundle(bundle));
+        o.letter = self.sign(round, Body::Bundle(bundle));
         vec![o]
     }
 
     /// A bundle with records of its own making, sealed like any other; the same for every receiver.
-    fn false_records(&mut self, round: u64, how: FalseRecords, view: &[Digest]) -> Option<Vec<u8>> {
+    fn false_records(&mut self, round: u64, how: FalseRecords, view: &[Digest]) -> Option<Letter> {
         if let Some(made) = self.made.get(&round) {
             return Some(made.clone());
         }
@@ -69,7 +69,7 @@ impl<C: Crypto> Actor<C> {
             }
             _ => {}
         }
-        let order_view: Vec<Digest> = order_view.into_iter().collect();
+        let order_view: View = order_view.into_iter().collect::<Vec<Digest>>().into();
         let plaintext = plaintext(how, order_view.len())?;
         let mut bundle = Bundle { order_view, u: [0; 48], v: [0; 32], payload: vec![] };
         let header = Header {
@@ -108,7 +108,11 @@ fn plaintext(how: FalseRecords, orders: usize) -> Option<Vec<u8>> {
         _ => orders,
     };
     // Cheaper than anybody, or than anything can be.
-    let price: i64 = if how == FalseRecords::NegativePrice { -1_000_000 } else { 1_000_000 };
+    let price: i64 = match how {
+        FalseRecords::NegativePrice => -1_000_000,
+        FalseRecords::Shill(price) => price,
+        _ => 1_000_000,
+    };
     let mut w = Writer::new();
     w.u8(1).list(&capacity, |w, c| c.write(w)).list(&vec![(); records], |w, ()| {
         w.u8(1).i64(price).u16(0);

@@ -3,15 +3,20 @@
 //! Inputs: what the honest core of the seat sends and what reaches it. Output: what leaves instead, with delays. Deviations
 //! compose: each changes what the ones before it let through. They are plain data, so a schedule can be written down.
 
+mod all;
 mod bundles;
+mod frame;
 mod hear;
 mod rounds;
 
+pub use all::all_deviations;
+
+use crate::world::Letter;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vendue_auction_core::evidence::message_hash;
-use vendue_auction_core::wire::{Body, Header, Kind, Message, VoteWord, decode, peek_kind, vote_bytes};
+use vendue_auction_core::evidence::message_hash_by;
+use vendue_auction_core::wire::{Body, Header, Kind, Message, VoteWord, vote_bytes};
 use vendue_auction_core::{Crypto, MarketRecord};
 use vendue_market::Digest;
 
@@ -54,6 +59,8 @@ pub enum Deviation {
     TwoAdmits,
     /// Two LOCKs, to two halves.
     TwoLocks,
+    /// B18: votes for whatever it hears a vote for, to whom it hears it from.
+    Echo,
     /// B19: sends its ADMIT or LOCK at the end of the view, to one seat only.
     LastMoment(KindName),
     /// B24: opens with a forged commit as soon as it has a SET.
@@ -104,6 +111,8 @@ pub enum Deviation {
     TwoReplicas,
     /// B47: wakes the other seats up for the next round so many milliseconds before its bundles are late.
     LastWake(u64),
+    /// B43: makes fault proofs against those who did nothing.
+    Frame,
     /// B30: sends again, under its own name and under theirs, what others said in this round and in those before.
     Replay,
 }
@@ -124,6 +133,8 @@ pub enum FalseRecords {
     ForeignOrders,
     /// Every order that it has ever heard of, in every round.
     AllOrders,
+    /// B35: bids at this price, in millionths, for a user who wants others to get less.
+    Shill(i64),
 }
 
 /// A message kind in a schedule.
@@ -164,7 +175,7 @@ impl KindName {
 pub(crate) struct Outgoing {
     pub to: u16,
     pub delay_ms: u64,
-    pub bytes: Vec<u8>,
+    pub letter: Letter,
 }
 
 /// A faulty seat.
@@ -174,15 +185,19 @@ pub(crate) struct Actor<C: Crypto> {
     crypto: C,
     deviations: Vec<Deviation>,
     /// Copied bundles by round.
-    copied: BTreeMap<u64, Vec<u8>>,
+    copied: BTreeSet<u64>,
     /// Messages that were made up, by round.
-    made: BTreeMap<u64, Vec<u8>>,
+    made: BTreeMap<u64, Letter>,
     /// Orders of all rounds.
     orders: BTreeSet<Digest>,
     /// Votes that were sent in addition, by round and view.
     extra: BTreeMap<(u64, u32), u32>,
+    /// Votes that were echoed.
+    echoed: BTreeSet<[u8; 16]>,
     /// Messages of others, to be replayed.
-    heard: Vec<Vec<u8>>,
+    heard: Vec<Letter>,
+    /// What may be used against others.
+    notes: frame::Notes,
 }
 
 impl<C: Crypto> Actor<C> {
@@ -192,11 +207,13 @@ impl<C: Crypto> Actor<C> {
             seat,
             crypto,
             deviations: vec![],
-            copied: BTreeMap::new(),
+            copied: BTreeSet::new(),
             made: BTreeMap::new(),
             orders: BTreeSet::new(),
             extra: BTreeMap::new(),
+            echoed: BTreeSet::new(),
             heard: vec![],
+            notes: frame::Notes::default(),
         }
     }
 
@@ -204,7 +221,7 @@ impl<C: Crypto> Actor<C> {
         self.deviations.push(deviation);
     }
 
-    fn sign(&self, round: u64, body: Body) -> Vec<u8> {
+    fn sign(&self, round: u64, body: Body) -> Letter {
         let header = Header {
             kind: body.kind(),
             market: self.record.short_id(),
@@ -212,8 +229,13 @@ impl<C: Crypto> Actor<C> {
             round,
             seat: self.seat,
         };
-        let signature = self.crypto.sign(&message_hash(&self.record.market, &header, &body));
-        Message { header, body, signature: Some(signature) }.encode()
+        let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
+        let signature = Some(self.crypto.sign(&hash));
+        self.letter(Message { header, body, signature }.encode())
+    }
+
+    fn letter(&self, bytes: Vec<u8>) -> Letter {
+        Letter::new(bytes, self.record.n())
     }
 
     fn vote(&self, round: u64, word: VoteWord, view: u32, digest: &Digest) -> [u8; 48] {
@@ -225,13 +247,14 @@ impl<C: Crypto> Actor<C> {
         (0..self.record.n()).filter(move |s| *s != seat)
     }
 
-    fn to_all(&self, bytes: &[u8]) -> Vec<Outgoing> {
-        self.others().map(|to| Outgoing { to, delay_ms: 0, bytes: bytes.to_vec() }).collect()
+    fn to_all(&self, letter: &Letter) -> Vec<Outgoing> {
+        self.others().map(|to| Outgoing { to, delay_ms: 0, letter: letter.clone() }).collect()
     }
 
     /// What leaves instead of a message of the honest core to one seat.
-    pub(crate) fn outgoing(&mut self, local_ms: u64, to: u16, bytes: Vec<u8>) -> Vec<Outgoing> {
-        let mut out = vec![Outgoing { to, delay_ms: 0, bytes }];
+    pub(crate) fn outgoing(&mut self, local_ms: u64, to: u16, letter: Letter) -> Vec<Outgoing> {
+        self.take_note(&letter);
+        let mut out = vec![Outgoing { to, delay_ms: 0, letter }];
         for deviation in self.deviations.clone() {
             out = out.into_iter().flat_map(|o| self.change(deviation, local_ms, o)).collect();
         }
@@ -239,8 +262,8 @@ impl<C: Crypto> Actor<C> {
     }
 
     /// By how much a message to a home is delayed; none when it is kept back.
-    pub(crate) fn to_home(&self, bytes: &[u8]) -> Option<u64> {
-        let is_proof = peek_kind(bytes) == Some(Kind::Proof);
+    pub(crate) fn to_home(&self, kind: Option<Kind>) -> Option<u64> {
+        let is_proof = kind == Some(Kind::Proof);
         let delays = self.deviations.iter().map(|deviation| match deviation {
             Deviation::HoardedProof if is_proof => None,
             Deviation::LateProof(ms) if is_proof => Some(*ms),
@@ -251,7 +274,7 @@ impl<C: Crypto> Actor<C> {
     }
 
     fn change(&mut self, deviation: Deviation, local_ms: u64, o: Outgoing) -> Vec<Outgoing> {
-        let Ok(message) = decode(&o.bytes, self.record.n()) else { return vec![o] };
+        let Some(message) = o.letter.message().cloned() else { return vec![o] };
         let kind = message.header.kind;
         if deviation == Deviation::Silent {
             return vec![];

@@ -1,9 +1,9 @@
 //! SETs, votes, results and views that are not what an honest seat sends.
 
-use super::{Actor, Deviation, Outgoing};
+use super::{Actor, Deviation, Letter, Outgoing};
 use vendue_auction_core::wire::{
     Admit, Admitted, AwardVote, Body, Commit, CommitMsg, Fetch, Kind, Listed, Lock, MAX_MESSAGE, Message,
-    OpenShare, Quorum, SetMsg, Signers, VoteWord, decode,
+    OpenShare, Quorum, SetMsg, Signers, VoteWord,
 };
 use vendue_auction_core::{Crypto, follow, proposer, set_digest};
 use vendue_market::Digest;
@@ -37,22 +37,23 @@ impl<C: Crypto> Actor<C> {
             }
             Deviation::EarlyShare | Deviation::ForgedCommit => {
                 let forged = self.forged_open(round, deviation == Deviation::EarlyShare);
-                return vec![Outgoing { to: o.to, delay_ms: 0, bytes: forged }, o];
+                return vec![Outgoing { to: o.to, delay_ms: 0, letter: forged }, o];
             }
             Deviation::FetchFlood(times) => {
                 let ask = self.sign(round, Body::Fetch(Fetch::Set([0xee; 32])));
-                let asks = (0..times).map(|_| Outgoing { to: o.to, delay_ms: 0, bytes: ask.clone() });
-                return asks.chain([Outgoing { to: o.to, delay_ms: 0, bytes: o.bytes.clone() }]).collect();
+                let asks = (0..times).map(|_| Outgoing { to: o.to, delay_ms: 0, letter: ask.clone() });
+                let asks: Vec<Outgoing> = asks.collect();
+                return asks.into_iter().chain([o]).collect();
             }
             Deviation::Oversize => {
-                let bytes = vec![o.bytes.first().copied().unwrap_or_default(); MAX_MESSAGE + 1];
-                return vec![Outgoing { to: o.to, delay_ms: 0, bytes }, o];
+                let bytes = vec![o.letter.bytes().first().copied().unwrap_or_default(); MAX_MESSAGE + 1];
+                return vec![Outgoing { to: o.to, delay_ms: 0, letter: self.letter(bytes) }, o];
             }
             Deviation::JunkAdmit => {
                 let set = [0xee; 32];
                 let vote = self.vote(round, VoteWord::Admit, 0, &set);
                 let admit = self.sign(round, Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }));
-                return vec![Outgoing { to: o.to, delay_ms: 0, bytes: admit }, o];
+                return vec![Outgoing { to: o.to, delay_ms: 0, letter: admit }, o];
             }
             _ => return self.filter(deviation, o, Kind::Set),
         }
@@ -62,12 +63,12 @@ impl<C: Crypto> Actor<C> {
             digest[0] ^= u8::from(deviation == Deviation::FalseFull);
             self.vote(round, VoteWord::Full, 0, &digest)
         });
-        o.bytes = self.sign(round, Body::Set(SetMsg { held, full }));
+        o.letter = self.sign(round, Body::Set(SetMsg { held, full }));
         vec![o]
     }
 
     /// An OPEN or COMMIT for a set that nobody made final.
-    fn forged_open(&self, round: u64, with_share: bool) -> Vec<u8> {
+    fn forged_open(&self, round: u64, with_share: bool) -> Letter {
         let set = [0xdd; 32];
         let aggregate = self.vote(round, VoteWord::Lock, 0, &set);
         let quorum = Quorum { signers: Signers::all(self.record.n()), aggregate };
@@ -98,15 +99,17 @@ impl<C: Crypto> Actor<C> {
             (Deviation::TwoAdmits, Body::Admit(a)) if o.to % 2 == 1 => {
                 let set = other(&a.set);
                 let vote = self.vote(round, VoteWord::Admit, view, &set);
-                o.bytes = self.sign(round, Body::Admit(Admit { set, vote, ..a }));
+                o.letter = self.sign(round, Body::Admit(Admit { set, vote, ..a }));
                 vec![o]
             }
             (Deviation::TwoLocks, Body::Lock(l)) if o.to % 2 == 1 => {
                 let set = other(&l.set);
                 let vote = self.vote(round, VoteWord::Lock, view, &set);
-                o.bytes = self.sign(round, Body::Lock(Lock { set, vote, ..l }));
+                o.letter = self.sign(round, Body::Lock(Lock { set, vote, ..l }));
                 vec![o]
             }
+            // What it says goes to those that it hears.
+            (Deviation::Echo, _) => vec![],
             (Deviation::LastMoment(name), _) if name.kind() == kind => {
                 let favoured = (self.seat + 1 + (round % u64::from(self.record.n().max(2) - 1)) as u16)
                     % self.record.n();
@@ -132,13 +135,13 @@ impl<C: Crypto> Actor<C> {
         match message.body {
             Body::Open(open) if deviation == Deviation::WrongShare => {
                 let share = self.crypto.share(round + 1);
-                o.bytes = self.sign(round, Body::Open(OpenShare { share, ..open }));
+                o.letter = self.sign(round, Body::Open(OpenShare { share, ..open }));
                 vec![o]
             }
             // Two of these make errors that cancel, where shares are added up.
             Body::Open(open) if deviation == Deviation::ShiftedShare => {
                 let share = open.share.map(|b| b ^ 0x33);
-                o.bytes = self.sign(round, Body::Open(OpenShare { share, ..open }));
+                o.letter = self.sign(round, Body::Open(OpenShare { share, ..open }));
                 vec![o]
             }
             Body::Open(_) if deviation == Deviation::StolenShare => vec![],
@@ -152,13 +155,13 @@ impl<C: Crypto> Actor<C> {
             Body::Commit(commit) if deviation == Deviation::Ungated => {
                 let CommitMsg { set, commit } = commit;
                 let share = self.crypto.share(round);
-                o.bytes = self.sign(round, Body::Open(OpenShare { set, commit, share }));
+                o.letter = self.sign(round, Body::Open(OpenShare { set, commit, share }));
                 vec![o]
             }
             Body::Award(award) if lies => {
                 let root = award.root.map(|b| b ^ 0x55);
                 let vote = self.vote(round, VoteWord::Award, 0, &root);
-                o.bytes = self.sign(round, Body::Award(AwardVote { root, vote }));
+                o.letter = self.sign(round, Body::Award(AwardVote { root, vote }));
                 vec![o]
             }
             _ => self.filter(deviation, o, kind),
@@ -177,7 +180,7 @@ impl<C: Crypto> Actor<C> {
                 view.sets.iter_mut().take(1).for_each(|s| s.signature[7] ^= 1);
                 let quorum = Quorum { signers: Signers::all(self.record.n()), aggregate: [7; 48] };
                 view.admitted = Some(Admitted { view: 0, set: [0x33; 32], quorum });
-                o.bytes = self.sign(round, Body::NewView(view));
+                o.letter = self.sign(round, Body::NewView(view));
                 vec![o]
             }
             (Deviation::OtherSetInView, Body::NewView(mut view)) => {
@@ -189,19 +192,19 @@ impl<C: Crypto> Actor<C> {
                         .skip(usize::from((self.seat + 1) % self.record.n()))
                         .take(1)
                         .for_each(|d| *d = [0; 32]);
-                    let bytes = self.sign(round, Body::Set(shown.set.clone()));
-                    let signature = decode(&bytes, self.record.n()).ok().and_then(|m| m.signature);
+                    let letter = self.sign(round, Body::Set(shown.set.clone()));
+                    let signature = letter.message().and_then(|m| m.signature);
                     shown.signature = signature.unwrap_or([0; 65]);
                 }
-                o.bytes = self.sign(round, Body::NewView(view));
+                o.letter = self.sign(round, Body::NewView(view));
                 vec![o]
             }
             (Deviation::OldView, Body::NewView(view)) => {
                 let (before, set) = (view.view.saturating_sub(1), [0xcc; 32]);
                 let vote = self.vote(round, VoteWord::Admit, before, &set);
                 let late = Admit { view: before, set, proposal: [0; 32], vote };
-                let bytes = self.sign(round, Body::Admit(late));
-                vec![Outgoing { to: o.to, delay_ms: 0, bytes }, o]
+                let letter = self.sign(round, Body::Admit(late));
+                vec![Outgoing { to: o.to, delay_ms: 0, letter }, o]
             }
             (Deviation::TwoProposals, Body::Propose(mut propose)) if o.to % 2 == 1 => {
                 // Without the last NEWVIEW it is as good as the other, where there are more than q.
@@ -209,13 +212,13 @@ impl<C: Crypto> Actor<C> {
                 let used = |at: u16| propose.views.iter().any(|v| v.sets.contains(&at));
                 if propose.others.is_empty() && (0..propose.sets.len() as u16).all(used) {
                     propose.set = follow(&self.record, round, &propose).0;
-                    o.bytes = self.sign(round, Body::Propose(propose));
+                    o.letter = self.sign(round, Body::Propose(propose));
                 }
                 vec![o]
             }
             (Deviation::FalseProposal, Body::Propose(mut propose)) => {
                 propose.set = propose.set.map(|b| b ^ 0x55);
-                o.bytes = self.sign(round, Body::Propose(propose));
+                o.letter = self.sign(round, Body::Propose(propose));
                 vec![o]
             }
             _ => self.filter(deviation, o, kind),

@@ -1,11 +1,12 @@
 //! I6 and I20: who can be proven to be faulty.
 
 use super::{Place, Watch};
-use vendue_auction_core::evidence::message_hash;
+use crate::world::Letter;
+use std::collections::{BTreeMap, BTreeSet};
 use vendue_auction_core::proof::{
     AgainstLock, BadMessage, Double, Fault, FaultProof, Signed, SignedBundle, Verdict,
 };
-use vendue_auction_core::wire::{Body, Kind, Message, decode};
+use vendue_auction_core::wire::{Body, Kind, Message};
 
 /// Where in a round a statement stands, of which a seat makes one.
 fn place(from: u16, message: &Message) -> Option<Place> {
@@ -20,66 +21,70 @@ fn place(from: u16, message: &Message) -> Option<Place> {
     Some((message.header.round, message.header.kind, view, from))
 }
 
+fn signed(letter: &Letter) -> Signed {
+    Signed(letter.bytes().to_vec())
+}
+
+/// Two statements where one is allowed.
+fn double(first: &Letter, second: &Letter) -> Option<FaultProof> {
+    let header = second.message()?.header;
+    if header.kind != Kind::Bundle {
+        let (first, second) = (signed(first), signed(second));
+        return Some(FaultProof::Double(Double::Messages { first, second }));
+    }
+    let head = |letter: &Letter| {
+        let (d, signature) = (letter.bundle()?, letter.message()?.signature?);
+        Some(SignedBundle { d, signature })
+    };
+    let (first, second) = (head(first)?, head(second)?);
+    Some(FaultProof::Double(Double::Bundles { seat: header.seat, round: header.round, first, second }))
+}
+
 impl Watch {
-    pub(super) fn note_proposal(&mut self, message: &Message, bytes: &[u8]) {
+    pub(super) fn note_proposal(&mut self, message: &Message, letter: &Letter) {
         if let Body::Propose(_) = &message.body {
-            let digest = message_hash(&self.record.market, &message.header, &message.body);
-            self.proposals.insert(digest, bytes.to_vec());
+            let digest = (self.judge.hash)(&self.record.market, &message.header, &message.body);
+            self.proposals.insert(digest, letter.clone());
         }
     }
 
     /// I6: no statement of an honest seat, alone or with an earlier one, is a fault.
-    pub(super) fn check_innocence(&mut self, now: u64, from: u16, message: &Message, bytes: &[u8]) {
-        for proof in self.proofs(from, message, bytes) {
+    pub(super) fn check_innocence(&mut self, now: u64, from: u16, message: &Message, letter: &Letter) {
+        for proof in self.proofs(from, message, letter) {
             let round = message.header.round;
-            if let Verdict::Guilty { fault, .. } = (self.verify)(&proof, &self.record) {
+            if let Verdict::Guilty { fault, .. } = (self.judge.verify)(&proof, &self.record) {
                 self.break_(now, "I6", format!("seat {from} in round {round}: {fault:?}"));
             }
         }
     }
 
     /// Collects what can be proven of a faulty seat by what it says.
-    pub(super) fn hold_to_account(&mut self, from: u16, message: &Message, bytes: &[u8]) {
-        for proof in self.proofs(from, message, bytes) {
-            if let Verdict::Guilty { seats, .. } = (self.verify)(&proof, &self.record) {
+    pub(super) fn hold_to_account(&mut self, from: u16, message: &Message, letter: &Letter) {
+        for proof in self.proofs(from, message, letter) {
+            if let Verdict::Guilty { seats, .. } = (self.judge.verify)(&proof, &self.record) {
                 self.provable.entry(message.header.round).or_default().extend(seats);
             }
         }
     }
 
     /// What may prove that a statement is a fault, alone or with an earlier one.
-    fn proofs(&mut self, from: u16, message: &Message, bytes: &[u8]) -> Vec<FaultProof> {
+    fn proofs(&mut self, from: u16, message: &Message, letter: &Letter) -> Vec<FaultProof> {
         let Some(place) = place(from, message) else { return vec![] };
         let (round, kind, ..) = place;
         let mut proofs = vec![];
         match self.said.get(&place) {
-            Some(first) => proofs.extend(self.double(first, message, bytes)),
+            Some(first) => proofs.extend(double(first, letter)),
             None => {
-                self.said.insert(place, bytes.to_vec());
+                self.said.insert(place, letter.clone());
             }
         }
         if kind != Kind::Bundle {
-            proofs.push(FaultProof::BadMessage(BadMessage { message: Signed(bytes.to_vec()) }));
+            proofs.push(FaultProof::BadMessage(BadMessage { message: signed(letter) }));
         }
         if matches!(kind, Kind::Admit | Kind::Lock) {
             proofs.extend(self.against_locks(round, from));
         }
         proofs
-    }
-
-    fn double(&self, first: &[u8], message: &Message, bytes: &[u8]) -> Option<FaultProof> {
-        let header = message.header;
-        if !matches!(message.body, Body::Bundle(_)) {
-            let (first, second) = (Signed(first.to_vec()), Signed(bytes.to_vec()));
-            return Some(FaultProof::Double(Double::Messages { first, second }));
-        }
-        let head = |message: Message| match message.body {
-            Body::Bundle(b) => Some(SignedBundle { d: b.digest(&header), signature: message.signature? }),
-            _ => None,
-        };
-        let first = head(decode(first, self.record.n()).ok()?)?;
-        let second = head(message.clone())?;
-        Some(FaultProof::Double(Double::Bundles { seat: header.seat, round: header.round, first, second }))
     }
 
     /// Every ADMIT of a seat with its proposal, and every earlier LOCK of it.
@@ -88,19 +93,16 @@ impl Watch {
             let places = self.said.range((round, kind, 0, 0)..=(round, kind, u32::MAX, u16::MAX));
             places
                 .filter(|((_, _, _, s), _)| *s == seat)
-                .map(|((_, _, view, _), bytes)| (*view, bytes.clone()))
+                .map(|((_, _, view, _), letter)| (*view, letter.clone()))
         };
-        let locks: Vec<(u32, Vec<u8>)> = of(Kind::Lock).collect();
+        let locks: Vec<(u32, Letter)> = of(Kind::Lock).collect();
         let mut proofs = vec![];
-        for (view, bytes) in of(Kind::Admit).filter(|(view, _)| *view > 0) {
-            let Ok(Message { body: Body::Admit(admit), .. }) = decode(&bytes, self.record.n()) else {
-                continue;
-            };
+        for (view, letter) in of(Kind::Admit).filter(|(view, _)| *view > 0) {
+            let Some(Message { body: Body::Admit(admit), .. }) = letter.message() else { continue };
             let Some(proposal) = self.proposals.get(&admit.proposal) else { continue };
-            let lower =
-                locks.iter().filter(|(locked, _)| *locked < view).map(|(_, b)| Some(Signed(b.clone())));
+            let lower = locks.iter().filter(|(locked, _)| *locked < view).map(|(_, lock)| Some(signed(lock)));
             for lock in lower.chain([None]) {
-                let (admit, proposal) = (Signed(bytes.clone()), Signed(proposal.clone()));
+                let (admit, proposal) = (signed(&letter), signed(proposal));
                 proofs.push(FaultProof::AgainstLock(AgainstLock { admit, proposal, lock }));
             }
         }
@@ -109,28 +111,37 @@ impl Watch {
 
     /// I6 for what seats show of each other: it holds, and is not against an honest seat.
     pub(super) fn check_evidence(&mut self, now: u64, by: u16, proof: &FaultProof) {
-        match (self.verify)(proof, &self.record) {
-            Verdict::Guilty { seats, fault } => {
-                let round_is_synchronous = self.synchronous_from.is_some_and(|from| from == 0);
-                for seat in seats.into_iter().filter(|s| self.is_honest(*s)).collect::<Vec<_>>() {
-                    if fault != Fault::Absent || round_is_synchronous {
-                        self.break_(now, "I6", format!("seat {by} proves {fault:?} of honest seat {seat}"));
-                    }
+        if let Verdict::Unproven(why) = self.check_framing(now, by, proof) {
+            self.break_(now, "I6", format!("seat {by} shows a proof that is none: {why}"));
+        }
+    }
+
+    /// I6 for whatever anybody makes up: no honest seat is guilty by it.
+    pub(super) fn check_framing(&mut self, now: u64, by: u16, proof: &FaultProof) -> Verdict {
+        let verdict = (self.judge.verify)(proof, &self.record);
+        if let Verdict::Guilty { seats, fault } = &verdict {
+            let is_synchronous = self.synchronous_from.is_some_and(|from| from == 0);
+            for seat in seats.iter().copied().filter(|s| self.is_honest(*s)).collect::<Vec<_>>() {
+                if *fault != Fault::Absent || is_synchronous {
+                    self.break_(now, "I6", format!("seat {by} proves {fault:?} of honest seat {seat}"));
                 }
             }
-            Verdict::Unproven(why) => {
-                self.break_(now, "I6", format!("seat {by} shows a proof that is none: {why}"));
-            }
         }
+        verdict
+    }
+
+    /// Rounds in which two sets were taken for final or two roots certified, with the seats that can be proven faulty.
+    pub fn splits(&self) -> BTreeMap<u64, BTreeSet<u16>> {
+        let split = |(_, seen): &(&u64, &super::Seen)| seen.commits.len() > 1 || seen.roots.len() > 1;
+        let of = |round: &u64| self.provable.get(round).cloned().unwrap_or_default();
+        self.rounds.iter().filter(split).map(|(round, _)| (*round, of(round))).collect()
     }
 
     /// I20: whether two final sets or two certified roots leave at least f + 1 seats provably faulty. To be asked at the
     /// end of a run.
     pub fn check_accountability(&mut self, now: u64) {
-        let split = |(_, seen): &(&u64, &super::Seen)| seen.commits.len() > 1 || seen.roots.len() > 1;
-        let rounds: Vec<u64> = self.rounds.iter().filter(split).map(|(round, _)| *round).collect();
-        for round in rounds {
-            let found = self.provable.get(&round).map_or(0, |seats| seats.len());
+        for (round, culprits) in self.splits() {
+            let found = culprits.len();
             if found <= usize::from(self.record.f()) {
                 self.break_(
                     now,
@@ -146,17 +157,16 @@ impl Watch {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::invariants::Judge;
     use crate::keys::{Keys, MockKeys, spec};
     use crate::mock::MockScheme;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
-    use std::collections::BTreeSet;
-    use vendue_auction_core::proof::verify_by;
 
     #[test]
     fn i20_a_split_round_with_too_few_culprits() {
         let keys = MockKeys::deal(&spec(4, crate::clock()), &mut ChaCha20Rng::seed_from_u64(1)).unwrap();
-        let mut watch = Watch::new(keys.record(), verify_by::<MockScheme>);
+        let mut watch = Watch::new(keys.record(), Judge::by::<MockScheme>());
         watch.rounds.entry(3).or_default().commits.insert([1; 32]);
         watch.check_accountability(0);
         assert_eq!(watch.violations(), [], "one commit is as it should be");

@@ -9,7 +9,7 @@
 //! | I1 one committed set per round | here, at each FULL, LOCK, OPEN, COMMIT and certificate |
 //! | I2 no honest share before a commit | here, at each OPEN |
 //! | I3 one award root for one set and beacon | here, at each AWARD of an honest seat; recomputed in the core's proof of wrong awards |
-//! | I4 what is admitted was in an honest SET sent by T1 | here, at each certificate |
+//! | I4 what is admitted is in an honest SET, whose owner had it before T1 | here, at each certificate |
 //! | I5 a bundle that f + 1 honest seats got in time is admitted (synchronous) | here, at each certificate |
 //! | I6 honest seats satisfy no fault proof | here, at each statement and each proof that a seat shows |
 //! | I7 one hand-over per order, one living award (synchronous), nothing oversold | here, at each hand-over, certificate and hold |
@@ -29,13 +29,13 @@ mod agreement;
 mod blame;
 mod results;
 
-use crate::world::Event;
+use crate::world::{Event, Letter};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
-use vendue_auction_core::proof::{FaultProof, Verdict};
-use vendue_auction_core::wire::{Body, Kind, Listed, decode, peek_kind};
-use vendue_auction_core::{HomeOutput, MarketRecord, SeatOutput};
+use vendue_auction_core::evidence::message_hash_by;
+use vendue_auction_core::proof::{FaultProof, Verdict, verify_by};
+use vendue_auction_core::wire::{Body, Header, Kind, Listed};
+use vendue_auction_core::{HomeOutput, MarketRecord, Scheme, SeatOutput};
 use vendue_market::Digest;
 
 /// An invariant that did not hold.
@@ -53,7 +53,7 @@ pub struct Violation {
 #[derive(Default)]
 struct Seen {
     /// SETs of honest seats with the sender's time.
-    sets: BTreeMap<u16, (u64, Vec<Digest>)>,
+    sets: BTreeMap<u16, Vec<Digest>>,
     /// Who voted for a set to be final: FULL, and LOCK by view.
     fulls: BTreeMap<Digest, BTreeSet<u16>>,
     locks: BTreeMap<(u32, Digest), BTreeSet<u16>>,
@@ -74,8 +74,18 @@ struct Seen {
     spent: BTreeMap<u16, (u64, u64)>,
 }
 
-/// Judges a fault proof.
-type Judge = fn(&FaultProof, &MarketRecord) -> Verdict;
+/// What judges fault proofs and names proposals, with the cryptography of the market.
+#[derive(Clone, Copy)]
+pub(crate) struct Judge {
+    verify: fn(&FaultProof, &MarketRecord) -> Verdict,
+    hash: fn(&Digest, &Header, &Body) -> Digest,
+}
+
+impl Judge {
+    pub(crate) fn by<S: Scheme>() -> Self {
+        Self { verify: verify_by::<S>, hash: message_hash_by::<S> }
+    }
+}
 
 /// Statements of which a seat makes one: round, kind, view, seat.
 type Place = (u64, Kind, u32, u16);
@@ -91,10 +101,10 @@ pub struct Watch {
     /// Rounds with two sets that can be final.
     split: BTreeSet<u64>,
     /// Messages of honest seats by place.
-    said: BTreeMap<Place, Vec<u8>>,
-    proposals: BTreeMap<Digest, Vec<u8>>,
-    known: HashSet<u64>,
-    verify: Judge,
+    said: BTreeMap<Place, Letter>,
+    proposals: BTreeMap<Digest, Letter>,
+    known: HashSet<(u16, [u8; 16])>,
+    judge: Judge,
     /// Whether proofs against faulty seats are collected, and which there are, by round.
     accountable: bool,
     provable: BTreeMap<u64, BTreeSet<u16>>,
@@ -102,11 +112,13 @@ pub struct Watch {
     names: BTreeMap<Digest, Digest>,
     handed_over: BTreeSet<Digest>,
     awarded: BTreeMap<Digest, BTreeSet<u64>>,
+    /// Proofs that faulty seats made up.
+    made_up: u64,
     violations: Vec<Violation>,
 }
 
 impl Watch {
-    pub(crate) fn new(record: Arc<MarketRecord>, verify: Judge) -> Self {
+    pub(crate) fn new(record: Arc<MarketRecord>, judge: Judge) -> Self {
         Self {
             record,
             faulty: BTreeSet::new(),
@@ -117,12 +129,13 @@ impl Watch {
             said: BTreeMap::new(),
             proposals: BTreeMap::new(),
             known: HashSet::new(),
-            verify,
+            judge,
             accountable: false,
             provable: BTreeMap::new(),
             names: BTreeMap::new(),
             handed_over: BTreeSet::new(),
             awarded: BTreeMap::new(),
+            made_up: 0,
             violations: vec![],
         }
     }
@@ -146,6 +159,15 @@ impl Watch {
     /// Seats that can be proven faulty, by round.
     pub fn provable(&self) -> &BTreeMap<u64, BTreeSet<u16>> {
         &self.provable
+    }
+    /// Proofs that faulty seats made up.
+    pub fn made_up(&self) -> u64 {
+        self.made_up
+    }
+    /// Counts a proof that a faulty seat made up, and judges it.
+    pub(crate) fn framed(&mut self, now: u64, by: u16, proof: &FaultProof) {
+        self.made_up += 1;
+        self.check_framing(now, by, proof);
     }
     /// Rounds in which anything was said.
     pub fn rounds(&self) -> usize {
@@ -182,34 +204,31 @@ impl Watch {
         self.violations.push(Violation { at, invariant, what });
     }
 
-    /// A seat sends a message of a round to another seat; `local_ms` is the sender's clock.
-    pub(crate) fn sent(&mut self, now: u64, local_ms: u64, from: u16, bytes: &[u8]) {
-        self.spend(now, from, bytes);
-        let mut key = DefaultHasher::new();
-        key.write_u16(from);
-        key.write(bytes);
-        if !self.known.insert(key.finish()) {
+    /// A seat sends a message of a round to so many other seats; `local_ms` is the sender's clock.
+    pub(crate) fn sent(&mut self, now: u64, local_ms: u64, from: u16, letter: &Letter, copies: u16) {
+        self.spend(now, from, letter.bytes(), copies);
+        if !self.known.insert((from, letter.id())) {
             return;
         }
-        let Ok(message) = decode(bytes, self.record.n()) else { return };
+        let Some(message) = letter.message() else { return };
         if message.header.seat != from {
             return;
         }
         let round = message.header.round;
-        self.count_votes(from, &message);
-        self.note_proposal(&message, bytes);
+        self.count_votes(from, message);
+        self.note_proposal(message, letter);
         if let Body::Open(_) = &message.body {
             self.check_sharers(now, from, round);
         }
         if !self.is_honest(from) {
             if self.accountable {
-                self.hold_to_account(from, &message, bytes);
+                self.hold_to_account(from, message, letter);
             }
             return;
         }
         if let Body::Set(set) = &message.body {
             let seen = self.rounds.entry(round).or_default();
-            seen.sets.entry(from).or_insert((local_ms, set.held.clone()));
+            seen.sets.entry(from).or_insert(set.held.clone());
         }
         match &message.body {
             Body::Open(open) => {
@@ -221,27 +240,27 @@ impl Watch {
             Body::Award(award) => self.check_award(now, from, round, award.root),
             _ => {}
         }
-        self.check_innocence(now, from, &message, bytes);
+        self.check_innocence(now, from, message, letter);
         self.check_finality(now, round);
     }
 
     /// A message reaches a seat at its local time.
-    pub(crate) fn arrived(&mut self, local_ms: u64, to: u16, bytes: &[u8]) {
-        if !matches!(peek_kind(bytes), Some(Kind::Bundle | Kind::Open)) {
+    pub(crate) fn arrived(&mut self, local_ms: u64, to: u16, letter: &Letter) {
+        if !matches!(letter.kind(), Some(Kind::Bundle | Kind::Open)) {
             return;
         }
-        let Ok(message) = decode(bytes, self.record.n()) else { return };
+        let Some(message) = letter.message() else { return };
         let (round, seat) = (message.header.round, message.header.seat);
         if let Body::Open(_) = &message.body {
             self.rounds.entry(round).or_default().opened.insert((to, seat));
         }
-        let Body::Bundle(bundle) = &message.body else { return };
-        if !self.is_honest(to) || local_ms > self.record.params.t1(round) {
+        let Some(d) = letter.bundle() else { return };
+        if !self.is_honest(to) || local_ms >= self.record.params.t1(round) {
             return;
         }
         let seen = self.rounds.entry(round).or_default();
         if seen.first.insert((to, seat)) {
-            let listed = Listed { seat, d: bundle.digest(&message.header) };
+            let listed = Listed { seat, d };
             seen.in_time.entry(listed).or_default().insert(to);
         }
     }
@@ -272,6 +291,11 @@ impl Watch {
             }
             _ => {}
         }
+    }
+
+    /// A seat does not come back from its log.
+    pub(crate) fn lost(&mut self, now: u64, seat: u16, why: &str) {
+        self.break_(now, "I15", format!("seat {seat} does not start again: {why}"));
     }
 
     /// A provider's controller was asked for devices that are not there.

@@ -19,12 +19,13 @@ fn round_of(bytes: &[u8]) -> Option<u64> {
 
 impl Watch {
     /// I16: counts what an honest seat sends in a round.
-    pub(super) fn spend(&mut self, now: u64, from: u16, bytes: &[u8]) {
+    pub(super) fn spend(&mut self, now: u64, from: u16, bytes: &[u8], copies: u16) {
         let Some(round) = round_of(bytes).filter(|_| self.is_honest(from)) else { return };
         let others = u64::from(self.record.n()).saturating_sub(1).max(1);
         let spent = self.rounds.entry(round).or_default().spent.entry(from).or_default();
         let before = spent.0 > MOST_MESSAGES * others || spent.1 > MOST_BYTES * others;
-        *spent = (spent.0 + 1, spent.1 + bytes.len() as u64);
+        let copies = u64::from(copies);
+        *spent = (spent.0 + copies, spent.1 + copies * bytes.len() as u64);
         if !before && (spent.0 > MOST_MESSAGES * others || spent.1 > MOST_BYTES * others) {
             let what = format!("seat {from} sends {} messages, {} bytes in round {round}", spent.0, spent.1);
             self.break_(now, "I16", what);
@@ -34,7 +35,6 @@ impl Watch {
     /// I1, I4, I5, I7 and I9 for a certified round.
     pub(super) fn check_decided(&mut self, now: u64, seat: u16, decided: &Decided) {
         let round = decided.certificate.round;
-        let t1 = self.record.params.t1(round);
         let synchronous = self.is_synchronous(round);
         let admitted: BTreeSet<Listed> = decided
             .table
@@ -52,10 +52,13 @@ impl Watch {
             broken.push(("I1", "two award roots are certified".to_string()));
         }
         for bundle in &admitted {
-            let lists = |(at, held): &(u64, Vec<Digest>)| {
-                *at <= t1 && held.get(usize::from(bundle.seat)) == Some(&bundle.d)
+            let had = seen.in_time.get(bundle);
+            // When a SET leaves says nothing: its owner may have stopped between signing and sending it.
+            let lists = |(owner, held): (&u16, &Vec<Digest>)| {
+                let in_time = *owner == bundle.seat || had.is_some_and(|had| had.contains(owner));
+                in_time && held.get(usize::from(bundle.seat)) == Some(&bundle.d)
             };
-            if !seen.sets.values().any(lists) {
+            if !seen.sets.iter().any(lists) {
                 broken.push(("I4", format!("a bundle of seat {} is in no honest SET in time", bundle.seat)));
             }
         }

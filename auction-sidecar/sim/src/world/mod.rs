@@ -1,58 +1,32 @@
 //! The network: virtual time, links, and everybody who is connected.
 
+mod conditions;
+mod letter;
 mod network;
+mod restart;
+
+pub use conditions::{Config, Fault, Freeze, Hold, HomeFault, Partition};
+pub(crate) use letter::Letter;
+pub use restart::Stop;
 
 use crate::controller::{Answer, Controller};
-use crate::deviation::{Actor, Deviation, KindName};
-use crate::invariants::Watch;
+use crate::deviation::{Actor, Deviation, Outgoing};
+use crate::invariants::{Judge, Watch};
 use crate::keys::{Keys, RealKeys, spec};
+use crate::mock::Trace;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
-use vendue_auction_core::evidence::message_hash;
-use vendue_auction_core::proof::verify_by;
+use vendue_auction_core::evidence::message_hash_by;
+use vendue_auction_core::log::LogRecord;
 use vendue_auction_core::wire::{Body, Header, Kind, Message};
 use vendue_auction_core::{
-    Choice, Crypto, Home, HomeInput, HomeOutput, KeyError, MarketRecord, Params, Peer, Seat, SeatInput,
-    SeatOutput, UserCrypto,
+    Choice, Crypto, Home, HomeInput, HomeOutput, KeyError, MarketRecord, Peer, Seat, SeatInput, SeatOutput,
+    UserCrypto,
 };
 use vendue_market::{Digest, Offer, Order, Reason};
-
-/// What the network is like.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Seed of keys, delays and losses.
-    pub seed: u64,
-    /// Number of seats.
-    pub seats: u16,
-    /// The market's clock.
-    pub params: Params,
-    /// Shortest and longest delay of a message in milliseconds.
-    pub delay_ms: (u64, u64),
-    /// Messages lost, out of a thousand.
-    pub lost_per_mille: u32,
-}
-
-impl Config {
-    /// Four seats on a good network.
-    pub fn four(seed: u64) -> Self {
-        Self { seed, seats: 4, params: crate::clock(), delay_ms: (5, 30), lost_per_mille: 0 }
-    }
-}
-
-/// What is wrong with a seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Fault {
-    /// Nothing reaches it and nothing leaves it.
-    CutOff,
-    /// It gets everything but its messages of this kind are lost.
-    Mute(Kind),
-    /// Its messages of this kind reach the first so many members only.
-    Keep(Kind, u16),
-}
 
 /// Something that a member reported.
 #[allow(clippy::large_enum_variant)] // A log for tests.
@@ -67,70 +41,62 @@ pub enum Event {
 /// What happens at a time.
 #[derive(Debug)]
 enum Due {
-    ToSeat { node: usize, from: Peer, bytes: Vec<u8> },
-    ToHome { from: u16, bytes: Vec<u8> },
+    ToSeat { node: usize, from: Peer, letter: Letter },
+    ToHome { from: u16, letter: Letter },
     Held { seat: u16, order: Digest, round: u64, result: Result<(), Reason> },
     Freed { seat: u16 },
     Stored { order: Digest },
 }
 
-/// A time in which the network is cut in two.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Partition {
-    /// From when.
-    pub from_ms: u64,
-    /// Until when.
-    pub until_ms: u64,
-    /// Seats on one side; the others and the home are on the other.
-    pub side: BTreeSet<u16>,
+/// What waits for its time. Of those for one time, the first that was queued comes first.
+#[derive(Debug)]
+struct Queued {
+    at: u64,
+    serial: u64,
+    due: Due,
 }
 
-/// A time in which a seat's clock stands still; afterwards it is right again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Freeze {
-    /// The seat.
-    pub seat: u16,
-    /// From when.
-    pub from_ms: u64,
-    /// Until when.
-    pub until_ms: u64,
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.serial == other.serial
+    }
 }
-
-/// What a home does that an honest one does not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HomeFault {
-    /// B34: its orders reach the first so many seats only.
-    OrderToFew(u16),
-    /// B34: every order has two bodies, each for one half of the seats.
-    TwoBodies,
-    /// B46: it sends bodies that name a certificate which nobody signed.
-    FalseCertificate,
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    /// The greatest is the one that comes first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.serial).cmp(&(self.at, self.serial))
+    }
 }
 
 /// A process that holds a seat.
 struct Node<C: Crypto> {
     seat: u16,
     core: Seat<C>,
+    /// What it made durable, since the keys were first used.
+    log: Vec<LogRecord>,
+    /// The process stops when its log has so many records, for so many milliseconds.
+    stops_at: Option<(u64, u64)>,
+    /// Until when there is no process.
+    down_until: Option<u64>,
     /// When it must be called next, unless it was given something since.
     wake: Option<u64>,
     is_stale: bool,
 }
 
-/// Messages that the network holds back: of one kind, from some seats to some seats.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hold {
-    /// The kind.
-    pub kind: KindName,
-    /// Whose messages.
-    pub from: BTreeSet<u16>,
-    /// To whom.
-    pub to: BTreeSet<u16>,
-    /// Messages that are sent from then on.
-    pub from_ms: u64,
-    /// When they arrive.
-    pub until_ms: u64,
+impl<C: Crypto> Node<C> {
+    fn new(seat: u16, core: Seat<C>) -> Self {
+        Self { seat, core, log: vec![], stops_at: None, down_until: None, wake: None, is_stale: true }
+    }
 }
+
+/// Where homes stand in the trace, after the processes of seats.
+const HOME: u64 = 1 << 32;
 
 /// The simulated market with real or stand-in keys. It asserts when dropped that no invariant was violated, unless the violations were taken.
 pub struct World<K: Keys = RealKeys> {
@@ -163,10 +129,12 @@ pub struct World<K: Keys = RealKeys> {
     nodes: Vec<Node<K::Seat>>,
     home: Home<K::User>,
     keys: K,
-    queue: BTreeMap<(u64, u64), Due>,
+    queue: BinaryHeap<Queued>,
     serial: u64,
+    /// Processes that were started again.
+    pub(crate) restarts: u64,
     rng: ChaCha20Rng,
-    trace: Sha256,
+    trace: Trace,
     config: Config,
     tapped: Option<Vec<(u16, Vec<u8>)>>,
 }
@@ -187,7 +155,7 @@ impl<K: Keys> World<K> {
         let mut nodes = vec![];
         for seat in 0..config.seats {
             let core = Seat::fresh(record.clone(), seat, keys.seat(seat)?, 0);
-            nodes.push(Node { seat, core, wake: None, is_stale: true });
+            nodes.push(Node::new(seat, core));
         }
         let mut world = Self {
             home: Home::with_keys(record.clone(), 0, keys.user()?),
@@ -201,15 +169,16 @@ impl<K: Keys> World<K> {
             skew_ms: BTreeMap::new(),
             freezes: vec![],
             home_faults: BTreeSet::new(),
-            watch: Watch::new(record, verify_by::<K::Scheme>),
+            watch: Watch::new(record, Judge::by::<K::Scheme>()),
             actors: BTreeMap::new(),
             sent: BTreeMap::new(),
             nodes,
             keys,
-            queue: BTreeMap::new(),
+            queue: BinaryHeap::new(),
             serial: 0,
+            restarts: 0,
             rng,
-            trace: Sha256::new(),
+            trace: Trace::default(),
             config,
             tapped: None,
         };
@@ -225,7 +194,7 @@ impl<K: Keys> World<K> {
         self.watch.set_faulty(seat);
         if deviation == Deviation::TwoReplicas {
             let core = Seat::fresh(self.record.clone(), seat, self.keys.seat(seat)?, self.now);
-            self.nodes.push(Node { seat, core, wake: None, is_stale: true });
+            self.nodes.push(Node::new(seat, core));
             self.advertise(seat);
         }
         Ok(())
@@ -258,8 +227,12 @@ impl<K: Keys> World<K> {
         }
     }
 
-    fn nodes_of(&self, seat: u16) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|i| self.nodes.get(*i).is_some_and(|n| n.seat == seat)).collect()
+    /// The processes of a seat: its own, and second ones.
+    fn nodes_of(&self, seat: u16) -> impl Iterator<Item = usize> + use<K> {
+        let is_second = |i: &usize| self.nodes.get(*i).is_some_and(|n| n.seat == seat);
+        let second: Vec<usize> =
+            (usize::from(self.config.seats)..self.nodes.len()).filter(is_second).collect();
+        std::iter::once(usize::from(seat)).chain(second)
     }
 
     /// A seat, to look at.
@@ -279,7 +252,7 @@ impl<K: Keys> World<K> {
 
     /// Hash over everything delivered so far.
     pub fn trace_hash(&self) -> [u8; 32] {
-        self.trace.clone().finalize().into()
+        self.trace.hash()
     }
 
     /// Gives the home an input now.
@@ -294,8 +267,9 @@ impl<K: Keys> World<K> {
         let mut second = Home::with_keys(self.record.clone(), 0, self.keys.user()?);
         for output in second.handle(self.now, input) {
             if let HomeOutput::Broadcast(bytes) = output {
-                let odd: Vec<u16> = (0..self.config.seats).filter(|to| to % 2 == 1).collect();
-                odd.into_iter().for_each(|to| self.send_from_home(to, bytes.clone()));
+                let letter = self.letter(bytes);
+                let odd = (0..self.config.seats).filter(|to| to % 2 == 1);
+                odd.for_each(|to| self.send_from_home(to, letter.clone()));
             }
         }
         Ok(())
@@ -306,9 +280,9 @@ impl<K: Keys> World<K> {
         let user = self.keys.user()?;
         let (market, epoch, seat) = (self.record.short_id(), self.record.epoch, 0);
         let header = Header { kind: body.kind(), market, epoch, round: 0, seat };
-        let signature = Some(user.sign(&message_hash(&self.record.market, &header, &body)));
-        let bytes = Message { header, body, signature }.encode();
-        (0..self.config.seats).for_each(|to| self.send_from_home(to, bytes.clone()));
+        let signature = Some(user.sign(&message_hash_by::<K::Scheme>(&self.record.market, &header, &body)));
+        let letter = self.letter(Message { header, body, signature }.encode());
+        (0..self.config.seats).for_each(|to| self.send_from_home(to, letter.clone()));
         Ok(())
     }
 
@@ -323,26 +297,6 @@ impl<K: Keys> World<K> {
     /// Delivers bytes to a seat now, as if `from` had sent them.
     pub fn inject(&mut self, seat: u16, from: Peer, bytes: Vec<u8>) {
         self.tell_seat(seat, SeatInput::Message { from, bytes });
-    }
-
-    /// Restarts a seat: it loses everything but its keys.
-    pub fn restart(&mut self, seat: u16) -> Result<(), KeyError> {
-        let core = Seat::new(self.record.clone(), seat, self.keys.seat(seat)?, self.local(seat));
-        if let Some(node) = self.nodes.get_mut(usize::from(seat)) {
-            *node = Node { seat, core, wake: None, is_stale: true };
-        }
-        self.advertise(seat);
-        Ok(())
-    }
-
-    /// Restarts a seat that then takes part at once, as if its keys had never signed anything: what no seat must do.
-    pub fn restart_without_caution(&mut self, seat: u16) -> Result<(), KeyError> {
-        let core = Seat::fresh(self.record.clone(), seat, self.keys.seat(seat)?, self.local(seat));
-        if let Some(node) = self.nodes.get_mut(usize::from(seat)) {
-            *node = Node { seat, core, wake: None, is_stale: true };
-        }
-        self.advertise(seat);
-        Ok(())
     }
 
     /// Restarts the home: it loses everything but its key and what it is given back.
@@ -365,15 +319,16 @@ impl<K: Keys> World<K> {
     pub fn run_until(&mut self, until: u64) {
         loop {
             // What arrives at this time comes before who waits for it.
-            if let Some(entry) = self.queue.first_entry().filter(|e| e.key().0 <= self.now) {
-                let due = entry.remove();
-                self.deliver(due);
+            if self.queue.peek().is_some_and(|q| q.at <= self.now) {
+                if let Some(Queued { due, .. }) = self.queue.pop() {
+                    self.deliver(due);
+                }
                 continue;
             }
             self.look_at_clocks();
             let Some(at) = self.next_time().filter(|at| *at <= until) else { break };
             self.now = at.max(self.now);
-            if self.queue.first_key_value().is_none_or(|((at, _), _)| *at > self.now) {
+            if self.queue.peek().is_none_or(|q| q.at > self.now) {
                 self.tick();
             }
         }
@@ -386,7 +341,10 @@ impl<K: Keys> World<K> {
     fn look_at_clocks(&mut self) {
         for at in 0..self.nodes.len() {
             let Some(node) = self.nodes.get(at).filter(|n| n.is_stale) else { continue };
-            let wake = node.core.next_wake().map(|local_ms| self.global(node.seat, local_ms));
+            let wake = match node.down_until {
+                Some(until) => Some(until),
+                None => node.core.next_wake().map(|local_ms| self.global(node.seat, local_ms)),
+            };
             if let Some(node) = self.nodes.get_mut(at) {
                 (node.wake, node.is_stale) = (wake, false);
             }
@@ -394,13 +352,14 @@ impl<K: Keys> World<K> {
     }
 
     fn next_time(&self) -> Option<u64> {
-        let queued = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let queued = self.queue.peek().map(|q| q.at);
         let nodes = self.nodes.iter().filter_map(|n| n.wake).min();
         [queued, nodes, self.home.next_wake()].into_iter().flatten().min()
     }
 
     /// Gives the time to those that wait for it.
     fn tick(&mut self) {
+        self.start_again();
         for node in 0..self.nodes.len() {
             if self.nodes.get(node).and_then(|n| n.wake).is_some_and(|at| at <= self.now) {
                 self.tell(node, SeatInput::Tick);
@@ -413,21 +372,22 @@ impl<K: Keys> World<K> {
 
     fn deliver(&mut self, due: Due) {
         match due {
-            Due::ToSeat { node, from, bytes } => {
+            Due::ToSeat { node, from, letter } => {
                 let Some(seat) = self.nodes.get(node).map(|n| n.seat) else { return };
-                self.note(b"seat", node as u64, &bytes);
-                let local_ms = self.local(seat);
-                self.watch.arrived(local_ms, seat, &bytes);
-                let said =
-                    self.actors.get_mut(&seat).map(|a| a.incoming(local_ms, &bytes)).unwrap_or_default();
-                for o in said {
-                    self.post(seat, Peer::Seat(o.to), o.bytes, o.delay_ms);
+                self.trace.add([self.now, node as u64], &letter.id());
+                if self.is_down(node) {
+                    return;
                 }
-                self.tell(node, SeatInput::Message { from, bytes });
+                let local_ms = self.local(seat);
+                self.watch.arrived(local_ms, seat, &letter);
+                let said =
+                    self.actors.get_mut(&seat).map(|a| a.incoming(local_ms, &letter)).unwrap_or_default();
+                said.into_iter().for_each(|o| self.post_false(seat, o));
+                self.tell(node, SeatInput::Message { from, bytes: letter.into_bytes() });
             }
-            Due::ToHome { from, bytes } => {
-                self.note(b"home", u64::from(from), &bytes);
-                self.tell_home(HomeInput::Message { from, bytes });
+            Due::ToHome { from, letter } => {
+                self.trace.add([self.now, HOME + u64::from(from)], &letter.id());
+                self.tell_home(HomeInput::Message { from, bytes: letter.into_bytes() });
             }
             Due::Held { seat, order, round, result } => {
                 self.advertise(seat);
@@ -438,13 +398,6 @@ impl<K: Keys> World<K> {
         }
     }
 
-    fn note(&mut self, what: &[u8], who: u64, bytes: &[u8]) {
-        self.trace.update(what);
-        self.trace.update(self.now.to_be_bytes());
-        self.trace.update(who.to_be_bytes());
-        self.trace.update(bytes);
-    }
-
     fn tell_seat(&mut self, seat: u16, input: SeatInput) {
         for node in self.nodes_of(seat) {
             self.tell(node, input.clone());
@@ -452,6 +405,9 @@ impl<K: Keys> World<K> {
     }
 
     fn tell(&mut self, node: usize, input: SeatInput) {
+        if self.is_down(node) {
+            return;
+        }
         let Some(local_ms) = self.nodes.get(node).map(|n| self.local(n.seat)) else { return };
         let Some(target) = self.nodes.get_mut(node) else { return };
         let outputs = target.core.handle(local_ms, input);
@@ -459,25 +415,33 @@ impl<K: Keys> World<K> {
     }
 
     fn take_outputs(&mut self, node: usize, outputs: Vec<SeatOutput>) {
-        let Some(node) = self.nodes.get_mut(node) else { return };
-        node.is_stale = true;
-        let seat = node.seat;
+        let Some(seat) = self.nodes.get(node).map(|n| n.seat) else { return };
+        let Some(outputs) = self.make_durable(node, outputs) else { return };
         let local_ms = self.local(seat);
+        let others = self.config.seats.saturating_sub(1);
         for output in outputs {
             match output {
                 SeatOutput::Broadcast(bytes) => {
+                    let letter = self.letter(bytes);
                     // What an honest seat says counts, also where nobody hears it.
                     if !self.actors.contains_key(&seat) {
-                        self.watch.sent(self.now, local_ms, seat, &bytes);
+                        self.watch.sent(self.now, local_ms, seat, &letter, others);
                     }
                     for to in (0..self.config.seats).filter(|to| *to != seat) {
-                        self.send(seat, Peer::Seat(to), bytes.clone());
+                        self.send(seat, Peer::Seat(to), letter.clone());
                     }
                 }
-                SeatOutput::Send { to, bytes } => self.send(seat, to, bytes),
+                SeatOutput::Send { to, bytes } => {
+                    let letter = self.letter(bytes);
+                    if matches!(to, Peer::Seat(_)) && !self.actors.contains_key(&seat) {
+                        self.watch.sent(self.now, local_ms, seat, &letter, 1);
+                    }
+                    self.send(seat, to, letter);
+                }
                 SeatOutput::Persist(_) => {}
                 other => {
                     self.control(seat, &other);
+                    self.judge_framing(seat, &other);
                     self.report(Event::Seat(seat, other));
                 }
             }
@@ -489,22 +453,40 @@ impl<K: Keys> World<K> {
         self.events.push((self.now, event));
     }
 
+    /// What a faulty seat makes of a certified round against the others.
+    fn judge_framing(&mut self, seat: u16, output: &SeatOutput) {
+        let (SeatOutput::Decided(decided), Some(actor)) = (output, self.actors.get(&seat)) else { return };
+        for proof in actor.false_proofs(decided) {
+            self.watch.framed(self.now, seat, &proof);
+        }
+    }
+
     /// Sends what a seat says, or what it says instead where it is faulty.
-    fn send(&mut self, from: u16, to: Peer, bytes: Vec<u8>) {
+    fn send(&mut self, from: u16, to: Peer, letter: Letter) {
         let local_ms = self.local(from);
         match (to, self.actors.get_mut(&from)) {
             (Peer::Seat(seat), Some(actor)) => {
-                for o in actor.outgoing(local_ms, seat, bytes) {
-                    self.post(from, Peer::Seat(o.to), o.bytes, o.delay_ms);
-                }
+                let said = actor.outgoing(local_ms, seat, letter);
+                said.into_iter().for_each(|o| self.post_false(from, o));
             }
             (Peer::Home(_), Some(actor)) => {
-                if let Some(delay_ms) = actor.to_home(&bytes) {
-                    self.post(from, to, bytes, delay_ms);
+                if let Some(delay_ms) = actor.to_home(letter.kind()) {
+                    self.post(from, to, letter, delay_ms);
                 }
             }
-            _ => self.post(from, to, bytes, 0),
+            _ => self.post(from, to, letter, 0),
         }
+    }
+
+    /// Sends what a faulty seat says.
+    fn post_false(&mut self, from: u16, o: Outgoing) {
+        let local_ms = self.local(from);
+        self.watch.sent(self.now, local_ms, from, &o.letter, 1);
+        self.post(from, Peer::Seat(o.to), o.letter, o.delay_ms);
+    }
+
+    fn letter(&self, bytes: Vec<u8>) -> Letter {
+        Letter::new(bytes, self.config.seats)
     }
 
     /// What a provider's controller does about a seat's output.
@@ -541,9 +523,13 @@ impl<K: Keys> World<K> {
         for output in outputs {
             match output {
                 HomeOutput::Broadcast(bytes) => {
-                    (0..self.config.seats).for_each(|to| self.send_from_home(to, bytes.clone()));
+                    let letter = self.letter(bytes);
+                    (0..self.config.seats).for_each(|to| self.send_from_home(to, letter.clone()));
                 }
-                HomeOutput::Send { seat, bytes } => self.send_from_home(seat, bytes),
+                HomeOutput::Send { seat, bytes } => {
+                    let letter = self.letter(bytes);
+                    self.send_from_home(seat, letter);
+                }
                 other => {
                     if let HomeOutput::Choose(choice) = &other {
                         self.queue_at(self.now + 5, Due::Stored { order: choice.order });

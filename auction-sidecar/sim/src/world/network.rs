@@ -1,10 +1,10 @@
 //! What the network does with a message: delays, losses, cuts, and what it holds back.
 
-use super::{Due, Fault, Hold, HomeFault, Partition, World};
+use super::{Due, Fault, Hold, HomeFault, Letter, Partition, Queued, World};
 use crate::keys::Keys;
 use rand_core::RngCore;
 use vendue_auction_core::Peer;
-use vendue_auction_core::wire::{Kind, peek_kind};
+use vendue_auction_core::wire::Kind;
 
 impl<K: Keys> World<K> {
     fn has(&self, seat: u16, fault: Fault) -> bool {
@@ -20,18 +20,14 @@ impl<K: Keys> World<K> {
     }
 
     /// Gives a message to the network.
-    pub(super) fn post(&mut self, from: u16, to: Peer, bytes: Vec<u8>, delay_ms: u64) {
-        if let Peer::Seat(_) = to {
-            let local_ms = self.local(from);
-            self.watch.sent(self.now, local_ms, from, &bytes);
-        }
-        let kind = peek_kind(&bytes);
+    pub(super) fn post(&mut self, from: u16, to: Peer, letter: Letter, delay_ms: u64) {
+        let kind = letter.kind();
         let muted = kind.is_some_and(|kind| self.has(from, Fault::Mute(kind)));
         if self.has(from, Fault::CutOff) || muted {
             return;
         }
         if let (Some(tapped), Peer::Seat(_)) = (&mut self.tapped, to) {
-            tapped.push((from, bytes.clone()));
+            tapped.push((from, letter.bytes().to_vec()));
         }
         if let Some(kind) = kind {
             *self.sent.entry((kind, from)).or_default() += 1;
@@ -40,12 +36,12 @@ impl<K: Keys> World<K> {
             Peer::Seat(seat) => {
                 for node in self.nodes_of(seat) {
                     let Some(at) = self.passes(from, to, kind, delay_ms) else { continue };
-                    self.queue_at(at, Due::ToSeat { node, from: Peer::Seat(from), bytes: bytes.clone() });
+                    self.queue_at(at, Due::ToSeat { node, from: Peer::Seat(from), letter: letter.clone() });
                 }
             }
             Peer::Home(_) => {
                 if let Some(at) = self.passes(from, to, kind, delay_ms) {
-                    self.queue_at(at, Due::ToHome { from, bytes });
+                    self.queue_at(at, Due::ToHome { from, letter });
                 }
             }
         }
@@ -88,8 +84,8 @@ impl<K: Keys> World<K> {
         self.partitions.iter().filter(at).any(|p| p.side.contains(&from) != other(p))
     }
 
-    pub(super) fn send_from_home(&mut self, seat: u16, bytes: Vec<u8>) {
-        let announces = matches!(peek_kind(&bytes), Some(Kind::Order | Kind::Again));
+    pub(super) fn send_from_home(&mut self, seat: u16, letter: Letter) {
+        let announces = matches!(letter.kind(), Some(Kind::Order | Kind::Again));
         let kept = |f: &HomeFault| matches!(f, HomeFault::OrderToFew(first) if seat >= *first);
         if announces && self.home_faults.iter().any(kept) {
             return;
@@ -97,13 +93,13 @@ impl<K: Keys> World<K> {
         for node in self.nodes_of(seat) {
             let Some(at) = self.arrival() else { continue };
             if !self.has(seat, Fault::CutOff) {
-                self.queue_at(at, Due::ToSeat { node, from: Peer::Home(0), bytes: bytes.clone() });
+                self.queue_at(at, Due::ToSeat { node, from: Peer::Home(0), letter: letter.clone() });
             }
         }
     }
 
     pub(super) fn queue_at(&mut self, at: u64, due: Due) {
         self.serial += 1;
-        self.queue.insert((at, self.serial), due);
+        self.queue.push(Queued { at, serial: self.serial, due });
     }
 }

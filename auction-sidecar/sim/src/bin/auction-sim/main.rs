@@ -9,10 +9,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vendue_auction_core::KeyError;
-use vendue_auction_sim::Schedule;
+use vendue_auction_sim::bench::{BenchError, cpu};
 use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
 use vendue_auction_sim::sweep::{HANDOVER_MS, Plan, Tally, sweep};
+use vendue_auction_sim::{Schedule, explore};
 use vendue_market::encode::to_hex;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(about = "Simulates the auction protocol under faults and checks its invariants")]
@@ -27,7 +31,21 @@ enum Command {
     Sweep(SweepArgs),
     /// Runs one schedule from its file.
     Replay(ReplayArgs),
-    /// Measures simulated rounds per second: four honest seats, stand-in cryptography, one core.
+    /// Measures what partial bundles cost: hops, waiting, views, messages.
+    Costs {
+        /// Number of seats.
+        #[arg(long, default_value_t = 4)]
+        seats: u16,
+        /// Rounds to simulate for each way and delay.
+        #[arg(long, default_value_t = 500)]
+        rounds: u64,
+        /// Where the result goes as JSON.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+    /// Explores all runs of one round of four seats, one of them faulty, within bounds.
+    Explore(ExploreArgs),
+    /// Measures simulated rounds per second: four honest seats, stand-in cryptography, CPU time of one core.
     BenchRounds {
         /// Rounds to simulate.
         #[arg(long, default_value_t = 20_000)]
@@ -63,6 +81,77 @@ struct SweepArgs {
     failures: PathBuf,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Conduct {
+    /// Nothing.
+    Silent,
+    /// Bundles, votes, commits, NEWVIEWs and proposals.
+    Votes,
+    /// Also SETs, and votes for nothing.
+    Anything,
+}
+
+fn broken_rule(text: &str) -> Result<(explore::Broken, String), String> {
+    use explore::Broken::{
+        AdmitsTwice, AdmitsWhatOneLists, AdmitsWhatQuorumLists, AwardsOfItsOwn, IgnoresLock,
+        LocksWithoutQuorum, NeverLocks, OpensBeforeCommit,
+    };
+    let rules = [
+        AdmitsTwice,
+        AdmitsWhatOneLists,
+        AdmitsWhatQuorumLists,
+        AwardsOfItsOwn,
+        IgnoresLock,
+        LocksWithoutQuorum,
+        NeverLocks,
+        OpensBeforeCommit,
+    ];
+    let (name, invariant) = text.split_once('=').ok_or("expected RULE=INVARIANT")?;
+    let rule = rules.into_iter().find(|rule| format!("{rule:?}") == name);
+    rule.map(|rule| (rule, invariant.into())).ok_or_else(|| format!("the rules are {rules:?}"))
+}
+
+impl From<Conduct> for explore::Conduct {
+    fn from(conduct: Conduct) -> Self {
+        match conduct {
+            Conduct::Silent => explore::Conduct::Silent,
+            Conduct::Votes => explore::Conduct::Votes,
+            Conduct::Anything => explore::Conduct::Anything,
+        }
+    }
+}
+
+#[derive(Args)]
+struct ExploreArgs {
+    /// Views after view 0, at most 2.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
+    views: u8,
+    /// Messages between honest seats that are late or lost, at most.
+    #[arg(long, default_value_t = 0)]
+    deviations: u8,
+    /// What the faulty seat does.
+    #[arg(long, value_enum, default_value = "votes")]
+    faulty: Conduct,
+    /// Explores seats that all break this rule, until an invariant does not hold: `NeverLocks=I9`.
+    #[arg(long = "break", value_parser = broken_rule)]
+    broken: Option<(explore::Broken, String)>,
+    /// Only SETs are late or lost.
+    #[arg(long)]
+    only_sets: bool,
+    /// Versions of the faulty seat's bundle.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    versions: u8,
+    /// Stops after so many states.
+    #[arg(long, default_value_t = 100_000_000)]
+    states: u64,
+    /// Takes up to four messages that reach a seat in one phase in every order.
+    #[arg(long)]
+    every_order: bool,
+    /// Where the result goes as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
 #[derive(Args)]
 struct ReplayArgs {
     /// The schedule.
@@ -80,6 +169,8 @@ struct ReplayArgs {
 enum Error {
     #[error("keys: {0}")]
     Keys(#[from] KeyError),
+    #[error("{0}")]
+    Clock(#[from] BenchError),
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
     #[error("{0} is no schedule: {1}")]
@@ -92,6 +183,8 @@ fn main() -> ExitCode {
         Command::Sweep(args) => run_sweep::<MockKeys>(&args),
         Command::Replay(args) if args.real => replay::<RealKeys>(&args),
         Command::Replay(args) => replay::<MockKeys>(&args),
+        Command::Costs { seats, rounds, json } => costs(seats, rounds, json.as_ref()),
+        Command::Explore(args) => run_explore(&args),
         Command::BenchRounds { rounds, json } => bench_rounds(rounds, json),
     };
     match done {
@@ -172,6 +265,9 @@ fn as_json(args: &SweepArgs, tally: &Tally, progress: &Progress, files: &[String
         "messages": tally.messages,
         "new_views": tally.new_views,
         "faults_proven": tally.proven,
+        "restarts": tally.restarts,
+        "split_schedules": tally.split_at,
+        "split_rounds_by_proven_culprits": tally.splits,
         "invariants_broken_beyond_f": tally.beyond,
         "violations": tally.failures.iter().map(all).sum::<usize>(),
         "failing_schedules": files,
@@ -200,9 +296,16 @@ fn replay<K: Keys>(args: &ReplayArgs) -> Result<bool, Error> {
     Ok(violations.is_empty())
 }
 
+fn costs(seats: u16, rounds: u64, path: Option<&PathBuf>) -> Result<bool, Error> {
+    let costs = vendue_auction_sim::costs::costs::<MockKeys>(seats, rounds)?;
+    write(path, &json!({ "seats": seats, "crypto": "mock", "costs": costs }))?;
+    Ok(true)
+}
+
 fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
     let mut progress = Progress::new();
     let (mut done, mut messages, mut holds) = (0, 0, true);
+    let before = cpu()?;
     let mut seed = 0;
     while done < rounds {
         let honest =
@@ -215,13 +318,57 @@ fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
             eprintln!("{done} of {rounds} rounds, {:.0} per second", progress.rate(done));
         }
     }
+    let seconds = cpu()?.saturating_sub(before).as_secs_f64().max(1e-9);
     let value = json!({
-        "sim_rounds_per_s": progress.rate(done),
+        "sim_rounds_per_s": done as f64 / seconds,
+        "sim_rounds_per_s_by_the_clock": progress.rate(done),
         "rounds": done,
-        "messages_per_s": progress.rate(messages),
+        "messages_per_s": messages as f64 / seconds,
         "seats": 4,
         "crypto": "mock",
     });
     write(path.as_ref(), &value)?;
     Ok(holds)
+}
+
+fn run_explore(args: &ExploreArgs) -> Result<bool, Error> {
+    let mut progress = Progress::new();
+    let bounds = explore::Bounds {
+        views: args.views,
+        deviations: args.deviations,
+        only: args.only_sets.then_some(vendue_auction_core::wire::Kind::Set),
+        conduct: args.faulty.into(),
+        versions: args.versions,
+        states: args.states,
+        every_order: args.every_order,
+    };
+    let report = |found: &explore::Found| {
+        if progress.is_due() {
+            let (states, depth) = (found.states, found.depth);
+            eprintln!("{states} states, {} of one seat, depth {depth}", found.local_states);
+        }
+    };
+    let found = match &args.broken {
+        Some((rule, invariant)) => explore::explore_broken(&bounds, *rule, invariant)?,
+        None => explore::explore(&bounds, report)?,
+    };
+    let value = json!({
+        "views": args.views,
+        "deviations": args.deviations,
+        "faulty": format!("{:?}", args.faulty).to_lowercase(),
+        "versions": args.versions,
+        "complete": found.complete,
+        "states": found.states,
+        "transitions": found.transitions,
+        "states_of_a_seat": found.local_states,
+        "transitions_compared": found.compared,
+        "orders_that_matter": found.ordered,
+        "phases": found.depth,
+        "states_with_commit_everywhere": found.committed,
+        "last_states_without": found.undecided,
+        "violations": found.violations,
+        "seconds": progress.started.elapsed().as_secs_f64(),
+    });
+    write(args.json.as_ref(), &value)?;
+    Ok(found.violations.is_empty() && found.complete)
 }

@@ -1,0 +1,149 @@
+//! What a key generation does with each message.
+
+use super::{KeyGeneration, KeyOutput};
+use crate::crypto::Crypto;
+use crate::drops::DropReason;
+use crate::evidence::message_hash_by;
+use crate::log::LogRecord;
+use crate::round::RoundInput;
+use crate::wire::{Body, Fetch, Kind, MAX_MESSAGE, Message, Reply, decode};
+use vendue_sealed_bid::dkg::{Dealing, DkgError};
+
+/// Messages outside of the attempts that one seat may send: its own three, again and again, and what is fetched.
+const MAX_MESSAGES: u32 = 1024;
+
+type Intake = Result<(), DropReason>;
+
+impl<C: Crypto> KeyGeneration<C> {
+    pub(super) fn intake(&mut self, from: u16, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(DropReason::Oversize);
+        }
+        let message = self.check(&bytes)?;
+        if message.header.seat != from || from == self.index {
+            return Err(DropReason::WrongSender);
+        }
+        let attempt = message.header.round;
+        match message.body {
+            Body::DealKey(_) | Body::Deal(_) | Body::Acks(_) => self.take_own_word(message, bytes, out),
+            Body::Fetch(Fetch::Dealings(wanted)) => {
+                self.count(from)?;
+                let found = wanted.iter().filter_map(|l| self.heard.get(&(l.seat, l.d))).cloned();
+                for deal in found.collect::<Vec<_>>() {
+                    let bytes = self.encode(Body::Reply(Reply::Dealing(deal)));
+                    out.push(KeyOutput::Send { to: from, bytes });
+                }
+                Ok(())
+            }
+            Body::Reply(Reply::Dealing(deal)) => {
+                self.count(from)?;
+                self.take_fetched(deal, out)
+            }
+            _ => {
+                let known = self.attempts.contains_key(&attempt);
+                // Only what a seat signed begins an attempt here, and none that is far ahead.
+                let now = self.terms.attempt(self.now);
+                let begins = message.signature.is_some() && now.is_some_and(|now| attempt <= now + 1);
+                let begins = begins || (message.signature.is_some() && now.is_none() && attempt == 0);
+                if !known && (!begins || attempt >= super::terms::MAX_ATTEMPTS) {
+                    return Err(DropReason::WrongRound);
+                }
+                self.tell(from, attempt, out);
+                self.open_attempt(attempt);
+                self.drive(attempt, RoundInput::Message { message: Box::new(message), bytes }, out);
+                Ok(())
+            }
+        }
+    }
+
+    /// Decodes a message of this generation and checks its signature.
+    fn check(&self, bytes: &[u8]) -> Result<Message, DropReason> {
+        let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
+        if message.header.market != self.record.short_id() || message.header.epoch != self.record.epoch {
+            return Err(DropReason::Foreign);
+        }
+        let seat = self.record.seat(message.header.seat).ok_or(DropReason::WrongSender)?;
+        if let Some(signature) = &message.signature {
+            let hash = message_hash_by::<C::Scheme>(&self.record.market, &message.header, &message.body);
+            if !self.crypto.verify(&hash, signature, &seat.evidence_key) {
+                return Err(DropReason::BadSignature);
+            }
+        }
+        Ok(message)
+    }
+
+    fn count(&mut self, seat: u16) -> Intake {
+        let used = self.used.entry(seat).or_default();
+        *used = used.saturating_add(1);
+        if *used > MAX_MESSAGES { Err(DropReason::Quota) } else { Ok(()) }
+    }
+
+    /// What a seat says before the attempts.
+    fn take_own_word(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
+        let seat = message.header.seat;
+        self.count(seat)?;
+        if message.header.round != 0 {
+            return Err(DropReason::WrongRound);
+        }
+        match message.body {
+            Body::DealKey(key) => self.learn_key(seat, &key.key).map_or(Ok(()), Err),
+            Body::Deal(deal) => self.take_deal(seat, &deal.dealing, bytes, out),
+            Body::Acks(acks) => match self.said_held.get(&seat) {
+                Some(known) if *known == acks.held => Err(DropReason::Duplicate),
+                Some(_) => Err(DropReason::Conflict),
+                None => {
+                    self.said_held.insert(seat, acks.held);
+                    Ok(())
+                }
+            },
+            _ => Err(DropReason::Unexpected),
+        }
+    }
+
+    /// Takes a dealing; of each dealer the first two versions are kept. The bytes are durable before they are acknowledged.
+    pub(super) fn take_deal(
+        &mut self,
+        seat: u16,
+        dealing: &[u8],
+        bytes: Vec<u8>,
+        out: &mut Vec<KeyOutput>,
+    ) -> Intake {
+        let versions = self.heard.range((seat, [0; 32])..=(seat, [255; 32])).count();
+        if self.heard.values().any(|known| *known == bytes) {
+            return Err(DropReason::Duplicate);
+        }
+        if versions >= 2 {
+            return Err(DropReason::Conflict);
+        }
+        self.keep_deal(seat, dealing, bytes, out)
+    }
+
+    fn keep_deal(&mut self, seat: u16, dealing: &[u8], bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
+        let dealing = Dealing::read(&self.setup, dealing).map_err(|_| DropReason::Malformed)?;
+        if dealing.dealer() != seat {
+            return Err(DropReason::WrongSender);
+        }
+        let digest = dealing.digest();
+        // The same commitment in other words is no other dealing. What is no good for this seat, others may still hold.
+        if let Err(DkgError::Duplicate(_)) = self.player.receive(dealing, &self.secrets.deal) {
+            return Err(DropReason::Conflict);
+        }
+        out.push(KeyOutput::Persist(LogRecord::Heard { at_ms: self.now, bytes: bytes.clone() }));
+        self.heard.insert((seat, digest), bytes);
+        Ok(())
+    }
+
+    /// Takes a dealing that was asked for: it is its dealer's own word.
+    fn take_fetched(&mut self, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
+        let message = self.check(&bytes)?;
+        let (Kind::Deal, Body::Deal(deal)) = (message.header.kind, message.body) else {
+            return Err(DropReason::Unexpected);
+        };
+        let seat = message.header.seat;
+        let digest = Dealing::read(&self.setup, &deal.dealing).map_err(|_| DropReason::Malformed)?.digest();
+        if !self.waits_for(seat, &digest) || self.heard.contains_key(&(seat, digest)) {
+            return Err(DropReason::Unexpected);
+        }
+        self.keep_deal(seat, &deal.dealing, bytes, out)
+    }
+}

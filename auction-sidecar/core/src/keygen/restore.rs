@@ -1,0 +1,98 @@
+//! A key generation as a restarted seat knows it from the log of that generation.
+//!
+//! Inputs: the terms, the stored secrets, the records in the order in which they were written. Invariants: what was said
+//! is said again in the same bytes; values that were acknowledged are there again; a seat that voted for a key votes for no
+//! other; values that were revealed count.
+
+use super::attempts::Attempt;
+use super::{KeyGeneration, KeySecrets, Terms};
+use crate::crypto::Crypto;
+use crate::log::LogRecord;
+use crate::round::{RecallError, Round};
+use crate::wire::{Body, Message, decode};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use vendue_sealed_bid::dkg::{Contribution, DkgError};
+
+/// Why a generation cannot go on from a log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RestoreError {
+    /// The terms or secrets are not usable.
+    #[error(transparent)]
+    Keys(#[from] DkgError),
+    /// The log is not this seat's.
+    #[error(transparent)]
+    Log(#[from] RecallError),
+}
+
+impl<C: Crypto> KeyGeneration<C> {
+    /// The generation after a restart.
+    pub fn restore(
+        terms: Terms,
+        index: u16,
+        crypto: Arc<C>,
+        secrets: KeySecrets,
+        now_ms: u64,
+        log: &[LogRecord],
+    ) -> Result<Self, RestoreError> {
+        let mut restored = Self::new(terms, index, crypto, secrets, now_ms)?;
+        restored.resend_at = now_ms;
+        let mut attempts: BTreeMap<u64, Vec<&LogRecord>> = BTreeMap::new();
+        for record in log {
+            match record {
+                LogRecord::Heard { bytes, .. } => restored.hear_again(&restored.read(bytes)?, bytes),
+                LogRecord::Said { bytes, .. } => {
+                    let message = restored.read(bytes)?;
+                    if restored.recall_said(&message, bytes) {
+                        attempts.entry(message.header.round).or_default().push(record);
+                    }
+                }
+                LogRecord::List { round, .. } => attempts.entry(*round).or_default().push(record),
+                _ => {}
+            }
+        }
+        for (attempt, past) in attempts {
+            let (record, crypto) = (restored.record.clone(), restored.crypto.clone());
+            let round = Round::recall_about_keys(record, crypto, index, attempt, now_ms, past)?;
+            restored.attempts.insert(attempt, Attempt::new(round));
+        }
+        Ok(restored)
+    }
+
+    fn read(&self, bytes: &[u8]) -> Result<Message, RecallError> {
+        decode(bytes, self.record.n()).map_err(|_| RecallError::Malformed(0))
+    }
+
+    fn hear_again(&mut self, message: &Message, bytes: &[u8]) {
+        if let Body::Deal(deal) = &message.body {
+            // It was taken before, so it is taken now.
+            let _ = self.take_deal(message.header.seat, &deal.dealing, bytes.to_vec(), &mut vec![]);
+        }
+    }
+
+    /// Takes up what this seat said; whether it belongs to an attempt.
+    fn recall_said(&mut self, message: &Message, bytes: &[u8]) -> bool {
+        match &message.body {
+            Body::DealKey(key) => {
+                self.learn_key(self.index, &key.key);
+            }
+            Body::Deal(_) => self.hear_again(message, bytes),
+            Body::Acks(acks) => {
+                self.said_held.insert(self.index, acks.held.clone());
+            }
+            body => {
+                if let Body::Bundle(bundle) = body
+                    && let Ok(said) = Contribution::read(&self.setup, &bundle.payload)
+                {
+                    self.revealed.extend(said.reveals.keys());
+                }
+                if let Body::Award(_) = body {
+                    self.voted = Some(message.header.round);
+                }
+                return true;
+            }
+        }
+        self.sent.insert(message.header.kind, bytes.to_vec());
+        false
+    }
+}

@@ -1,0 +1,213 @@
+//! What is left of each seat's capacity while orders are served.
+//!
+//! Inputs: the book. Invariant: what is left of a seat never becomes less than nothing. It never becomes more either,
+//! so an offer that has no room for an order has none for the orders of its class that come later: this is remembered.
+
+use super::book::{Book, Entry, Row, Said};
+use super::{Holding, NoBid};
+use crate::fit::Node;
+use crate::rules::{has_wishes, unservable};
+use crate::{BidTerms, Free, OfferCapacity, Placement, Reason, fit, fits, take};
+
+/// Most notes about classes and offers; classes beyond are judged anew each time.
+const MAX_NOTES: usize = 1 << 22;
+
+/// What is known of a class of orders and an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Note {
+    /// There may be room.
+    Open,
+    /// There was room before others were served, and there is none now.
+    Gone,
+    /// There has never been room.
+    Never,
+}
+
+/// What is left of each seat's capacity.
+pub(super) struct Stock<'b, 'a> {
+    book: &'b Book<'a>,
+    /// Nodes by offer; the offers of a column follow each other.
+    offers: Vec<Vec<Free<'a>>>,
+    /// The first offer of each column, and after the last one the end.
+    first: Vec<usize>,
+    /// Notes by class, then offer.
+    notes: Vec<Note>,
+    /// By class, then column, whether no offer of it has room; and how many may have.
+    closed: Vec<bool>,
+    open: Vec<u16>,
+    /// Memory for the keys of an order.
+    space: Vec<u64>,
+}
+
+/// The nodes of an offer; those of one model share its name, which is then compared without being read.
+fn nodes(offer: &OfferCapacity) -> Vec<Free<'_>> {
+    let mut out: Vec<Free<'_>> = Vec::with_capacity(offer.nodes.len());
+    for node in &offer.nodes {
+        let mut free = node.free();
+        if let Some(before) = out.last().filter(|before| before.model == free.model) {
+            free.model = before.model;
+        }
+        out.push(free);
+    }
+    out
+}
+
+impl<'b, 'a> Stock<'b, 'a> {
+    pub fn new(book: &'b Book<'a>) -> Self {
+        let (mut offers, mut first, mut open) = (vec![], vec![], vec![]);
+        for column in &book.columns {
+            first.push(offers.len());
+            offers.extend(column.bundle.capacity.iter().map(nodes));
+            open.push(column.bundle.capacity.len().min(usize::from(u16::MAX)) as u16);
+        }
+        first.push(offers.len());
+        let classes = book.classes.min(MAX_NOTES / offers.len().max(open.len()).max(1));
+        let notes = vec![Note::Open; classes * offers.len()];
+        let closed = vec![false; classes * open.len()];
+        Self { book, offers, first, notes, closed, open: open.repeat(classes), space: vec![] }
+    }
+
+    /// Seats of the market.
+    pub fn seats(&self) -> u16 {
+        self.book.input.seats
+    }
+
+    /// The position of an offer.
+    fn offer(&self, bid: &Entry) -> Option<usize> {
+        let (from, to) = (self.first.get(bid.column)?, self.first.get(bid.column + 1)?);
+        Some(from + usize::from(bid.spec)).filter(|at| at < to)
+    }
+
+    /// What is noted of a class and an offer. Classes beyond the last that has notes are beyond the end.
+    fn note(&mut self, class: usize, offer: usize) -> Option<&mut Note> {
+        self.notes.get_mut(class * self.offers.len() + offer)
+    }
+
+    /// Notes that an offer has no room, and says why.
+    fn refuse(&mut self, row: &Row<'_>, bid: &Entry, offer: usize, reason: Reason) -> Reason {
+        let known = self.note(row.class, offer).map(|note| *note);
+        let gone = match known {
+            Some(Note::Gone) => true,
+            Some(Note::Never) => false,
+            _ => self.whole(bid).is_some_and(|whole| fits(&row.order.requirements, &whole.nodes).is_ok()),
+        };
+        if known == Some(Note::Open) {
+            if let Some(note) = self.note(row.class, offer) {
+                *note = if gone { Note::Gone } else { Note::Never };
+            }
+            let at = row.class * self.book.columns.len() + bid.column;
+            if let (Some(open), Some(closed)) = (self.open.get_mut(at), self.closed.get_mut(at)) {
+                *open = open.saturating_sub(1);
+                *closed = *open == 0;
+            }
+        }
+        // It would have fitted before others were served: say so rather than name a lack that is not there.
+        if gone { Reason::Outbid } else { reason }
+    }
+
+    /// Whether a seat may serve an order with this bid, but for room and price.
+    fn may_serve(&self, row: &Row<'_>, bid: &Entry) -> Result<usize, Reason> {
+        let bidder = self.book.bidder(bid.column).ok_or(Reason::Silent)?;
+        bidder.admitted(row.order)?;
+        let offer = self.offer(bid).ok_or(Reason::NoOffer)?;
+        bidder.serves(row.order, &bid.terms)?;
+        Ok(offer)
+    }
+
+    /// The preferred bids for an order that are feasible on what is left, at most so many, without those of one seat; each
+    /// with the place that it would take. Bids are judged as they are reached.
+    pub fn best(&mut self, row: &Row<'a>, count: usize, but: Option<u16>) -> Vec<(Entry, Placement)> {
+        let (book, mut best) = (self.book, Vec::with_capacity(count));
+        if unservable(book.input.rules, row.order).is_some() {
+            return best;
+        }
+        let (wishes, plain) = (has_wishes(row.order), plainly_served(book, row));
+        let width = book.columns.len();
+        let closed = self.closed.get(row.class * width..).and_then(|closed| closed.get(..width));
+        let mut space = std::mem::take(&mut self.space);
+        for bid in book.bids(row, closed.unwrap_or_default(), &mut space).filter(|b| Some(b.seat) != but) {
+            // What most orders and bids have in common was judged once.
+            let offer = match wishes || !bid.terms.is_none() {
+                true => self.may_serve(row, &bid).ok(),
+                false => self.offer(&bid).filter(|_| plain),
+            };
+            let Some(offer) = offer else { continue };
+            if self.note(row.class, offer).is_some_and(|note| *note != Note::Open) {
+                continue;
+            }
+            let left = self.offers.get(offer).map(Vec::as_slice).unwrap_or_default();
+            match fit(&row.order.requirements, left) {
+                Ok(placement) => best.push((bid, placement)),
+                Err(reason) => {
+                    self.refuse(row, &bid, offer, reason);
+                }
+            }
+            if best.len() >= count {
+                break;
+            }
+        }
+        self.space = space;
+        best
+    }
+
+    /// Takes the capacity of a bid that was chosen.
+    pub fn hold(&mut self, row: &Row<'_>, bid: &Entry, placement: Placement) -> Holding {
+        if let Some(left) = self.offer(bid).and_then(|offer| self.offers.get_mut(offer)) {
+            take(left, &row.order.requirements, &placement);
+        }
+        Holding { seat: bid.seat, spec: bid.spec, placement }
+    }
+
+    /// Takes the capacity of a bid that is known to have won.
+    pub fn hold_again(&mut self, row: &Row<'_>, bid: &Entry) {
+        let left = self.offer(bid).and_then(|offer| self.offers.get(offer));
+        if let Some(Ok(placement)) = left.map(|left| fit(&row.order.requirements, left)) {
+            self.hold(row, bid, placement);
+        }
+    }
+
+    /// Whether a bid is feasible on what its seat has left.
+    fn judge(&mut self, row: &Row<'_>, bid: &Entry) -> Result<(), Reason> {
+        let offer = self.may_serve(row, bid)?;
+        if self.note(row.class, offer).is_some_and(|note| *note == Note::Gone) {
+            return Err(Reason::Outbid);
+        }
+        let left = self.offers.get(offer).map(Vec::as_slice).unwrap_or_default();
+        if let Err(reason) = fits(&row.order.requirements, left) {
+            return Err(self.refuse(row, bid, offer, reason));
+        }
+        if row.order.ceiling.is_none_or(|ceiling| bid.price > ceiling) { Err(Reason::Price) } else { Ok(()) }
+    }
+
+    /// Why each seat does not serve an order, ascending by seat; seats with a feasible bid are left out.
+    pub fn refusals(&mut self, row: &Row<'_>) -> Vec<NoBid> {
+        let (book, nobody) = (self.book, unservable(self.book.input.rules, row.order));
+        let mut columns = book.columns.iter().zip(0usize..).peekable();
+        let mut refusals = Vec::with_capacity(usize::from(book.input.seats));
+        for seat in 0..book.input.seats {
+            let column = columns.next_if(|(column, _)| column.seat == seat).map(|(_, at)| at);
+            let reason = match (column, nobody) {
+                (None, _) if book.input.garbage.contains(&seat) => Some(Reason::Garbage),
+                (None, _) => Some(Reason::Silent),
+                (Some(_), Some(nobody)) => Some(nobody),
+                (Some(column), None) => match book.said(row, column) {
+                    Said::Bid(bid) => self.judge(row, &bid).err(),
+                    Said::NoBid(reason) => Some(reason),
+                    Said::Nothing => Some(Reason::NotListed),
+                },
+            };
+            refusals.extend(reason.map(|reason| (seat, reason)));
+        }
+        refusals
+    }
+
+    /// What a seat had to offer under one of its specs before anything was held.
+    pub fn whole(&self, bid: &Entry) -> Option<&'a OfferCapacity> {
+        self.book.columns.get(bid.column)?.bundle.capacity.get(usize::from(bid.spec))
+    }
+}
+
+/// Whether bids without terms can run an order in its time; this is the same for all seats.
+fn plainly_served(book: &Book<'_>, row: &Row<'_>) -> bool {
+    book.bidder(0).is_some_and(|any| any.serves(row.order, &BidTerms::default()).is_ok())
+}
