@@ -27,22 +27,22 @@ pub use explain::{Explanation, SeatVerdict, Verdict, explain};
 pub const STAND_BYS: usize = 2;
 
 /// An order that takes part in the round.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedOrder {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListedOrder<'a> {
     /// The order's digest.
     pub digest: Digest,
     /// What it needs.
-    pub requirements: Requirements,
+    pub requirements: &'a Requirements,
     /// What it asks for beyond that.
-    pub terms: Terms,
+    pub terms: &'a Terms,
     /// The highest price that it accepts; none when it is sealed and does not open.
     pub ceiling: Option<Price>,
 }
 
-impl ListedOrder {
+impl<'a> ListedOrder<'a> {
     /// The order as everybody can read it: its ceiling is the public one.
-    pub fn of(digest: Digest, order: &Order) -> Self {
-        let (requirements, terms) = (order.requirements.clone(), order.terms.as_ref().clone());
+    pub fn of(digest: Digest, order: &'a Order) -> Self {
+        let (requirements, terms) = (&order.requirements, order.terms.as_ref());
         Self { digest, ceiling: Some(requirements.max_price), requirements, terms }
     }
 }
@@ -151,7 +151,7 @@ pub struct ClearingInput<'a> {
     /// Seats of the market.
     pub seats: u16,
     /// The orders.
-    pub orders: &'a [ListedOrder],
+    pub orders: &'a [ListedOrder<'a>],
     /// The opened bundles, one of a seat.
     pub bundles: &'a [OpenedBundle<'a>],
     /// Seats whose admitted bundle could not be read.
@@ -244,4 +244,4 @@ mod oracle;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

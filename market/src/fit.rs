@@ -232,7 +232,7 @@ pub fn take<N: Node>(nodes: &mut [N], req: &Requirements, placement: &Placement)
 
 /// Whether one offer of a provider serves an order of `home`, everything considered.
 pub fn fit_offer(
-    order: &ListedOrder,
+    order: &ListedOrder<'_>,
     home: &str,
     bidder: &Bidder<'_>,
     offer: &Offer,
@@ -244,9 +244,9 @@ pub fn fit_offer(
         return Err(Reason::NoOffer);
     }
     bidder.admitted(order)?;
-    offer.rules.check(home, &order.requirements)?;
+    offer.rules.check(home, order.requirements)?;
     bidder.serves(order, &offer.terms)?;
-    fits(&order.requirements, &offer.nodes)?;
+    fits(order.requirements, &offer.nodes)?;
     if order.ceiling.is_none_or(|ceiling| offer.price > ceiling) {
         Err(Reason::Price)
     } else {
@@ -257,13 +257,13 @@ pub fn fit_offer(
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::clear::tests::OwnedOrder;
     use crate::requirements::tests::mk_requirements;
     use crate::{AcceptRules, BidTerms, ClearingRules, Terms};
     use proptest::prelude::*;
 
-    fn mk_order(requirements: Requirements) -> ListedOrder {
-        let ceiling = Some(requirements.max_price);
-        ListedOrder { digest: [1; 32], requirements, terms: Terms::default(), ceiling }
+    fn mk_order(requirements: Requirements) -> OwnedOrder {
+        OwnedOrder::new(requirements, Terms::default())
     }
 
     pub(crate) fn mk_node(model: &str, memory_gib: u64, free_gpus: u32) -> NodeCapacity {
@@ -332,8 +332,8 @@ pub(crate) mod tests {
             },
             terms: BidTerms { may_interrupt: true, duration_s: 1, start_ms: 0 },
         };
-        let judged = |order: &ListedOrder, home: &str, provider, offer: &Offer| {
-            fit_offer(order, home, &bidder(provider), offer).unwrap_err()
+        let judged = |order: &OwnedOrder, home: &str, provider, offer: &Offer| {
+            fit_offer(&order.listed(), home, &bidder(provider), offer).unwrap_err()
         };
         order.requirements.include_providers = vec!["bravo".into()];
         assert_eq!(judged(&order, "office", "alpha", &offer), Reason::NotIncluded);
@@ -353,9 +353,9 @@ pub(crate) mod tests {
         assert_eq!(judged(&order, "office", "bravo", &offer), Reason::Ceiling);
         let first = ClearingRules::default();
         let bidder = Bidder { seat: 0, provider: "bravo", rules: &first, from_ms: 0 };
-        assert_eq!(fit_offer(&order, "office", &bidder, &offer), Err(Reason::Rules));
+        assert_eq!(fit_offer(&order.listed(), "office", &bidder, &offer), Err(Reason::Rules));
         order = mk_order(mk_requirements(1, 1));
-        assert_eq!(fit_offer(&order, "office", &bidder, &offer), Err(Reason::NoOffer));
+        assert_eq!(fit_offer(&order.listed(), "office", &bidder, &offer), Err(Reason::NoOffer));
     }
 
     proptest! {

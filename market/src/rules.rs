@@ -164,8 +164,8 @@ pub struct Bidder<'a> {
 
 impl Bidder<'_> {
     /// The order's own wishes about who serves it.
-    pub fn admitted(&self, order: &ListedOrder) -> Result<(), Reason> {
-        let (req, terms, facts) = (&order.requirements, &order.terms, self.rules.facts(self.seat));
+    pub fn admitted(&self, order: &ListedOrder<'_>) -> Result<(), Reason> {
+        let (req, terms, facts) = (order.requirements, order.terms, self.rules.facts(self.seat));
         let named = |list: &[String]| list.iter().any(|p| p == self.provider);
         let refused = [
             (terms.pinned.as_deref().is_some_and(|p| p != self.provider), Reason::Pinned),
@@ -179,8 +179,8 @@ impl Bidder<'_> {
     }
 
     /// Whether a bid on these terms can run the order: no interruption that it does not allow, and in its time.
-    pub fn serves(&self, order: &ListedOrder, bid: &BidTerms) -> Result<(), Reason> {
-        let terms = &order.terms;
+    pub fn serves(&self, order: &ListedOrder<'_>, bid: &BidTerms) -> Result<(), Reason> {
+        let terms = order.terms;
         if bid.may_interrupt && !terms.interruptible {
             return Err(Reason::Interruption);
         }
@@ -200,16 +200,16 @@ impl Bidder<'_> {
 }
 
 /// Whether an order wishes anything of who serves it: without, [`Bidder::admitted`] admits everybody.
-pub(crate) fn has_wishes(order: &ListedOrder) -> bool {
-    let (req, terms) = (&order.requirements, &order.terms);
+pub(crate) fn has_wishes(order: &ListedOrder<'_>) -> bool {
+    let (req, terms) = (order.requirements, order.terms);
     let lists = !req.exclude_providers.is_empty() || !req.include_providers.is_empty();
     let named = terms.pinned.is_some() || !terms.regions.is_empty();
     lists || named || terms.min_attestation > 0 || terms.min_standing > 0
 }
 
 /// Why nobody at all can serve an order under these rules.
-pub(crate) fn unservable(rules: &ClearingRules, order: &ListedOrder) -> Option<Reason> {
-    if !rules.know(&order.terms) {
+pub(crate) fn unservable(rules: &ClearingRules, order: &ListedOrder<'_>) -> Option<Reason> {
+    if !rules.know(order.terms) {
         return Some(Reason::Rules);
     }
     order.ceiling.is_none().then_some(Reason::Ceiling)
@@ -218,11 +218,11 @@ pub(crate) fn unservable(rules: &ClearingRules, order: &ListedOrder) -> Option<R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clear::tests::OwnedOrder;
     use crate::requirements::tests::mk_requirements;
 
-    fn mk_order(terms: Terms) -> ListedOrder {
-        let requirements = mk_requirements(1, 1);
-        ListedOrder { digest: [1; 32], ceiling: Some(requirements.max_price), requirements, terms }
+    fn mk_order(terms: Terms) -> OwnedOrder {
+        OwnedOrder::new(mk_requirements(1, 1), terms)
     }
 
     fn mk_rules() -> ClearingRules {
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn wishes_are_judged_by_the_record_alone() {
         let rules = mk_rules();
-        let judged = |seat, terms| mk_bidder(&rules, seat).admitted(&mk_order(terms));
+        let judged = |seat, terms| mk_bidder(&rules, seat).admitted(&mk_order(terms).listed());
         for (terms, reason) in [
             (Terms { pinned: Some("alpha".into()), ..Terms::default() }, Reason::Pinned),
             (Terms { regions: vec!["us".into(), "eu-north".into()], ..Terms::default() }, Reason::Region),
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn without_a_table_nothing_is_known_of_a_seat() {
         let rules = ClearingRules::latest();
-        let judged = |terms| mk_bidder(&rules, 0).admitted(&mk_order(terms));
+        let judged = |terms| mk_bidder(&rules, 0).admitted(&mk_order(terms).listed());
         assert_eq!(judged(Terms::default()), Ok(()));
         assert_eq!(judged(Terms { regions: vec!["us".into()], ..Terms::default() }), Err(Reason::Region));
         assert_eq!(judged(Terms { min_standing: 1, ..Terms::default() }), Err(Reason::Standing));
@@ -270,7 +270,8 @@ mod tests {
         // Awards expire at 1000 s, and the order runs for 600 s.
         let rules = mk_rules();
         let judged = |start_ms, end_ms, bid: BidTerms| {
-            mk_bidder(&rules, 0).serves(&mk_order(Terms { start_ms, end_ms, ..Terms::default() }), &bid)
+            mk_bidder(&rules, 0)
+                .serves(&mk_order(Terms { start_ms, end_ms, ..Terms::default() }).listed(), &bid)
         };
         let bid = |start_ms, duration_s| BidTerms { start_ms, duration_s, may_interrupt: false };
         assert_eq!(judged(0, 0, bid(0, 0)), Ok(()));
@@ -293,7 +294,7 @@ mod tests {
         let rules = mk_rules();
         let bid = BidTerms { may_interrupt: true, ..BidTerms::default() };
         let judged = |interruptible| {
-            mk_bidder(&rules, 0).serves(&mk_order(Terms { interruptible, ..Terms::default() }), &bid)
+            mk_bidder(&rules, 0).serves(&mk_order(Terms { interruptible, ..Terms::default() }).listed(), &bid)
         };
         assert_eq!((judged(true), judged(false)), (Ok(()), Err(Reason::Interruption)));
     }
@@ -302,11 +303,11 @@ mod tests {
     fn the_first_rules_know_no_terms_and_no_tables() {
         let first = ClearingRules::default();
         let terms = Terms { second_price: true, ..Terms::default() };
-        assert_eq!(unservable(&first, &mk_order(terms.clone())), Some(Reason::Rules));
-        assert_eq!(unservable(&first, &mk_order(Terms::default())), None);
-        assert_eq!(unservable(&ClearingRules::latest(), &mk_order(terms)), None);
-        let unread = ListedOrder { ceiling: None, ..mk_order(Terms::default()) };
-        assert_eq!(unservable(&ClearingRules::latest(), &unread), Some(Reason::Ceiling));
+        assert_eq!(unservable(&first, &mk_order(terms.clone()).listed()), Some(Reason::Rules));
+        assert_eq!(unservable(&first, &mk_order(Terms::default()).listed()), None);
+        assert_eq!(unservable(&ClearingRules::latest(), &mk_order(terms).listed()), None);
+        let unread = OwnedOrder { ceiling: None, ..mk_order(Terms::default()) };
+        assert_eq!(unservable(&ClearingRules::latest(), &unread.listed()), Some(Reason::Ceiling));
         assert!(!first.know_bid(&BidTerms { duration_s: 1, ..BidTerms::default() }));
         assert_eq!(ClearingRules { version: FIRST_RULES, ..mk_rules() }.check(2), Err(RulesError::Tables));
     }

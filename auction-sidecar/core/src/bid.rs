@@ -9,16 +9,16 @@ use crate::plaintext::Plaintext;
 use std::collections::BTreeMap;
 use vendue_market::{
     BidTerms, Bidder, Digest, ListedOrder, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity,
-    Placement, Price, Reason, RecordKind, fit, fit_offer, take,
+    Placement, Price, Reason, RecordKind, Requirements, fit, fit_offer, take,
 };
 
 /// An order that a seat may bid on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sought {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sought<'a> {
     /// The order.
-    pub order: ListedOrder,
+    pub order: ListedOrder<'a>,
     /// Name of the home that placed it, as in the market record.
-    pub home: String,
+    pub home: &'a str,
 }
 
 /// A seat's own record for one order.
@@ -51,13 +51,13 @@ pub struct LocalBids {
 }
 
 /// Bids for a round.
-pub fn bids(bidder: &Bidder<'_>, offers: &[Offer], orders: &[Sought]) -> LocalBids {
+pub fn bids(bidder: &Bidder<'_>, offers: &[Offer], orders: &[Sought<'_>]) -> LocalBids {
     let offers = divided(offers);
     let mut records: Vec<OwnBid> = orders
         .iter()
         .map(|sought| OwnBid { order: sought.order.digest, kind: best(bidder, &offers, sought) })
         .collect();
-    let mut wanted: BTreeMap<u16, Vec<&ListedOrder>> = BTreeMap::new();
+    let mut wanted: BTreeMap<u16, Vec<&ListedOrder<'_>>> = BTreeMap::new();
     for (sought, record) in orders.iter().zip(&records) {
         if let RecordKind::Bid { spec, .. } = record.kind {
             wanted.entry(spec).or_default().push(&sought.order);
@@ -105,11 +105,11 @@ fn divided(offers: &[Offer]) -> Vec<Offer> {
 }
 
 /// The cheapest offer that serves the order, or the reason of the offer that came closest.
-fn best(bidder: &Bidder<'_>, offers: &[Offer], sought: &Sought) -> RecordKind {
+fn best(bidder: &Bidder<'_>, offers: &[Offer], sought: &Sought<'_>) -> RecordKind {
     let mut bid: Option<(Price, u16, BidTerms)> = None;
     let mut closest = Reason::NoOffer;
     for (offer, spec) in offers.iter().zip(0u16..) {
-        match fit_offer(&sought.order, &sought.home, bidder, offer) {
+        match fit_offer(&sought.order, sought.home, bidder, offer) {
             Ok(price) if bid.is_none_or(|(p, ..)| price < p) => bid = Some((price, spec, offer.terms)),
             Ok(_) => {}
             Err(reason) if reason.closeness() > closest.closeness() => closest = reason,
@@ -120,12 +120,12 @@ fn best(bidder: &Bidder<'_>, offers: &[Offer], sought: &Sought) -> RecordKind {
 }
 
 /// What one offer puts in for the orders that it is bid for.
-fn part(offer: &Offer, wanted: &[&ListedOrder]) -> OfferedPart {
+fn part(offer: &Offer, wanted: &[&ListedOrder<'_>]) -> OfferedPart {
     let whole: Vec<NodeCapacity> = offer.nodes.iter().map(|n| n.capacity.clone()).collect();
     let mut left = whole.clone();
-    let together = wanted.iter().all(|order| match fit(&order.requirements, &left) {
+    let together = wanted.iter().all(|order| match fit(order.requirements, &left) {
         Ok(placement) => {
-            take(&mut left, &order.requirements, &placement);
+            take(&mut left, order.requirements, &placement);
             true
         }
         Err(_) => false,
@@ -184,10 +184,10 @@ impl LocalBids {
     }
 
     /// What a placement on one of the parts takes, by node.
-    pub(crate) fn usage_of(&self, spec: u16, order: &ListedOrder, placement: &Placement) -> Usage {
+    pub(crate) fn usage_of(&self, spec: u16, requirements: &Requirements, placement: &Placement) -> Usage {
         let Some(part) = self.parts.get(usize::from(spec)) else { return vec![] };
         let mut left = part.capacity.nodes.clone();
-        take(&mut left, &order.requirements, placement);
+        take(&mut left, requirements, placement);
         let used = part.capacity.nodes.iter().zip(&left).map(|(whole, left)| difference(whole, left));
         part.nodes.iter().cloned().zip(used).collect()
     }
@@ -238,8 +238,31 @@ mod tests {
     }
 
     /// The bids of seat 0 in a market of the latest rules.
-    fn bids(provider: &str, offers: &[Offer], orders: &[Sought]) -> LocalBids {
-        super::bids(&mk_bidder(provider, &ClearingRules::latest()), offers, orders)
+    fn bids(provider: &str, offers: &[Offer], orders: &[Wanted]) -> LocalBids {
+        bids_by(&ClearingRules::latest(), provider, offers, orders)
+    }
+
+    fn bids_by(rules: &ClearingRules, provider: &str, offers: &[Offer], orders: &[Wanted]) -> LocalBids {
+        let sought: Vec<Sought<'_>> = orders.iter().map(Wanted::sought).collect();
+        super::bids(&mk_bidder(provider, rules), offers, &sought)
+    }
+
+    /// An order that a home seeks offers for.
+    #[derive(Clone)]
+    struct Wanted {
+        digest: Digest,
+        requirements: Requirements,
+        terms: Terms,
+    }
+
+    impl Wanted {
+        fn listed(&self) -> ListedOrder<'_> {
+            let Self { digest, requirements, terms } = self;
+            ListedOrder { digest: *digest, requirements, terms, ceiling: Some(requirements.max_price) }
+        }
+        fn sought(&self) -> Sought<'_> {
+            Sought { order: self.listed(), home: "home" }
+        }
     }
 
     fn mk_bidder<'a>(provider: &'a str, rules: &'a ClearingRules) -> Bidder<'a> {
@@ -250,7 +273,7 @@ mod tests {
         RecordKind::Bid { price: Price::from_micros(micros).unwrap(), spec: 0, terms }
     }
 
-    fn mk_order(id: u8, workers: u32) -> Sought {
+    fn mk_order(id: u8, workers: u32) -> Wanted {
         let requirements = Requirements {
             gpu_models: vec!["H100".parse().unwrap()],
             min_gpu_memory_mib: 0,
@@ -265,9 +288,7 @@ mod tests {
             include_providers: vec![],
             exclude_providers: vec![],
         };
-        let ceiling = Some(requirements.max_price);
-        let order = ListedOrder { digest: [id; 32], requirements, terms: Terms::default(), ceiling };
-        Sought { order, home: "home".into() }
+        Wanted { digest: [id; 32], requirements, terms: Terms::default() }
     }
 
     #[test]
@@ -308,10 +329,10 @@ mod tests {
             })
             .collect();
         // One order for each offer, and each takes all of it.
-        let orders: Vec<Sought> = (0..100u8)
+        let orders: Vec<Wanted> = (0..100u8)
             .map(|i| {
                 let mut order = mk_order(i, 8 * MAX_NODES as u32);
-                order.order.requirements.gpu_models = vec![format!("M{i:02}").parse().unwrap()];
+                order.requirements.gpu_models = vec![format!("M{i:02}").parse().unwrap()];
                 order
             })
             .collect();
@@ -330,8 +351,8 @@ mod tests {
         (a.nodes[0].name, b.nodes[0].name) = ("host".into(), "host".into());
         let order = |id, model: &str, workers, cpu| {
             let mut order = mk_order(id, workers);
-            order.order.requirements.gpu_models = vec![model.parse().unwrap()];
-            order.order.requirements.cpu_millis_per_worker = cpu;
+            order.requirements.gpu_models = vec![model.parse().unwrap()];
+            order.requirements.cpu_millis_per_worker = cpu;
             order
         };
         let offers = [a, b];
@@ -363,15 +384,15 @@ mod tests {
         let spot = BidTerms { may_interrupt: true, duration_s: 60, start_ms: 0 };
         let offers = [Offer { terms: spot, ..mk_offer("a", 2, "H100", 8) }, mk_offer("b", 5, "H100", 8)];
         let (mut lenient, strict) = (mk_order(1, 1), mk_order(2, 1));
-        lenient.order.terms.interruptible = true;
+        lenient.terms.interruptible = true;
         let local = bids("alpha", &offers, &[lenient.clone(), strict]);
         let kinds: Vec<_> = local.records.iter().map(|r| r.kind).collect();
         let RecordKind::Bid { price, spec: 1, terms } = kinds[1] else { panic!("{kinds:?}") };
         assert_eq!((price.micros(), terms), (5, BidTerms::default()));
         assert_eq!(kinds[0], mk_price(2, spot));
         let first = ClearingRules::default();
-        lenient.order.terms = Terms::default();
-        let local = super::bids(&mk_bidder("alpha", &first), &offers, &[lenient]);
+        lenient.terms = Terms::default();
+        let local = bids_by(&first, "alpha", &offers, &[lenient]);
         assert_eq!(local.records[0].kind, mk_price(5, BidTerms::default()), "the first rules know no terms");
     }
 
@@ -381,8 +402,8 @@ mod tests {
         rules.seats = vec![SeatFacts { region: "eu".into(), attestation: 1, standing: 3 }];
         let kind = |terms: Terms| {
             let mut order = mk_order(1, 1);
-            order.order.terms = terms;
-            super::bids(&mk_bidder("alpha", &rules), &[mk_offer("a", 5, "H100", 8)], &[order]).records[0].kind
+            order.terms = terms;
+            bids_by(&rules, "alpha", &[mk_offer("a", 5, "H100", 8)], &[order]).records[0].kind
         };
         let none = Terms::default;
         assert!(matches!(kind(Terms { regions: vec!["eu".into()], ..none() }), RecordKind::Bid { .. }));

@@ -162,7 +162,7 @@ impl Clearing<'_> {
         candidates: &BTreeSet<Digest>,
         beacon: &Digest,
         open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
-    ) -> Vec<ListedOrder> {
+    ) -> Vec<ListedOrder<'_>> {
         let p = &self.record.params;
         let (t0, step) = (p.t0(self.round), p.order_step());
         let orders: Vec<(&Digest, &Order)> = candidates
@@ -179,17 +179,14 @@ impl Clearing<'_> {
         sealed.sort_unstable();
         sealed.truncate(MAX_SEALED_CEILINGS);
         let opened: BTreeSet<&Digest> = sealed.into_iter().map(|(_, digest)| digest).collect();
-        let listed = |(digest, order): (&Digest, &Order)| {
-            let public = ListedOrder::of(*digest, order);
-            match is_sealed(order) {
-                false => public,
-                true if opened.contains(digest) => {
-                    ListedOrder { ceiling: opened_ceiling(order, &open), ..public }
-                }
-                true => ListedOrder { ceiling: None, ..public },
-            }
+        let ceiling = |digest: &Digest, order: &Order| match is_sealed(order) {
+            false => Some(order.requirements.max_price),
+            true if opened.contains(digest) => opened_ceiling(order, &open),
+            true => None,
         };
-        orders.into_iter().map(listed).collect()
+        let listed =
+            orders.into_iter().map(|(d, o)| ListedOrder { ceiling: ceiling(d, o), ..ListedOrder::of(*d, o) });
+        listed.collect()
     }
 
     /// What is in one bundle; none for anything unreadable and for seats with two versions.

@@ -63,7 +63,7 @@ pub(super) struct Column<'a> {
 
 /// An order of the round.
 pub(super) struct Row<'a> {
-    pub order: &'a ListedOrder,
+    pub order: &'a ListedOrder<'a>,
     /// Position among the rows, which are ascending by digest.
     pub at: usize,
     /// Orders that need the same have the same class.
@@ -98,12 +98,12 @@ fn need(req: &Requirements) -> Need<'_> {
 
 impl<'a> Book<'a> {
     pub fn new(input: &ClearingInput<'a>) -> Self {
-        let by_digest: BTreeMap<&Digest, &ListedOrder> =
+        let by_digest: BTreeMap<&Digest, &'a ListedOrder<'a>> =
             input.orders.iter().map(|o| (&o.digest, o)).collect();
         let mut classes: BTreeMap<Need<'_>, usize> = BTreeMap::new();
-        let row = |(at, order): (usize, &'a ListedOrder)| {
+        let row = |(at, order): (usize, &'a ListedOrder<'a>)| {
             let next = classes.len();
-            let class = *classes.entry(need(&order.requirements)).or_insert(next);
+            let class = *classes.entry(need(order.requirements)).or_insert(next);
             Row { order, at, class }
         };
         let rows: Vec<Row<'a>> = by_digest.into_values().enumerate().map(row).collect();

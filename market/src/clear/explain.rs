@@ -156,8 +156,8 @@ fn taken(
     for Row { order, .. } in before {
         let held = of(cleared, &order.digest).and_then(|c| c.holdings.first());
         let Some(held) = held.filter(|h| (h.seat, h.spec) == (bid.seat, bid.spec)) else { continue };
-        take(&mut nodes, &order.requirements, &held.placement);
-        if fits(&row.order.requirements, &nodes).is_err() {
+        take(&mut nodes, order.requirements, &held.placement);
+        if fits(row.order.requirements, &nodes).is_err() {
             return Verdict::CapacityTaken { by: order.digest };
         }
     }

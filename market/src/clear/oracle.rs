@@ -1,7 +1,7 @@
 //! Clearing written down plainly: every bid in a list, sorted whole, judged on owned capacity. What [`clear`] makes of any
 //! round must be the same to the last byte.
 
-use super::tests::{Bundle, Case, mk_bid, mk_bundle, mk_order, price};
+use super::tests::{Bundle, Case, OwnedOrder, mk_bid, mk_bundle, mk_order, price};
 use super::*;
 use crate::fit::tests::mk_node;
 use crate::rules::unservable;
@@ -120,9 +120,9 @@ impl<'a> Plain<'a> {
         bidder.admitted(order)?;
         let left = self.left.get(&bid.seat).and_then(|left| left.get(spec)).ok_or(Reason::NoOffer)?;
         bidder.serves(order, &bid.terms)?;
-        match place(&order.requirements, left) {
+        match place(order.requirements, left) {
             Ok(_) => {}
-            Err(_) if place(&order.requirements, &bundle.capacity[spec].nodes).is_ok() => {
+            Err(_) if place(order.requirements, &bundle.capacity[spec].nodes).is_ok() => {
                 return Err(Reason::Outbid);
             }
             Err(reason) => return Err(reason),
@@ -136,8 +136,8 @@ impl<'a> Plain<'a> {
 
     fn hold(&mut self, order: &ListedOrder, bid: &Bid) -> Holding {
         let left = &mut self.left.get_mut(&bid.seat).unwrap()[usize::from(bid.spec)];
-        let placement = place(&order.requirements, left).unwrap();
-        take(left, &order.requirements, &placement);
+        let placement = place(order.requirements, left).unwrap();
+        take(left, order.requirements, &placement);
         Holding { seat: bid.seat, spec: bid.spec, placement }
     }
 
@@ -177,8 +177,8 @@ impl<'a> Plain<'a> {
 fn plainly(input: &ClearingInput<'_>) -> Vec<Cleared> {
     let of = |b: &OpenedBundle<'_>| (b.seat, b.capacity.iter().map(|offer| offer.nodes.clone()).collect());
     let mut plain = Plain { input: *input, left: input.bundles.iter().map(of).collect() };
-    let orders: BTreeMap<Digest, &ListedOrder> = input.orders.iter().map(|o| (o.digest, o)).collect();
-    let mut turns: Vec<&ListedOrder> = orders.into_values().collect();
+    let orders: BTreeMap<Digest, &ListedOrder<'_>> = input.orders.iter().map(|o| (o.digest, o)).collect();
+    let mut turns: Vec<&ListedOrder<'_>> = orders.into_values().collect();
     turns.sort_by_key(|order| (rank(input.beacon, &order.digest), order.digest));
     let mut all: Vec<Cleared> = turns.iter().map(|order| plain.serve(order)).collect();
     for (order, cleared) in turns.iter().zip(&mut all) {
@@ -196,7 +196,7 @@ fn plainly(input: &ClearingInput<'_>) -> Vec<Cleared> {
 const SEATS: u16 = 7;
 const ORDERS: u8 = 12;
 
-fn orders() -> impl Strategy<Value = ListedOrder> {
+fn orders() -> impl Strategy<Value = OwnedOrder> {
     let needs = (0..ORDERS, 1u32..6, 1u32..3, 0u64..3, 0usize..4, 0u64..2);
     let wishes = (prop::option::weighted(0.1, 0..SEATS), 0usize..12, 0u8..12, 0u32..12);
     let times = (0u64..8, 0u64..8, any::<bool>(), any::<bool>());
@@ -227,7 +227,7 @@ fn orders() -> impl Strategy<Value = ListedOrder> {
             pinned: pinned.map(|seat| name(usize::from(seat))),
             sealed_ceiling: None,
         };
-        ListedOrder { ceiling: ceiling.map(price), ..order }
+        OwnedOrder { ceiling: ceiling.map(price), ..order }
     })
 }
 
@@ -317,7 +317,7 @@ fn crowded(seed: u64) -> Case {
         state % below
     };
     let (seats, prices) = (5 + draw(20) as u16, 1 + draw(40));
-    let orders: Vec<ListedOrder> = (0..60)
+    let orders: Vec<OwnedOrder> = (0..60)
         .map(|id| {
             let mut order = mk_order(id, 1 + draw(3) as u32);
             order.terms.second_price = draw(2) == 0;

@@ -1,4 +1,4 @@
-use super::tests::{Bundle, Case, mk_bid, mk_bundle, mk_order, price};
+use super::tests::{Bundle, Case, OwnedOrder, mk_bid, mk_bundle, mk_order, price};
 use super::*;
 use crate::tagged_hash;
 use proptest::prelude::*;
@@ -11,13 +11,13 @@ fn rounds() -> impl Strategy<Value = Case> {
     let seat = (0u32..10, prop::collection::vec(bid, 6));
     let parts = (prop::collection::vec(order, 1..7), prop::collection::vec(seat, 1..7), any::<[u8; 32]>());
     parts.prop_map(|(orders, seats, beacon)| {
-        let orders: Vec<ListedOrder> = orders
+        let orders: Vec<OwnedOrder> = orders
             .into_iter()
             .zip(0u8..)
             .map(|((workers, second_price, pin, ceiling), id)| {
                 let pinned = pin.filter(|_| !second_price).map(|seat| format!("p{seat}"));
                 let terms = Terms { second_price, pinned, ..Terms::default() };
-                ListedOrder { terms, ceiling: Some(price(ceiling)), ..mk_order(id, workers) }
+                OwnedOrder { terms, ceiling: Some(price(ceiling)), ..mk_order(id, workers) }
             })
             .collect();
         let bundles = seats.into_iter().zip(0u16..).map(|((gpus, bids), seat)| {
@@ -184,7 +184,7 @@ fn chi_square(counts: &[u32]) -> f64 {
 }
 
 /// Each of eight seats bids the same, and each has room for what it wins; the counts of wins over many beacons.
-fn wins(orders: &[ListedOrder], beacons: u32) -> Vec<u32> {
+fn wins(orders: &[OwnedOrder], beacons: u32) -> Vec<u32> {
     let bids: Vec<(u8, i64)> = orders.iter().map(|o| (o.digest[0], 10)).collect();
     let bundles = (0..8).map(|seat| mk_bundle(seat, 64, &bids)).collect();
     let mut case = Case::new(8, orders.to_vec(), bundles);
@@ -211,7 +211,7 @@ fn ties_are_broken_uniformly_whatever_the_order_is_called() {
 #[test]
 fn the_turn_of_an_order_is_uniform_too() {
     // One seat with room for one order: whose turn comes first wins.
-    let orders: Vec<ListedOrder> = (0..8).map(|id| mk_order(id, 1)).collect();
+    let orders: Vec<OwnedOrder> = (0..8).map(|id| mk_order(id, 1)).collect();
     let bids: Vec<(u8, i64)> = (0..8).map(|id| (id, 10)).collect();
     let mut case = Case::new(1, orders, vec![mk_bundle(0, 1, &bids)]);
     let mut counts = [0; 8];

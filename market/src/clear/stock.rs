@@ -89,7 +89,7 @@ impl<'b, 'a> Stock<'b, 'a> {
         let gone = match known {
             Some(Note::Gone) => true,
             Some(Note::Never) => false,
-            _ => self.whole(bid).is_some_and(|whole| fits(&row.order.requirements, &whole.nodes).is_ok()),
+            _ => self.whole(bid).is_some_and(|whole| fits(row.order.requirements, &whole.nodes).is_ok()),
         };
         if known == Some(Note::Open) {
             if let Some(note) = self.note(row.class, offer) {
@@ -136,7 +136,7 @@ impl<'b, 'a> Stock<'b, 'a> {
                 continue;
             }
             let left = self.offers.get(offer).map(Vec::as_slice).unwrap_or_default();
-            match fit(&row.order.requirements, left) {
+            match fit(row.order.requirements, left) {
                 Ok(placement) => best.push((bid, placement)),
                 Err(reason) => {
                     self.refuse(row, &bid, offer, reason);
@@ -153,7 +153,7 @@ impl<'b, 'a> Stock<'b, 'a> {
     /// Takes the capacity of a bid that was chosen.
     pub fn hold(&mut self, row: &Row<'_>, bid: &Entry, placement: Placement) -> Holding {
         if let Some(left) = self.offer(bid).and_then(|offer| self.offers.get_mut(offer)) {
-            take(left, &row.order.requirements, &placement);
+            take(left, row.order.requirements, &placement);
         }
         Holding { seat: bid.seat, spec: bid.spec, placement }
     }
@@ -161,7 +161,7 @@ impl<'b, 'a> Stock<'b, 'a> {
     /// Takes the capacity of a bid that is known to have won.
     pub fn hold_again(&mut self, row: &Row<'_>, bid: &Entry) {
         let left = self.offer(bid).and_then(|offer| self.offers.get(offer));
-        if let Some(Ok(placement)) = left.map(|left| fit(&row.order.requirements, left)) {
+        if let Some(Ok(placement)) = left.map(|left| fit(row.order.requirements, left)) {
             self.hold(row, bid, placement);
         }
     }
@@ -173,7 +173,7 @@ impl<'b, 'a> Stock<'b, 'a> {
             return Err(Reason::Outbid);
         }
         let left = self.offers.get(offer).map(Vec::as_slice).unwrap_or_default();
-        if let Err(reason) = fits(&row.order.requirements, left) {
+        if let Err(reason) = fits(row.order.requirements, left) {
             return Err(self.refuse(row, bid, offer, reason));
         }
         if row.order.ceiling.is_none_or(|ceiling| bid.price > ceiling) { Err(Reason::Price) } else { Ok(()) }

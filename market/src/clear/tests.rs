@@ -11,12 +11,32 @@ pub(super) struct Case {
     pub rules: ClearingRules,
     pub beacon: Digest,
     pub seats: u16,
-    pub orders: Vec<ListedOrder>,
+    pub orders: Vec<OwnedOrder>,
     pub bundles: Vec<Bundle>,
     pub garbage: BTreeSet<u16>,
 }
 
 /// A bundle that owns what it says.
+/// An order as it is listed, with what it needs and asks for.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnedOrder {
+    pub digest: Digest,
+    pub requirements: Requirements,
+    pub terms: Terms,
+    pub ceiling: Option<Price>,
+}
+
+impl OwnedOrder {
+    /// One that needs this, at its public ceiling.
+    pub fn new(requirements: Requirements, terms: Terms) -> Self {
+        Self { digest: [1; 32], ceiling: Some(requirements.max_price), requirements, terms }
+    }
+    pub fn listed(&self) -> ListedOrder<'_> {
+        let Self { digest, requirements, terms, ceiling } = self;
+        ListedOrder { digest: *digest, requirements, terms, ceiling: *ceiling }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Bundle {
     pub seat: u16,
@@ -26,7 +46,7 @@ pub(super) struct Bundle {
 }
 
 impl Case {
-    pub fn new(seats: u16, orders: Vec<ListedOrder>, bundles: Vec<Bundle>) -> Self {
+    pub fn new(seats: u16, orders: Vec<OwnedOrder>, bundles: Vec<Bundle>) -> Self {
         let rules = ClearingRules::latest();
         Self { rules, beacon: BEACON, seats, orders, bundles, garbage: BTreeSet::new() }
     }
@@ -46,12 +66,13 @@ impl Case {
                 records,
             })
             .collect();
+        let orders: Vec<ListedOrder<'_>> = self.orders.iter().map(OwnedOrder::listed).collect();
         work(&ClearingInput {
             rules: &self.rules,
             beacon: &self.beacon,
             expires_ms: 1_000_000,
             seats: self.seats,
-            orders: &self.orders,
+            orders: &orders,
             bundles: &bundles,
             garbage: &self.garbage,
         })
@@ -88,14 +109,8 @@ pub(super) fn price(micros: i64) -> Price {
     Price::from_micros(micros).unwrap()
 }
 
-pub(super) fn mk_order(id: u8, workers: u32) -> ListedOrder {
-    let requirements = mk_requirements(workers, 1);
-    ListedOrder {
-        digest: [id; 32],
-        ceiling: Some(requirements.max_price),
-        requirements,
-        terms: Terms::default(),
-    }
+pub(super) fn mk_order(id: u8, workers: u32) -> OwnedOrder {
+    OwnedOrder { digest: [id; 32], ..OwnedOrder::new(mk_requirements(workers, 1), Terms::default()) }
 }
 
 pub(super) fn mk_bid(micros: i64, terms: BidTerms) -> RecordKind {
@@ -115,7 +130,7 @@ pub(super) fn mk_bundle(seat: u16, gpus: u32, bids: &[(u8, i64)]) -> Bundle {
 /// Four seats that bid 10, 20, 30 and 40 on one order with these terms.
 fn with_terms(terms: Terms) -> Case {
     let bundles = (0..4).map(|seat| mk_bundle(seat, 8, &[(1, 10 + 10 * i64::from(seat))])).collect();
-    Case::new(4, vec![ListedOrder { terms, ..mk_order(1, 2) }], bundles)
+    Case::new(4, vec![OwnedOrder { terms, ..mk_order(1, 2) }], bundles)
 }
 
 #[test]

@@ -123,11 +123,11 @@ impl<C: Crypto> Seat<C> {
             listable.truncate(crate::wire::MAX_ORDERS);
             listable.sort_by_key(|(digest, _)| *digest);
         }
-        let sought: Vec<Sought> = listable
+        let sought: Vec<Sought<'_>> = listable
             .into_iter()
             .map(|(digest, known)| Sought {
                 order: ListedOrder::of(digest, &known.order),
-                home: self.record.home(known.home).map(|h| h.name.clone()).unwrap_or_default(),
+                home: self.record.home(known.home).map(|h| h.name.as_str()).unwrap_or_default(),
             })
             .collect();
         let provider = self.record.seat(self.index).map(|s| s.provider.as_str()).unwrap_or_default();
@@ -226,8 +226,7 @@ impl<C: Crypto> Seat<C> {
             Some(h) => h.until_ms,
             None => until_ms,
         };
-        let listed = ListedOrder::of(cleared.order, order);
-        let usage = active.bids.usage_of(holding.spec, &listed, &holding.placement);
+        let usage = active.bids.usage_of(holding.spec, &order.requirements, &holding.placement);
         self.promises.insert(cleared.order, Promise { home, round, until_ms, usage });
         self.persist_promise(&cleared.order, out);
     }

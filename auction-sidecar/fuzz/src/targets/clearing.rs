@@ -38,7 +38,7 @@ fn part<'b>(bytes: &mut &'b [u8]) -> Option<&'b [u8]> {
 /// A round to clear.
 struct Round {
     rules: ClearingRules,
-    orders: Vec<ListedOrder>,
+    orders: Vec<Order>,
     /// The orders' digests, as the bundles speak of them.
     view: Vec<Digest>,
     /// Each seat's, with its provider's name.
@@ -46,6 +46,9 @@ struct Round {
 }
 
 impl Round {
+    fn listed(&self) -> Vec<ListedOrder<'_>> {
+        self.view.iter().zip(&self.orders).map(|(digest, order)| ListedOrder::of(*digest, order)).collect()
+    }
     fn opened(&self) -> Vec<OpenedBundle<'_>> {
         let opened = |(seat, (provider, plain))| {
             let Plaintext { capacity, records }: &Plaintext = plain;
@@ -73,32 +76,30 @@ fn read(mut bytes: &[u8]) -> Option<Round> {
         let plain = Plaintext::from_padded(padded, orders.len()).ok()?;
         bundles.push((format!("provider-{seat}"), plain));
     }
-    let orders: Vec<ListedOrder> = orders.iter().map(|o| ListedOrder::of(o.digest(), o)).collect();
-    let view = orders.iter().map(|o| o.digest).collect();
+    let view = orders.iter().map(Order::digest).collect();
     Some(Round { rules, orders, view, bundles })
 }
 
 /// Each order has one outcome within its ceiling, the same in whatever sequence things come, and a reason for each seat.
 fn clearing(bytes: &[u8]) -> bool {
     let Some(round) = read(bytes) else { return false };
-    let (garbage, bundles) = (BTreeSet::new(), round.opened());
+    let (garbage, orders, bundles) = (BTreeSet::new(), round.listed(), round.opened());
     let input = ClearingInput {
         rules: &round.rules,
         beacon: &[5; 32],
         expires_ms: 31_000,
         seats: SEATS,
-        orders: &round.orders,
+        orders: &orders,
         bundles: &bundles,
         garbage: &garbage,
     };
     let cleared = clear(&input);
-    let digests: BTreeSet<_> = round.orders.iter().map(|o| o.digest).collect();
+    let digests: BTreeSet<_> = round.view.iter().copied().collect();
     assert!(cleared.iter().map(|c| c.order).eq(digests), "each order has one outcome");
     cleared.iter().for_each(|c| explained(&input, &cleared, c));
-    let reverse = |orders: &[ListedOrder]| orders.iter().rev().cloned().collect::<Vec<_>>();
-    let orders = reverse(&round.orders);
+    let last_first: Vec<_> = orders.iter().rev().copied().collect();
     let bundles: Vec<_> = bundles.iter().rev().copied().collect();
-    assert_eq!(clear(&ClearingInput { orders: &orders, bundles: &bundles, ..input }), cleared);
+    assert_eq!(clear(&ClearingInput { orders: &last_first, bundles: &bundles, ..input }), cleared);
     true
 }
 

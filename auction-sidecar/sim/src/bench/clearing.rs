@@ -2,26 +2,19 @@
 
 use super::{BenchError, Plan, Report, Spread, timed};
 use crate::requirements;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::{
     BidTerms, ClearingInput, ClearingRules, Digest, ListedOrder, NodeCapacity, OfferCapacity, OpenedBundle,
-    Price, RecordKind, Terms, clear, tagged_hash,
+    Price, RecordKind, Requirements, Terms, clear, tagged_hash,
 };
 
-fn orders(count: usize) -> Option<Vec<ListedOrder>> {
+/// So many orders: each one's digest and what it needs, ascending.
+fn orders(count: usize) -> Option<BTreeMap<Digest, Requirements>> {
     let one = |i: usize| {
-        let digest: Digest = tagged_hash("bench", &[&i.to_be_bytes()]);
         let requirements = requirements(1 + u32::from(i.is_multiple_of(4)), 100_000_000)?;
-        Some(ListedOrder {
-            digest,
-            ceiling: Some(requirements.max_price),
-            requirements,
-            terms: Terms::default(),
-        })
+        Some((tagged_hash("bench", &[&i.to_be_bytes()]), requirements))
     };
-    let mut orders: Vec<ListedOrder> = (0..count).map(one).collect::<Option<_>>()?;
-    orders.sort_by_key(|o| o.digest);
-    Some(orders)
+    (0..count).map(one).collect()
 }
 
 /// Nodes of a seat, of eight GPUs each: a hundred seats have enough for the largest round.
@@ -73,8 +66,16 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
         let orders = orders(*count).ok_or(BenchError::Missing("no orders"))?;
         let bundles: Option<Vec<_>> = (0..plan.large).map(|seat| Bundle::new(seat, *count)).collect();
         let bundles = bundles.ok_or(BenchError::Missing("no bundles"))?;
-        let listed: Vec<Digest> = orders.iter().map(|o| o.digest).collect();
-        let bundles: Vec<OpenedBundle<'_>> = bundles.iter().map(|b| b.opened(&listed)).collect();
+        let view: Vec<Digest> = orders.keys().copied().collect();
+        let bundles: Vec<OpenedBundle<'_>> = bundles.iter().map(|b| b.opened(&view)).collect();
+        let terms = Terms::default();
+        let listed: Vec<ListedOrder<'_>> = orders
+            .iter()
+            .map(|(digest, requirements)| {
+                let ceiling = Some(requirements.max_price);
+                ListedOrder { digest: *digest, requirements, terms: &terms, ceiling }
+            })
+            .collect();
         let mut times = Vec::new();
         for run in 0..plan.runs.clamp(1, 5) {
             let beacon = tagged_hash("bench", &[&run.to_be_bytes()]);
@@ -83,7 +84,7 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
                 beacon: &beacon,
                 expires_ms: 0,
                 seats: plan.large,
-                orders: &orders,
+                orders: &listed,
                 bundles: &bundles,
                 garbage: &BTreeSet::new(),
             };
