@@ -97,6 +97,10 @@ pub trait Crypto {
 
     /// Seals a payload to a round.
     fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> Result<Sealed, CryptoError>;
+    /// Whether that is sealed here, so that what is in it is known; a replay takes it from the log, and looks.
+    fn knows_what_it_seals(&self) -> bool {
+        true
+    }
     /// This seat's seal share of a round.
     fn share(&self, round: u64) -> [u8; 96];
     /// Combines a quorum of shares, naming bad ones.

@@ -51,3 +51,14 @@ fn two_seats_of_seven_that_come_and_go_break_nothing() {
         assert!(report.restarts >= 4);
     }
 }
+
+#[test]
+fn a_process_that_is_down_says_nothing_when_its_clock_is_set() {
+    for at in (3_003..4_003).step_by(26) {
+        for records in [30, 34] {
+            let stops = vec![Stop { seat: 0, records, down_ms: 1_222 }];
+            let schedule = Schedule { stops, clocks_set: vec![(at, 0, -156)], ..Schedule::four(39_222) };
+            run(&Schedule { orders: 12, until_ms: 1_625, synchronous_from: None, ..schedule });
+        }
+    }
+}

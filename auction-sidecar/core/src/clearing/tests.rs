@@ -54,8 +54,15 @@ fn ceilings(
 ) -> BTreeMap<Digest, Option<Price>> {
     let orders: BTreeMap<Digest, Arc<Order>> =
         orders.iter().map(|o| (o.digest(), Arc::new(o.clone()))).collect();
-    let clearing =
-        Clearing { record, round, set: [0; 32], list: &[], bundles: &BTreeMap::new(), orders: &orders };
+    let clearing = Clearing {
+        record,
+        round,
+        set: [0; 32],
+        list: &[],
+        bundles: &BTreeMap::new(),
+        known: None,
+        orders: &orders,
+    };
     let candidates = orders.keys().copied().collect();
     let listed = clearing.orders_to_clear(&candidates, &BEACON, open);
     listed.into_iter().map(|o| (o.digest, o.ceiling)).collect()
@@ -116,6 +123,17 @@ fn the_number_of_opened_ceilings_is_bounded_by_the_order_of_service() {
     assert!(ranks(true).last() < ranks(false).first());
 }
 
+fn mk_node() -> NodeCapacity {
+    NodeCapacity {
+        model: "H100".parse().unwrap(),
+        gpu_memory_mib: 81_920,
+        free_gpus: 2,
+        cpu_millis: 8_000,
+        memory_mib: 8_000,
+        disk_mib: 8_000,
+    }
+}
+
 /// One seat's bundle with one record, opened by a key that the test plays.
 fn run(
     record: &MarketRecord,
@@ -123,14 +141,7 @@ fn run(
     terms: BidTerms,
     ceiling: Option<Price>,
 ) -> (AwardTable, Vec<Cleared>) {
-    let node = NodeCapacity {
-        model: "H100".parse().unwrap(),
-        gpu_memory_mib: 81_920,
-        free_gpus: 2,
-        cpu_millis: 8_000,
-        memory_mib: 8_000,
-        disk_mib: 8_000,
-    };
+    let node = mk_node();
     let bid = RecordKind::Bid { price: price(1_000_000), spec: 0, terms };
     let plain = Plaintext { capacity: vec![OfferCapacity { nodes: vec![node] }], records: vec![bid] };
     let header = Header { kind: Kind::Bundle, market: record.short_id(), epoch: 0, round: ROUND, seat: 1 };
@@ -138,11 +149,53 @@ fn run(
     let listed = Listed { seat: 1, d: bundle.digest(&header) };
     let bundles = BTreeMap::from([(listed, Held { header, bundle, bytes: vec![] })]);
     let orders = BTreeMap::from([(order.digest(), Arc::new(order.clone()))]);
-    let clearing =
-        Clearing { record, round: ROUND, set: [0; 32], list: &[listed], bundles: &bundles, orders: &orders };
+    let clearing = Clearing {
+        record,
+        round: ROUND,
+        set: [0; 32],
+        list: &[listed],
+        bundles: &bundles,
+        known: None,
+        orders: &orders,
+    };
     clearing.run(&BTreeSet::from([order.digest()]), &BEACON, |_, sealed| {
         if sealed.payload.is_empty() { Some(plain.to_padded()) } else { ceiling.map(|c| c.to_bytes()) }
     })
+}
+
+#[test]
+fn what_this_seat_sealed_is_not_opened_again_and_is_that_of_no_other_bundle() {
+    let market = mk_market();
+    let record = &market.record.record;
+    let plain = |free_gpus: u32| {
+        let node = NodeCapacity { free_gpus, ..mk_node() };
+        Plaintext { capacity: vec![OfferCapacity { nodes: vec![node] }], records: vec![] }.to_padded()
+    };
+    let listed: Vec<(Listed, Held)> = [1, 2]
+        .map(|seat| {
+            let (market, epoch, round) = (record.short_id(), 0, ROUND);
+            let header = Header { kind: Kind::Bundle, market, epoch, round, seat };
+            let bundle = Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![] };
+            (Listed { seat, d: bundle.digest(&header) }, Held { header, bundle, bytes: vec![] })
+        })
+        .into();
+    let list: Vec<Listed> = listed.iter().map(|(listed, _)| *listed).collect();
+    let bundles = BTreeMap::from_iter(listed);
+    let opened = |known: Option<&(Listed, Vec<u8>)>| {
+        let times = std::cell::Cell::new(0);
+        let (list, orders) = (&list, &BTreeMap::new());
+        let clearing =
+            Clearing { record, round: ROUND, set: [0; 32], list, bundles: &bundles, known, orders };
+        let table = clearing.run(&BTreeSet::new(), &BEACON, |_, _| {
+            times.set(times.get() + 1);
+            Some(plain(3))
+        });
+        (table.0, times.get())
+    };
+    let (all, times) = opened(None);
+    assert_eq!((times, opened(Some(&(list[0], plain(3))))), (2, (all.clone(), 1)));
+    let other = Listed { seat: 1, d: [9; 32] };
+    assert_eq!(opened(Some(&(other, plain(4)))), (all, 2));
 }
 
 #[test]

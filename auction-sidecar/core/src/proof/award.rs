@@ -57,8 +57,15 @@ impl WrongAward {
         let bundles = self.held::<S>(record, round)?;
         let orders: BTreeMap<Digest, Arc<Order>> =
             self.orders.iter().map(|o| (o.digest(), Arc::new(o.clone()))).collect();
-        let clearing =
-            Clearing { record, round, set, list: &self.admitted, bundles: &bundles, orders: &orders };
+        let clearing = Clearing {
+            record,
+            round,
+            set,
+            list: &self.admitted,
+            bundles: &bundles,
+            known: None,
+            orders: &orders,
+        };
         let candidates = clearing.candidates();
         if !candidates.iter().eq(self.orders.iter().map(Order::digest).collect::<Vec<_>>().iter()) {
             return Err(Unproven::NotCertified);

@@ -204,6 +204,8 @@ pub struct Round<C: Crypto> {
 
     bidding: Bidding,
     bundles: BTreeMap<Listed, Held>,
+    /// What this seat sealed in its own bundle.
+    own_plain: Option<(Listed, Vec<u8>)>,
     in_time: BTreeMap<u16, Digest>,
     sets: BTreeMap<u16, ShownSet>,
     fulls: BTreeMap<Digest, BTreeMap<u16, [u8; 48]>>,
@@ -291,6 +293,7 @@ impl<C: Crypto> Round<C> {
             recalled: false,
             bidding,
             bundles: BTreeMap::new(),
+            own_plain: None,
             in_time: BTreeMap::new(),
             sets: BTreeMap::new(),
             fulls: BTreeMap::new(),

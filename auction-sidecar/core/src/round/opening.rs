@@ -103,8 +103,8 @@ impl<C: Crypto> Round<C> {
     }
 
     pub(super) fn clearing<'a>(&'a self, set: Digest, list: &'a [Listed]) -> Clearing<'a> {
-        let (record, round) = (&self.record, self.round);
-        Clearing { record, round, set, list, bundles: &self.bundles, orders: &self.orders }
+        let (record, round, known) = (&self.record, self.round, self.own_plain.as_ref());
+        Clearing { record, round, set, list, bundles: &self.bundles, known, orders: &self.orders }
     }
 
     /// Opens every admitted bundle, clears, and votes for the result, once the shares are combined.

@@ -49,11 +49,13 @@ impl<C: Crypto> Round<C> {
         let seal_header = seal_header(&self.record, &header, &bundle.order_view);
         // Sealing fails only with an unusable epoch key, which the record's check excludes; without a bundle the
         // seat still votes.
-        let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &plaintext.to_padded()) else { return };
+        let padded = plaintext.to_padded();
+        let Ok(sealed) = self.crypto.seal(self.round, &seal_header, &padded) else { return };
         (bundle.u, bundle.v, bundle.payload) = (sealed.u, sealed.v, sealed.payload);
         let bids = LogRecord::Bids { at_ms: self.now, round: self.round, bids: Box::new(bids.clone()) };
         out.push(RoundOutput::Persist(bids));
-        self.say_bundle(bundle, out);
+        let listed = self.say_bundle(bundle, out);
+        self.own_plain = self.crypto.knows_what_it_seals().then_some((listed, padded));
     }
 
     /// Sends this seat's contribution to a key, in the clear and once.
@@ -65,7 +67,7 @@ impl<C: Crypto> Round<C> {
         self.say_bundle(Bundle { order_view: View::default(), u: [0; 48], v: [0; 32], payload }, out);
     }
 
-    fn say_bundle(&mut self, bundle: Bundle, out: &mut Vec<RoundOutput>) {
+    fn say_bundle(&mut self, bundle: Bundle, out: &mut Vec<RoundOutput>) -> Listed {
         let header = self.header(&Body::Bundle(bundle.clone()));
         let d = bundle.digest(&header);
         let hash = bundle_hash_by::<C::Scheme>(&self.record.market, &header, &d);
@@ -76,6 +78,7 @@ impl<C: Crypto> Round<C> {
         self.in_time.insert(self.index, d);
         self.persist_said(&bytes, out);
         out.push(RoundOutput::Broadcast(bytes));
+        listed
     }
 
     /// Sends the SET when all bundles are there, or at T1; not after view 0. A FULL vote is a vote of view 0: the NEWVIEW of

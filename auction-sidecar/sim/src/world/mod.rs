@@ -216,12 +216,12 @@ impl<K: Keys> World<K> {
         self.freezes.iter().find(stands).map_or(at, |f| f.until_ms)
     }
 
-    /// Sets a seat's clock, so that it is that far ahead from now on. The seat notices.
+    /// Sets a seat's clock, so that it is that far ahead from now on. The seat notices, unless its process is down.
     pub fn set_clock(&mut self, seat: u16, skew_ms: i64) {
         self.skew_ms.insert(seat, skew_ms);
         let local_ms = self.local(seat);
         for node in self.nodes_of(seat) {
-            let Some(at) = self.nodes.get_mut(node) else { continue };
+            let Some(at) = self.nodes.get_mut(node).filter(|n| n.down_until.is_none()) else { continue };
             let outputs = at.core.clock_was_set(local_ms);
             self.take_outputs(node, outputs);
         }

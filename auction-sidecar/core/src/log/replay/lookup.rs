@@ -114,6 +114,9 @@ impl Crypto for Lookup {
         let none = || Sealed { u: [0; 48], v: [0; 32], payload: vec![] };
         Ok(self.sealed.clone().unwrap_or_else(none))
     }
+    fn knows_what_it_seals(&self) -> bool {
+        false
+    }
     fn share(&self, _: u64) -> [u8; 96] {
         self.share.unwrap_or([0; 96])
     }
