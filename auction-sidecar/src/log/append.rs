@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vendue_auction_core::log::{LogRecord, Segment, SegmentHead, encode_frame};
+use vendue_auction_core::log::{LogRecord, SEED_LEN, Segment, SegmentHead, encode_frame};
 use vendue_auction_core::{MarketRecord, Params};
 
 use super::files::{self, LogDirError, Named, fail};
@@ -33,7 +33,12 @@ pub struct LogOptions {
     pub max_bytes: u64,
     /// A segment ends when it is longer than this.
     pub segment_bytes: u64,
+    /// Makes the seed of each segment.
+    pub random: Random,
 }
+
+/// Fills a buffer with random bytes.
+pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
 
 impl LogOptions {
     /// Nothing is kept longer than a restart needs it.
@@ -44,6 +49,7 @@ impl LogOptions {
             retain: Duration::ZERO,
             max_bytes: 256 << 20,
             segment_bytes: SEGMENT_BYTES,
+            random: getrandom::fill,
         }
     }
 }
@@ -67,6 +73,13 @@ impl Old {
         let kept_for = if bytes > options.max_bytes { 0 } else { retain };
         now_ms <= self.needed_until_ms.saturating_add(kept_for)
     }
+}
+
+/// The seed of a new segment.
+fn seed(options: &LogOptions) -> Result<[u8; SEED_LEN], LogDirError> {
+    let mut seed = [0; SEED_LEN];
+    (options.random)(&mut seed).map_err(|source| LogDirError::Random { dir: options.dir.clone(), source })?;
+    Ok(seed)
 }
 
 fn size(path: &Path) -> u64 {
@@ -130,7 +143,7 @@ impl Appender {
         }
         prune(&options, record, seat, now_ms)?;
         let number = files::segments(&dir)?.last().map_or(0, |last| last.number + 1);
-        let head = SegmentHead { market: record.market, seat, generation, number };
+        let head = SegmentHead { market: record.market, seat, generation, number, seed: seed(&options)? };
         let path = files::segment_path(&dir, number, generation);
         let file = create(&dir, &path, &head.encode())?;
         let segments = read_segments(&dir, record, seat).inspect_err(|_| {
@@ -197,7 +210,7 @@ impl Appender {
         let mut batch = Vec::new();
         for record in records {
             let bytes = record.encode();
-            batch.extend(encode_frame(&bytes, self.head.generation, self.synced));
+            batch.extend(encode_frame(&bytes, &self.head, self.synced));
             self.needed_until_ms = self.needed_until_ms.max(record.needed_until_ms(&self.params));
             if shows(record) {
                 self.observed = Some(bytes);
@@ -222,10 +235,10 @@ impl Appender {
     }
 
     fn rotate(&mut self) -> Result<(), LogDirError> {
-        let head = SegmentHead { number: self.head.number + 1, ..self.head };
+        let head = SegmentHead { number: self.head.number + 1, seed: seed(&self.options)?, ..self.head };
         let mut content = head.encode();
         if let Some(observed) = &self.observed {
-            content.extend(encode_frame(observed, head.generation, content.len() as u64));
+            content.extend(encode_frame(observed, &head, content.len() as u64));
             self.shows = true;
         }
         let path = files::segment_path(&self.options.dir, head.number, head.generation);

@@ -1,11 +1,12 @@
 //! The log on a real disk, whole, torn, damaged, full and fenced.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vendue_auction_core::evidence::message_hash;
-use vendue_auction_core::log::LogRecord;
+use vendue_auction_core::log::{HEAD_LEN, LogRecord, SegmentHead, read_segment};
 use vendue_auction_core::proof::{Double, FaultProof, Signed};
 use vendue_auction_core::wire::{Body, Header, Kind, Message, SetMsg};
 use vendue_auction_core::{MarketRecord, SeatOutput, SignedMarketRecord};
@@ -100,13 +101,13 @@ fn a_torn_tail_is_cut_and_damage_in_the_middle_is_refused_with_file_place_and_ne
     assert_eq!(rig.open(rig.options()).unwrap().1, [observe(1), promise(70)]);
 
     let mut bad = whole;
-    bad[90] ^= 1;
+    bad[HEAD_LEN + 27] ^= 1;
     std::fs::write(&file, &bad).unwrap();
     let before = rig.files();
     let error = rig.open(rig.options()).map(drop).unwrap_err().to_string();
     assert_eq!(rig.files(), before);
     let name = file.file_name().unwrap().to_str().unwrap();
-    assert!(error.contains(name) && error.contains("at byte 63") && error.contains("empty one"), "{error}");
+    assert!(error.contains(name) && error.contains("at byte 79") && error.contains("empty one"), "{error}");
 }
 
 #[test]
@@ -125,6 +126,32 @@ fn a_crash_of_the_same_generation_leaves_no_tail_behind() {
         drop(log);
         assert_eq!(rig.open(options()).unwrap().1.last(), Some(&observe(2)));
     }
+}
+
+#[test]
+fn each_segment_has_a_random_seed_of_its_own_and_there_is_none_without() {
+    let rig = Rig::new();
+    let options = || LogOptions { segment_bytes: 1, ..rig.options() };
+    let heads = || {
+        let head = |path: &std::path::PathBuf| {
+            let bytes = std::fs::read(path).unwrap();
+            read_segment(&bytes, &rig.record.market, 1, 4, true).unwrap().head.unwrap()
+        };
+        rig.files().iter().map(head).collect::<Vec<SegmentHead>>()
+    };
+    let (mut log, _) = rig.open(options()).unwrap();
+    log.append(&[observe(1), promise(50)], 1).unwrap();
+    log.append(&[promise(50)], 1).unwrap();
+    let seeds: BTreeSet<_> = heads().iter().map(|head| head.seed).collect();
+    assert_eq!((seeds.len(), seeds.contains(&[0; 16])), (3, false));
+    drop(log);
+    let none = LogOptions { random: |_| Err(getrandom::Error::UNSUPPORTED), ..options() };
+    let files = rig.files();
+    assert!(matches!(rig.open(none).map(drop), Err(LogDirError::Random { .. })));
+    assert_eq!(rig.files(), files);
+    let given = LogOptions { random: |seed| Ok(seed.fill(4)), ..options() };
+    drop(rig.open(given).unwrap());
+    assert_eq!(heads().last().unwrap().seed, [4; 16]);
 }
 
 #[test]

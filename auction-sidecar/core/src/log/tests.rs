@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
 
 const MARKET: [u8; 32] = [5; 32];
+const HEAD: SegmentHead = SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1, seed: *b"the mark the sum" };
 
 fn node() -> NodeCapacity {
     NodeCapacity {
@@ -63,14 +64,14 @@ fn every_record() -> Vec<LogRecord> {
 
 /// A segment whose batches are as many frames as given, each durable before the next is made.
 fn segment(records: &[LogRecord], batch: usize) -> (Vec<u8>, Vec<usize>) {
-    let mut bytes = SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1 }.encode();
+    let mut bytes = HEAD.encode();
     let (mut synced, mut starts) = (bytes.len() as u64, vec![]);
     for (i, record) in records.iter().enumerate() {
         if i % batch == 0 {
             synced = bytes.len() as u64;
         }
         starts.push(bytes.len());
-        bytes.extend(encode_frame(&record.encode(), 9, synced));
+        bytes.extend(encode_frame(&record.encode(), &HEAD, synced));
     }
     (bytes, starts)
 }
@@ -140,10 +141,11 @@ fn foreign_old_and_mixed_segments_are_told_apart() {
     old[8] = 0;
     assert_eq!(read(&old, true).unwrap_err().damage, Damage::Head);
     let mut mixed = bytes[..starts[1]].to_vec();
-    mixed.extend(encode_frame(&every_record()[0].encode(), 8, 0));
-    assert_eq!(read(&mixed, true).unwrap_err().damage, Damage::Generation(8));
+    mixed.extend(encode_frame(&every_record()[0].encode(), &SegmentHead { seed: [8; 16], ..HEAD }, 0));
+    assert_eq!(read(&mixed, true).unwrap().records, every_record()[..1]);
+    assert_eq!(read(&mixed, false).unwrap_err().damage, Damage::Checksum);
     let mut unknown = bytes[..starts[1]].to_vec();
-    unknown.extend(encode_frame(&[77], 9, 0));
+    unknown.extend(encode_frame(&[77], &HEAD, 0));
     assert!(matches!(read(&unknown, true).unwrap_err().damage, Damage::Record(_)));
     // A crash while the head was written.
     assert_eq!(read(&bytes[..20], true).unwrap().records, []);
@@ -151,7 +153,7 @@ fn foreign_old_and_mixed_segments_are_told_apart() {
 }
 
 #[test]
-fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
+fn a_tail_that_looks_like_many_frames_of_the_segment_is_damage_after_a_few_passes() {
     let (mut bytes, starts) = segment(&every_record(), 1);
     bytes.truncate(starts[1]);
     // Each says that it reaches to the end, that it is of this generation, and that what is before it was durable.
@@ -161,7 +163,7 @@ fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
         let mut frame = (left * 25 - 8).to_be_bytes().to_vec();
         frame.extend([0; 4]);
         frame.push(LOG_VERSION);
-        frame.extend(9u64.to_be_bytes());
+        frame.extend(&HEAD.seed[..8]);
         frame.extend(synced.to_be_bytes());
         bytes.extend(frame);
     }
@@ -171,6 +173,25 @@ fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
     // A few do not make damage of a torn tail.
     let few = starts[1] + 1 + 3 * 25;
     assert_eq!(read(&bytes[..few], true).unwrap().torn, few - starts[1]);
+}
+
+#[test]
+fn what_others_said_does_not_make_damage_of_a_torn_tail() {
+    // Who knows all of a segment but its seed, or but half of it, puts a frame into a message that the seat keeps.
+    let start = segment(&every_record()[..1], 1).0;
+    let durable = start.len() as u64 + 1;
+    let said = |head: &SegmentHead| {
+        let bytes = encode_frame(&[], head, durable);
+        let heard = encode_frame(&LogRecord::Heard { at_ms: 6, bytes }.encode(), &HEAD, start.len() as u64);
+        // Its beginning did not reach the disk, the end did.
+        [start.as_slice(), &[0; 20], &heard[20..]].concat()
+    };
+    let seeds = [[0; 16], [9; 16], *b"the mark other..", *b"other... the sum"];
+    for seed in seeds {
+        let torn = said(&SegmentHead { seed, ..HEAD });
+        assert_eq!(read(&torn, true).unwrap().records, every_record()[..1], "{seed:?}");
+    }
+    assert_eq!(read(&said(&HEAD), true).unwrap_err().damage, Damage::Checksum, "as with the seed itself");
 }
 
 proptest! {

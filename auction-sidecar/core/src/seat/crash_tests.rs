@@ -333,10 +333,10 @@ fn a_log_that_lost_any_number_of_its_last_records_contradicts_nothing() {
 fn a_segment_cut_at_any_byte_gives_the_records_before_the_cut() {
     let record = &dealt().0;
     let log = records_without_crash(partial, 1);
-    let head = SegmentHead { market: record.market, seat: 1, generation: 3, number: 0 };
+    let head = SegmentHead { market: record.market, seat: 1, generation: 3, number: 0, seed: [7; 16] };
     let (mut bytes, mut ends) = (head.encode(), vec![]);
     for record in &log {
-        bytes.extend(encode_frame(&record.encode(), 3, bytes.len() as u64));
+        bytes.extend(encode_frame(&record.encode(), &head, bytes.len() as u64));
         ends.push(bytes.len());
     }
     for cut in 0..bytes.len() {

@@ -53,10 +53,11 @@ fn records() -> Vec<LogRecord> {
 }
 
 fn segment(number: u64, records: &[LogRecord]) -> Vec<u8> {
-    let head = SegmentHead { market: fixture().record.market, seat: SEAT, generation: 3, number };
+    let market = fixture().record.market;
+    let head = SegmentHead { market, seat: SEAT, generation: 3, number, seed: [6; 16] };
     let mut bytes = head.encode();
     for record in records {
-        let frame = encode_frame(&record.encode(), head.generation, bytes.len() as u64);
+        let frame = encode_frame(&record.encode(), &head, bytes.len() as u64);
         bytes.extend(frame);
     }
     bytes
