@@ -212,6 +212,55 @@ fn rounds_that_are_over_stay_as_long_and_as_many_as_asked_for() {
     assert!(rig.files().len() <= 2);
 }
 
+fn heard(round: u64, bytes: usize) -> LogRecord {
+    let header = Header { kind: Kind::Bundle, market: [1; 8], epoch: 0, round, seat: 3 };
+    let mut message = header.to_bytes().to_vec();
+    message.resize(bytes, 0);
+    LogRecord::Heard { at_ms: 1, bytes: message }
+}
+
+#[test]
+fn what_is_there_for_replay_takes_no_more_than_its_bytes_and_what_is_needed_stays() {
+    let rig = Rig::new();
+    let options = || LogOptions { segment_bytes: 400, max_bytes: 4_000, ..rig.options() };
+    let now = rig.record.params.t0(100);
+    let (mut log, _) = rig.open_at(options(), now).unwrap();
+    log.append(&[observe(1)], now).unwrap();
+    // Segments without anything that is needed go from the oldest on; the youngest round stays whole.
+    for round in 1..=100 {
+        log.append(&[heard(round, 300)], now).unwrap();
+        assert!(log.bytes() <= 4_000, "{} bytes", log.bytes());
+    }
+    let on_disk = || read_dir(&rig.options().dir, &rig.record, 1).unwrap().records;
+    let rounds = |is: fn(&LogRecord) -> bool| -> Vec<u64> {
+        on_disk().iter().filter(|r| is(r)).filter_map(LogRecord::round).collect()
+    };
+    let is_heard = |r: &LogRecord| matches!(r, LogRecord::Heard { .. });
+    let is_omitted = |r: &LogRecord| matches!(r, LogRecord::Omitted { .. });
+    assert!(rounds(is_heard).ends_with(&[98, 99, 100]) && rounds(is_omitted).is_empty());
+    // Behind what is needed no segment goes: then what is there for replay is left out, and what is needed is not.
+    let until_ms = now + 1_000;
+    log.append(&[promise(until_ms)], now).unwrap();
+    for _ in 0..100 {
+        log.append(&[heard(101, 300), heard(102, 300)], now).unwrap();
+    }
+    assert!(log.bytes() <= 4_100, "{} bytes", log.bytes());
+    assert_eq!(rounds(is_omitted).into_iter().collect::<BTreeSet<_>>(), [101, 102].into());
+    assert_eq!(rounds(is_omitted).len(), 2, "told once");
+    for at in 0..50 {
+        log.append(&[promise(until_ms + at)], now).unwrap();
+    }
+    drop(log);
+    let needed =
+        |records: &[LogRecord]| records.iter().filter(|r| matches!(r, LogRecord::Promise { .. })).count();
+    let (mut log, found) = rig.open_at(options(), now).unwrap();
+    assert_eq!(needed(&found), 51);
+    // When that has expired there is room again.
+    log.append(&[observe(2)], until_ms + 100).unwrap();
+    log.append(&[heard(103, 300)], until_ms + 100).unwrap();
+    assert_eq!((rounds(is_heard).last(), rounds(is_omitted)), (Some(&103), vec![]));
+}
+
 #[test]
 fn a_full_volume_is_opened_again_when_its_records_have_expired() {
     let rig = Rig::new();
@@ -355,13 +404,12 @@ fn a_bundle_or_set_that_the_disk_kept_too_long_is_not_said_and_is_counted() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (mut gate, disk) = Gate::before_test_disk(rig.record.params, metrics.clone());
     let params = rig.record.params;
-    let message = |kind| {
-        let header =
-            Header { kind, market: rig.record.short_id(), epoch: rig.record.epoch, round: 7, seat: 1 };
+    let message = |kind, round| {
+        let header = Header { kind, market: rig.record.short_id(), epoch: rig.record.epoch, round, seat: 1 };
         header.to_bytes()
     };
-    let said = |kind| {
-        let bytes = message(kind);
+    let said = |kind, round| {
+        let bytes = message(kind, round);
         vec![persist(LogRecord::Said { at_ms: 1, bytes: bytes.clone() }), SeatOutput::Broadcast(bytes)]
     };
     let mut calls = 0;
@@ -371,15 +419,20 @@ fn a_bundle_or_set_that_the_disk_kept_too_long_is_not_said_and_is_counted() {
         disk.sync(calls);
         gate.released(at_ms).len()
     };
-    let (t1, t3) = (params.t0(7) + params.delay_ms, params.t3(7));
-    assert_eq!([t1, t1 + 1].map(|at| passes(said(Kind::Bundle), at)), [1, 0]);
-    assert_eq!([t1 + 1, t3].map(|at| passes(said(Kind::Set), at)), [1, 1]);
-    let again = || vec![persist(observe(1)), SeatOutput::Broadcast(message(Kind::Set))];
+    // Half of D, 100 ms, is left for the way, the clocks and the receiver.
+    for (round, after_t0, passed) in [(1, 0, 1), (2, 50, 1), (3, 51, 0), (4, 99, 0), (5, 100, 0), (6, 101, 0)]
+    {
+        let at_ms = params.t0(round) + after_t0;
+        assert_eq!(passes(said(Kind::Bundle, round), at_ms), passed, "{after_t0} ms after T0");
+    }
+    let (t1, t3) = (params.t1(7), params.t3(7));
+    assert_eq!([t1 + 1, t3].map(|at| passes(said(Kind::Set, 7), at)), [1, 1]);
+    let again = || vec![persist(observe(1)), SeatOutput::Broadcast(message(Kind::Set, 7))];
     assert_eq!(passes(again(), t3 + 1), 1, "what was said in time is said again");
-    assert_eq!(passes(said(Kind::Set), t3 + 1), 0);
+    assert_eq!(passes(said(Kind::Set, 7), t3 + 1), 0);
     assert_eq!(passes(again(), t3 + 1), 0, "what was not said is not said later");
-    assert_eq!(passes(said(Kind::Lock), t3 + 1), 1, "a vote is never too late");
-    assert_eq!(metrics.dropped_count("log_late"), 2);
+    assert_eq!(passes(said(Kind::Lock, 7), t3 + 1), 1, "a vote is never too late");
+    assert_eq!(metrics.dropped_count("log_late"), 5);
 }
 
 /// A SET of seat 3, signed twice with different content.

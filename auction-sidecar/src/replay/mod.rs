@@ -108,7 +108,7 @@ fn replay_round(record: &Arc<MarketRecord>, seat: u16, round: u64, found: &Found
         Ok(replayed) => RoundReport::new(record, &replayed),
         Err(ReplayError::Differs(difference)) => RoundReport::differs(record, round, difference.to_string()),
         Err(ReplayError::Recall(error)) => RoundReport::differs(record, round, error.to_string()),
-        Err(error @ (ReplayError::Nothing(_) | ReplayError::NotReceived(_))) => {
+        Err(error @ (ReplayError::Nothing(_) | ReplayError::NotReceived(_) | ReplayError::Omitted(_))) => {
             RoundReport::skipped(record, round, error.to_string())
         }
     }

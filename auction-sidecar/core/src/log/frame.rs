@@ -22,6 +22,9 @@ pub const HEAD_LEN: usize = 8 + 1 + 32 + 2 + 8 + 8 + SEED_LEN + 4;
 /// Bytes of a segment's seed.
 pub const SEED_LEN: usize = 16;
 
+/// Bytes of a frame beside its record.
+pub const FRAME_LEN: usize = PREFIX + FIXED;
+
 const MAGIC: &[u8; 8] = b"VENDUELG";
 /// Length and checksum.
 const PREFIX: usize = 8;

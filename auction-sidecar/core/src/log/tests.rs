@@ -4,7 +4,8 @@ use super::*;
 use crate::award::Certificate;
 use crate::bid::{LocalBids, OfferedPart, OwnBid};
 use crate::wire::tests::mk_order;
-use crate::wire::{Listed, Quorum, Signers};
+use crate::params::Params;
+use crate::wire::{Header, Kind, Listed, Quorum, Signers};
 use proptest::prelude::*;
 use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
 
@@ -59,6 +60,7 @@ fn every_record() -> Vec<LogRecord> {
         LogRecord::Freed { order: [1; 32] },
         LogRecord::Heard { at_ms: 6, bytes: vec![4] },
         LogRecord::Orders { at_ms: 7, round: 7, orders: vec![mk_order()] },
+        LogRecord::Omitted { at_ms: 8, round: 7 },
     ]
 }
 
@@ -94,6 +96,25 @@ fn every_record_has_one_encoding() {
 }
 
 #[test]
+fn what_is_there_for_replay_is_needed_by_no_restart_and_all_else_is() {
+    let params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 10_000, handover_ms: 5000 };
+    let of = |kind, bytes: &[u8]| {
+        let header = Header { kind, market: [1; 8], epoch: 0, round: 7, seat: 3 };
+        LogRecord::Heard { at_ms: 1, bytes: [&header.to_bytes(), bytes].concat() }
+    };
+    let needed = |record: &LogRecord| record.needed_until_ms(&params);
+    for record in [of(Kind::Bundle, &[1]), of(Kind::Set, &[])].iter().chain(&every_record()[10..]) {
+        assert!(record.is_for_replay() && needed(record) == 0, "{record:?}");
+    }
+    assert_eq!(of(Kind::Bundle, &[]).goes_on_until_ms(&params), params.expiry(7));
+    // A dealing that was acknowledged is what the seat makes its share of.
+    assert_eq!(needed(&of(Kind::Deal, &[])), params.expiry(7));
+    for record in every_record()[1..10].iter().filter(|r| r.round().is_some()) {
+        assert!(matches!(record, LogRecord::Said { .. }) || needed(record) == params.expiry(7), "{record:?}");
+    }
+}
+
+#[test]
 fn a_segment_gives_back_what_was_written() {
     let records = every_record();
     let (bytes, _) = segment(&records, 3);
@@ -125,11 +146,11 @@ fn a_flipped_bit_in_what_was_durable_is_damage_and_in_the_last_batch_a_torn_tail
 #[test]
 fn pages_of_one_batch_that_reached_the_disk_out_of_order_are_a_torn_tail() {
     let records = every_record();
-    let (mut bytes, starts) = segment(&records, 6);
-    // The second batch begins at record 6; its first frame is a hole, its others are there.
-    bytes[starts[6]..starts[7]].fill(0);
+    let (mut bytes, starts) = segment(&records, 7);
+    // The second batch begins at record 7; its first frame is a hole, its others are there.
+    bytes[starts[7]..starts[8]].fill(0);
     let torn = read(&bytes, true).unwrap();
-    assert_eq!(torn.records, records[..6]);
+    assert_eq!(torn.records, records[..7]);
 }
 
 #[test]

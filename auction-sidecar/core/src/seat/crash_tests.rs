@@ -9,7 +9,7 @@ use crate::keys::SeatKeys;
 use crate::log::{LogRecord, ReplayError, SegmentHead, Step, encode_frame, read_segment, replay};
 use crate::proof::place;
 use crate::wire::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::OnceLock;
 use vendue_market::{AcceptRules, BidTerms, NodeCapacity, OfferNode, Order, Price};
 
@@ -51,6 +51,8 @@ struct Bus {
     loses: Loses,
     crash: Option<Crash>,
     back_at: Option<u64>,
+    /// How often each message is delivered.
+    copies: usize,
     /// What each seat said, by kind and view.
     said: BTreeMap<(u16, Kind, u32), Vec<u8>>,
     decided: BTreeMap<u16, Digest>,
@@ -100,6 +102,7 @@ impl Bus {
             loses,
             crash,
             back_at: None,
+            copies: 1,
             said: BTreeMap::new(),
             decided: BTreeMap::new(),
         };
@@ -191,7 +194,8 @@ impl Bus {
         while let Some((from, only, bytes)) = self.queue.pop_front() {
             let message = decode(&bytes, 4).unwrap();
             for to in (0..4).filter(|to| *to != from && only.is_none_or(|only| only == *to)) {
-                if !(self.loses)(from, &message, to) {
+                let copies = if (self.loses)(from, &message, to) { 0 } else { self.copies };
+                for _ in 0..copies {
                     self.give(to, SeatInput::Message { from: Peer::Seat(from), bytes: bytes.clone() });
                 }
             }

@@ -40,6 +40,7 @@ fn records() -> Vec<LogRecord> {
         hand_over(Answer::Taken),
         hand_over(Answer::Refused(Reason::FreeGpus)),
         LogRecord::Freed { order },
+        LogRecord::Omitted { at_ms: 3, round: 40 },
         LogRecord::List { round: 40, list: (0..3).map(|seat| Listed { seat, d: [4; 32] }).collect() },
     ];
     let logs = termed().logs.iter().take(2).flatten().cloned();
