@@ -97,7 +97,10 @@ pub(crate) fn seal_ceiling_by(
 }
 
 /// The lower of the public ceiling and the sealed one; none when there is no sealed one that opens.
-pub(crate) fn opened_ceiling(order: &Order, open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>) -> Option<Price> {
+pub(crate) fn opened_ceiling(
+    order: &Order,
+    open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
+) -> Option<Price> {
     let sealed = order.terms.sealed_ceiling.as_ref()?;
     let sealed = Sealed { u: sealed.u, v: sealed.v, payload: sealed.payload.to_vec() };
     let opened = Price::from_bytes(&open(&ceiling_header(order), &sealed)?).ok()?;

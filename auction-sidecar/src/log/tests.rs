@@ -149,7 +149,11 @@ fn each_segment_has_a_random_seed_of_its_own_and_there_is_none_without() {
     let files = rig.files();
     assert!(matches!(rig.open(none).map(drop), Err(LogDirError::Random { .. })));
     assert_eq!(rig.files(), files);
-    let given = LogOptions { random: |seed| Ok(seed.fill(4)), ..options() };
+    let fours = |seed: &mut [u8]| {
+        seed.fill(4);
+        Ok(())
+    };
+    let given = LogOptions { random: fours, ..options() };
     drop(rig.open(given).unwrap());
     assert_eq!(heads().last().unwrap().seed, [4; 16]);
 }

@@ -3,14 +3,15 @@
 use super::*;
 use crate::award::Certificate;
 use crate::bid::{LocalBids, OfferedPart, OwnBid};
-use crate::wire::tests::mk_order;
 use crate::params::Params;
+use crate::wire::tests::mk_order;
 use crate::wire::{Header, Kind, Listed, Quorum, Signers};
 use proptest::prelude::*;
 use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
 
 const MARKET: [u8; 32] = [5; 32];
-const HEAD: SegmentHead = SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1, seed: *b"the mark the sum" };
+const HEAD: SegmentHead =
+    SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1, seed: *b"the mark the sum" };
 
 fn node() -> NodeCapacity {
     NodeCapacity {

@@ -104,7 +104,8 @@ mod tests {
         order.requirements.image = "i".repeat(500);
         let size = order.to_bytes().len();
         let orders = LogRecord::Orders { at_ms: 4, round: 7, orders: vec![order; 100] };
-        let fit = (0..).take_while(|_| kept.admit(&rig.record, orders.clone()) == Some(orders.clone())).count();
+        let fit =
+            (0..).take_while(|_| kept.admit(&rig.record, orders.clone()) == Some(orders.clone())).count();
         assert_eq!(fit, MAX_KEPT / (100 * size));
     }
 }

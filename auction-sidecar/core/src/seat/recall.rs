@@ -73,7 +73,10 @@ impl<C: Crypto> Seat<C> {
             let bids = bids.unwrap_or_default();
             self.offer_names.insert(round, bids.parts.iter().map(|p| p.offer.clone()).collect());
             let wake = recalled.next_wake();
-            self.rounds.insert(round, Active { round: recalled, wake, bids, wanted: BTreeSet::new(), kept: Kept::default() });
+            self.rounds.insert(
+                round,
+                Active { round: recalled, wake, bids, wanted: BTreeSet::new(), kept: Kept::default() },
+            );
         }
         Ok(())
     }
