@@ -134,7 +134,7 @@ pub struct LogArgs {
     /// How long rounds that are over stay in the log.
     #[arg(long, env = "VENDUE_LOG_RETAIN_SECONDS", default_value_t = 0)]
     pub log_retain_seconds: u64,
-    /// Most MiB of such rounds.
+    /// A log that is longer than so many MiB keeps only what a restart needs.
     #[arg(long, env = "VENDUE_LOG_MAX_MIB", default_value_t = 256)]
     pub log_max_mib: u64,
 }

@@ -80,15 +80,29 @@ pub fn seal_ceiling(
     ceiling: Price,
     key: &BidKey,
 ) -> Result<SealedCeiling, CryptoError> {
+    seal_ceiling_by(record, order, ceiling, |id, header, payload| {
+        vendue_sealed_bid::seal(id, &record.seal_key, header, payload, key)
+    })
+}
+
+/// [`seal_ceiling`] by whoever seals.
+pub(crate) fn seal_ceiling_by(
+    record: &MarketRecord,
+    order: &Order,
+    ceiling: Price,
+    seal: impl FnOnce(&RoundId, &[u8], &[u8]) -> Result<Sealed, CryptoError>,
+) -> Result<SealedCeiling, CryptoError> {
     let id = RoundId { market: record.market, epoch: record.epoch, round: order.first_round };
-    let header = ceiling_header(order);
-    let sealed = vendue_sealed_bid::seal(&id, &record.seal_key, &header, &ceiling.to_bytes(), key)?;
+    let sealed = seal(&id, &ceiling_header(order), &ceiling.to_bytes())?;
     let payload = sealed.payload.try_into().map_err(|_| CryptoError::Secret("ceiling"))?;
     Ok(SealedCeiling { u: sealed.u, v: sealed.v, payload })
 }
 
 /// The lower of the public ceiling and the sealed one; none when there is no sealed one that opens.
-fn opened_ceiling(order: &Order, open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>) -> Option<Price> {
+pub(crate) fn opened_ceiling(
+    order: &Order,
+    open: impl Fn(&[u8], &Sealed) -> Option<Vec<u8>>,
+) -> Option<Price> {
     let sealed = order.terms.sealed_ceiling.as_ref()?;
     let sealed = Sealed { u: sealed.u, v: sealed.v, payload: sealed.payload.to_vec() };
     let opened = Price::from_bytes(&open(&ceiling_header(order), &sealed)?).ok()?;

@@ -7,8 +7,9 @@ use crate::evidence::{self, Field, Struct};
 use crate::keys::{HomeKeys, SeatKeys};
 use crate::record::MarketRecord;
 use std::sync::Arc;
-use vendue_market::Digest;
-use vendue_sealed_bid::{Combined, CryptoError, RoundId, Sealed, VoteKeySet};
+use vendue_market::{Digest, tagged_hash};
+use vendue_sealed_bid::{BidKey, Combined, CryptoError, RoundId, Sealed, VoteKeySet};
+use zeroize::Zeroizing;
 
 /// What anybody can check and open with the public keys of a record.
 pub trait Scheme {
@@ -75,6 +76,14 @@ pub trait UserCrypto {
     fn public_key(&self) -> [u8; 33];
     /// The user's signature.
     fn sign(&self, hash: &Digest) -> [u8; 65];
+    /// Seals a payload to a round, under the key of all seats.
+    fn seal(
+        &self,
+        id: &RoundId,
+        seal_key: &[u8; 48],
+        header: &[u8],
+        payload: &[u8],
+    ) -> Result<Sealed, CryptoError>;
 }
 
 impl UserCrypto for HomeKeys {
@@ -85,6 +94,17 @@ impl UserCrypto for HomeKeys {
     }
     fn sign(&self, hash: &Digest) -> [u8; 65] {
         self.user.sign(hash)
+    }
+    fn seal(
+        &self,
+        id: &RoundId,
+        seal_key: &[u8; 48],
+        header: &[u8],
+        payload: &[u8],
+    ) -> Result<Sealed, CryptoError> {
+        let user = self.user.to_bytes();
+        let secret = Zeroizing::new(tagged_hash("VENDUE-V1-CEILING-KEY", &[user.as_slice()]));
+        vendue_sealed_bid::seal(id, seal_key, header, payload, &BidKey::from_bytes(&secret))
     }
 }
 

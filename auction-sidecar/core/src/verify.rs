@@ -198,7 +198,8 @@ pub(crate) fn named_outcome(
 }
 
 /// Checks that a (verified) certificate permits `order` to be listed early: it gave the body `before` to nobody, the
-/// new body names it, asks for the same and starts before `before` could be listed again.
+/// new body names it, asks for the same and starts before `before` could be listed again. A sealed ceiling is another
+/// ciphertext in each body, because it is sealed to the body's first round.
 pub fn again(
     record: &MarketRecord,
     order: &Order,
@@ -210,7 +211,11 @@ pub fn again(
     if (after.order, after.round, after.root) != (before.digest(), cert.round, cert.root) {
         return Err(VerifyError::NotAfter);
     }
-    if *before != (Order { first_round: before.first_round, after: before.after, ..order.clone() }) {
+    let mut same = Order { first_round: before.first_round, after: before.after, ..order.clone() };
+    if let (Some(new), Some(old)) = (&mut same.terms.sealed_ceiling, &before.terms.sealed_ceiling) {
+        new.clone_from(old);
+    }
+    if *before != same {
         return Err(VerifyError::OtherOrder);
     }
     outcome(record, cert, proof, before)?;

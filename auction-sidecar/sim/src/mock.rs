@@ -85,6 +85,17 @@ fn stream(combined: &[u8; 96], header: &[u8], payload: &mut [u8]) {
     payload.iter_mut().zip(key.iter().cycle()).for_each(|(byte, k)| *byte ^= k);
 }
 
+fn seal(combined: &[u8; 96], header: &[u8], payload: &[u8]) -> Sealed {
+    let mut payload = payload.to_vec();
+    stream(combined, header, &mut payload);
+    payload.extend([0; TAG]);
+    Sealed {
+        u: hash(KEM, &[combined, header, &payload]),
+        v: hash(MASK, &[combined, header, &payload]),
+        payload,
+    }
+}
+
 /// Signatures, votes and sealing by hashes.
 #[derive(Debug, Clone, Copy)]
 pub struct MockScheme;
@@ -173,15 +184,7 @@ impl Crypto for MockCrypto {
     type Scheme = MockScheme;
 
     fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> Result<Sealed, CryptoError> {
-        let combined = combined_of(&self.id(round), &self.record.seal_key);
-        let mut payload = payload.to_vec();
-        stream(&combined, header, &mut payload);
-        payload.extend([0; TAG]);
-        Ok(Sealed {
-            u: hash(KEM, &[&combined, header, &payload]),
-            v: hash(MASK, &[&combined, header, &payload]),
-            payload,
-        })
+        Ok(seal(&combined_of(&self.id(round), &self.record.seal_key), header, payload))
     }
     fn share(&self, round: u64) -> [u8; 96] {
         let key = self.record.seat(self.seat).map_or([0; 48], |s| s.seal_share_key);
@@ -247,6 +250,15 @@ impl UserCrypto for MockUser {
     }
     fn sign(&self, digest: &Digest) -> [u8; 65] {
         hash(SIGN, &[&self.0, digest])
+    }
+    fn seal(
+        &self,
+        id: &RoundId,
+        seal_key: &[u8; 48],
+        header: &[u8],
+        payload: &[u8],
+    ) -> Result<Sealed, CryptoError> {
+        Ok(seal(&combined_of(id, seal_key), header, payload))
     }
 }
 

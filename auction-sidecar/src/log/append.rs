@@ -3,15 +3,16 @@
 //! A process begins a segment of its own before it reads the others, and a process that appends looks for segments of a
 //! higher generation after it has synced and before it reports. So of two processes either the newer one reads what the
 //! older one wrote, or the older one notices and reports nothing. What nobody needs goes before that segment is made, so
-//! that a log which has filled its volume can be opened again once its records have expired.
+//! that a log which has filled its volume can be opened again once its records have expired. Records that are there for
+//! replay only have the room that those for a restart leave, and no more.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use vendue_auction_core::log::{LogRecord, Segment, SegmentHead, encode_frame};
+use vendue_auction_core::log::{FRAME_LEN, LogRecord, SEED_LEN, Segment, SegmentHead, encode_frame};
 use vendue_auction_core::{MarketRecord, Params};
 
 use super::files::{self, LogDirError, Named, fail};
@@ -29,11 +30,16 @@ pub struct LogOptions {
     pub generation: Option<u64>,
     /// How long records are kept that no restart needs any more, to replay rounds.
     pub retain: Duration,
-    /// Most bytes of such records.
+    /// A log that is longer keeps no such records.
     pub max_bytes: u64,
     /// A segment ends when it is longer than this.
     pub segment_bytes: u64,
+    /// Makes the seed of each segment.
+    pub random: Random,
 }
+
+/// Fills a buffer with random bytes.
+pub type Random = fn(&mut [u8]) -> Result<(), getrandom::Error>;
 
 impl LogOptions {
     /// Nothing is kept longer than a restart needs it.
@@ -44,29 +50,54 @@ impl LogOptions {
             retain: Duration::ZERO,
             max_bytes: 256 << 20,
             segment_bytes: SEGMENT_BYTES,
+            random: getrandom::fill,
         }
+    }
+}
+
+/// For how long records matter.
+#[derive(Debug, Default, Clone, Copy)]
+struct Until {
+    /// A restart needs one of them.
+    needed_ms: u64,
+    /// What they are about goes on.
+    over_ms: u64,
+}
+
+impl Until {
+    fn add(&mut self, record: &LogRecord, params: &Params) {
+        self.needed_ms = self.needed_ms.max(record.needed_until_ms(params));
+        self.over_ms = self.over_ms.max(record.goes_on_until_ms(params));
     }
 }
 
 struct Old {
     path: PathBuf,
-    needed_until_ms: u64,
+    until: Until,
     bytes: u64,
 }
 
 impl Old {
     fn of(path: PathBuf, segment: &Segment, params: &Params) -> Self {
-        let needed = segment.records.iter().map(|r| r.needed_until_ms(params)).max();
+        let mut until = Until::default();
+        segment.records.iter().for_each(|r| until.add(r, params));
         let bytes = size(&path);
-        Self { path, needed_until_ms: needed.unwrap_or_default(), bytes }
+        Self { path, until, bytes }
     }
 
     /// Whether anybody needs it, or it is kept for replay in a log of `bytes` bytes.
     fn matters(&self, options: &LogOptions, bytes: u64, now_ms: u64) -> bool {
         let retain = u64::try_from(options.retain.as_millis()).unwrap_or(u64::MAX);
-        let kept_for = if bytes > options.max_bytes { 0 } else { retain };
-        now_ms <= self.needed_until_ms.saturating_add(kept_for)
+        let has_room = bytes <= options.max_bytes;
+        now_ms <= self.until.needed_ms || (has_room && now_ms <= self.until.over_ms.saturating_add(retain))
     }
+}
+
+/// The seed of a new segment.
+fn seed(options: &LogOptions) -> Result<[u8; SEED_LEN], LogDirError> {
+    let mut seed = [0; SEED_LEN];
+    (options.random)(&mut seed).map_err(|error| LogDirError::Random { dir: options.dir.clone(), error })?;
+    Ok(seed)
 }
 
 fn size(path: &Path) -> u64 {
@@ -87,7 +118,9 @@ pub struct Appender {
     path: PathBuf,
     /// Bytes of the segment that are durable.
     synced: u64,
-    needed_until_ms: u64,
+    until: Until,
+    /// Rounds of which something was left out because there was no room for it, until they are over.
+    omitted: BTreeSet<u64>,
     /// What shows that there is a log, for the beginning of each segment.
     observed: Option<Vec<u8>>,
     /// Whether a segment of this process shows it.
@@ -130,7 +163,7 @@ impl Appender {
         }
         prune(&options, record, seat, now_ms)?;
         let number = files::segments(&dir)?.last().map_or(0, |last| last.number + 1);
-        let head = SegmentHead { market: record.market, seat, generation, number };
+        let head = SegmentHead { market: record.market, seat, generation, number, seed: seed(&options)? };
         let path = files::segment_path(&dir, number, generation);
         let file = create(&dir, &path, &head.encode())?;
         let segments = read_segments(&dir, record, seat).inspect_err(|_| {
@@ -151,7 +184,8 @@ impl Appender {
             head,
             file,
             path,
-            needed_until_ms: 0,
+            until: Until::default(),
+            omitted: BTreeSet::new(),
             observed,
             shows: false,
             old,
@@ -184,27 +218,53 @@ impl Appender {
             return Err(LogDirError::Broken(self.options.dir.clone()));
         }
         self.broken = true;
-        let written = self.write(records)?;
+        let batch = self.batch(records, now_ms)?;
+        let written = self.write(&batch)?;
         if self.synced >= self.options.segment_bytes {
             self.rotate()?;
         }
-        self.forget(now_ms)?;
+        self.forget(0, now_ms)?;
         self.broken = false;
         Ok(written)
     }
 
-    fn write(&mut self, records: &[LogRecord]) -> Result<u64, LogDirError> {
-        let mut batch = Vec::new();
-        for record in records {
-            let bytes = record.encode();
-            batch.extend(encode_frame(&bytes, self.head.generation, self.synced));
-            self.needed_until_ms = self.needed_until_ms.max(record.needed_until_ms(&self.params));
-            if shows(record) {
-                self.observed = Some(bytes);
-                self.shows = true;
+    /// The frames of records. Those for replay are written only as far as the log has room when the oldest that nobody
+    /// needs are gone: of a round that does not fit, no more.
+    fn batch(&mut self, records: &[LogRecord], now_ms: u64) -> Result<Vec<u8>, LogDirError> {
+        self.omitted.retain(|round| now_ms < self.params.expiry(*round));
+        let encoded: Vec<Vec<u8>> = records.iter().map(LogRecord::encode).collect();
+        let coming = encoded.iter().map(|bytes| (bytes.len() + FRAME_LEN) as u64).sum();
+        self.forget(coming, now_ms)?;
+        let (mut batch, before) = (Vec::new(), self.bytes());
+        for (record, bytes) in records.iter().zip(encoded) {
+            let round = record.round().filter(|_| record.is_for_replay());
+            if round.is_some_and(|round| self.omitted.contains(&round)) {
+                continue;
+            }
+            let after = before + (batch.len() + bytes.len() + FRAME_LEN) as u64;
+            match round.filter(|_| after > self.options.max_bytes) {
+                Some(round) => {
+                    self.omitted.insert(round);
+                    let omitted = LogRecord::Omitted { at_ms: now_ms, round };
+                    self.put(&omitted, omitted.encode(), &mut batch);
+                }
+                None => self.put(record, bytes, &mut batch),
             }
         }
-        self.file.write_all(&batch).map_err(fail("append to", &self.path))?;
+        Ok(batch)
+    }
+
+    fn put(&mut self, record: &LogRecord, bytes: Vec<u8>, batch: &mut Vec<u8>) {
+        batch.extend(encode_frame(&bytes, &self.head, self.synced));
+        self.until.add(record, &self.params);
+        if shows(record) {
+            self.observed = Some(bytes);
+            self.shows = true;
+        }
+    }
+
+    fn write(&mut self, batch: &[u8]) -> Result<u64, LogDirError> {
+        self.file.write_all(batch).map_err(fail("append to", &self.path))?;
         self.file.sync_data().map_err(fail("sync", &self.path))?;
         self.synced += batch.len() as u64;
         self.check_fence()?;
@@ -222,31 +282,31 @@ impl Appender {
     }
 
     fn rotate(&mut self) -> Result<(), LogDirError> {
-        let head = SegmentHead { number: self.head.number + 1, ..self.head };
+        let head = SegmentHead { number: self.head.number + 1, seed: seed(&self.options)?, ..self.head };
         let mut content = head.encode();
         if let Some(observed) = &self.observed {
-            content.extend(encode_frame(observed, head.generation, content.len() as u64));
+            content.extend(encode_frame(observed, &head, content.len() as u64));
             self.shows = true;
         }
         let path = files::segment_path(&self.options.dir, head.number, head.generation);
         let file = files::create(&self.options.dir, &path, &content)?;
         self.old.push_back(Old {
             path: std::mem::replace(&mut self.path, path),
-            needed_until_ms: std::mem::take(&mut self.needed_until_ms),
+            until: std::mem::take(&mut self.until),
             bytes: std::mem::replace(&mut self.synced, content.len() as u64),
         });
         (self.file, self.head) = (file, head);
         Ok(())
     }
 
-    /// Removes the oldest segments that nobody needs.
-    fn forget(&mut self, now_ms: u64) -> Result<(), LogDirError> {
+    /// Removes the oldest segments that nobody needs when so many bytes come.
+    fn forget(&mut self, coming: u64, now_ms: u64) -> Result<(), LogDirError> {
         // What shows that there is a log goes last.
         if !self.shows {
             return Ok(());
         }
         while let Some(first) = self.old.front() {
-            if first.matters(&self.options, self.bytes(), now_ms) {
+            if first.matters(&self.options, self.bytes().saturating_add(coming), now_ms) {
                 break;
             }
             files::remove(&first.path)?;

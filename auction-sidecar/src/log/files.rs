@@ -59,6 +59,14 @@ pub enum LogDirError {
         /// Generation found.
         found: u64,
     },
+    /// There is no seed for a new segment.
+    #[error("seat log {dir}: random bytes for a new segment: {error}")]
+    Random {
+        /// The folder.
+        dir: PathBuf,
+        /// Why there are none.
+        error: getrandom::Error,
+    },
     /// The last write failed.
     #[error("seat log {0}: a write failed before; nothing more is written")]
     Broken(PathBuf),

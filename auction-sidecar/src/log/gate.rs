@@ -3,7 +3,7 @@
 //! Inputs: the outputs of one call of the seat. Outputs: what may be carried out, in order. The thread that writes takes
 //! all that waits in one go, so the engine never waits for the disk, and one sync serves many calls. Invariants: nothing of
 //! a call, or of a later one, passes before the records of that call are durable; after a failed write nothing passes; a
-//! bundle or SET that the disk has kept too long does not pass at all, because others would hold it against the seat.
+//! bundle or SET that the disk has kept too long does not pass at all: others might hold it against the seat.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -105,14 +105,21 @@ pub struct Gate {
     failed: Option<String>,
 }
 
-/// Until when a message that is said for the first time is worth saying. A bundle after T1 is listed by nobody, and is
-/// evidence that its seat bid too late; a SET after view 0 has no vote to follow, and the seat's NEWVIEW shows it.
+/// Until when a message that is said for the first time is worth saying.
+///
+/// Who gets a bundle after T1 lists it nowhere, and with f + 1 such SETs it is a proof that its seat bid too late. D bounds
+/// all that lies between T0 and the moment at which every seat has taken the bundle in: what its seat needs to seal and
+/// store it, the way, the difference of the clocks, and what the receiver needs. A bundle that leaves at T0 is there by
+/// T1; one that leaves later is there only if the rest takes less than its bound. So the seat's own part, the disk
+/// included, may take half of D, and half of D stays for the rest. What is held back is no evidence, it only does not count.
+///
+/// A SET after view 0 has no vote to follow, and the seat's NEWVIEW shows it.
 fn deadline(params: &Params, records: &[LogRecord], output: &SeatOutput) -> Option<u64> {
     let SeatOutput::Broadcast(bytes) = output else { return None };
     let is_new = records.iter().any(|r| matches!(r, LogRecord::Said { bytes: said, .. } if said == bytes));
     let header = is_new.then(|| header(output)).flatten()?;
     match header.kind {
-        Kind::Bundle => Some(params.t1(header.round)),
+        Kind::Bundle => Some(params.t0(header.round).saturating_add(params.delay_ms / 2)),
         Kind::Set => Some(params.t3(header.round)),
         _ => None,
     }

@@ -14,7 +14,7 @@ mod gate;
 mod proofs;
 mod read;
 
-pub use append::{Appender, LogOptions, SEGMENT_BYTES};
+pub use append::{Appender, LogOptions, Random, SEGMENT_BYTES};
 pub use files::LogDirError;
 pub use gate::{Gate, Progress};
 pub use proofs::{ProofKeeper, fault_name};

@@ -1,11 +1,12 @@
 //! The log on a real disk, whole, torn, damaged, full and fenced.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use vendue_auction_core::evidence::message_hash;
-use vendue_auction_core::log::LogRecord;
+use vendue_auction_core::log::{HEAD_LEN, LogRecord, SegmentHead, read_segment};
 use vendue_auction_core::proof::{Double, FaultProof, Signed};
 use vendue_auction_core::wire::{Body, Header, Kind, Message, SetMsg};
 use vendue_auction_core::{MarketRecord, SeatOutput, SignedMarketRecord};
@@ -100,13 +101,13 @@ fn a_torn_tail_is_cut_and_damage_in_the_middle_is_refused_with_file_place_and_ne
     assert_eq!(rig.open(rig.options()).unwrap().1, [observe(1), promise(70)]);
 
     let mut bad = whole;
-    bad[90] ^= 1;
+    bad[HEAD_LEN + 27] ^= 1;
     std::fs::write(&file, &bad).unwrap();
     let before = rig.files();
     let error = rig.open(rig.options()).map(drop).unwrap_err().to_string();
     assert_eq!(rig.files(), before);
     let name = file.file_name().unwrap().to_str().unwrap();
-    assert!(error.contains(name) && error.contains("at byte 63") && error.contains("empty one"), "{error}");
+    assert!(error.contains(name) && error.contains("at byte 79") && error.contains("empty one"), "{error}");
 }
 
 #[test]
@@ -125,6 +126,36 @@ fn a_crash_of_the_same_generation_leaves_no_tail_behind() {
         drop(log);
         assert_eq!(rig.open(options()).unwrap().1.last(), Some(&observe(2)));
     }
+}
+
+#[test]
+fn each_segment_has_a_random_seed_of_its_own_and_there_is_none_without() {
+    let rig = Rig::new();
+    let options = || LogOptions { segment_bytes: 1, ..rig.options() };
+    let heads = || {
+        let head = |path: &std::path::PathBuf| {
+            let bytes = std::fs::read(path).unwrap();
+            read_segment(&bytes, &rig.record.market, 1, 4, true).unwrap().head.unwrap()
+        };
+        rig.files().iter().map(head).collect::<Vec<SegmentHead>>()
+    };
+    let (mut log, _) = rig.open(options()).unwrap();
+    log.append(&[observe(1), promise(50)], 1).unwrap();
+    log.append(&[promise(50)], 1).unwrap();
+    let seeds: BTreeSet<_> = heads().iter().map(|head| head.seed).collect();
+    assert_eq!((seeds.len(), seeds.contains(&[0; 16])), (3, false));
+    drop(log);
+    let none = LogOptions { random: |_| Err(getrandom::Error::UNSUPPORTED), ..options() };
+    let files = rig.files();
+    assert!(matches!(rig.open(none).map(drop), Err(LogDirError::Random { .. })));
+    assert_eq!(rig.files(), files);
+    let fours = |seed: &mut [u8]| {
+        seed.fill(4);
+        Ok(())
+    };
+    let given = LogOptions { random: fours, ..options() };
+    drop(rig.open(given).unwrap());
+    assert_eq!(heads().last().unwrap().seed, [4; 16]);
 }
 
 #[test]
@@ -183,6 +214,55 @@ fn rounds_that_are_over_stay_as_long_and_as_many_as_asked_for() {
     assert!(rig.files().len() < kept && log.bytes() <= 2_000);
     log.append(&[promise(0)], 600).unwrap();
     assert!(rig.files().len() <= 2);
+}
+
+fn heard(round: u64, bytes: usize) -> LogRecord {
+    let header = Header { kind: Kind::Bundle, market: [1; 8], epoch: 0, round, seat: 3 };
+    let mut message = header.to_bytes().to_vec();
+    message.resize(bytes, 0);
+    LogRecord::Heard { at_ms: 1, bytes: message }
+}
+
+#[test]
+fn what_is_there_for_replay_takes_no_more_than_its_bytes_and_what_is_needed_stays() {
+    let rig = Rig::new();
+    let options = || LogOptions { segment_bytes: 400, max_bytes: 4_000, ..rig.options() };
+    let now = rig.record.params.t0(100);
+    let (mut log, _) = rig.open_at(options(), now).unwrap();
+    log.append(&[observe(1)], now).unwrap();
+    // Segments without anything that is needed go from the oldest on; the youngest round stays whole.
+    for round in 1..=100 {
+        log.append(&[heard(round, 300)], now).unwrap();
+        assert!(log.bytes() <= 4_000, "{} bytes", log.bytes());
+    }
+    let on_disk = || read_dir(&rig.options().dir, &rig.record, 1).unwrap().records;
+    let rounds = |is: fn(&LogRecord) -> bool| -> Vec<u64> {
+        on_disk().iter().filter(|r| is(r)).filter_map(LogRecord::round).collect()
+    };
+    let is_heard = |r: &LogRecord| matches!(r, LogRecord::Heard { .. });
+    let is_omitted = |r: &LogRecord| matches!(r, LogRecord::Omitted { .. });
+    assert!(rounds(is_heard).ends_with(&[98, 99, 100]) && rounds(is_omitted).is_empty());
+    // Behind what is needed no segment goes: then what is there for replay is left out, and what is needed is not.
+    let until_ms = now + 1_000;
+    log.append(&[promise(until_ms)], now).unwrap();
+    for _ in 0..100 {
+        log.append(&[heard(101, 300), heard(102, 300)], now).unwrap();
+    }
+    assert!(log.bytes() <= 4_100, "{} bytes", log.bytes());
+    assert_eq!(rounds(is_omitted).into_iter().collect::<BTreeSet<_>>(), [101, 102].into());
+    assert_eq!(rounds(is_omitted).len(), 2, "told once");
+    for at in 0..50 {
+        log.append(&[promise(until_ms + at)], now).unwrap();
+    }
+    drop(log);
+    let needed =
+        |records: &[LogRecord]| records.iter().filter(|r| matches!(r, LogRecord::Promise { .. })).count();
+    let (mut log, found) = rig.open_at(options(), now).unwrap();
+    assert_eq!(needed(&found), 51);
+    // When that has expired there is room again.
+    log.append(&[observe(2)], until_ms + 100).unwrap();
+    log.append(&[heard(103, 300)], until_ms + 100).unwrap();
+    assert_eq!((rounds(is_heard).last(), rounds(is_omitted)), (Some(&103), vec![]));
 }
 
 #[test]
@@ -328,13 +408,12 @@ fn a_bundle_or_set_that_the_disk_kept_too_long_is_not_said_and_is_counted() {
     let metrics = Arc::new(Metrics::new().unwrap());
     let (mut gate, disk) = Gate::before_test_disk(rig.record.params, metrics.clone());
     let params = rig.record.params;
-    let message = |kind| {
-        let header =
-            Header { kind, market: rig.record.short_id(), epoch: rig.record.epoch, round: 7, seat: 1 };
+    let message = |kind, round| {
+        let header = Header { kind, market: rig.record.short_id(), epoch: rig.record.epoch, round, seat: 1 };
         header.to_bytes()
     };
-    let said = |kind| {
-        let bytes = message(kind);
+    let said = |kind, round| {
+        let bytes = message(kind, round);
         vec![persist(LogRecord::Said { at_ms: 1, bytes: bytes.clone() }), SeatOutput::Broadcast(bytes)]
     };
     let mut calls = 0;
@@ -344,15 +423,20 @@ fn a_bundle_or_set_that_the_disk_kept_too_long_is_not_said_and_is_counted() {
         disk.sync(calls);
         gate.released(at_ms).len()
     };
-    let (t1, t3) = (params.t0(7) + params.delay_ms, params.t3(7));
-    assert_eq!([t1, t1 + 1].map(|at| passes(said(Kind::Bundle), at)), [1, 0]);
-    assert_eq!([t1 + 1, t3].map(|at| passes(said(Kind::Set), at)), [1, 1]);
-    let again = || vec![persist(observe(1)), SeatOutput::Broadcast(message(Kind::Set))];
+    // Half of D, 100 ms, is left for the way, the clocks and the receiver.
+    for (round, after_t0, passed) in [(1, 0, 1), (2, 50, 1), (3, 51, 0), (4, 99, 0), (5, 100, 0), (6, 101, 0)]
+    {
+        let at_ms = params.t0(round) + after_t0;
+        assert_eq!(passes(said(Kind::Bundle, round), at_ms), passed, "{after_t0} ms after T0");
+    }
+    let (t1, t3) = (params.t1(7), params.t3(7));
+    assert_eq!([t1 + 1, t3].map(|at| passes(said(Kind::Set, 7), at)), [1, 1]);
+    let again = || vec![persist(observe(1)), SeatOutput::Broadcast(message(Kind::Set, 7))];
     assert_eq!(passes(again(), t3 + 1), 1, "what was said in time is said again");
-    assert_eq!(passes(said(Kind::Set), t3 + 1), 0);
+    assert_eq!(passes(said(Kind::Set, 7), t3 + 1), 0);
     assert_eq!(passes(again(), t3 + 1), 0, "what was not said is not said later");
-    assert_eq!(passes(said(Kind::Lock), t3 + 1), 1, "a vote is never too late");
-    assert_eq!(metrics.dropped_count("log_late"), 2);
+    assert_eq!(passes(said(Kind::Lock, 7), t3 + 1), 1, "a vote is never too late");
+    assert_eq!(metrics.dropped_count("log_late"), 5);
 }
 
 /// A SET of seat 3, signed twice with different content.

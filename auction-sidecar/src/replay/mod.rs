@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use vendue_auction_core::log::{LogRecord, ReplayError, SegmentHead, encode_frame, replay};
+use vendue_auction_core::log::{LogRecord, ReplayError, SEED_LEN, SegmentHead, encode_frame, replay};
 use vendue_auction_core::{MarketRecord, RecordError, SignedMarketRecord};
+use vendue_market::tagged_hash;
 
 use crate::args::{ReplayArgs, ReplayForm};
 use crate::log::{Found, LogDirError, read_dir, read_file};
@@ -107,7 +108,7 @@ fn replay_round(record: &Arc<MarketRecord>, seat: u16, round: u64, found: &Found
         Ok(replayed) => RoundReport::new(record, &replayed),
         Err(ReplayError::Differs(difference)) => RoundReport::differs(record, round, difference.to_string()),
         Err(ReplayError::Recall(error)) => RoundReport::differs(record, round, error.to_string()),
-        Err(error @ (ReplayError::Nothing(_) | ReplayError::NotReceived(_))) => {
+        Err(error @ (ReplayError::Nothing(_) | ReplayError::NotReceived(_) | ReplayError::Omitted(_))) => {
             RoundReport::skipped(record, round, error.to_string())
         }
     }
@@ -126,15 +127,23 @@ fn file(operation: &'static str, path: &std::path::Path) -> impl FnOnce(std::io:
     move |source| ReplayFailure::File { operation, path, source }
 }
 
+/// A seed that follows from the records, so that an export has one encoding; none of them can have been made for it.
+fn seed_of(encoded: &[Vec<u8>]) -> [u8; SEED_LEN] {
+    let parts: Vec<&[u8]> = encoded.iter().map(Vec::as_slice).collect();
+    let digest = tagged_hash("VENDUE-V1-EXPORT-SEED", &parts);
+    digest.first_chunk().copied().unwrap_or_default()
+}
+
 /// A segment with the records of some rounds.
 pub fn export(record: &MarketRecord, seat: u16, rounds: &BTreeSet<u64>, records: &[LogRecord]) -> Vec<u8> {
-    let head = SegmentHead { market: record.market, seat, generation: 0, number: 0 };
-    let mut bytes = head.encode();
     let wanted = |r: &&LogRecord| {
         matches!(r, LogRecord::Observe { .. }) || r.round().is_some_and(|round| rounds.contains(&round))
     };
-    for record in records.iter().filter(wanted) {
-        let frame = encode_frame(&record.encode(), head.generation, bytes.len() as u64);
+    let encoded: Vec<Vec<u8>> = records.iter().filter(wanted).map(LogRecord::encode).collect();
+    let head = SegmentHead { market: record.market, seat, generation: 0, number: 0, seed: seed_of(&encoded) };
+    let mut bytes = head.encode();
+    for record in &encoded {
+        let frame = encode_frame(record, &head, bytes.len() as u64);
         bytes.extend(frame);
     }
     bytes

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use vendue_auction_core::log::read_segment;
 use vendue_auction_core::wire::{Kind, peek_kind};
 use vendue_auction_core::{
     Home, HomeInput, HomeOutput, NewOrder, Peer, Seat, SeatCrypto, SeatInput, SeatOutput,
@@ -241,7 +242,8 @@ fn a_round_whose_beginning_was_removed_is_not_held_against_the_seat() {
     // A later segment that begins with the second half of the round.
     let half = found.records[found.records.len() / 2..].to_vec();
     let bytes = export(&record, 0, &[round].into(), &half);
-    let head = SegmentHead { market: record.market, seat: 0, generation: 0, number: 3 }.encode();
+    let first = read_segment(&bytes, &record.market, 0, record.n(), false).unwrap().head.unwrap();
+    let head = SegmentHead { number: 3, ..first }.encode();
     let later = [&head, &bytes[head.len()..]].concat();
     let path = market.log.join("later.vlog");
     std::fs::write(&path, later).unwrap();

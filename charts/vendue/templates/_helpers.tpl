@@ -70,7 +70,7 @@ readinessProbe:
   timeoutSeconds: 2
 {{- end -}}
 
-{{/* Most MiB of rounds that are over in the seat's log: half of what fault proofs, at most 64 MiB, leave of its volume. */}}
+{{/* The length in MiB above which the seat's log keeps only what a restart needs: half of what fault proofs, at most 64 MiB, leave of its volume. */}}
 {{- define "vendue.logMaxMib" -}}
 {{- $size := .Values.auction.log.size -}}
 {{- $unit := index (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[MGT]i$" $size) -}}

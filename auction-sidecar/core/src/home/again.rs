@@ -2,15 +2,17 @@
 //!
 //! A body may be listed in its rounds only, which are so far apart that no two that could award it are open together.
 //! When a certified round gave it to nobody, that certificate permits a new body that starts at once. Seats check it
-//! and put the new body in the place of the old one.
+//! and put the new body in the place of the old one. A sealed ceiling opens with the first round of its body only, so an
+//! order that has one never waits for its next round: it goes on in a new body, with the ceiling sealed anew.
 //!
 //! Invariant: at home one body of an order is alive at a time; an award of an earlier one is refused with a CANCEL.
 
 use super::{Before, Entry, Home, HomeOutput, State};
+use crate::clearing::seal_ceiling_by;
 use crate::crypto::UserCrypto;
 use crate::drops::DropReason;
 use crate::wire::{Body, Cancel, Proof};
-use vendue_market::{Digest, Order, Outcome, Unserved};
+use vendue_market::{Digest, Order, Outcome, Price, Unserved};
 
 /// Earlier bodies of an order that are remembered.
 const MAX_EARLIER: usize = 64;
@@ -66,6 +68,10 @@ impl<K: UserCrypto> Home<K> {
         let before = entry.order.clone();
         let after = Some(Unserved { order: digest, round, root: proof.certificate.root });
         let order = Order { first_round, after, ..before.clone() };
+        let Some(order) = self.sealed_anew(order, entry.ceiling) else {
+            self.give_up(now_ms, digest, out);
+            return None;
+        };
         self.replace(now_ms, digest, order, Some(Box::new(Before { body: before, proof })), out);
         Some(p.t0(first_round))
     }
@@ -77,18 +83,43 @@ impl<K: UserCrypto> Home<K> {
         digest: Digest,
         out: &mut Vec<HomeOutput>,
     ) -> Option<u64> {
+        self.start_from(now_ms, digest, 0, out)
+    }
+
+    /// [`Home::start_again`] in that round or a later one.
+    pub(super) fn start_from(
+        &mut self,
+        now_ms: u64,
+        digest: Digest,
+        round: u64,
+        out: &mut Vec<HomeOutput>,
+    ) -> Option<u64> {
         let p = self.record.params;
         let entry = self.orders.get(&digest)?;
         // The first that it can name, so that its round says when it was made.
-        let first_round = self.first_round(now_ms, &entry.order.job, entry.order.attempt);
+        let first_round = self.first_round(now_ms, &entry.order.job, entry.order.attempt).max(round);
         let order = Order { first_round, after: None, ..entry.order.clone() };
         let starts_ms = p.t0(order.first_round);
-        if starts_ms >= order.expires_ms {
+        let in_time = starts_ms < order.expires_ms;
+        let Some(order) = self.sealed_anew(order, entry.ceiling).filter(|_| in_time) else {
             self.give_up(now_ms, digest, out);
             return None;
-        }
+        };
         self.replace(now_ms, digest, order, None, out);
         Some(starts_ms)
+    }
+
+    /// An order with its ceiling sealed to its first round, if it has one; none where this home does not know it.
+    pub(super) fn sealed_anew(&self, mut order: Order, ceiling: Option<Price>) -> Option<Order> {
+        let Some(ceiling) = ceiling else {
+            return order.terms.sealed_ceiling.is_none().then_some(order);
+        };
+        let seal_key = &self.record.seal_key;
+        let sealed = seal_ceiling_by(&self.record, &order, ceiling, |id, header, payload| {
+            self.keys.seal(id, seal_key, header, payload)
+        });
+        order.terms.sealed_ceiling = Some(sealed.ok()?);
+        Some(order)
     }
 
     /// Puts a new body in the place of an order's last one.
@@ -100,13 +131,14 @@ impl<K: UserCrypto> Home<K> {
         before: Option<Box<Before>>,
         out: &mut Vec<HomeOutput>,
     ) {
-        let Some(Entry { mut earlier, models, .. }) = self.orders.remove(&digest) else { return };
+        let Some(Entry { mut earlier, models, ceiling, .. }) = self.orders.remove(&digest) else { return };
         earlier.insert(0, digest);
         earlier.truncate(MAX_EARLIER);
         let (now, round) = (order.digest(), order.first_round);
         self.adopt(now_ms, now, order, round, State::Waiting);
         if let Some(entry) = self.orders.get_mut(&now) {
             (entry.before, entry.earlier, entry.models) = (before, earlier, models);
+            entry.ceiling = ceiling;
         }
         out.push(HomeOutput::Relisted { order: digest, digest: now });
     }

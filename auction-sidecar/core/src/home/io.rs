@@ -38,6 +38,14 @@ pub enum HomeInput {
     /// Make, sign and send an order. The same job and attempt again changes nothing; after a restart it makes another
     /// order, and seats drop the one before.
     Submit(Box<NewOrder>),
+    /// The same for an order with a ceiling that nobody knows before its round is opened. Each body has it sealed to its own
+    /// first round. A home that is started anew does not know it any more: then the last body's round is the last.
+    SubmitSealed {
+        /// The order, without a sealed ceiling in its terms.
+        order: Box<NewOrder>,
+        /// The ceiling.
+        ceiling: Price,
+    },
     /// After a restart: go on with an order that was awarded, and with its choice if one was stored.
     Resume {
         /// The order as it was signed.

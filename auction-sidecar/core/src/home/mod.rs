@@ -82,6 +82,8 @@ enum State {
 struct Entry {
     order: Order,
     signature: [u8; 65],
+    /// What is sealed in each body, if this home knows it.
+    ceiling: Option<Price>,
     /// What goes out with a body that comes early.
     before: Option<Box<Before>>,
     /// Digests of the last bodies before this one, the latest first.
@@ -144,7 +146,10 @@ impl<K: UserCrypto> Home<K> {
         let mut out = Vec::new();
         match input {
             HomeInput::Tick => {}
-            HomeInput::Submit(new) => self.submit(now_ms, *new, &mut out),
+            HomeInput::Submit(new) => self.submit(now_ms, *new, None, &mut out),
+            HomeInput::SubmitSealed { order, ceiling } => {
+                self.submit(now_ms, *order, Some(ceiling), &mut out)
+            }
             HomeInput::Resume { order, choice } => self.resume(now_ms, *order, choice, &mut out),
             HomeInput::Message { from, bytes } => {
                 if let Err(reason) = self.intake(now_ms, from, &bytes, &mut out) {
@@ -255,8 +260,8 @@ impl<K: UserCrypto> Home<K> {
         self.record.params.first_round(now_ms).max(over)
     }
 
-    /// Makes and signs an order and sends it.
-    fn submit(&mut self, now_ms: u64, new: NewOrder, out: &mut Vec<HomeOutput>) {
+    /// Makes and signs an order and sends it, with its ceiling sealed if there is one to seal.
+    fn submit(&mut self, now_ms: u64, new: NewOrder, ceiling: Option<Price>, out: &mut Vec<HomeOutput>) {
         if self.is_in_work(&new) {
             return;
         }
@@ -275,7 +280,16 @@ impl<K: UserCrypto> Home<K> {
         };
         // One that was withdrawn a moment ago stays so: seats would not take the same body again.
         let is_over = |d: &Digest| self.repeats.contains_key(d) || self.orders.contains_key(d);
-        while is_over(&order.digest()) {
+        loop {
+            if ceiling.is_some() {
+                let Some(sealed) = self.sealed_anew(order.clone(), ceiling) else {
+                    return out.push(HomeOutput::GivenUp { order: order.digest() });
+                };
+                order = sealed;
+            }
+            if !is_over(&order.digest()) {
+                break;
+            }
             order.first_round += 1;
         }
         let (digest, round) = (order.digest(), order.first_round);
@@ -286,11 +300,18 @@ impl<K: UserCrypto> Home<K> {
             starts_ms: self.record.params.t0(round),
         });
         self.adopt(now_ms, digest, order, round, State::Waiting);
+        if let Some(entry) = self.orders.get_mut(&digest) {
+            entry.ceiling = ceiling;
+        }
     }
 
     /// After a restart: the order's last round, and true, while that may still have awarded it; else its next.
     fn round_to_follow(&self, now_ms: u64, order: &Order) -> (u64, bool) {
         let p = self.record.params;
+        if order.terms.sealed_ceiling.is_some() {
+            // It has no other round.
+            return (order.first_round, now_ms < p.expiry(order.first_round));
+        }
         let step = p.order_step();
         let next = order.next_round(p.round_from(now_ms), step);
         let before = next.checked_sub(step).filter(|r| *r >= order.first_round && now_ms < p.expiry(*r));
@@ -333,6 +354,7 @@ impl<K: UserCrypto> Home<K> {
         let entry = Entry {
             order,
             signature,
+            ceiling: None,
             before: None,
             earlier: vec![],
             state,
@@ -508,6 +530,12 @@ impl<K: UserCrypto> Home<K> {
     /// Moves an order to its next round and says when that starts; gives it up when its time is over.
     fn next_round(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) -> Option<u64> {
         let p = self.record.params;
+        let sealed = |e: &&Entry| e.order.terms.sealed_ceiling.is_some();
+        if let Some(entry) = self.orders.get(&digest).filter(sealed) {
+            // No two rounds that can award it are open together, as with one body.
+            let round = entry.order.first_round.saturating_add(p.order_step());
+            return self.start_from(now_ms, digest, round, out);
+        }
         if self.orders.get(&digest).is_some_and(|e| e.order.after.is_some() && e.before.is_none()) {
             return self.start_again(now_ms, digest, out);
         }

@@ -1,25 +1,34 @@
 //! Frames and segments: how records lie in a file, and how what a crash left is told from damage.
 //!
-//! A segment is a head and frames: `length u32 | CRC32C u32 | version u8 | generation u64 | synced u64 | record`. The
-//! checksum covers the length and everything after itself. `synced` is how long the segment was known to be durable when
-//! the frame was made. So bytes that do not check are a torn tail, of which nothing was ever acknowledged, unless an
-//! intact frame after them says that they had been durable: then the file is damaged.
+//! A segment is a head and frames: `length u32 | CRC32C u32 | version u8 | mark u64 | synced u64 | record`. The checksum
+//! covers the length and everything after itself. `synced` is how long the segment was known to be durable when the frame
+//! was made. So bytes that do not check are a torn tail, of which nothing was ever acknowledged, unless an intact frame
+//! after them says that they had been durable: then the file is damaged.
+//!
+//! Records hold what others have said. The head has a random seed that nobody else knows: one half is the mark of each
+//! frame, the other half begins the checksum. So no bytes of somebody else, and no frame of another segment, pass for one
+//! of this segment.
 
 use super::LogRecord;
 use vendue_market::Digest;
 use vendue_market::encode::{DecodeError, Reader, Writer};
 
 /// Version of the format of heads and frames.
-pub const LOG_VERSION: u8 = 1;
+pub const LOG_VERSION: u8 = 2;
 /// Longest record.
 pub const MAX_RECORD: usize = 16 << 20;
 /// Bytes of a segment's head.
-pub const HEAD_LEN: usize = 8 + 1 + 32 + 2 + 8 + 8 + 4;
+pub const HEAD_LEN: usize = 8 + 1 + 32 + 2 + 8 + 8 + SEED_LEN + 4;
+/// Bytes of a segment's seed.
+pub const SEED_LEN: usize = 16;
+
+/// Bytes of a frame beside its record.
+pub const FRAME_LEN: usize = PREFIX + FIXED;
 
 const MAGIC: &[u8; 8] = b"VENDUELG";
 /// Length and checksum.
 const PREFIX: usize = 8;
-/// Version, generation, synced.
+/// Version, mark, synced.
 const FIXED: usize = 17;
 /// How many times as many bytes as there are may be read to tell a torn tail from damage.
 const PASSES: usize = 8;
@@ -35,6 +44,8 @@ pub struct SegmentHead {
     pub generation: u64,
     /// Position among all segments.
     pub number: u64,
+    /// Random, and known to nobody but the writer.
+    pub seed: [u8; SEED_LEN],
 }
 
 /// What is wrong.
@@ -54,9 +65,6 @@ pub enum Damage {
     /// Bytes that had been durable do not check.
     #[error("a record that had been stored is damaged")]
     Checksum,
-    /// A frame names another generation than its segment.
-    #[error("a record of generation {0} is in a segment of another")]
-    Generation(u64),
     /// A frame that checks holds no record that is known.
     #[error("a record does not decode: {0}")]
     Record(DecodeError),
@@ -88,7 +96,7 @@ impl SegmentHead {
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.raw(MAGIC).u8(LOG_VERSION).raw(&self.market).u16(self.seat);
-        w.u64(self.generation).u64(self.number);
+        w.u64(self.generation).u64(self.number).raw(&self.seed);
         let mut bytes = w.finish();
         bytes.extend(crc32c::crc32c(&bytes).to_be_bytes());
         bytes
@@ -104,34 +112,45 @@ impl SegmentHead {
             return None;
         }
         let (market, seat) = (r.array().ok()?, r.u16().ok()?);
-        Some(Self { market, seat, generation: r.u64().ok()?, number: r.u64().ok()? })
+        let (generation, number) = (r.u64().ok()?, r.u64().ok()?);
+        Some(Self { market, seat, generation, number, seed: r.array().ok()? })
+    }
+
+    /// What each frame of the segment says of itself, and what its checksum begins with.
+    fn secrets(&self) -> (u64, u64) {
+        let seed = u128::from_be_bytes(self.seed);
+        ((seed >> 64) as u64, seed as u64)
+    }
+
+    /// The checksum of a frame of the segment.
+    fn sum(&self, length: &[u8; 4], body: &[u8]) -> [u8; 4] {
+        let begun = crc32c::crc32c(&self.secrets().1.to_be_bytes());
+        crc32c::crc32c_append(crc32c::crc32c_append(begun, length), body).to_be_bytes()
     }
 }
 
-/// A record as a frame.
-pub fn encode_frame(record: &[u8], generation: u64, synced: u64) -> Vec<u8> {
+/// A record as a frame of a segment of which `synced` bytes are durable.
+pub fn encode_frame(record: &[u8], head: &SegmentHead, synced: u64) -> Vec<u8> {
     let mut w = Writer::new();
-    w.u8(LOG_VERSION).u64(generation).u64(synced).raw(record);
+    w.u8(LOG_VERSION).u64(head.secrets().0).u64(synced).raw(record);
     let body = w.finish();
     let length = (body.len() as u32).to_be_bytes();
-    let sum = crc32c::crc32c_append(crc32c::crc32c(&length), &body);
     let mut frame = Vec::with_capacity(PREFIX + body.len());
     frame.extend(length);
-    frame.extend(sum.to_be_bytes());
+    frame.extend(head.sum(&length, &body));
     frame.extend(body);
     frame
 }
 
 /// A frame that checks.
 struct Frame<'a> {
-    generation: u64,
     synced: u64,
     record: &'a [u8],
     len: usize,
 }
 
 /// What a frame at the start of these bytes says of itself, if there may be one; its checksum is not looked at.
-fn outline(bytes: &[u8]) -> Option<Frame<'_>> {
+fn outline<'a>(bytes: &'a [u8], head: &SegmentHead) -> Option<Frame<'a>> {
     let mut r = Reader::new(bytes);
     let len = r.u32().ok()? as usize;
     r.u32().ok()?;
@@ -139,32 +158,31 @@ fn outline(bytes: &[u8]) -> Option<Frame<'_>> {
         return None;
     }
     let mut r = Reader::new(r.take(len).ok()?);
-    if r.u8().ok()? != LOG_VERSION {
+    if r.u8().ok()? != LOG_VERSION || r.u64().ok()? != head.secrets().0 {
         return None;
     }
-    let (generation, synced) = (r.u64().ok()?, r.u64().ok()?);
-    Some(Frame { generation, synced, record: r.rest(), len: PREFIX + len })
+    Some(Frame { synced: r.u64().ok()?, record: r.rest(), len: PREFIX + len })
 }
 
 /// Whether the checksum of a frame that may be at the start of these bytes is right.
-fn checks(bytes: &[u8], frame: &Frame<'_>) -> bool {
+fn checks(bytes: &[u8], frame: &Frame<'_>, head: &SegmentHead) -> bool {
     let (Some((length, rest)), Some(body)) = (bytes.split_first_chunk::<4>(), bytes.get(PREFIX..frame.len))
     else {
         return false;
     };
-    let sum = crc32c::crc32c_append(crc32c::crc32c(length), body);
-    rest.first_chunk::<4>() == Some(&sum.to_be_bytes())
+    rest.first_chunk::<4>() == Some(&head.sum(length, body))
 }
 
 /// The frame at the start of these bytes, if there is one.
-fn frame(bytes: &[u8]) -> Option<Frame<'_>> {
-    outline(bytes).filter(|frame| checks(bytes, frame))
+fn frame<'a>(bytes: &'a [u8], head: &SegmentHead) -> Option<Frame<'a>> {
+    outline(bytes, head).filter(|frame| checks(bytes, frame, head))
 }
 
-/// Whether an intact frame behind `offset` says that the bytes at `offset` had been durable. Bytes that were made to
-/// look like many frames, of which none checks, are not worth more than a few passes over the file: they count as damage.
-fn was_durable(bytes: &[u8], offset: usize, generation: u64) -> bool {
-    let wanted = generation.to_be_bytes();
+/// Whether an intact frame behind `offset` says that the bytes at `offset` had been durable. Whoever knows the seed can
+/// make bytes that look like many frames, of which none checks: they are not worth more than a few passes over the file,
+/// and count as damage.
+fn was_durable(bytes: &[u8], offset: usize, head: &SegmentHead) -> bool {
+    let wanted = head.secrets().0.to_be_bytes();
     let mut work = PASSES.saturating_mul(bytes.len());
     for at in offset + 1..bytes.len() {
         let rest = bytes.get(at..).unwrap_or_default();
@@ -173,8 +191,8 @@ fn was_durable(bytes: &[u8], offset: usize, generation: u64) -> bool {
         }
         // Checksums are computed only where a frame of this segment may begin that says so.
         let says = |f: &Frame<'_>| f.synced > offset as u64 && f.synced <= at as u64;
-        let Some(found) = outline(rest).filter(says) else { continue };
-        if checks(rest, &found) || found.len > work {
+        let Some(found) = outline(rest, head).filter(says) else { continue };
+        if checks(rest, &found, head) || found.len > work {
             return true;
         }
         work -= found.len;
@@ -206,15 +224,12 @@ pub fn read_segment(
     }
     let (mut offset, mut records) = (HEAD_LEN, vec![]);
     while let Some(rest) = bytes.get(offset..).filter(|rest| !rest.is_empty()) {
-        let Some(frame) = frame(rest) else {
-            if may_be_torn && !was_durable(bytes, offset, head.generation) {
+        let Some(frame) = frame(rest, &head) else {
+            if may_be_torn && !was_durable(bytes, offset, &head) {
                 return Ok(Segment { head: Some(head), records, torn: rest.len() });
             }
             return Err(at(offset, Damage::Checksum));
         };
-        if frame.generation != head.generation {
-            return Err(at(offset, Damage::Generation(frame.generation)));
-        }
         records.push(LogRecord::decode(frame.record, n).map_err(|e| at(offset, Damage::Record(e)))?);
         offset += frame.len;
     }

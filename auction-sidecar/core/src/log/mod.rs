@@ -13,7 +13,8 @@ mod replay;
 
 pub use crate::clearing::Explained;
 pub use frame::{
-    Damage, HEAD_LEN, LOG_VERSION, LogError, MAX_RECORD, Segment, SegmentHead, encode_frame, read_segment,
+    Damage, FRAME_LEN, HEAD_LEN, LOG_VERSION, LogError, MAX_RECORD, SEED_LEN, Segment, SegmentHead,
+    encode_frame, read_segment,
 };
 pub use record::{Answer, LogRecord};
 pub use replay::{Decision, Difference, ReplayError, Replayed, Step, replay};

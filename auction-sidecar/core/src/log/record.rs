@@ -4,7 +4,7 @@ use crate::award::Certificate;
 use crate::bid::{LocalBids, OfferedPart, OwnBid};
 use crate::params::Params;
 use crate::plaintext;
-use crate::wire::{Header, Listed, MAX_MESSAGE, MAX_ORDERS};
+use crate::wire::{Header, Kind, Listed, MAX_MESSAGE, MAX_ORDERS, peek_kind};
 use vendue_market::encode::{Canonical, DecodeError, Reader, Writer};
 use vendue_market::{Digest, MAX_NODES, MAX_OFFERS, NodeCapacity, OfferCapacity, Order, Reason};
 
@@ -93,7 +93,8 @@ pub enum LogRecord {
         /// The order.
         order: Digest,
     },
-    /// A message of a round that this seat received; only kept for replay.
+    /// A message of a round that this seat received, and that told it something; only kept for replay. In a generation of
+    /// keys, a dealing that this seat acknowledges.
     Heard {
         /// When.
         at_ms: u64,
@@ -109,6 +110,13 @@ pub enum LogRecord {
         /// The orders.
         orders: Vec<Order>,
     },
+    /// From here on the log does not hold what a round was given; it cannot be replayed.
+    Omitted {
+        /// When.
+        at_ms: u64,
+        /// The round.
+        round: u64,
+    },
 }
 
 impl LogRecord {
@@ -117,7 +125,8 @@ impl LogRecord {
         match self {
             LogRecord::Bids { round, .. }
             | LogRecord::List { round, .. }
-            | LogRecord::Orders { round, .. } => Some(*round),
+            | LogRecord::Orders { round, .. }
+            | LogRecord::Omitted { round, .. } => Some(*round),
             LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. } => {
                 Header::read(&mut Reader::new(bytes)).ok().map(|h| h.round)
             }
@@ -137,14 +146,29 @@ impl LogRecord {
             | LogRecord::Said { at_ms, .. }
             | LogRecord::Certified { at_ms, .. }
             | LogRecord::Heard { at_ms, .. }
-            | LogRecord::Orders { at_ms, .. } => Some(*at_ms),
+            | LogRecord::Orders { at_ms, .. }
+            | LogRecord::Omitted { at_ms, .. } => Some(*at_ms),
             _ => None,
+        }
+    }
+
+    /// Whether the record is there for replay only; a restart goes on without it.
+    pub fn is_for_replay(&self) -> bool {
+        match self {
+            LogRecord::Orders { .. } | LogRecord::Omitted { .. } => true,
+            LogRecord::Heard { bytes, .. } => peek_kind(bytes) != Some(Kind::Deal),
+            _ => false,
         }
     }
 
     /// Until when a restart needs the record. A log may forget records from its beginning on once their time is over;
     /// the last [`LogRecord::Observe`] stays, for it shows that there is a log at all.
     pub fn needed_until_ms(&self, params: &Params) -> u64 {
+        if self.is_for_replay() { 0 } else { self.goes_on_until_ms(params) }
+    }
+
+    /// Until when what the record is about goes on.
+    pub fn goes_on_until_ms(&self, params: &Params) -> u64 {
         match self {
             LogRecord::Promise { until_ms, .. } | LogRecord::HandOver { until_ms, .. } => *until_ms,
             other => other.round().map_or(0, |round| params.expiry(round)),
@@ -194,6 +218,9 @@ impl LogRecord {
             LogRecord::Orders { at_ms, round, orders } => {
                 w.u8(10).u64(*at_ms).u64(*round).list(orders, |w, o| o.write(w));
             }
+            LogRecord::Omitted { at_ms, round } => {
+                w.u8(11).u64(*at_ms).u64(*round);
+            }
         }
         w.finish()
     }
@@ -238,6 +265,7 @@ impl LogRecord {
                 round: r.u64()?,
                 orders: r.list("orders", MAX_ORDERS, Order::read)?,
             },
+            11 => LogRecord::Omitted { at_ms: r.u64()?, round: r.u64()? },
             _ => return Err(DecodeError::Invalid("kind of record")),
         })
     }

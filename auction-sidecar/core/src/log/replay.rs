@@ -76,6 +76,9 @@ pub enum ReplayError {
     /// Only own messages are in it.
     #[error("the log has nothing that was received in round {0}: run the seat with --log-received")]
     NotReceived(u64),
+    /// The log had no room for all that was received.
+    #[error("the log leaves out a part of what was received in round {0}: there was too much of it")]
+    Omitted(u64),
     /// A stored message is not the seat's.
     #[error(transparent)]
     Recall(#[from] RecallError),
@@ -94,6 +97,9 @@ pub fn replay(
     let of_round: Vec<&LogRecord> = log.iter().filter(|r| r.round() == Some(round)).collect();
     if of_round.is_empty() {
         return Err(ReplayError::Nothing(round));
+    }
+    if of_round.iter().any(|r| matches!(r, LogRecord::Omitted { .. })) {
+        return Err(ReplayError::Omitted(round));
     }
     if !of_round.iter().any(|r| matches!(r, LogRecord::Heard { .. })) {
         return Err(ReplayError::NotReceived(round));

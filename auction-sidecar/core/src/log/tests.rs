@@ -3,12 +3,15 @@
 use super::*;
 use crate::award::Certificate;
 use crate::bid::{LocalBids, OfferedPart, OwnBid};
+use crate::params::Params;
 use crate::wire::tests::mk_order;
-use crate::wire::{Listed, Quorum, Signers};
+use crate::wire::{Header, Kind, Listed, Quorum, Signers};
 use proptest::prelude::*;
 use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Price, Reason, RecordKind};
 
 const MARKET: [u8; 32] = [5; 32];
+const HEAD: SegmentHead =
+    SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1, seed: *b"the mark the sum" };
 
 fn node() -> NodeCapacity {
     NodeCapacity {
@@ -58,19 +61,20 @@ fn every_record() -> Vec<LogRecord> {
         LogRecord::Freed { order: [1; 32] },
         LogRecord::Heard { at_ms: 6, bytes: vec![4] },
         LogRecord::Orders { at_ms: 7, round: 7, orders: vec![mk_order()] },
+        LogRecord::Omitted { at_ms: 8, round: 7 },
     ]
 }
 
 /// A segment whose batches are as many frames as given, each durable before the next is made.
 fn segment(records: &[LogRecord], batch: usize) -> (Vec<u8>, Vec<usize>) {
-    let mut bytes = SegmentHead { market: MARKET, seat: 2, generation: 9, number: 1 }.encode();
+    let mut bytes = HEAD.encode();
     let (mut synced, mut starts) = (bytes.len() as u64, vec![]);
     for (i, record) in records.iter().enumerate() {
         if i % batch == 0 {
             synced = bytes.len() as u64;
         }
         starts.push(bytes.len());
-        bytes.extend(encode_frame(&record.encode(), 9, synced));
+        bytes.extend(encode_frame(&record.encode(), &HEAD, synced));
     }
     (bytes, starts)
 }
@@ -89,6 +93,25 @@ fn every_record_has_one_encoding() {
         }
         let longer = [bytes.as_slice(), &[0]].concat();
         assert!(LogRecord::decode(&longer, 4).is_err());
+    }
+}
+
+#[test]
+fn what_is_there_for_replay_is_needed_by_no_restart_and_all_else_is() {
+    let params = Params { delay_ms: 100, period_ms: 600, genesis_ms: 10_000, handover_ms: 5000 };
+    let of = |kind, bytes: &[u8]| {
+        let header = Header { kind, market: [1; 8], epoch: 0, round: 7, seat: 3 };
+        LogRecord::Heard { at_ms: 1, bytes: [&header.to_bytes(), bytes].concat() }
+    };
+    let needed = |record: &LogRecord| record.needed_until_ms(&params);
+    for record in [of(Kind::Bundle, &[1]), of(Kind::Set, &[])].iter().chain(&every_record()[10..]) {
+        assert!(record.is_for_replay() && needed(record) == 0, "{record:?}");
+    }
+    assert_eq!(of(Kind::Bundle, &[]).goes_on_until_ms(&params), params.expiry(7));
+    // A dealing that was acknowledged is what the seat makes its share of.
+    assert_eq!(needed(&of(Kind::Deal, &[])), params.expiry(7));
+    for record in every_record()[1..10].iter().filter(|r| r.round().is_some()) {
+        assert!(matches!(record, LogRecord::Said { .. }) || needed(record) == params.expiry(7), "{record:?}");
     }
 }
 
@@ -124,11 +147,11 @@ fn a_flipped_bit_in_what_was_durable_is_damage_and_in_the_last_batch_a_torn_tail
 #[test]
 fn pages_of_one_batch_that_reached_the_disk_out_of_order_are_a_torn_tail() {
     let records = every_record();
-    let (mut bytes, starts) = segment(&records, 6);
-    // The second batch begins at record 6; its first frame is a hole, its others are there.
-    bytes[starts[6]..starts[7]].fill(0);
+    let (mut bytes, starts) = segment(&records, 7);
+    // The second batch begins at record 7; its first frame is a hole, its others are there.
+    bytes[starts[7]..starts[8]].fill(0);
     let torn = read(&bytes, true).unwrap();
-    assert_eq!(torn.records, records[..6]);
+    assert_eq!(torn.records, records[..7]);
 }
 
 #[test]
@@ -140,10 +163,11 @@ fn foreign_old_and_mixed_segments_are_told_apart() {
     old[8] = 0;
     assert_eq!(read(&old, true).unwrap_err().damage, Damage::Head);
     let mut mixed = bytes[..starts[1]].to_vec();
-    mixed.extend(encode_frame(&every_record()[0].encode(), 8, 0));
-    assert_eq!(read(&mixed, true).unwrap_err().damage, Damage::Generation(8));
+    mixed.extend(encode_frame(&every_record()[0].encode(), &SegmentHead { seed: [8; 16], ..HEAD }, 0));
+    assert_eq!(read(&mixed, true).unwrap().records, every_record()[..1]);
+    assert_eq!(read(&mixed, false).unwrap_err().damage, Damage::Checksum);
     let mut unknown = bytes[..starts[1]].to_vec();
-    unknown.extend(encode_frame(&[77], 9, 0));
+    unknown.extend(encode_frame(&[77], &HEAD, 0));
     assert!(matches!(read(&unknown, true).unwrap_err().damage, Damage::Record(_)));
     // A crash while the head was written.
     assert_eq!(read(&bytes[..20], true).unwrap().records, []);
@@ -151,7 +175,7 @@ fn foreign_old_and_mixed_segments_are_told_apart() {
 }
 
 #[test]
-fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
+fn a_tail_that_looks_like_many_frames_of_the_segment_is_damage_after_a_few_passes() {
     let (mut bytes, starts) = segment(&every_record(), 1);
     bytes.truncate(starts[1]);
     // Each says that it reaches to the end, that it is of this generation, and that what is before it was durable.
@@ -161,7 +185,7 @@ fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
         let mut frame = (left * 25 - 8).to_be_bytes().to_vec();
         frame.extend([0; 4]);
         frame.push(LOG_VERSION);
-        frame.extend(9u64.to_be_bytes());
+        frame.extend(&HEAD.seed[..8]);
         frame.extend(synced.to_be_bytes());
         bytes.extend(frame);
     }
@@ -171,6 +195,25 @@ fn a_tail_that_looks_like_many_frames_is_damage_after_a_few_passes() {
     // A few do not make damage of a torn tail.
     let few = starts[1] + 1 + 3 * 25;
     assert_eq!(read(&bytes[..few], true).unwrap().torn, few - starts[1]);
+}
+
+#[test]
+fn what_others_said_does_not_make_damage_of_a_torn_tail() {
+    // Who knows all of a segment but its seed, or but half of it, puts a frame into a message that the seat keeps.
+    let start = segment(&every_record()[..1], 1).0;
+    let durable = start.len() as u64 + 1;
+    let said = |head: &SegmentHead| {
+        let bytes = encode_frame(&[], head, durable);
+        let heard = encode_frame(&LogRecord::Heard { at_ms: 6, bytes }.encode(), &HEAD, start.len() as u64);
+        // Its beginning did not reach the disk, the end did.
+        [start.as_slice(), &[0; 20], &heard[20..]].concat()
+    };
+    let seeds = [[0; 16], [9; 16], *b"the mark other..", *b"other... the sum"];
+    for seed in seeds {
+        let torn = said(&SegmentHead { seed, ..HEAD });
+        assert_eq!(read(&torn, true).unwrap().records, every_record()[..1], "{seed:?}");
+    }
+    assert_eq!(read(&said(&HEAD), true).unwrap_err().damage, Damage::Checksum, "as with the seed itself");
 }
 
 proptest! {

@@ -16,7 +16,8 @@ use crate::wire::{
     ShownSet, VoteWord, decode,
 };
 use std::collections::BTreeMap;
-use vendue_market::Digest;
+use std::sync::Arc;
+use vendue_market::{Digest, Order};
 
 /// FETCH requests that one seat may make in one round.
 const MAX_FETCHES: u32 = 64;
@@ -66,6 +67,33 @@ impl<C: Crypto> Round<C> {
             Body::Reply(reply) => self.take_reply(reply),
             _ => Err(DropReason::Unexpected),
         }
+    }
+
+    pub(super) fn take_orders(&mut self, orders: Vec<(Digest, Arc<Order>)>) {
+        let known = self.orders.len();
+        self.orders.extend(orders);
+        self.learned = self.orders.len() != known;
+    }
+
+    /// Whether the last input was a message or an order that told this seat something: what it took, or keeps as evidence.
+    /// Without the others the round goes as it goes with them.
+    pub(crate) fn has_learned(&self) -> bool {
+        self.learned
+    }
+
+    /// How much is known of all that a message may change although it is not taken.
+    pub(super) fn known(&self) -> [usize; 9] {
+        [
+            self.bundles.len(),
+            self.sets.len(),
+            self.unchecked.len(),
+            self.admits.len(),
+            self.locks.len(),
+            self.award_votes.len(),
+            self.spoken.len(),
+            self.accused.len(),
+            usize::from(self.other_commit.is_some()),
+        ]
     }
 
     /// The first bundle of a seat that arrives before T1 is listed; a second version is kept but never listed.

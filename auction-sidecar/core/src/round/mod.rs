@@ -259,6 +259,8 @@ pub struct Round<C: Crypto> {
     award_votes: BTreeMap<u16, Ballot>,
     certificate: Option<Certificate>,
     decided: bool,
+    /// Whether the last input told this seat something.
+    learned: bool,
 
     /// First votes, shares and proposals by kind, view and seat, as evidence.
     spoken: BTreeMap<(Kind, u32, u16), Vec<u8>>,
@@ -329,6 +331,7 @@ impl<C: Crypto> Round<C> {
             award_votes: BTreeMap::new(),
             certificate: None,
             decided: false,
+            learned: false,
             spoken: BTreeMap::new(),
             other_sets: Vec::new(),
             accused: BTreeSet::new(),
@@ -355,12 +358,13 @@ impl<C: Crypto> Round<C> {
     pub fn handle(&mut self, now_ms: u64, input: RoundInput) -> Vec<RoundOutput> {
         self.now = now_ms;
         let mut out = Vec::new();
+        self.learned = false;
         match input {
             RoundInput::Tick => {}
             RoundInput::Bids(bids) => self.send_bundle(&bids, &mut out),
             RoundInput::Message { message, bytes } => self.hear(*message, None, bytes, &mut out),
             RoundInput::Bundle { message, bytes, d } => self.hear(*message, Some(d), bytes, &mut out),
-            RoundInput::Orders(orders) => self.orders.extend(orders),
+            RoundInput::Orders(orders) => self.take_orders(orders),
             RoundInput::Contribution(bytes) => self.send_contribution(bytes, &mut out),
             RoundInput::Key { root, vote } => self.take_key(root, vote, &mut out),
         }
@@ -376,8 +380,10 @@ impl<C: Crypto> Round<C> {
             Kind::Bundle => (bytes, Self::look(&message, vec![])),
             _ => (vec![], Self::look(&message, bytes)),
         };
+        let known = self.known();
         let taken = self.intake(message, d, for_bundle, out);
         self.conclude(seen, taken, out);
+        self.learned = taken.is_ok() || self.known() != known;
         if let Err(reason) = taken {
             // Who repeats itself, or goes on to another view, does not know what is known here.
             if reason == DropReason::Duplicate || matches!(kind, Kind::NewView | Kind::Propose) {

@@ -9,7 +9,7 @@ use crate::keys::SeatKeys;
 use crate::log::{LogRecord, ReplayError, SegmentHead, Step, encode_frame, read_segment, replay};
 use crate::proof::place;
 use crate::wire::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::OnceLock;
 use vendue_market::{AcceptRules, BidTerms, NodeCapacity, OfferNode, Order, Price};
 
@@ -51,6 +51,8 @@ struct Bus {
     loses: Loses,
     crash: Option<Crash>,
     back_at: Option<u64>,
+    /// How often each message is delivered.
+    copies: usize,
     /// What each seat said, by kind and view.
     said: BTreeMap<(u16, Kind, u32), Vec<u8>>,
     decided: BTreeMap<u16, Digest>,
@@ -100,6 +102,7 @@ impl Bus {
             loses,
             crash,
             back_at: None,
+            copies: 1,
             said: BTreeMap::new(),
             decided: BTreeMap::new(),
         };
@@ -191,7 +194,8 @@ impl Bus {
         while let Some((from, only, bytes)) = self.queue.pop_front() {
             let message = decode(&bytes, 4).unwrap();
             for to in (0..4).filter(|to| *to != from && only.is_none_or(|only| only == *to)) {
-                if !(self.loses)(from, &message, to) {
+                let copies = if (self.loses)(from, &message, to) { 0 } else { self.copies };
+                for _ in 0..copies {
                     self.give(to, SeatInput::Message { from: Peer::Seat(from), bytes: bytes.clone() });
                 }
             }
@@ -333,10 +337,10 @@ fn a_log_that_lost_any_number_of_its_last_records_contradicts_nothing() {
 fn a_segment_cut_at_any_byte_gives_the_records_before_the_cut() {
     let record = &dealt().0;
     let log = records_without_crash(partial, 1);
-    let head = SegmentHead { market: record.market, seat: 1, generation: 3, number: 0 };
+    let head = SegmentHead { market: record.market, seat: 1, generation: 3, number: 0, seed: [7; 16] };
     let (mut bytes, mut ends) = (head.encode(), vec![]);
     for record in &log {
-        bytes.extend(encode_frame(&record.encode(), 3, bytes.len() as u64));
+        bytes.extend(encode_frame(&record.encode(), &head, bytes.len() as u64));
         ends.push(bytes.len());
     }
     for cut in 0..bytes.len() {

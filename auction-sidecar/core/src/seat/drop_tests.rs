@@ -166,3 +166,34 @@ fn what_a_home_drops_is_counted_once_by_its_reason() {
     }
     assert_eq!((home.dropped().count(Duplicate), home.dropped().total()), (1, 1));
 }
+
+#[test]
+fn the_log_holds_of_a_flood_what_told_the_seat_something() {
+    let mut rig = mk_rig();
+    let order = rig.order(0);
+    rig.seat.log_received(true);
+    rig.bid_in_round_0(&order);
+    rig.now = 1_010;
+    let mut kept = |seat: u16, bytes: Vec<u8>| {
+        rig.now += 10;
+        let message = SeatInput::Message { from: Peer::Seat(seat), bytes: bytes.clone() };
+        let heard = LogRecord::Heard { at_ms: rig.now, bytes };
+        let outputs = rig.seat.handle(rig.now, message);
+        outputs.iter().filter(|o| matches!(o, SeatOutput::Persist(record) if **record == heard)).count()
+    };
+    let rig = mk_rig();
+    let by = |seat, body| say(&rig, seat, 0, body, |_| ());
+    // A bundle, a second one as evidence, and no third; likewise the SETs.
+    let bundles = [1, 1, 1, 2, 2, 1, 3].map(|payload| kept(1, by(1, bundle(payload))));
+    assert_eq!(bundles, [1, 0, 0, 1, 0, 0, 0]);
+    assert_eq!([1, 1, 2, 1, 2, 3].map(|d| kept(1, by(1, set(d)))), [1, 0, 1, 0, 0, 0]);
+    // What does not hold: once, as evidence.
+    let lock = |set| {
+        let quorum = Quorum { signers: Signers::new(4, [0, 1, 2]), aggregate: [4; 48] };
+        by(1, Body::Lock(Lock { view: 0, set: [set; 32], quorum, vote: [5; 48] }))
+    };
+    assert_eq!([1, 2, 1, 2].map(|set| kept(1, lock(set))), [1, 0, 0, 0]);
+    assert_eq!(kept(1, by(1, Body::Fetch(Fetch::Bundles(vec![])))), 0);
+    // After T1 a bundle is evidence and no more.
+    assert_eq!([7, 7, 7].map(|payload| kept(2, by(2, bundle(payload)))), [1, 0, 0]);
+}

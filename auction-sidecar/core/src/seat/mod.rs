@@ -7,6 +7,7 @@
 //! without one it stays silent.
 
 mod handover;
+mod heard;
 mod intake;
 mod io;
 mod opened;
@@ -25,6 +26,7 @@ use crate::pool::Pool;
 use crate::record::{MarketRecord, Peer};
 use crate::round::{Round, RoundInput};
 use crate::wire::{Body, Header, Kind, Message, Views};
+use heard::Kept;
 use opened::Opened;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -39,6 +41,8 @@ struct Active<C: Crypto> {
     bids: LocalBids,
     /// Orders whose bodies the round waits for.
     wanted: BTreeSet<Digest>,
+    /// How much the log holds of what the round was given.
+    kept: Kept,
 }
 
 /// Capacity promised to an order by a certificate.

@@ -4,6 +4,7 @@
 //! matter, each as far as this seat spoke in it; the capacity that open rounds, awards and hand-overs keep; what homes
 //! were told. What is not: orders and messages, which others still have.
 
+use super::heard::Kept;
 use super::{Active, HandOver, Promise, Seat, Stage};
 use crate::bid::LocalBids;
 use crate::crypto::Crypto;
@@ -72,7 +73,10 @@ impl<C: Crypto> Seat<C> {
             let bids = bids.unwrap_or_default();
             self.offer_names.insert(round, bids.parts.iter().map(|p| p.offer.clone()).collect());
             let wake = recalled.next_wake();
-            self.rounds.insert(round, Active { round: recalled, wake, bids, wanted: BTreeSet::new() });
+            self.rounds.insert(
+                round,
+                Active { round: recalled, wake, bids, wanted: BTreeSet::new(), kept: Kept::default() },
+            );
         }
         Ok(())
     }

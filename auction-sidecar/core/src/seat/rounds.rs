@@ -1,5 +1,6 @@
 //! Starting rounds, carrying out what they ask for, and what a decided round means for this seat.
 
+use super::heard::{Kept, heard};
 use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput, Stage};
 use crate::bid::{LocalBids, Sought, bids};
 use crate::crypto::Crypto;
@@ -18,21 +19,6 @@ const PROOF_FOR_MS: u64 = 60_000;
 
 pub(super) fn persist(out: &mut Vec<SeatOutput>, record: LogRecord) {
     out.push(SeatOutput::Persist(Box::new(record)));
-}
-
-/// What a replay of the round needs of an input. The bids that answer it are in the log anyway.
-fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRecord> {
-    match input {
-        RoundInput::Message { message, .. } if message.header.kind == Kind::Fetch => None,
-        RoundInput::Message { bytes, .. } | RoundInput::Bundle { bytes, .. } => {
-            Some(LogRecord::Heard { at_ms, bytes: bytes.clone() })
-        }
-        RoundInput::Orders(orders) => {
-            let orders = orders.iter().map(|(_, order)| Order::clone(order)).collect();
-            Some(LogRecord::Orders { at_ms, round, orders })
-        }
-        RoundInput::Tick | RoundInput::Bids(_) | RoundInput::Contribution(_) | RoundInput::Key { .. } => None,
-    }
 }
 
 impl<C: Crypto> Seat<C> {
@@ -54,7 +40,7 @@ impl<C: Crypto> Seat<C> {
         let (record, crypto) = (self.record.clone(), self.crypto.clone());
         let opened = Round::new(record, crypto, self.index, round, now_ms);
         let (wake, bids, wanted) = (opened.next_wake(), LocalBids::default(), BTreeSet::new());
-        self.rounds.insert(round, Active { round: opened, wake, bids, wanted });
+        self.rounds.insert(round, Active { round: opened, wake, bids, wanted, kept: Kept::default() });
         true
     }
 
@@ -87,10 +73,13 @@ impl<C: Crypto> Seat<C> {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let Some(active) = self.rounds.get_mut(&round) else { return };
-            if let Some(heard) = self.hears.then(|| heard(now_ms, round, &input)).flatten() {
-                persist(out, heard);
-            }
+            let heard = self.hears.then(|| heard(now_ms, round, &input)).flatten();
             let outputs = active.round.handle(now_ms, input);
+            // A replay is given what this seat learned from, before what followed.
+            if let Some(heard) = heard.filter(|_| active.round.has_learned()) {
+                let kept = active.kept.admit(&self.record, heard);
+                out.extend(kept.map(|record| SeatOutput::Persist(Box::new(record))));
+            }
             active.wake = active.round.next_wake();
             for output in outputs {
                 match output {

@@ -6,7 +6,7 @@ use crate::params::Params;
 use crate::wire::{Quorum, Signers};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use vendue_market::{Histogram, Price};
+use vendue_market::{Histogram, Price, SealedCeiling};
 
 struct Case {
     dealt: Dealt,
@@ -221,6 +221,9 @@ fn a_round_without_an_award_permits_an_early_body_and_nothing_else_does() {
     assert_eq!(judge(&order, &order, &c.cert, proof), Err(VerifyError::NotAfter));
     let cheaper = Order { attempt: 2, ..order.clone() };
     assert_eq!(judge(&cheaper, &before, &c.cert, proof), Err(VerifyError::OtherOrder));
+    let mut sealed = order.clone();
+    sealed.terms.sealed_ceiling = Some(SealedCeiling { u: [0; 48], v: [0; 32], payload: [0; 24] });
+    assert_eq!(judge(&sealed, &before, &c.cert, proof), Err(VerifyError::OtherOrder), "a ceiling more");
     let until = 7 + c.record.params.order_step();
     for first in [0, 7, until, u64::MAX] {
         let order = Order { first_round: first, ..order.clone() };

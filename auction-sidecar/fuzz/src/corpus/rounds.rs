@@ -40,6 +40,7 @@ fn records() -> Vec<LogRecord> {
         hand_over(Answer::Taken),
         hand_over(Answer::Refused(Reason::FreeGpus)),
         LogRecord::Freed { order },
+        LogRecord::Omitted { at_ms: 3, round: 40 },
         LogRecord::List { round: 40, list: (0..3).map(|seat| Listed { seat, d: [4; 32] }).collect() },
     ];
     let logs = termed().logs.iter().take(2).flatten().cloned();
@@ -53,10 +54,11 @@ fn records() -> Vec<LogRecord> {
 }
 
 fn segment(number: u64, records: &[LogRecord]) -> Vec<u8> {
-    let head = SegmentHead { market: fixture().record.market, seat: SEAT, generation: 3, number };
+    let market = fixture().record.market;
+    let head = SegmentHead { market, seat: SEAT, generation: 3, number, seed: [6; 16] };
     let mut bytes = head.encode();
     for record in records {
-        let frame = encode_frame(&record.encode(), head.generation, bytes.len() as u64);
+        let frame = encode_frame(&record.encode(), &head, bytes.len() as u64);
         bytes.extend(frame);
     }
     bytes

@@ -25,8 +25,10 @@ fn log_record(bytes: &[u8]) -> bool {
     let Ok(record) = bounded(rest.len(), n, || LogRecord::decode(rest, n)) else { return false };
     assert_eq!(record.encode(), rest, "{record:?} has two encodings");
     assert_eq!(LogRecord::decode(rest, n).as_ref(), Ok(&record));
-    let until = record.needed_until_ms(&fixture().record.params);
-    assert!(record.round().is_none_or(|round| until >= fixture().record.params.t0(round)));
+    let params = &fixture().record.params;
+    let (needed, until) = (record.needed_until_ms(params), record.goes_on_until_ms(params));
+    assert!(needed == if record.is_for_replay() { 0 } else { until });
+    assert!(record.round().is_none_or(|round| until >= params.t0(round)));
     true
 }
 

@@ -28,6 +28,24 @@ fn a_replay_signs_the_same_bytes_in_every_kind_of_round() {
 }
 
 #[test]
+fn repeats_are_not_in_the_log_and_a_replay_without_them_signs_the_same_bytes() {
+    for loses in [none, partial, later_view] as [Loses; 3] {
+        let mut bus = Bus::new(loses, None);
+        bus.copies = 5;
+        bus.run(1);
+        let log = &bus.logs[1];
+        let heard = log.iter().filter_map(|r| match r {
+            LogRecord::Heard { bytes, .. } => Some(bytes),
+            _ => None,
+        });
+        let (all, distinct) = (heard.clone().count(), heard.collect::<BTreeSet<_>>().len());
+        assert!(all == distinct && all > 6, "{distinct} of {all}");
+        let replayed = replay(&bus.record, 1, ROUND, log).unwrap();
+        assert_eq!((replayed.root, replayed.equal), (bus.decided.get(&1).copied(), kinds_said(log).len()));
+    }
+}
+
+#[test]
 fn a_replay_of_a_round_with_a_restart_in_it_agrees() {
     let log = records_without_crash(partial, 1);
     let lock = log.iter().position(|r| kinds_said(std::slice::from_ref(r)) == [Kind::Lock]).unwrap();
@@ -74,6 +92,9 @@ fn a_replay_finds_what_was_signed_and_does_not_follow() {
     assert_eq!(replay(&bus.record, 1, 99, &log), Err(ReplayError::Nothing(99)));
     let own: Vec<_> = log.iter().filter(|r| !matches!(r, LogRecord::Heard { .. })).cloned().collect();
     assert_eq!(replay(&bus.record, 1, ROUND, &own), Err(ReplayError::NotReceived(ROUND)));
+    // What was left out is not held against the seat.
+    let omitted = [log.as_slice(), &[LogRecord::Omitted { at_ms: 1, round: ROUND }]].concat();
+    assert_eq!(replay(&bus.record, 1, ROUND, &omitted), Err(ReplayError::Omitted(ROUND)));
 }
 
 /// The steps of a replayed round in one word each.
