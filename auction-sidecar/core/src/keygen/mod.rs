@@ -17,6 +17,8 @@ mod restore;
 mod terms;
 
 pub use epoch::{EpochError, Generation, check_next, next_record};
+#[cfg(test)]
+pub(crate) use epoch::dealt_next;
 pub use restore::RestoreError;
 pub use terms::{Terms, TermsError};
 

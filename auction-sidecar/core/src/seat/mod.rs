@@ -328,6 +328,8 @@ mod crash_tests;
 #[cfg(test)]
 mod drop_tests;
 #[cfg(test)]
+mod epochs_tests;
+#[cfg(test)]
 mod handover_tests;
 #[cfg(test)]
 mod tests;
