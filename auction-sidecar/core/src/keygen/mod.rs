@@ -16,9 +16,9 @@ mod intake;
 mod restore;
 mod terms;
 
-pub use epoch::{EpochError, Generation, check_next, next_record};
 #[cfg(test)]
 pub(crate) use epoch::dealt_next;
+pub use epoch::{EpochError, Generation, check_next, next_record};
 pub use restore::RestoreError;
 pub use terms::{Terms, TermsError};
 

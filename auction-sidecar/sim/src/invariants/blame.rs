@@ -172,6 +172,22 @@ mod tests {
     use crate::mock::MockScheme;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
+    use vendue_auction_core::wire::{AwardVote, Header};
+
+    #[test]
+    fn i1_an_honest_seat_that_speaks_in_a_round_in_two_epochs() {
+        let keys = MockKeys::deal(&spec(4, crate::clock()), &mut ChaCha20Rng::seed_from_u64(1)).unwrap();
+        let mut watch = Watch::new(keys.record(), Judge::by::<MockScheme>());
+        let mut say = |seat: u16, epoch: u32, round: u64| {
+            let market = keys.record().short_id();
+            let header = Header { kind: Kind::Award, market, epoch, round, seat };
+            let body = Body::Award(AwardVote { root: [1; 32], vote: [0; 48] });
+            watch.check_epoch(0, seat, &Message { header, body, signature: None });
+            watch.take_violations().iter().map(|v| v.invariant).collect::<Vec<_>>()
+        };
+        assert_eq!([say(1, 0, 3), say(2, 1, 3), say(1, 1, 4), say(1, 0, 3)].concat(), [""; 0]);
+        assert_eq!(say(1, 1, 3), ["I1"]);
+    }
 
     #[test]
     fn i20_a_split_round_with_too_few_culprits() {
