@@ -193,3 +193,34 @@ fn is_about_a_round(body: &Body) -> bool {
         _ => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keygen::dealt_next;
+    use crate::keys::{DealSpec, MemberSpec, deal};
+    use crate::params::Params;
+    use rand_chacha::rand_core::SeedableRng;
+
+    #[test]
+    fn an_epoch_lasts_until_the_next_one_begins_where_rounds_are_far_apart() {
+        let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
+        let spec = DealSpec {
+            name: "m".into(),
+            params: Params { delay_ms: 1, period_ms: 1_000, genesis_ms: 0, handover_ms: 6 },
+            seats: (0..4).map(|i| member(format!("p{i}"))).collect(),
+            homes: vec![],
+        };
+        let dealt = deal(&spec, &mut rand_chacha::ChaCha20Rng::seed_from_u64(3)).unwrap();
+        let record = Arc::new(dealt.record.record);
+        let next = Arc::new(dealt_next(&record, &dealt.seats, 0).0);
+        let mut epochs = Epochs::new(record.clone(), ());
+        assert_eq!((epochs.ends_ms(), epochs.take_record(0, next.clone())), (None, Ok(true)));
+        let begins = record.params.t0(first_round(&next));
+        assert!(record.params.expiry(first_round(&next) - 1) < begins);
+        for (at, epoch) in [(begins - 1, 0), (begins, 1)] {
+            epochs.let_go(at);
+            assert_eq!(epochs.at(at).record.epoch, epoch);
+        }
+    }
+}

@@ -298,6 +298,14 @@ fn an_award_of_the_wrong_epoch_is_void_and_frees_what_was_promised() {
         ([order; 32], Promise { home: 0, round, until_ms, usage })
     };
     let all = [promise(first - 1, 1), promise(first, 2), promise(first + 1, 3)];
+    let void = change.order("void", first);
+    let reserve = change.reserve(0, first, &void);
+    let root = reserve.proof.certificate.root;
+    for round in [first - 1, first] {
+        change.rig.seat.certified.insert(round, root);
+        let proven = Proven { bytes: vec![], round, until_ms: u64::MAX };
+        change.rig.seat.proven.insert([(round + 1 - first) as u8; 32], proven);
+    }
     let handover = |round: u64, stage| HandOver { home: 0, round, until_ms: u64::MAX, stage };
     change.rig.seat.promises.extend(all);
     change.rig.seat.handovers.insert([3; 32], handover(first + 1, Stage::Asked));
@@ -308,6 +316,13 @@ fn an_award_of_the_wrong_epoch_is_void_and_frees_what_was_promised() {
     let kept: Vec<_> = change.rig.seat.promises.keys().map(|order| order[0]).collect();
     assert_eq!(kept, [1, 3], "the old epoch's, and what the controller was asked for");
     assert_eq!(change.rig.seat.handovers.len(), 2);
+    assert_eq!(change.rig.seat.proven.keys().map(|order| order[0]).collect::<Vec<_>>(), [0]);
+    assert!(change.rig.seat.certified.contains_key(&(first - 1)));
+    // What was certified in the wrong epoch is not taken for known in the right one.
+    let mut forged = reserve;
+    forged.proof.certificate.epoch = 1;
+    let bytes = change.say(1, first, Body::Reserve(Box::new(forged)));
+    assert!(change.drops(Peer::Home(0), bytes, DropReason::BadSignature));
 
     // A certificate counts in the epoch of its round only.
     let order = change.order("a", first + 2);
@@ -337,6 +352,9 @@ fn a_promise_in_the_log_of_a_round_that_was_spoken_in_in_the_old_epoch_is_void()
     log.extend(records(&change.start(first)));
     let usage = one_gpu(&change.rig.seat);
     let until_ms = params.expiry(first);
+    let order = change.rig.order(0);
+    let certificate = change.reserve(0, first, &order).proof.certificate;
+    log.push(LogRecord::Certified { at_ms: until_ms - 15_000, certificate });
     log.push(LogRecord::Promise { order: [2; 32], home: 0, round: first, until_ms, usage });
     let at = params.t0(first) + 50;
     let old = with_share(&change.rig, &change.rig.record, 0, &change.rig.seats[0].share);
@@ -345,7 +363,8 @@ fn a_promise_in_the_log_of_a_round_that_was_spoken_in_in_the_old_epoch_is_void()
         if late {
             epochs.take_keys(0, at, change.next.clone(), change.crypto(0)).unwrap();
         }
-        Seat::restore_in(epochs, 0, at, &log).unwrap().promises.len()
+        let seat = Seat::restore_in(epochs, 0, at, &log).unwrap();
+        (seat.promises.len(), seat.certified.len())
     };
-    assert_eq!((restored(false), restored(true)), (1, 0));
+    assert_eq!((restored(false), restored(true)), ((1, 1), (0, 0)));
 }
