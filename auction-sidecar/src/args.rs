@@ -112,9 +112,24 @@ pub struct RunArgs {
     /// How long outputs are kept.
     #[arg(long, env = "VENDUE_STORE_RETENTION_SECONDS", default_value_t = 14 * 86_400)]
     pub store_retention_seconds: u64,
+    /// The next epoch, while the market goes over to it.
+    #[command(flatten)]
+    pub next: NextArgs,
     /// The seat's log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// The next epoch. Give it well before its first round and until the rounds of the old one have expired; after that its
+/// record and keys are the market record and the keys, and the old keys are deleted.
+#[derive(Args, Debug, Clone)]
+pub struct NextArgs {
+    /// The market record of the next epoch, signed by the same issuer.
+    #[arg(long, env = "VENDUE_NEXT_MARKET_RECORD")]
+    pub next_market_record: Option<PathBuf>,
+    /// This cluster's keys with its seat's share in the next epoch. A home without a seat needs none.
+    #[arg(long, env = "VENDUE_NEXT_KEYS", requires = "next_market_record")]
+    pub next_keys: Option<PathBuf>,
 }
 
 /// How the seat's log is kept.

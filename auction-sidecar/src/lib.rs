@@ -22,6 +22,7 @@ pub mod keys;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod next_epoch;
 pub mod replay;
 pub mod run;
 pub mod signals;

@@ -3,7 +3,7 @@
 //! Invariant: the process ends only by a signal, because something that it cannot do without has failed at start, or because
 //! its engine or its seat's log has failed, which a restart sets right; whatever else fails is tried again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +15,9 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use vendue_auction_core::evidence::EvidenceKey;
+use vendue_auction_core::log::LogRecord;
 use vendue_auction_core::{
-    Home, KeyOrigin, MarketRecord, RecallError, RecordError, Seat, SeatCrypto, SignedMarketRecord,
+    Epochs, Home, KeyOrigin, MarketRecord, RecallError, RecordError, Seat, SeatCrypto, SignedMarketRecord,
 };
 use vendue_crds::{Award, ComputeJob, Provision};
 
@@ -33,6 +34,7 @@ use crate::keys::{Keys, KeysError};
 use crate::log::{Appender, Gate, LogDirError, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
 use crate::net::{self, Handle, Member, Members, NetConfig, StartError};
+use crate::next_epoch::{NextEpoch, NextError};
 use crate::store::{Store, StoreError};
 use crate::stream::{self, KubeBackend, StreamConfig};
 
@@ -56,6 +58,9 @@ pub enum RunError {
     /// The keys are refused.
     #[error(transparent)]
     Keys(#[from] KeysError),
+    /// The next epoch is refused.
+    #[error(transparent)]
+    Next(#[from] NextError),
     /// The profile needs keys that are not there.
     #[error("profile {profile:?} needs the keys of a {missing}")]
     Profile {
@@ -153,7 +158,9 @@ struct Parts {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(args: RunArgs) -> Result<(), RunError> {
-    let record = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
+    let signed = SignedMarketRecord::from_json(&read(&args.market_record)?)?;
+    let mut next = NextEpoch::read(&args.next, &signed)?;
+    let record = Arc::new(signed.record);
     let keys = Keys::from_json(&zeroize::Zeroizing::new(read(&args.keys)?), &record)?;
     let metrics = Arc::new(Metrics::new()?);
     let insecure = record.key_origin == KeyOrigin::InsecureDealer;
@@ -175,8 +182,9 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     })?;
     let cluster = Cluster::new(client().await?, metrics.clone(), args.pod_name.clone());
     let user = keys.home.as_ref().map(|(_, home)| home.user.clone());
-    let (seat, home, gate) = sides(&args, &record, keys, &metrics)?;
-    let proofs = ProofKeeper::start(args.log.log_dir.clone(), record.clone(), metrics.clone())?;
+    let (seat, home, gate) = sides(&args, &record, next.as_mut(), keys, &metrics)?;
+    let records = std::iter::once(record.clone()).chain(next.map(|next| next.record)).collect();
+    let proofs = ProofKeeper::start(args.log.log_dir.clone(), records, metrics.clone())?;
     let (seat_index, home_index) = (seat.as_ref().map(|(i, _)| *i), home.as_ref().map(|(i, _)| *i));
     let (engine, commands) = mpsc::channel(1024);
     let (events_tx, events) = mpsc::channel(4096);
@@ -268,6 +276,7 @@ type Machines = (Option<(u16, Seat<SeatCrypto>)>, Option<(u16, Home)>, Gate);
 fn sides(
     args: &RunArgs,
     record: &Arc<MarketRecord>,
+    mut next: Option<&mut NextEpoch>,
     keys: Keys,
     metrics: &Arc<Metrics>,
 ) -> Result<Machines, RunError> {
@@ -277,7 +286,11 @@ fn sides(
         (true, Some(keys)) => {
             let index = keys.seat;
             let crypto = SeatCrypto::new(record.clone(), keys);
-            let (seat, opened) = start_seat(args, record, index, crypto, metrics)?;
+            let mut epochs = Epochs::new(record.clone(), Arc::new(crypto));
+            if let Some(next) = next.as_deref_mut() {
+                next.give_seat(&mut epochs, index, now_ms())?;
+            }
+            let (seat, opened) = start_seat(args, record, index, epochs, metrics)?;
             gate = opened;
             Some((index, seat))
         }
@@ -285,7 +298,13 @@ fn sides(
         (false, _) => None,
     };
     let home = match (args.profile.is_home(), keys.home) {
-        (true, Some((index, keys))) => Some((index, Home::new(record.clone(), index, keys))),
+        (true, Some((index, keys))) => {
+            let mut home = Home::new(record.clone(), index, keys);
+            if let Some(next) = next {
+                next.give_home(&mut home, now_ms())?;
+            }
+            Some((index, home))
+        }
         (true, None) => return Err(missing("home")),
         (false, _) => None,
     };
@@ -297,14 +316,14 @@ fn start_seat(
     args: &RunArgs,
     record: &Arc<MarketRecord>,
     index: u16,
-    crypto: SeatCrypto,
+    epochs: Epochs<Arc<SeatCrypto>>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Seat<SeatCrypto>, Gate), RunError> {
     let Some(dir) = &args.log.log_dir else {
         tracing::warn!(
             "no --log-dir: after each start the seat observes until all rounds begun before have expired"
         );
-        return Ok((Seat::new(record.clone(), index, crypto, now_ms()), Gate::default()));
+        return Ok((start_from(epochs, index, &[], Path::new("none"))?, Gate::default()));
     };
     let options = LogOptions {
         generation: args.log.log_generation,
@@ -315,11 +334,21 @@ fn start_seat(
     let (log, found) = Appender::open(options, record, index, now_ms())?;
     let (records, torn, generation) = (found.records.len(), found.torn, log.generation());
     tracing::info!(dir = %dir.display(), records, torn_bytes = torn, generation, "seat log opened");
-    let mut seat = Seat::restore(record.clone(), index, crypto, now_ms(), &found.records)
-        .map_err(|source| RunError::Recall { path: dir.clone(), source })?;
+    let mut seat = start_from(epochs, index, &found.records, dir)?;
     seat.log_received(args.log.log_received);
     let gate = Gate::new(log, metrics.clone()).map_err(RunError::Thread)?;
     Ok((seat, gate))
+}
+
+/// The seat from its log; an empty one says nothing about what was said before.
+fn start_from(
+    epochs: Epochs<Arc<SeatCrypto>>,
+    index: u16,
+    log: &[LogRecord],
+    dir: &Path,
+) -> Result<Seat<SeatCrypto>, RunError> {
+    let seat = Seat::restore_in(epochs, index, now_ms(), log);
+    seat.map_err(|source| RunError::Recall { path: dir.into(), source })
 }
 
 /// Passes the engine's events to the sides. Neither makes the other wait.

@@ -44,6 +44,7 @@ pub mod wire;
 mod bid;
 mod clearing;
 mod drops;
+mod epochs;
 mod home;
 mod justify;
 mod limits;
@@ -57,6 +58,7 @@ pub use bid::{LocalBids, OfferedPart, OwnBid, Sought, bids};
 pub use clearing::seal_ceiling;
 pub use crypto::{Crypto, Curves, Scheme, SeatCrypto, UserCrypto};
 pub use drops::{DropReason, Drops};
+pub use epochs::{Epochs, NextEpochError};
 pub use home::{Choice, Home, HomeInput, HomeOutput, NewOrder};
 pub use justify::{Derived, derive, follow, proposer, set_digest};
 pub use keys::{

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_auction_core::evidence::message_hash;
 use vendue_auction_core::keygen::{
-    Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError, Terms, TermsError, next_record,
+    EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError, Terms, TermsError,
+    next_record,
 };
 use vendue_auction_core::log::LogRecord;
 use vendue_auction_core::proof::{self, Verdict};
@@ -90,6 +91,12 @@ pub enum GenerationError {
     /// A seat could not start again.
     #[error(transparent)]
     Restore(#[from] RestoreError),
+    /// No record follows from what was made.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+    /// A seat has no share of a certified key.
+    #[error("the generation ended without a share for each seat")]
+    Unfinished,
 }
 
 /// What a generation came to.
@@ -146,7 +153,7 @@ struct Run<'g> {
     trace: Sha256,
 }
 
-fn secrets(seed: u64, seat: u16) -> Result<KeySecrets, CryptoError> {
+pub(crate) fn secrets(seed: u64, seat: u16) -> Result<KeySecrets, CryptoError> {
     let deal = DealKey::generate(&hash(seed, "deal key", u64::from(seat)))?;
     let seed = DealerSeed::from_bytes(&hash(seed, "dealer", u64::from(seat)));
     Ok(KeySecrets { seed, deal, old: None })

@@ -3,6 +3,7 @@
 //! Inputs: what the market is to be like, and a random source. Outputs: the market record and, as often as wanted, the
 //! cryptography of a seat or of the home.
 
+use crate::epochs::NextEpoch;
 use crate::mock::{MockCrypto, MockScheme, MockUser};
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
@@ -31,6 +32,10 @@ pub trait Keys: Sized {
     fn seat(&self, seat: u16) -> Result<Self::Seat, KeyError>;
     /// The cryptography of the home.
     fn user(&self) -> Result<Self::User, KeyError>;
+    /// The record of the next epoch, and the cryptography of a seat in it.
+    fn next(&self, _seat: u16) -> Result<(Arc<MarketRecord>, Self::Seat), KeyError> {
+        Err(KeyError::Mismatch("next epoch"))
+    }
 }
 
 /// A market of so many seats and one home.
@@ -49,6 +54,7 @@ pub struct RealKeys {
     record: Arc<MarketRecord>,
     seats: Vec<String>,
     home: String,
+    next: Option<NextEpoch>,
 }
 
 impl Keys for RealKeys {
@@ -63,6 +69,7 @@ impl Keys for RealKeys {
             seats: dealt.seats.iter().map(|k| k.to_json().to_string()).collect(),
             home: home.to_json().to_string(),
             record: Arc::new(dealt.record.record),
+            next: None,
         })
     }
     fn record(&self) -> Arc<MarketRecord> {
@@ -75,9 +82,20 @@ impl Keys for RealKeys {
     fn user(&self) -> Result<HomeKeys, KeyError> {
         HomeKeys::from_json(&self.home)
     }
+    fn next(&self, seat: u16) -> Result<(Arc<MarketRecord>, SeatCrypto), KeyError> {
+        let next = self.next.as_ref().ok_or(KeyError::Mismatch("next epoch"))?;
+        let text = next.files.get(usize::from(seat)).ok_or(KeyError::Mismatch("seat number"))?;
+        let keys = SeatKeys::from_json(text)?;
+        keys.check(&next.record)?;
+        Ok((next.record.clone(), SeatCrypto::new(next.record.clone(), keys)))
+    }
 }
 
 impl RealKeys {
+    /// Gives the seats the keys of the next epoch.
+    pub(crate) fn set_next(&mut self, next: NextEpoch) {
+        self.next = Some(next);
+    }
     /// A seat's secret keys in their file form, to sign what it did not say.
     pub fn seat_file(&self, seat: u16) -> Option<&str> {
         self.seats.get(usize::from(seat)).map(String::as_str)

@@ -43,6 +43,7 @@ pub mod bench;
 mod controller;
 pub mod costs;
 mod deviation;
+mod epochs;
 pub mod explore;
 pub mod generation;
 mod invariants;
@@ -54,9 +55,10 @@ mod world;
 
 pub use controller::{Answer, Controller};
 pub use deviation::{Deviation, FalseRecords, KindName, all_deviations};
+pub use epochs::NextEpoch;
 pub use invariants::{Violation, Watch};
 pub use schedule::{Report, Schedule};
-pub use world::{Config, Event, Fault, Freeze, Hold, HomeFault, Partition, Stop, World};
+pub use world::{Config, Event, Fault, Freeze, Hold, HomeFault, LearnError, Partition, Stop, World};
 
 use vendue_auction_core::Params;
 use vendue_market::{AcceptRules, NodeCapacity, Offer, OfferNode, Price, Requirements};

@@ -58,7 +58,7 @@ fn start(dir: &Path, record: &Arc<MarketRecord>, name: &str, address: &libp2p::M
         metrics: metrics.clone(),
         ready: Readiness::default(),
         gate: log(dir, record, own_seat, &metrics),
-        proofs: ProofKeeper::start(None, record.clone(), metrics.clone()).unwrap(),
+        proofs: ProofKeeper::start(None, vec![record.clone()], metrics.clone()).unwrap(),
     };
     let ((commands, commands_rx), (events_tx, events)) = (mpsc::channel(64), mpsc::channel(256));
     tokio::spawn(Engine::new(config, events_tx).run(net.rounds, commands_rx));
@@ -283,7 +283,7 @@ impl Alone {
             metrics: metrics.clone(),
             ready: Readiness::default(),
             gate,
-            proofs: ProofKeeper::start(None, record.clone(), metrics).unwrap(),
+            proofs: ProofKeeper::start(None, vec![record.clone()], metrics).unwrap(),
             record,
         };
         (config, net)

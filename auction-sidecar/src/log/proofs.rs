@@ -66,10 +66,11 @@ pub struct ProofKeeper {
 }
 
 impl ProofKeeper {
-    /// Keeps proofs in the folder of the log; without one they are counted and told only.
+    /// Keeps proofs in the folder of the log; without one they are counted and told only. `records` are those of the
+    /// epochs that the process knows.
     pub fn start(
         dir: Option<PathBuf>,
-        record: Arc<MarketRecord>,
+        records: Vec<Arc<MarketRecord>>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, LogDirError> {
         for fault in FAULTS {
@@ -81,7 +82,7 @@ impl ProofKeeper {
         let thread = std::thread::Builder::new().name("fault-proofs".into());
         let keep = move || {
             while let Some(proof) = proofs.blocking_recv() {
-                keep(&proof, &record, shelf.as_mut(), &counted);
+                keep(&proof, &records, shelf.as_mut(), &counted);
             }
         };
         thread.spawn(keep).map_err(fail("start thread for", Path::new("proofs")))?;
@@ -96,9 +97,14 @@ impl ProofKeeper {
     }
 }
 
-/// Whom and what a proof is about is found by judging it, which may be costly: clearing a round again.
-fn keep(proof: &FaultProof, record: &MarketRecord, shelf: Option<&mut Shelf>, metrics: &Metrics) {
-    let Verdict::Guilty { seats, fault } = verify(proof, record) else { return };
+/// Whom and what a proof is about is found by judging it, which may be costly: clearing a round again. A proof is of one
+/// epoch, and holds by the record of that one only.
+fn keep(proof: &FaultProof, records: &[Arc<MarketRecord>], shelf: Option<&mut Shelf>, metrics: &Metrics) {
+    let verdict = records.iter().find_map(|record| match verify(proof, record) {
+        Verdict::Guilty { seats, fault } => Some((seats, fault)),
+        Verdict::Unproven(_) => None,
+    });
+    let Some((seats, fault)) = verdict else { return };
     let fault = fault_name(fault);
     metrics.fault_proofs.with_label_values(&[fault]).inc();
     let kept = shelf.map(|shelf| shelf.put(&seats, fault, proof.to_json().as_bytes()));

@@ -460,8 +460,10 @@ fn proofs_are_kept_counted_and_bounded() {
     let dir = rig.options().dir;
     let proof = two_sets(rig.dir.path(), &rig.record);
     let metrics = Arc::new(Metrics::new().unwrap());
-    let record = Arc::new(rig.record.clone());
-    let keeper = ProofKeeper::start(Some(dir.clone()), record, metrics.clone()).unwrap();
+    // The process may know two epochs, and a proof is of one of them.
+    let next = MarketRecord { epoch: rig.record.epoch + 1, ..rig.record.clone() };
+    let records = vec![Arc::new(next), Arc::new(rig.record.clone())];
+    let keeper = ProofKeeper::start(Some(dir.clone()), records, metrics.clone()).unwrap();
     assert!(metrics.render().unwrap().contains("vendue_fault_proofs_total{fault=\"two_sets\"} 0"));
     let counted = || metrics.fault_proofs.with_label_values(&["two_sets"]).get();
     for round in 1..=10 {

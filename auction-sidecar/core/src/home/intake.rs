@@ -23,7 +23,7 @@ impl<K: UserCrypto> Home<K> {
         }
         let message = decode(bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
         let header = message.header;
-        if header.market != self.record.short_id() || header.epoch != self.record.epoch {
+        if header.market != self.record.short_id() || !self.epochs.fits(&header, &message.body) {
             return Err(DropReason::Foreign);
         }
         let seat =
@@ -90,7 +90,8 @@ impl<K: UserCrypto> Home<K> {
         if now_ms >= self.record.params.expiry(certificate.round) {
             return Err(DropReason::Late);
         }
-        verify::certificate_by::<K::Scheme>(&self.record, &certificate)
+        let record = self.epochs.record_of(certificate.round).ok_or(DropReason::Foreign)?;
+        verify::certificate_by::<K::Scheme>(record, &certificate)
             .and_then(|()| verify::named_outcome(&self.record, &certificate, &proof, &entry.order, &digest))
             .map_err(|_| DropReason::BadSignature)?;
         match proof.leaf.outcome.clone() {

@@ -17,6 +17,7 @@ pub use io::{Choice, HomeInput, HomeOutput, NewOrder};
 use crate::award::{AwardProof, Certificate};
 use crate::crypto::UserCrypto;
 use crate::drops::Drops;
+use crate::epochs::{Epochs, NextEpochError};
 use crate::evidence::{message_hash_by, named_order_hash_by};
 use crate::keys::HomeKeys;
 use crate::record::MarketRecord;
@@ -107,7 +108,9 @@ struct Entry {
 
 /// A home of a market and its orders.
 pub struct Home<K: UserCrypto = HomeKeys> {
+    /// For what all epochs have in common: id, members, clock and rules. What changes is asked of `epochs`.
     record: Arc<MarketRecord>,
+    epochs: Epochs<()>,
     index: u16,
     keys: K,
     /// When the home was last given an input.
@@ -137,12 +140,20 @@ impl<K: UserCrypto> Home<K> {
     pub fn with_keys(record: Arc<MarketRecord>, index: u16, keys: K) -> Self {
         let (orders, repeats) = (BTreeMap::new(), BTreeMap::new());
         let (withdrawn, drops) = (BTreeMap::new(), Drops::default());
-        Self { record, index, keys, now: 0, orders, repeats, withdrawn, drops }
+        let epochs = Epochs::new(record.clone(), ());
+        Self { record, epochs, index, keys, now: 0, orders, repeats, withdrawn, drops }
+    }
+
+    /// Takes the record of the next epoch: the awards of its rounds are verified with it. Orders go on as they are. The
+    /// same record again changes nothing.
+    pub fn take_next(&mut self, now_ms: u64, record: Arc<MarketRecord>) -> Result<(), NextEpochError> {
+        self.epochs.take_record(now_ms, record).map(|_| ())
     }
 
     /// Takes one input and says what to do.
     pub fn handle(&mut self, now_ms: u64, input: HomeInput) -> Vec<HomeOutput> {
         self.now = now_ms;
+        self.epochs.let_go(now_ms);
         let mut out = Vec::new();
         match input {
             HomeInput::Tick => {}
@@ -214,19 +225,20 @@ impl<K: UserCrypto> Home<K> {
         }
     }
 
+    /// Signs and encodes a message that belongs to no round: it has the epoch that it is by this home's clock.
     fn encode(&self, body: Body) -> Vec<u8> {
-        self.encode_in(0, body)
+        self.sign(0, self.epochs.at(self.now).record.epoch, body)
     }
 
     /// Signs and encodes a message that is about an award of a round.
     fn encode_in(&self, round: u64, body: Body) -> Vec<u8> {
-        let header = Header {
-            kind: body.kind(),
-            market: self.record.short_id(),
-            epoch: self.record.epoch,
-            round,
-            seat: self.index,
-        };
+        let of_round = self.epochs.record_of(round).unwrap_or(&self.record);
+        self.sign(round, of_round.epoch, body)
+    }
+
+    fn sign(&self, round: u64, epoch: u32, body: Body) -> Vec<u8> {
+        let market = self.record.short_id();
+        let header = Header { kind: body.kind(), market, epoch, round, seat: self.index };
         let hash = message_hash_by::<K::Scheme>(&self.record.market, &header, &body);
         let signature = header.kind.is_signed().then(|| self.keys.sign(&hash));
         Message { header, body, signature }.encode()

@@ -121,3 +121,28 @@ pub fn check_next(old: &MarketRecord, next: &MarketRecord) -> Result<(), EpochEr
     }
     Ok(next.validate()?)
 }
+
+/// The next record with keys that a dealer made and the seats certify, and the shares: for tests of what comes after a
+/// generation.
+#[cfg(test)]
+pub(crate) fn dealt_next(
+    old: &MarketRecord,
+    seats: &[crate::keys::SeatKeys],
+    start_ms: u64,
+) -> (MarketRecord, Vec<vendue_sealed_bid::SealShare>) {
+    use crate::wire::{Quorum, Signers, VoteWord, vote_bytes};
+    use rand_chacha::rand_core::SeedableRng;
+    let mut rng = rand_chacha::ChaCha20Rng::seed_from_u64(start_ms);
+    let dealt = vendue_sealed_bid::deal(old.n(), old.q(), &mut rng).unwrap();
+    let (set, derived) = ([3; 32], derive(old, false, start_ms).unwrap());
+    let root = key_root(&set, &dealt.seal_key, &dealt.verification_keys);
+    let message = vote_bytes(VoteWord::Award, &derived.market, derived.epoch, 0, 0, &root);
+    let votes: Vec<_> = seats.iter().map(|keys| keys.vote.sign(&message)).collect();
+    let aggregate = vendue_sealed_bid::aggregate_votes(&votes).unwrap();
+    let quorum = Quorum { signers: Signers::all(old.n()), aggregate };
+    let certificate = Certificate { market: derived.market, epoch: derived.epoch, round: 0, root, quorum };
+    let (key, keys) = (&dealt.seal_key, &dealt.verification_keys);
+    let next = follow(old, start_ms, false, set, &certificate, key, keys).unwrap();
+    check_next(old, &next).unwrap();
+    (next, dealt.shares)
+}

@@ -16,6 +16,8 @@ mod intake;
 mod restore;
 mod terms;
 
+#[cfg(test)]
+pub(crate) use epoch::dealt_next;
 pub use epoch::{EpochError, Generation, check_next, next_record};
 pub use restore::RestoreError;
 pub use terms::{Terms, TermsError};

@@ -95,7 +95,7 @@ impl<C: Crypto> Seat<C> {
     }
 
     /// Lets the log know what a home was told, or is about to be.
-    fn persist_handover(&self, order: &Digest, out: &mut Vec<SeatOutput>) {
+    pub(super) fn persist_handover(&self, order: &Digest, out: &mut Vec<SeatOutput>) {
         let Some(&HandOver { home, round, until_ms, stage }) = self.handovers.get(order) else { return };
         if let Some(answer) = stage.answer() {
             persist(out, LogRecord::HandOver { order: *order, home, round, until_ms, answer });

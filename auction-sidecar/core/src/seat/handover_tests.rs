@@ -81,7 +81,7 @@ fn a_seat_s_cluster_asks_for_proofs_as_home_and_homes_ask_for_nothing_else() {
     let keys = SeatKeys::from_json(&rig.seats[0].to_json()).unwrap();
     rig.seat = Seat::fresh(record.clone(), 0, SeatCrypto::new(record, keys), 0);
     rig.seat.handle(500, SeatInput::Tick);
-    rig.seat.proven.insert([5; 32], Proven { bytes: vec![1], until_ms: 90_000 });
+    rig.seat.proven.insert([5; 32], Proven { bytes: vec![1], round: 0, until_ms: 90_000 });
     let ask = rig.say(1, Body::Fetch(Fetch::Proof([5; 32])));
     // The transport knows that cluster as a seat.
     let out = rig.seat.handle(500, SeatInput::Message { from: Peer::Seat(2), bytes: ask.clone() });

@@ -39,8 +39,8 @@ impl<C: Crypto> Seat<C> {
             return Err(DropReason::Quota);
         }
         let message = decode(&bytes, self.record.n()).map_err(|_| DropReason::Malformed)?;
-        let Header { market, epoch, .. } = message.header;
-        if market != self.record.short_id() || epoch != self.record.epoch {
+        let is_ours = message.header.market == self.record.short_id();
+        if !is_ours || !self.epochs.fits(&message.header, &message.body) {
             return Err(DropReason::Foreign);
         }
         let sender = if kind.is_from_home() {
@@ -112,7 +112,7 @@ impl<C: Crypto> Seat<C> {
                 Some(d) => bundle_hash_by::<C::Scheme>(market, &message.header, d),
                 None => received_hash_by::<C::Scheme>(market, &message, &bytes),
             };
-            if !self.crypto.verify(&hash, signature, &seat.evidence_key) {
+            if !self.crypto().verify(&hash, signature, &seat.evidence_key) {
                 return Err(DropReason::BadSignature);
             }
         } else if !self.rounds.contains_key(&round) {
@@ -143,7 +143,7 @@ impl<C: Crypto> Seat<C> {
         }
         let key = self.record.home(home).ok_or(DropReason::WrongSender)?.user_key;
         let hash = message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
-        if !self.crypto.verify(&hash, &signature, &key) {
+        if !self.crypto().verify(&hash, &signature, &key) {
             return Err(DropReason::BadSignature);
         }
         match body {
@@ -235,13 +235,14 @@ impl<C: Crypto> Seat<C> {
     /// Checks a certificate that a home shows. All orders of a round have one: its votes are checked once. Checking is
     /// costly and anybody can make what looks like one, so each home has its share of this second.
     pub(super) fn check_certificate(&mut self, now_ms: u64, home: u16, certificate: &Certificate) -> Intake {
+        let record = self.epochs.record_of(certificate.round).ok_or(DropReason::Foreign)?.clone();
         let known = self.certified.get(&certificate.round) == Some(&certificate.root);
-        let own = certificate.market == self.record.market && certificate.epoch == self.record.epoch;
+        let own = certificate.market == record.market && certificate.epoch == record.epoch;
         if !(known && own) {
             if !self.limits.certificate(now_ms, home) {
                 return Err(DropReason::Quota);
             }
-            verify::certificate_by::<C::Scheme>(&self.record, certificate)
+            verify::certificate_by::<C::Scheme>(&record, certificate)
                 .map_err(|_| DropReason::BadSignature)?;
             self.certified.insert(certificate.round, certificate.root);
         }
@@ -295,13 +296,7 @@ impl<C: Crypto> Seat<C> {
     ) -> Intake {
         let mut found = vec![];
         for known in wanted.iter().filter_map(|digest| self.pool.body(digest)) {
-            let header = Header {
-                kind: Kind::Order,
-                market: self.record.short_id(),
-                epoch: self.record.epoch,
-                round: 0,
-                seat: known.home,
-            };
+            let header = Header { seat: known.home, ..self.header(Kind::Order) };
             let body = Body::Order(crate::wire::OrderMsg { order: Order::clone(&known.order) });
             let inner = Message { header, body, signature: Some(known.signature) }.encode();
             found.push(self.encode(Body::Reply(Reply::Order(inner))));

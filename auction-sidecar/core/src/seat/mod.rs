@@ -6,6 +6,7 @@
 //! seat says nothing new in a round that it may have spoken in before: with its log it sends the stored bytes again,
 //! without one it stays silent.
 
+mod epochs;
 mod handover;
 mod heard;
 mod intake;
@@ -19,6 +20,7 @@ pub use io::{BidResult, Decided, HoldRequest, OwnResult, ReleaseCause, SeatInput
 use crate::bid::{LocalBids, Usage};
 use crate::crypto::Crypto;
 use crate::drops::Drops;
+use crate::epochs::Epochs;
 use crate::evidence::message_hash_by;
 use crate::limits::Limits;
 use crate::log::{Answer, LogRecord};
@@ -89,13 +91,15 @@ struct HandOver {
 /// A decided order, kept so that home can ask for its proof.
 struct Proven {
     bytes: Vec<u8>,
+    round: u64,
     until_ms: u64,
 }
 
 /// A seat of a market.
 pub struct Seat<C: Crypto> {
+    /// For what all epochs have in common: id, members, clock and rules. What changes is asked of `epochs`.
     record: Arc<MarketRecord>,
-    crypto: Arc<C>,
+    epochs: Epochs<Arc<C>>,
     index: u16,
     /// When the seat was last given an input.
     now: u64,
@@ -126,7 +130,7 @@ impl<C: Crypto> Seat<C> {
     /// have spoken in them before a restart.
     pub fn new(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
         let until_ms = now_ms.saturating_add(record.params.lifetime());
-        let mut seat = Self::bare(record, index, crypto, now_ms);
+        let mut seat = Self::bare(Epochs::new(record, Arc::new(crypto)), index, now_ms);
         seat.observe(until_ms);
         seat
     }
@@ -134,15 +138,15 @@ impl<C: Crypto> Seat<C> {
     /// A seat that takes part at once. Only for keys that have never signed anything: nothing else shows that no round
     /// was spoken in before, least of all a clock.
     pub fn fresh(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
-        let mut seat = Self::bare(record, index, crypto, now_ms);
+        let mut seat = Self::bare(Epochs::new(record, Arc::new(crypto)), index, now_ms);
         seat.observe(0);
         seat
     }
 
-    fn bare(record: Arc<MarketRecord>, index: u16, crypto: C, now_ms: u64) -> Self {
+    fn bare(epochs: Epochs<Arc<C>>, index: u16, now_ms: u64) -> Self {
         Self {
-            record,
-            crypto: Arc::new(crypto),
+            record: epochs.at(now_ms).record.clone(),
+            epochs,
             index,
             now: now_ms,
             observes_until: 0,
@@ -223,7 +227,8 @@ impl<C: Crypto> Seat<C> {
         let promises = self.promises.values().map(|p| p.until_ms);
         let handovers = self.handovers.values().map(|h| h.until_ms);
         let start = self.pool.next_start(self.now, &self.record.params);
-        rounds.chain(promises).chain(handovers).chain(start).min().map(|at| at.max(self.now + 1))
+        let (start, ends) = (start.into_iter(), self.epochs.ends_ms());
+        rounds.chain(promises).chain(handovers).chain(start).chain(ends).min().map(|at| at.max(self.now + 1))
     }
 
     /// Messages that were dropped, by reason.
@@ -257,20 +262,31 @@ impl<C: Crypto> Seat<C> {
 
     /// Signs and encodes a message that belongs to no round.
     fn encode(&self, body: Body) -> Vec<u8> {
-        self.encode_in(0, body)
+        self.sign(self.header(body.kind()), body)
     }
 
     /// Signs and encodes a message outside of the agreement that is about an award of a round.
     fn encode_in(&self, round: u64, body: Body) -> Vec<u8> {
-        let header = self.header(body.kind(), round);
+        let now = self.header(body.kind());
+        let epoch = self.epochs.record_of(round).map_or(now.epoch, |record| record.epoch);
+        self.sign(Header { epoch, round, ..now }, body)
+    }
+
+    fn sign(&self, header: Header, body: Body) -> Vec<u8> {
         let hash = || message_hash_by::<C::Scheme>(&self.record.market, &header, &body);
-        let signature = header.kind.is_signed().then(|| self.crypto.sign(&hash()));
+        let signature = header.kind.is_signed().then(|| self.crypto().sign(&hash()));
         Message { header, body, signature }.encode()
     }
 
-    fn header(&self, kind: Kind, round: u64) -> Header {
-        let (market, epoch, seat) = (self.record.short_id(), self.record.epoch, self.index);
-        Header { kind, market, epoch, round, seat }
+    /// The header of a message that belongs to no round: it has the epoch that it is by this seat's clock.
+    fn header(&self, kind: Kind) -> Header {
+        let epoch = self.epochs.at(self.now).record.epoch;
+        Header { kind, market: self.record.short_id(), epoch, round: 0, seat: self.index }
+    }
+
+    /// For what the epoch makes no difference to: the key of evidence signatures.
+    fn crypto(&self) -> &Arc<C> {
+        &self.epochs.at(self.now).keys
     }
 
     fn send_home(&self, home: u16, body: Body, out: &mut Vec<SeatOutput>) {
@@ -304,6 +320,8 @@ impl<C: Crypto> Seat<C> {
                 out.push(SeatOutput::Released { order, cause: ReleaseCause::Expired });
             }
         }
+        // Rounds hold the keys of their epoch, so they go first.
+        self.epochs.let_go(now_ms);
     }
 }
 
@@ -313,6 +331,8 @@ mod again_tests;
 mod crash_tests;
 #[cfg(test)]
 mod drop_tests;
+#[cfg(test)]
+mod epochs_tests;
 #[cfg(test)]
 mod handover_tests;
 #[cfg(test)]

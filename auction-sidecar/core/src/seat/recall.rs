@@ -8,6 +8,7 @@ use super::heard::Kept;
 use super::{Active, HandOver, Promise, Seat, Stage};
 use crate::bid::LocalBids;
 use crate::crypto::Crypto;
+use crate::epochs::{Epoch, Epochs};
 use crate::log::{Answer, LogRecord};
 use crate::record::MarketRecord;
 use crate::round::{RecallError, Round, RoundInput};
@@ -30,7 +31,18 @@ impl<C: Crypto> Seat<C> {
         now_ms: u64,
         log: &[LogRecord],
     ) -> Result<Self, RecallError> {
-        let cautious = now_ms.saturating_add(record.params.lifetime());
+        Self::restore_in(Epochs::new(record, Arc::new(crypto)), index, now_ms, log)
+    }
+
+    /// [`Seat::restore`] of a seat that may hold two epochs. While rounds of the old one may be open it is to be given
+    /// both: rounds are recalled with the record of their epoch, and what a round without one had promised is forgotten.
+    pub fn restore_in(
+        epochs: Epochs<Arc<C>>,
+        index: u16,
+        now_ms: u64,
+        log: &[LogRecord],
+    ) -> Result<Self, RecallError> {
+        let cautious = now_ms.saturating_add(epochs.at(now_ms).record.params.lifetime());
         let promised = log.iter().rev().find_map(|r| match r {
             LogRecord::Observe { until_ms, .. } => Some(*until_ms),
             _ => None,
@@ -40,30 +52,39 @@ impl<C: Crypto> Seat<C> {
             Some(until_ms) if latest.is_some_and(|at| at <= now_ms) => until_ms.clamp(now_ms, cautious),
             _ => cautious,
         };
-        let mut seat = Self::bare(record, index, crypto, now_ms);
+        let mut seat = Self::bare(epochs, index, now_ms);
         seat.observe(until_ms);
-        seat.recall_rounds(log)?;
+        let void = seat.recall_rounds(log)?;
         log.iter().for_each(|record| seat.recall_capacity(record));
         let mut first = std::mem::take(&mut seat.first);
+        seat.free_void(|round| void.contains(&round), &mut first);
         let rounds: Vec<u64> = seat.rounds.keys().copied().collect();
         rounds.into_iter().for_each(|round| seat.drive(now_ms, round, RoundInput::Tick, &mut first));
         seat.first = first;
         Ok(seat)
     }
 
-    fn recall_rounds(&mut self, log: &[LogRecord]) -> Result<(), RecallError> {
+    /// Gives the rounds that the log has in an epoch that is not theirs: this seat learned of the next one late.
+    fn recall_rounds(&mut self, log: &[LogRecord]) -> Result<BTreeSet<u64>, RecallError> {
+        let mut void = BTreeSet::new();
         let mut by_round: BTreeMap<u64, Vec<&LogRecord>> = BTreeMap::new();
-        for record in log.iter().filter(|r| self.is_of_this_epoch(r)) {
+        for record in log {
             if let Some(round) = record.round() {
                 by_round.entry(round).or_default().push(record);
             }
         }
         for (round, records) in by_round {
+            // In whichever epoch this seat spoke: it speaks in a round in one epoch only.
             self.opened.add(round);
-            if self.now >= self.record.params.expiry(round) {
+            let Some(Epoch { record: market, keys: crypto }) = self.epochs.of_round(round) else { continue };
+            if self.now >= market.params.expiry(round) {
                 continue;
             }
-            let (market, crypto) = (self.record.clone(), self.crypto.clone());
+            if records.iter().any(|r| epoch_of(r).is_some_and(|epoch| epoch != market.epoch)) {
+                void.insert(round);
+                continue;
+            }
+            let (market, crypto) = (market.clone(), crypto.clone());
             let past = records.iter().copied();
             let recalled = Round::recall(market, crypto, self.index, round, self.now, past)?;
             let bids = records.iter().rev().find_map(|r| match r {
@@ -78,25 +99,17 @@ impl<C: Crypto> Seat<C> {
                 Active { round: recalled, wake, bids, wanted: BTreeSet::new(), kept: Kept::default() },
             );
         }
-        Ok(())
-    }
-
-    /// Rounds do not span epochs, and their numbers go on: another epoch's messages say nothing about this one's rounds.
-    fn is_of_this_epoch(&self, record: &LogRecord) -> bool {
-        match record {
-            LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. } => {
-                Header::read(&mut Reader::new(bytes)).is_ok_and(|h| h.epoch == self.record.epoch)
-            }
-            LogRecord::Certified { certificate, .. } => certificate.epoch == self.record.epoch,
-            _ => true,
-        }
+        Ok(void)
     }
 
     /// What is kept for orders; the time ends what has expired.
     fn recall_capacity(&mut self, record: &LogRecord) {
         match record {
             LogRecord::Certified { certificate, .. } => {
-                self.certified.insert(certificate.round, certificate.root);
+                let of_round = self.epochs.record_of(certificate.round);
+                if of_round.is_some_and(|record| record.epoch == certificate.epoch) {
+                    self.certified.insert(certificate.round, certificate.root);
+                }
             }
             LogRecord::Promise { order, home, round, until_ms, usage } => {
                 let promise =
@@ -122,5 +135,16 @@ impl<C: Crypto> Seat<C> {
             }
             _ => {}
         }
+    }
+}
+
+/// The epoch of a record, where it names one.
+fn epoch_of(record: &LogRecord) -> Option<u32> {
+    match record {
+        LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. } => {
+            Header::read(&mut Reader::new(bytes)).ok().map(|h| h.epoch)
+        }
+        LogRecord::Certified { certificate, .. } => Some(certificate.epoch),
+        _ => None,
     }
 }

@@ -4,6 +4,7 @@ use super::heard::{Kept, heard};
 use super::{Active, BidResult, Decided, OwnResult, Promise, Proven, Seat, SeatOutput, Stage};
 use crate::bid::{LocalBids, Sought, bids};
 use crate::crypto::Crypto;
+use crate::epochs::Epoch;
 use crate::log::LogRecord;
 use crate::record::Peer;
 use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
@@ -36,8 +37,9 @@ impl<C: Crypto> Seat<C> {
         if self.opened.has(round) {
             return false;
         }
+        let Some(Epoch { record, keys }) = self.epochs.of_round(round) else { return false };
+        let (record, crypto) = (record.clone(), keys.clone());
         self.opened.add(round);
-        let (record, crypto) = (self.record.clone(), self.crypto.clone());
         let opened = Round::new(record, crypto, self.index, round, now_ms);
         let (wake, bids, wanted) = (opened.next_wake(), LocalBids::default(), BTreeSet::new());
         self.rounds.insert(round, Active { round: opened, wake, bids, wanted, kept: Kept::default() });
@@ -166,13 +168,13 @@ impl<C: Crypto> Seat<C> {
         }
         // What was won is kept before the round's bids count no more.
         persist(out, LogRecord::Certified { at_ms: now_ms, certificate: certificate.clone() });
-        let messages = ProofMessages::new(&self.header(Kind::Proof, 0), &certificate, &tree);
+        let messages = ProofMessages::new(&self.header(Kind::Proof), &certificate, &tree);
         for (index, leaf) in table.placed() {
             let Some(order) = orders.get(&leaf.order) else { continue };
             let Some(home) = self.record.home_of_key(&order.user_key) else { continue };
             let bytes = messages.encode(index, leaf);
             out.push(SeatOutput::Send { to: Peer::Home(home), bytes: bytes.clone() });
-            self.proven.insert(leaf.order, Proven { bytes, until_ms: until_ms + PROOF_FOR_MS });
+            self.proven.insert(leaf.order, Proven { bytes, round, until_ms: until_ms + PROOF_FOR_MS });
         }
         let own = cleared.iter().filter_map(|c| self.own_result(round, c, orders.get(&c.order)?)).collect();
         out.push(SeatOutput::Decided(Box::new(Decided {

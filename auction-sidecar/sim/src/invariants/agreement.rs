@@ -3,24 +3,26 @@
 use super::Watch;
 use std::collections::BTreeSet;
 use vendue_auction_core::set_digest;
-use vendue_auction_core::wire::{Body, Listed, Message};
+use vendue_auction_core::wire::{Body, Header, Listed, Message};
 use vendue_market::Digest;
 
 impl Watch {
     pub(super) fn count_votes(&mut self, from: u16, message: &Message) {
-        let round = message.header.round;
-        let seen = self.rounds.entry(round).or_default();
-        match &message.body {
+        let Header { round, epoch, .. } = message.header;
+        let full = match &message.body {
             Body::Set(set) if set.full.is_some() => {
                 let list: Vec<Listed> =
                     set.held.iter().zip(0u16..).map(|(d, seat)| Listed { seat, d: *d }).collect();
-                let digest = set_digest(&self.record, round, &list);
-                seen.fulls.entry(digest).or_default().insert(from);
+                Some(set_digest(self.of_epoch(epoch), round, &list))
             }
-            Body::Lock(lock) => {
-                seen.locks.entry((lock.view, lock.set)).or_default().insert(from);
-            }
-            _ => {}
+            _ => None,
+        };
+        let seen = self.rounds.entry(round).or_default();
+        if let Some(digest) = full {
+            seen.fulls.entry(digest).or_default().insert(from);
+        }
+        if let Body::Lock(lock) = &message.body {
+            seen.locks.entry((lock.view, lock.set)).or_default().insert(from);
         }
     }
 

@@ -48,11 +48,21 @@ impl Watch {
         }
     }
 
+    /// I1: an honest seat speaks in a round in one epoch only, or two epochs could each have a quorum for it.
+    pub(super) fn check_epoch(&mut self, now: u64, from: u16, message: &Message) {
+        let Some((round, ..)) = place(from, message) else { return };
+        let epoch = message.header.epoch;
+        let seen = self.rounds.entry(round).or_default();
+        if *seen.epochs.entry(from).or_insert(epoch) != epoch {
+            self.break_(now, "I1", format!("seat {from} speaks in round {round} in two epochs"));
+        }
+    }
+
     /// I6: no statement of an honest seat, alone or with an earlier one, is a fault.
     pub(super) fn check_innocence(&mut self, now: u64, from: u16, message: &Message, letter: &Letter) {
         for proof in self.proofs(from, message, letter) {
             let round = message.header.round;
-            if let Verdict::Guilty { fault, .. } = (self.judge.verify)(&proof, &self.record) {
+            if let Verdict::Guilty { fault, .. } = self.judge(&proof) {
                 self.break_(now, "I6", format!("seat {from} in round {round}: {fault:?}"));
             }
         }
@@ -61,7 +71,7 @@ impl Watch {
     /// Collects what can be proven of a faulty seat by what it says.
     pub(super) fn hold_to_account(&mut self, from: u16, message: &Message, letter: &Letter) {
         for proof in self.proofs(from, message, letter) {
-            if let Verdict::Guilty { seats, .. } = (self.judge.verify)(&proof, &self.record) {
+            if let Verdict::Guilty { seats, .. } = self.judge(&proof) {
                 self.provable.entry(message.header.round).or_default().extend(seats);
             }
         }
@@ -118,7 +128,7 @@ impl Watch {
 
     /// I6 for whatever anybody makes up: no honest seat is guilty by it.
     pub(super) fn check_framing(&mut self, now: u64, by: u16, proof: &FaultProof) -> Verdict {
-        let verdict = (self.judge.verify)(proof, &self.record);
+        let verdict = self.judge(proof);
         if let Verdict::Guilty { seats, fault } = &verdict {
             let is_synchronous = self.synchronous_from.is_some_and(|from| from == 0);
             for seat in seats.iter().copied().filter(|s| self.is_honest(*s)).collect::<Vec<_>>() {
@@ -162,6 +172,22 @@ mod tests {
     use crate::mock::MockScheme;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
+    use vendue_auction_core::wire::{AwardVote, Header};
+
+    #[test]
+    fn i1_an_honest_seat_that_speaks_in_a_round_in_two_epochs() {
+        let keys = MockKeys::deal(&spec(4, crate::clock()), &mut ChaCha20Rng::seed_from_u64(1)).unwrap();
+        let mut watch = Watch::new(keys.record(), Judge::by::<MockScheme>());
+        let mut say = |seat: u16, epoch: u32, round: u64| {
+            let market = keys.record().short_id();
+            let header = Header { kind: Kind::Award, market, epoch, round, seat };
+            let body = Body::Award(AwardVote { root: [1; 32], vote: [0; 48] });
+            watch.check_epoch(0, seat, &Message { header, body, signature: None });
+            watch.take_violations().iter().map(|v| v.invariant).collect::<Vec<_>>()
+        };
+        assert_eq!([say(1, 0, 3), say(2, 1, 3), say(1, 1, 4), say(1, 0, 3)].concat(), [""; 0]);
+        assert_eq!(say(1, 1, 3), ["I1"]);
+    }
 
     #[test]
     fn i20_a_split_round_with_too_few_culprits() {

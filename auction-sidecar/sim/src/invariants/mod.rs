@@ -6,7 +6,7 @@
 //!
 //! | invariant | where it is checked |
 //! |---|---|
-//! | I1 one committed set per round | here, at each FULL, LOCK, OPEN, COMMIT and certificate |
+//! | I1 one committed set per round | here, at each FULL, LOCK, OPEN, COMMIT and certificate; that a seat speaks in a round in one epoch only, at each of its statements |
 //! | I2 no honest share before a commit | here, at each OPEN |
 //! | I3 one award root for one set and beacon | here, at each AWARD of an honest seat; recomputed in the core's proof of wrong awards |
 //! | I4 what is admitted is in an honest SET, whose owner had it before T1 | here, at each certificate |
@@ -70,6 +70,8 @@ struct Seen {
     sharers: BTreeSet<u16>,
     /// Whose shares reached whom.
     opened: BTreeSet<(u16, u16)>,
+    /// The epoch that an honest seat speaks in.
+    epochs: BTreeMap<u16, u32>,
     /// Messages and bytes of an honest seat.
     spent: BTreeMap<u16, (u64, u64)>,
 }
@@ -93,6 +95,7 @@ type Place = (u64, Kind, u32, u16);
 /// The watcher of one market.
 pub struct Watch {
     record: Arc<MarketRecord>,
+    next: Option<Arc<MarketRecord>>,
     faulty: BTreeSet<u16>,
     trusted: BTreeSet<u16>,
     /// From when on the network and all clocks are synchronous, and at most f seats faulty.
@@ -121,6 +124,7 @@ impl Watch {
     pub(crate) fn new(record: Arc<MarketRecord>, judge: Judge) -> Self {
         Self {
             record,
+            next: None,
             faulty: BTreeSet::new(),
             trusted: BTreeSet::new(),
             synchronous_from: None,
@@ -137,6 +141,24 @@ impl Watch {
             awarded: BTreeMap::new(),
             made_up: 0,
             violations: vec![],
+        }
+    }
+
+    /// Another epoch is to come.
+    pub(crate) fn add_epoch(&mut self, record: Arc<MarketRecord>) {
+        self.next = Some(record);
+    }
+
+    fn of_epoch(&self, epoch: u32) -> &MarketRecord {
+        self.next.as_ref().filter(|next| next.epoch == epoch).unwrap_or(&self.record)
+    }
+
+    /// Judges a proof by the records of all epochs: it does not say which one it is of.
+    fn judge(&self, proof: &FaultProof) -> Verdict {
+        let verdict = (self.judge.verify)(proof, &self.record);
+        match (&verdict, &self.next) {
+            (Verdict::Unproven(_), Some(next)) => (self.judge.verify)(proof, next),
+            _ => verdict,
         }
     }
 
@@ -240,6 +262,7 @@ impl Watch {
             Body::Award(award) => self.check_award(now, from, round, award.root),
             _ => {}
         }
+        self.check_epoch(now, from, message);
         self.check_innocence(now, from, message, letter);
         self.check_finality(now, round);
     }

@@ -1,11 +1,13 @@
 //! The network: virtual time, links, and everybody who is connected.
 
 mod conditions;
+mod epochs;
 mod letter;
 mod network;
 mod restart;
 
 pub use conditions::{Config, Fault, Freeze, Hold, HomeFault, Partition};
+pub use epochs::LearnError;
 pub(crate) use letter::Letter;
 pub use restart::Stop;
 
@@ -129,6 +131,8 @@ pub struct World<K: Keys = RealKeys> {
     nodes: Vec<Node<K::Seat>>,
     home: Home<K::User>,
     keys: K,
+    /// Seats that know of the next epoch.
+    learned: BTreeSet<u16>,
     queue: BinaryHeap<Queued>,
     serial: u64,
     /// Processes that were started again.
@@ -174,6 +178,7 @@ impl<K: Keys> World<K> {
             sent: BTreeMap::new(),
             nodes,
             keys,
+            learned: BTreeSet::new(),
             queue: BinaryHeap::new(),
             serial: 0,
             restarts: 0,

@@ -38,9 +38,9 @@ impl<K: Keys> World<K> {
     pub fn restart_with_log(&mut self, seat: u16) {
         let Some(node) = self.nodes.get_mut(usize::from(seat)) else { return };
         let log = std::mem::take(&mut node.log);
-        let (record, local_ms) = (self.record.clone(), self.local(seat));
-        let core = match self.keys.seat(seat) {
-            Ok(crypto) => Seat::restore(record, seat, crypto, local_ms, &log).map_err(|e| e.to_string()),
+        let local_ms = self.local(seat);
+        let core = match self.epochs(seat) {
+            Ok(epochs) => Seat::restore_in(epochs, seat, local_ms, &log).map_err(|e| e.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match core {
