@@ -53,6 +53,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Checks a market record: signature, numbers and keys, and whether it follows another one; prints its digest.
     VerifyRecord(VerifyRecordArgs),
+    /// Signs the record of the next epoch as the market's issuer, once it is checked against the one before.
+    SignRecord(SignRecordArgs),
 }
 
 /// Which sides a cluster has.
@@ -191,7 +193,7 @@ fn parse_region(text: &str) -> Result<(String, String), String> {
 /// What operators must know beside the options of `generate-keys`.
 const GENERATE_KEYS_HELP: &str = "\
 It writes keys.json (this cluster's keys with the new share) and next-record.json (the record of the next epoch, the same \
-from every seat, to be checked with verify-record --previous and signed by the market's issuer). A process that was stopped \
+from every seat, which anybody checks with verify-record --previous and the market's issuer signs with sign-record). A process that was stopped \
 goes on when it is started again with the same options.
 
 Exit status: 0 when both are written; 3 when the seats made no key and a new --start is to be agreed on; 4 when there is a key \
@@ -288,6 +290,22 @@ pub struct VerifyRecordArgs {
     /// The record of the epoch before: also checks that a quorum of its seats certified the keys, and that nothing else differs.
     #[arg(long)]
     pub previous: Option<PathBuf>,
+}
+
+/// Options of `sign-record`.
+#[derive(Args, Debug, Clone)]
+pub struct SignRecordArgs {
+    /// The record, as generate-keys wrote it.
+    pub record: PathBuf,
+    /// The record of the epoch before, signed by the same issuer.
+    #[arg(long)]
+    pub previous: PathBuf,
+    /// The issuer's key, as deal wrote it to issuer.json.
+    #[arg(long)]
+    pub issuer: PathBuf,
+    /// File to write the signed record to; it must not exist.
+    #[arg(long)]
+    pub out: PathBuf,
 }
 
 #[cfg(test)]

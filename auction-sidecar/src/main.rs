@@ -43,6 +43,12 @@ fn start(cli: Cli) -> Result<(), Failure> {
             print!("{}", verify_record::run(&args)?);
             Ok(())
         }
+        Command::SignRecord(args) => {
+            let signed = verify_record::sign(&args)?;
+            println!("{}", args.out.display());
+            eprintln!("Epoch {}, digest {}.", signed.record.epoch, hex::encode(signed.record.digest()));
+            Ok(())
+        }
         Command::Replay(args) => replay::run(&args).map_err(Failure::from),
         Command::Run(args) => runtime(2)?.block_on(run::run(*args)).map_err(Failure::from),
         Command::Courier(args) => {

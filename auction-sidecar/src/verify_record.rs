@@ -1,23 +1,32 @@
-//! `vendue-auction verify-record`: whether a market record is sound, and whether it follows the one of the epoch before.
+//! `vendue-auction verify-record`: whether a market record is sound, and whether it follows the one of the epoch before; and
+//! `vendue-auction sign-record`, with which the issuer signs one that does.
 //!
-//! Inputs: one or two files. Output: text for people. Invariant: everything is checked from the files alone; a record without a
-//! signature is accepted only where the keys in it are those that a quorum of the record before certifies.
+//! Inputs: files. Outputs: text for people, a signed record. Invariants: everything is checked from the files alone; a record
+//! without a signature is accepted only where the keys in it are those that a quorum of the record before certifies; only such a
+//! record is signed, by the issuer of the record before.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vendue_auction_core::keygen::{EpochError, check_next};
 use vendue_auction_core::{KeyOrigin, MarketRecord, RecordError, SignedMarketRecord};
 
-use crate::args::VerifyRecordArgs;
+use zeroize::Zeroizing;
+
+use crate::args::{SignRecordArgs, VerifyRecordArgs};
+use crate::keys::{IssuerFile, KeysError};
 
 /// Why a record is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyRecordError {
     /// A file.
-    #[error("read {path}: {source}")]
-    Read {
+    #[error("{operation} {path}: {source}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
@@ -44,8 +53,16 @@ pub enum VerifyRecordError {
         /// Why.
         source: EpochError,
     },
-    /// Somebody else signed it.
-    #[error("{path} is signed by issuer {found}, {previous} by {expected}")]
+    /// The issuer's key is refused.
+    #[error("issuer's key {path}: {source}")]
+    Issuer {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: KeysError,
+    },
+    /// Somebody else signed it, or is about to.
+    #[error("the issuer of {path} is {found}, that of {previous} is {expected}")]
     OtherIssuer {
         /// The file.
         path: PathBuf,
@@ -68,9 +85,13 @@ struct Shape {
     record: Option<serde::de::IgnoredAny>,
 }
 
+fn fail(operation: &'static str, path: &Path) -> impl Fn(std::io::Error) -> VerifyRecordError {
+    let path = path.to_owned();
+    move |source| VerifyRecordError::File { operation, path: path.clone(), source }
+}
+
 fn read(path: &Path) -> Result<Read, VerifyRecordError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| VerifyRecordError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(fail("read", path))?;
     let refused = |source| VerifyRecordError::Record { path: path.to_owned(), source };
     let parse = |e: serde_json::Error| refused(RecordError::Parse(e.to_string()));
     let shape: Shape = serde_json::from_str(&text).map_err(parse)?;
@@ -99,6 +120,25 @@ pub fn run(args: &VerifyRecordArgs) -> Result<String, VerifyRecordError> {
         }
     }
     Ok(text)
+}
+
+/// Signs a record that follows the one before, which the same issuer signed, and writes it.
+pub fn sign(args: &SignRecordArgs) -> Result<SignedMarketRecord, VerifyRecordError> {
+    let text = Zeroizing::new(std::fs::read_to_string(&args.issuer).map_err(fail("read", &args.issuer))?);
+    let refused = |source| VerifyRecordError::Issuer { path: args.issuer.clone(), source };
+    let issuer = IssuerFile::read(&text).map_err(refused)?;
+    let (record, _) = read(&args.record)?;
+    let (old, old_issuer) = read(&args.previous)?;
+    if old_issuer.is_none() {
+        return Err(VerifyRecordError::Unsigned(args.previous.clone()));
+    }
+    check(&args.record, (&record, Some(issuer.public_key())), &args.previous, (&old, old_issuer))?;
+    let signed = SignedMarketRecord::sign(record, &issuer);
+    let file = OpenOptions::new().create_new(true).write(true).open(&args.out);
+    let mut file = file.map_err(fail("create", &args.out))?;
+    let written = file.write_all(signed.to_json().as_bytes()).and_then(|()| file.sync_all());
+    written.map_err(fail("write", &args.out))?;
+    Ok(signed)
 }
 
 fn check(
