@@ -356,8 +356,9 @@ impl<'p> Driver<'p> {
 
     /// What a signal leaves behind: what is stored is good, and otherwise the folder is gone on with.
     fn stopped(mut self) -> Result<MarketRecord, GenerateError> {
-        match self.next.take().filter(|_| self.finished_ms.is_some() && self.has_share) {
-            Some(next) => Ok(next),
+        match self.next.take().filter(|_| self.finished_ms.is_some()) {
+            Some(next) if self.has_share => Ok(next),
+            Some(_) => Err(GenerateError::NoShare(self.folder.record_path())),
             None => Err(GenerateError::Stopped(self.folder.path().to_owned())),
         }
     }

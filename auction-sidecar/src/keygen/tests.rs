@@ -334,3 +334,23 @@ async fn a_folder_belongs_to_one_generation_and_one_process() {
     fs::remove_file(market.file(0, "secrets.json")).unwrap();
     assert!(matches!(refused(market.args(0, later)).await, GenerateError::NoSecrets(_)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_stored_is_not_said() {
+    let market = Market::new(40);
+    let start = soon();
+    let mut other = Running::start(market.args(1, start));
+    let broken = Running::start(market.args(0, start));
+    let log = market.file(0, "log");
+    within(async {
+        while !log.exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    fs::remove_dir_all(&log).unwrap();
+    assert!(matches!(broken.end().await, Err(GenerateError::Log(_))));
+    other.until(|progress| progress.announced.contains(&1)).await;
+    assert!(!other.progress.borrow().announced.contains(&0));
+    assert!(matches!(other.stop().await, Err(GenerateError::Stopped(_))));
+}

@@ -227,8 +227,8 @@ mod tests {
     fn an_absent_seat_is_waited_for_until_the_attempt_expires() {
         let mut rig = Rig::new();
         let (now, over) = (rig.record.params.t0(0), rig.record.params.expiry(0));
-        for seat in 0..3usize {
-            let own = rig.certificate(&OWN[seat], 7);
+        for (seat, signers) in OWN.iter().enumerate().take(3) {
+            let own = rig.certificate(signers, 7);
             rig.seats[seat].certified(own, now);
         }
         for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] {
