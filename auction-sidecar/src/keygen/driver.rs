@@ -29,7 +29,7 @@ const LONGEST: Duration = Duration::from_millis(250);
 /// Longest wait for the answer to a word.
 const ANSWER: Duration = Duration::from_secs(3);
 /// Shortest stay of a seat that has nothing to wait for: its last answer is to arrive.
-const LEAVE_MS: u64 = 1_000;
+const LEAVE_MS: u64 = 500;
 /// How often the log says what is waited for.
 const REPORT_MS: u64 = 10_000;
 
