@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
 use libp2p::Multiaddr;
 
 /// The cluster's peer in a Vendue market.
@@ -42,12 +43,18 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Makes keys and the record of a market for development: whoever runs this could read every bid.
     Deal(DealArgs),
+    /// Makes the keys of the market's next epoch together with the other seats, so that nobody ever has the seal key. Every
+    /// seat runs this with the same --start; it ends when all have their keys.
+    #[command(after_help = GENERATE_KEYS_HELP)]
+    GenerateKeys(Box<GenerateKeysArgs>),
     /// Serves the log and the outputs of one award, beside its Ray head.
     Courier(CourierArgs),
     /// Replays a round from a seat's log: says why each order went where it did, and whether the seat signed what follows.
     Replay(ReplayArgs),
-    /// Checks a market record: signature, numbers and keys; prints its digest.
+    /// Checks a market record: signature, numbers and keys, and whether it follows another one; prints its digest.
     VerifyRecord(VerifyRecordArgs),
+    /// Signs the record of the next epoch as the market's issuer, once it is checked against the one before.
+    SignRecord(SignRecordArgs),
 }
 
 /// Which sides a cluster has.
@@ -198,6 +205,50 @@ fn parse_region(text: &str) -> Result<(String, String), String> {
     Ok((name.to_owned(), region.to_owned()))
 }
 
+/// What operators must know beside the options of `generate-keys`.
+const GENERATE_KEYS_HELP: &str = "\
+It writes keys.json (this cluster's keys with the new share) and next-record.json (the record of the next epoch, the same \
+from every seat, which anybody checks with verify-record --previous and the market's issuer signs with sign-record). A process that was stopped \
+goes on when it is started again with the same options.
+
+Exit status: 0 when both are written; 3 when the seats made no key and a new --start is to be agreed on; 4 when there is a key \
+but this seat has no share of it; 1 for every other error.";
+
+/// Options of `generate-keys`.
+#[derive(Args, Debug, Clone)]
+pub struct GenerateKeysArgs {
+    /// The market record of the present epoch.
+    #[arg(long, env = "VENDUE_MARKET_RECORD", default_value = "/etc/vendue/market/market.json")]
+    pub market_record: PathBuf,
+    /// This cluster's keys, those of its seat included.
+    #[arg(long, env = "VENDUE_KEYS", default_value = "/etc/vendue/keys/keys.json")]
+    pub keys: PathBuf,
+    /// When the seats begin, as RFC 3339, for example 2027-01-31T12:00:00Z. All operators agree on it beforehand, give the same
+    /// time, and start the command before it; clocks must be right within the market's delay bound.
+    #[arg(long, value_parser = parse_start, value_name = "TIME")]
+    pub start: u64,
+    /// Where the other seats connect to this one. A running seat keeps its own address, so this is another port.
+    #[arg(long, env = "VENDUE_P2P_LISTEN", default_value = "/ip4/0.0.0.0/udp/4470/quic-v1")]
+    pub p2p_listen: Multiaddr,
+    /// Where a seat is reached for this, if not at its address in the market record: NAME=MULTIADDR. Repeat for each.
+    #[arg(long = "seat", value_parser = parse_seat, value_name = "NAME=MULTIADDR")]
+    pub seats: Vec<(String, Multiaddr)>,
+    /// How long to stay for seats that are late, when this one has its keys and not all others do.
+    #[arg(long, default_value_t = 600)]
+    pub stay_seconds: u64,
+    /// Folder to write to, with the secrets of the generation while it goes on. On a disk that outlives the process.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// A time as milliseconds since 1970.
+fn parse_start(text: &str) -> Result<u64, String> {
+    let time: Timestamp = text
+        .parse()
+        .map_err(|e| format!("{e}; accepted: a time with its zone, for example 2027-01-31T12:00:00Z"))?;
+    u64::try_from(time.as_millisecond()).map_err(|_| "a time before 1970".to_owned())
+}
+
 /// Options of `courier`.
 #[derive(Args, Debug, Clone)]
 pub struct CourierArgs {
@@ -249,8 +300,27 @@ pub struct ReplayArgs {
 /// Options of `verify-record`.
 #[derive(Args, Debug, Clone)]
 pub struct VerifyRecordArgs {
-    /// The record.
+    /// The record; with --previous one that is not signed yet too.
     pub record: PathBuf,
+    /// The record of the epoch before: also checks that a quorum of its seats certified the keys, and that nothing else differs.
+    #[arg(long)]
+    pub previous: Option<PathBuf>,
+}
+
+/// Options of `sign-record`.
+#[derive(Args, Debug, Clone)]
+pub struct SignRecordArgs {
+    /// The record, as generate-keys wrote it.
+    pub record: PathBuf,
+    /// The record of the epoch before, signed by the same issuer.
+    #[arg(long)]
+    pub previous: PathBuf,
+    /// The issuer's key, as deal wrote it to issuer.json.
+    #[arg(long)]
+    pub issuer: PathBuf,
+    /// File to write the signed record to; it must not exist.
+    #[arg(long)]
+    pub out: PathBuf,
 }
 
 #[cfg(test)]
@@ -264,5 +334,28 @@ mod tests {
         let deal = "vendue-auction deal --market m --seat a=/ip4/10.0.0.1/udp/1/quic-v1 --home h --out x";
         assert!(Cli::try_parse_from(deal.split(' ')).is_ok());
         assert!(Cli::try_parse_from("vendue-auction deal --market m --seat a --out x".split(' ')).is_err());
+    }
+
+    #[test]
+    fn a_start_is_a_time_that_means_the_same_everywhere() {
+        let parse = |start: &str| {
+            let line = ["vendue-auction", "generate-keys", "--out", "x", "--start", start];
+            Cli::try_parse_from(line).map(|cli| match cli.command {
+                Command::GenerateKeys(args) => args.start,
+                _ => 0,
+            })
+        };
+        let noon = 1_801_396_800_000;
+        assert_eq!(parse("2027-01-31T12:00:00Z").unwrap(), noon);
+        assert_eq!(parse("2027-01-31T14:00:00.5+02:00").unwrap(), noon + 500);
+        for bad in ["2027-01-31T12:00:00", "tomorrow", "+90s", "1960-01-01T00:00:00Z"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+        assert!(Cli::try_parse_from(["vendue-auction", "generate-keys", "--out", "x"]).is_err());
+        let mut cli = Cli::command();
+        let help = cli.find_subcommand_mut("generate-keys").unwrap().render_long_help().to_string();
+        for word in ["RFC 3339", "next-record.json", "Exit status: 0", "--stay-seconds"] {
+            assert!(help.contains(word), "{word} is missing in: {help}");
+        }
     }
 }

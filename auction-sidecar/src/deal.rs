@@ -1,7 +1,7 @@
 //! `vendue-auction deal`: keys of a whole market from one dealer, for development.
 //!
-//! Inputs: names and addresses. Outputs: `market.json` (signed, marked insecure), `keys/<name>.json` and
-//! `secrets/<name>.yaml` for each cluster. Invariant: files with secrets are readable by their owner only, and an
+//! Inputs: names and addresses. Outputs: `market.json` (signed, marked insecure), `issuer.json` (the key that it is signed
+//! with), `keys/<name>.json` and `secrets/<name>.yaml` for each cluster. Invariant: files with secrets are readable by their owner only, and an
 //! existing deal is never overwritten.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use vendue_auction_core::{DealSpec, Dealt, HomeKeys, KeyError, MemberSpec, Param
 use vendue_market::{ClearingRules, SeatFacts};
 use zeroize::Zeroizing;
 
-use crate::keys::{KeysError, KeysFile, transport};
+use crate::keys::{IssuerFile, KeysError, KeysFile, transport};
 
 /// What to deal.
 #[derive(Debug, Clone)]
@@ -203,6 +203,8 @@ fn write_all(
         let manifest = secret_manifest(json.as_bytes());
         write(&options.out.join("secrets").join(format!("{name}.yaml")), manifest.as_bytes(), 0o600)?;
     }
+    let issuer = IssuerFile { issuer: SecretBytes::new(dealt.issuer.to_bytes()) };
+    write(&options.out.join("issuer.json"), secret::to_json(&issuer)?.as_bytes(), 0o600)?;
     let record = options.out.join("market.json");
     write(&record, dealt.record.to_json().as_bytes(), 0o644)?;
     Ok(record)

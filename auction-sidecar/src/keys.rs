@@ -4,6 +4,7 @@
 
 use libp2p::identity::Keypair;
 use serde::{Deserialize, Serialize};
+use vendue_auction_core::evidence::EvidenceKey;
 use vendue_auction_core::secret::{self, SecretBytes};
 use vendue_auction_core::{HomeKeyFile, HomeKeys, KeyError, MarketRecord, Peer, SeatKeyFile, SeatKeys};
 use zeroize::Zeroizing;
@@ -39,6 +40,23 @@ pub struct KeysFile {
     /// Key of the home.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub home: Option<HomeKeyFile>,
+}
+
+/// The file form of the key that signs a market's records. No `Debug`; wiped when dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IssuerFile {
+    /// secp256k1 secret, 64 hex digits.
+    pub issuer: SecretBytes,
+}
+
+impl IssuerFile {
+    /// Reads the key.
+    pub fn read(text: &str) -> Result<EvidenceKey, KeysError> {
+        let file: Self = secret::from_json(text).map_err(KeysError::Parse)?;
+        let key = EvidenceKey::from_bytes(file.issuer.bytes());
+        key.map_err(|_| KeysError::Core(KeyError::Field("issuer")))
+    }
 }
 
 /// A cluster's keys, checked against the market record.

@@ -3,7 +3,7 @@
 //! Inputs: key files, or a random source. Outputs: keys and the public record that goes with them. Invariant: secrets
 //! are in memory that is wiped when dropped, and public keys that do not belong together are refused.
 
-use crate::evidence::{EvidenceError, EvidenceKey, record_hash};
+use crate::evidence::{EvidenceError, EvidenceKey};
 use crate::params::Params;
 use crate::record::{
     HomeRecord, KeyOrigin, MarketRecord, RecordError, SeatRecord, SignedMarketRecord, rules_hash_of,
@@ -182,6 +182,8 @@ pub struct DealSpec {
 pub struct Dealt {
     /// The public record.
     pub record: SignedMarketRecord,
+    /// The key that it is signed with, and the records after it.
+    pub issuer: EvidenceKey,
     /// Secret keys by seat.
     pub seats: Vec<SeatKeys>,
     /// Secret keys by home.
@@ -285,9 +287,8 @@ pub fn deal_with<R: RngCore + CryptoRng>(
     };
     record.validate()?;
     let issuer = evidence_key(rng)?;
-    let signature = issuer.sign(&record_hash(&record));
-    let record = SignedMarketRecord { record, issuer_key: issuer.public_key(), signature };
-    Ok(Dealt { record, seats, homes })
+    let record = SignedMarketRecord::sign(record, &issuer);
+    Ok(Dealt { record, issuer, seats, homes })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! JSON form has a fixed field order, so the compact JSON bytes are canonical and their digest names the record. What
 //! clearing may know of a seat beyond its bundle stands here too, so that a record is all that clearing again takes.
 
-use crate::evidence::{EvidenceError, recover};
+use crate::evidence::{EvidenceError, EvidenceKey, recover};
 use crate::keygen::Generation;
 use crate::params::{ParamError, Params};
 use serde::{Deserialize, Serialize};
@@ -265,6 +265,11 @@ pub struct SignedMarketRecord {
 }
 
 impl SignedMarketRecord {
+    /// Signs a record as its issuer.
+    pub fn sign(record: MarketRecord, issuer: &EvidenceKey) -> Self {
+        let signature = issuer.sign(&crate::evidence::record_hash(&record));
+        Self { record, issuer_key: issuer.public_key(), signature }
+    }
     /// Reads and checks a record: shape, signature, numbers and keys.
     pub fn from_json(text: &str) -> Result<Self, RecordError> {
         let signed: Self = serde_json::from_str(text).map_err(|e| RecordError::Parse(e.to_string()))?;

@@ -1,12 +1,13 @@
 //! What a key generation does with each message.
 
+use super::attempts::Attempt;
 use super::{KeyGeneration, KeyOutput};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash_by;
 use crate::log::LogRecord;
-use crate::round::RoundInput;
-use crate::wire::{Body, Fetch, Kind, MAX_MESSAGE, Message, Reply, decode};
+use crate::round::{Round, RoundInput};
+use crate::wire::{Body, Cert, Fetch, Kind, MAX_MESSAGE, Message, Reply, VoteWord, decode, vote_bytes};
 use vendue_sealed_bid::dkg::{Dealing, DkgError};
 
 /// Messages outside of the attempts that one seat may send: its own three, again and again, and what is fetched.
@@ -23,7 +24,6 @@ impl<C: Crypto> KeyGeneration<C> {
         if message.header.seat != from || from == self.index {
             return Err(DropReason::WrongSender);
         }
-        let attempt = message.header.round;
         match message.body {
             Body::DealKey(_) | Body::Deal(_) | Body::Acks(_) => self.take_own_word(message, bytes, out),
             Body::Fetch(Fetch::Dealings(wanted)) => {
@@ -39,21 +39,47 @@ impl<C: Crypto> KeyGeneration<C> {
                 self.count(from)?;
                 self.take_fetched(deal, out)
             }
-            _ => {
-                let known = self.attempts.contains_key(&attempt);
-                // Only what a seat signed begins an attempt here, and none that is far ahead.
-                let now = self.terms.attempt(self.now);
-                let begins = message.signature.is_some() && now.is_some_and(|now| attempt <= now + 1);
-                let begins = begins || (message.signature.is_some() && now.is_none() && attempt == 0);
-                if !known && (!begins || attempt >= super::terms::MAX_ATTEMPTS) {
-                    return Err(DropReason::WrongRound);
-                }
-                self.tell(from, attempt, out);
-                self.open_attempt(attempt);
-                self.drive(attempt, RoundInput::Message { message: Box::new(message), bytes }, out);
-                Ok(())
+            _ => self.take_of_attempt(message, bytes, out),
+        }
+    }
+
+    fn take_of_attempt(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
+        let (from, attempt) = (message.header.seat, message.header.round);
+        if !self.attempts.contains_key(&attempt) {
+            // Only what a seat signed begins an attempt here, and none that is far ahead; or a certificate of one that passed.
+            let now = self.terms.attempt(self.now);
+            let is_near = now.map_or(attempt == 0, |now| attempt <= now + 1);
+            if !is_near || attempt >= super::terms::MAX_ATTEMPTS {
+                return Err(DropReason::WrongRound);
+            }
+            match &message.body {
+                Body::Cert(cert) => self.open_certified(from, attempt, cert)?,
+                _ if message.signature.is_some() => self.open_attempt(attempt),
+                _ => return Err(DropReason::WrongRound),
             }
         }
+        self.tell(from, attempt, out);
+        self.drive(attempt, RoundInput::Message { message: Box::new(message), bytes }, out);
+        Ok(())
+    }
+
+    /// Takes part in an attempt that others have brought to a key while this seat was away: it signs nothing in it but a
+    /// vote for that key, and asks for what was agreed.
+    fn open_certified(&mut self, from: u16, attempt: u64, cert: &Cert) -> Intake {
+        self.count(from)?;
+        let (record, crypto) = (&self.record, &self.crypto);
+        let (market, epoch) = (&record.market, record.epoch);
+        let seats: Vec<u16> = cert.quorum.signers.iter().collect();
+        let message = vote_bytes(VoteWord::Award, market, epoch, attempt, 0, &cert.root);
+        let enough = seats.len() >= usize::from(record.q());
+        if !enough || !crypto.verify_aggregate(&seats, &message, &cert.quorum.aggregate) {
+            return Err(DropReason::BadSignature);
+        }
+        let (record, crypto) = (record.clone(), crypto.clone());
+        let round = Round::recall_about_keys(record, crypto, self.index, attempt, self.now, []);
+        let round = round.map_err(|_| DropReason::Malformed)?;
+        self.attempts.insert(attempt, Attempt::new(round));
+        Ok(())
     }
 
     /// Decodes a message of this generation and checks its signature.

@@ -77,6 +77,11 @@ impl Terms {
         &self.setup
     }
 
+    /// When the last attempt is over: a generation without a key by then makes none.
+    pub fn ends_ms(&self) -> u64 {
+        self.record.params.expiry(MAX_ATTEMPTS - 1)
+    }
+
     fn after(&self, delays: u64) -> u64 {
         self.start_ms.saturating_add(delays * self.record.params.delay_ms)
     }

@@ -6,7 +6,7 @@ use crate::evidence::message_hash;
 use crate::keys::{DealSpec, Dealt, MemberSpec, SeatKeys, deal};
 use crate::params::Params;
 use crate::proof::{Fault, Verdict};
-use crate::wire::{Bundle, decode, peek_kind};
+use crate::wire::{Bundle, Cert, decode, peek_kind};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::BTreeSet;
@@ -233,6 +233,33 @@ fn a_silent_seat_costs_nothing_but_its_own_share() {
     rig.check(3);
     assert_eq!(rig.done[&0].outcome.public.iter().collect::<Vec<_>>(), [2]);
     assert_eq!(rig.done[&0].outcome.dealers.keys().copied().collect::<Vec<_>>(), [0, 1, 3]);
+}
+
+#[test]
+fn a_seat_that_was_away_gets_its_share_of_a_key_that_is_certified() {
+    let mut rig = Rig::new(4);
+    rig.seats[2] = None;
+    rig.begin(&on_time);
+    rig.run(rig.until(1), &on_time);
+    rig.now = rig.until(1);
+    rig.restart(2, 0);
+    let signed = |rig: &Rig, kind| {
+        let of = |b: &Vec<u8>| peek_kind(b) == Some(kind) && decode(b, 4).unwrap().header.round == 0;
+        rig.said.iter().any(|(from, bytes)| *from == 2 && of(bytes))
+    };
+    // A certificate that nobody signed opens nothing.
+    let made = &rig.done[&0];
+    let mut quorum = made.certificate.quorum.clone();
+    quorum.aggregate = [1; 48];
+    let forged = rig.forge(0, 0, Body::Cert(Cert { root: made.certificate.root, quorum }));
+    let forged = forged[..forged.len() - 65].to_vec();
+    let generation = rig.seats[2].as_mut().unwrap();
+    generation.handle(rig.now, KeyInput::Message { from: 0, bytes: forged });
+    assert_eq!(generation.dropped().count(DropReason::BadSignature), 1);
+    rig.run(rig.until(3), &on_time);
+    rig.check(4);
+    assert!(signed(&rig, Kind::Award) && !signed(&rig, Kind::Bundle) && !signed(&rig, Kind::Set));
+    assert!(rig.proofs.is_empty());
 }
 
 #[test]

@@ -1,0 +1,146 @@
+//! `vendue-auction generate-keys`: the seats of a market make the seal key of its next epoch together, over the network, so
+//! that nobody ever has it.
+//!
+//! ```text
+//!   net --messages--> driver (KeyGeneration of core) --records--> log, durable --> what is said
+//!    ^--- words (who has which certificate, who has finished) ---'   '--> next-record.json, keys.json
+//! ```
+//! Inputs: the market record, the cluster's keys, a start that all operators agreed on. Outputs: the cluster's keys with the
+//! new share, and the record of the next epoch, the same at every seat. Invariants: secrets are stored before anything is
+//! said, and what is said is durable before it is sent, so that a process that was stopped goes on from its folder; existing
+//! keys and records are never replaced.
+
+mod driver;
+mod error;
+mod folder;
+mod progress;
+mod words;
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use vendue_auction_core::keygen::{KeyGeneration, Terms};
+use vendue_auction_core::secret;
+use vendue_auction_core::{MarketRecord, SeatCrypto, SeatKeys, SignedMarketRecord};
+use vendue_sealed_bid::dkg::Purpose;
+use zeroize::Zeroizing;
+
+use crate::args::GenerateKeysArgs;
+use crate::engine::now_ms;
+use crate::keys::{Keys, KeysFile};
+use crate::log::{Appender, LogOptions, ProofKeeper};
+use crate::metrics::Metrics;
+use crate::net::{self, MemberId, Members, NetConfig};
+use driver::{Driver, Parts};
+pub use error::GenerateError;
+use folder::Folder;
+pub use progress::Progress;
+
+/// What a generation has come to.
+#[derive(Debug)]
+pub struct Generated {
+    /// The record of the next epoch.
+    pub next: MarketRecord,
+    /// Where it is.
+    pub record: PathBuf,
+    /// Where the keys are.
+    pub keys: PathBuf,
+}
+
+/// Makes the keys, until they are stored or a signal comes.
+pub async fn run(args: &GenerateKeysArgs) -> Result<Generated, GenerateError> {
+    let (progress, _) = watch::channel(Progress::default());
+    generate(args, &progress, crate::signals::terminated()).await
+}
+
+/// Makes the keys, until they are stored or `stop` comes.
+pub async fn generate(
+    args: &GenerateKeysArgs,
+    progress: &watch::Sender<Progress>,
+    stop: impl Future<Output = ()>,
+) -> Result<Generated, GenerateError> {
+    let old = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
+    let text = Zeroizing::new(read(&args.keys)?);
+    let refused = |source| GenerateError::Keys { path: args.keys.clone(), source };
+    let keys = Keys::from_json(&text, &old).map_err(refused)?;
+    let seat_keys = keys.seat.ok_or_else(|| GenerateError::NoSeat(args.keys.clone()))?;
+    let parse = |reason| refused(crate::keys::KeysError::Parse(reason));
+    let file: KeysFile = secret::from_json(&text).map_err(parse)?;
+    let terms = Terms::new(&old, Purpose::Key, args.start)?;
+    let seat = seat_keys.seat;
+    let folder = Folder::open(&args.out)?;
+    let (generation, log) = restore(&folder, &old, &terms, seat_keys)?;
+    let metrics = Arc::new(Metrics::new()?);
+    let proofs = ProofKeeper::start(Some(folder.log_path()), vec![terms.record().clone()], metrics.clone())?;
+    let net = net::start(NetConfig {
+        members: members(terms.record(), &args.seats, keys.transport.public().to_peer_id())?,
+        keypair: keys.transport,
+        own: vec![MemberId::Seat(seat)],
+        listen: args.p2p_listen.clone(),
+        metrics,
+    })?;
+    let (record, stored) = (folder.record_path(), folder.keys_path());
+    let parts = Parts {
+        old,
+        terms,
+        seat,
+        generation,
+        log,
+        proofs,
+        net: net.handle,
+        folder,
+        keys: file,
+        stay: Duration::from_secs(args.stay_seconds),
+    };
+    let result = match Driver::new(parts, progress) {
+        Ok(driver) => driver.run(net.rounds, net.requests, stop).await,
+        Err(error) => Err(error),
+    };
+    net.task.abort();
+    // The port is to be free when this returns.
+    let _ = net.task.await;
+    Ok(Generated { next: result?, record, keys: stored })
+}
+
+fn read(path: &Path) -> Result<String, GenerateError> {
+    let fail = |source| GenerateError::File { operation: "read", path: path.to_owned(), source };
+    std::fs::read_to_string(path).map_err(fail)
+}
+
+/// The seat's part in the generation, as its folder has it.
+fn restore(
+    folder: &Folder,
+    old: &Arc<MarketRecord>,
+    terms: &Terms,
+    keys: SeatKeys,
+) -> Result<(KeyGeneration<SeatCrypto>, Appender), GenerateError> {
+    let (seat, record) = (keys.seat, terms.record());
+    let secrets = folder.secrets(&record.market, seat, terms.start_ms(), now_ms())?;
+    let (log, found) = Appender::open(LogOptions::new(folder.log_path()), record, seat, now_ms())?;
+    let (records, torn_bytes) = (found.records.len(), found.torn);
+    tracing::info!(seat, records, torn_bytes, epoch = record.epoch, "key generation opened");
+    let crypto = Arc::new(SeatCrypto::new(old.clone(), keys));
+    let generation = KeyGeneration::restore(terms.clone(), seat, crypto, secrets, now_ms(), &found.records)?;
+    Ok((generation, log))
+}
+
+/// The seats, at other addresses than in the record where these are given.
+fn members(
+    record: &MarketRecord,
+    elsewhere: &[(String, libp2p::Multiaddr)],
+    own: libp2p::PeerId,
+) -> Result<Members, GenerateError> {
+    let mut record = record.clone();
+    for (name, address) in elsewhere {
+        let seat = record.seats.iter_mut().find(|seat| seat.provider == *name);
+        let seat = seat.ok_or_else(|| GenerateError::UnknownSeat(name.clone()))?;
+        seat.addresses = vec![address.to_string()];
+    }
+    crate::run::members(&record, own).map_err(|error| GenerateError::Members(Box::new(error)))
+}
+
+#[cfg(test)]
+mod tests;

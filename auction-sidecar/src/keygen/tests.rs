@@ -1,0 +1,359 @@
+//! Four seats that make a key over real QUIC on 127.0.0.1. Every wait is for an event, with a deadline.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt;
+
+use libp2p::Multiaddr;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use vendue_auction_core::keygen::check_next;
+use vendue_auction_core::{KeyOrigin, SignedMarketRecord};
+use vendue_sealed_bid::{BidKey, RoundId, combine, open, seal};
+
+use super::*;
+use crate::args::{SignRecordArgs, VerifyRecordArgs};
+use crate::deal::{self, DealOptions};
+use crate::log::LogDirError;
+use crate::net::StartError;
+use crate::verify_record::{self, VerifyRecordError};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Time for all seats of a test to be there.
+const SOON_MS: u64 = 800;
+const NAMES: [&str; 4] = ["alpha", "bravo", "charlie", "delta"];
+
+/// A market of one dealer, whose seats are on this machine.
+pub(super) struct Market {
+    dir: TempDir,
+    addresses: Vec<Multiaddr>,
+}
+
+fn free_address() -> Multiaddr {
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap()
+}
+
+impl Market {
+    pub(super) fn new(delay_ms: u64) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let addresses: Vec<_> = NAMES.iter().map(|_| free_address()).collect();
+        let options = DealOptions {
+            market: "m".into(),
+            seats: NAMES.iter().zip(&addresses).map(|(n, a)| ((*n).to_owned(), a.clone())).collect(),
+            homes: vec!["home".into()],
+            regions: vec![],
+            delay_ms,
+            period_ms: 6 * delay_ms,
+            handover_ms: 5_000,
+            out: dir.path().join("deal"),
+        };
+        deal::run(&options).unwrap();
+        Self { dir, addresses }
+    }
+
+    fn record_path(&self) -> PathBuf {
+        self.dir.path().join("deal/market.json")
+    }
+    pub(super) fn record(&self) -> MarketRecord {
+        let text = fs::read_to_string(self.record_path()).unwrap();
+        SignedMarketRecord::from_json(&text).unwrap().record
+    }
+    pub(super) fn keys(&self, seat: u16) -> SeatKeys {
+        let text = fs::read_to_string(self.args(seat, 0).keys).unwrap();
+        Keys::from_json(&text, &self.record()).unwrap().seat.unwrap()
+    }
+
+    fn args(&self, seat: u16, start: u64) -> GenerateKeysArgs {
+        let name = NAMES[usize::from(seat)];
+        GenerateKeysArgs {
+            market_record: self.record_path(),
+            keys: self.dir.path().join(format!("deal/keys/{name}.json")),
+            start,
+            p2p_listen: self.addresses[usize::from(seat)].clone(),
+            seats: vec![],
+            stay_seconds: 600,
+            out: self.dir.path().join(format!("out/{name}")),
+        }
+    }
+
+    fn file(&self, seat: u16, name: &str) -> PathBuf {
+        self.args(seat, 0).out.join(name)
+    }
+
+    /// What a seat wrote: the next record, and its keys by it.
+    fn written(&self, seat: u16) -> (MarketRecord, SeatKeys) {
+        let record = fs::read_to_string(self.file(seat, "next-record.json")).unwrap();
+        let record = serde_json::from_str(&record).unwrap();
+        let keys = fs::read_to_string(self.file(seat, "keys.json")).unwrap();
+        let keys = Keys::from_json(&keys, &record).unwrap();
+        assert_eq!(keys.own(), [vendue_auction_core::Peer::Seat(seat)]);
+        (record, keys.seat.unwrap())
+    }
+
+    /// That these seats wrote the same record, that it follows, and that their shares open what is sealed to it.
+    fn check(&self, seats: &[u16]) -> MarketRecord {
+        let (records, keys): (Vec<_>, Vec<_>) = seats.iter().map(|seat| self.written(*seat)).unzip();
+        let next = records[0].clone();
+        assert!(records.iter().all(|other| *other == next), "the records differ");
+        assert_eq!(check_next(&self.record(), &next), Ok(()));
+        assert_eq!((next.epoch, next.key_origin), (1, KeyOrigin::Distributed));
+        let id = RoundId { market: next.market, epoch: next.epoch, round: 9 };
+        let sealed = seal(&id, &next.seal_key, b"seat 0", b"a bid", &BidKey::from_bytes(&[3; 32])).unwrap();
+        let q = next.q();
+        let shares: Vec<_> =
+            keys.iter().rev().take(usize::from(q)).map(|k| (k.seat, k.share.sign(&id))).collect();
+        let key_of = |seat: u16| next.seat(seat).map(|seat| &seat.seal_share_key);
+        let signature = combine(&id, &next.seal_key, q, &shares, key_of).unwrap();
+        assert_eq!(open(&signature, b"seat 0", &sealed).unwrap(), b"a bid");
+        next
+    }
+}
+
+/// A seat at work.
+struct Running {
+    task: JoinHandle<Result<Generated, GenerateError>>,
+    progress: watch::Receiver<Progress>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Running {
+    fn start(args: GenerateKeysArgs) -> Self {
+        let (tell, progress) = watch::channel(Progress::default());
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        let task = tokio::spawn(async move { generate(&args, &tell, stopped).await });
+        Self { task, progress, stop }
+    }
+
+    async fn until(&mut self, what: impl FnMut(&Progress) -> bool) {
+        within(self.progress.wait_for(what)).await.expect("the seat ended");
+    }
+
+    async fn end(self) -> Result<Generated, GenerateError> {
+        // A seat that is stopped by nobody ends by itself.
+        let result = within(self.task).await.unwrap();
+        drop(self.stop);
+        result
+    }
+
+    async fn stop(self) -> Result<Generated, GenerateError> {
+        let _ = self.stop.send(());
+        within(self.task).await.unwrap()
+    }
+}
+
+/// A seat that is started again, as soon as its port is free: when the old endpoint has said goodbye.
+async fn started(args: GenerateKeysArgs, mut what: impl FnMut(&Progress) -> bool) -> Running {
+    within(async {
+        loop {
+            let mut again = Running::start(args.clone());
+            if again.progress.wait_for(&mut what).await.is_ok() {
+                return again;
+            }
+            let ended = again.end().await;
+            let Err(GenerateError::Net(StartError::Listen { .. })) = ended else {
+                panic!("{ended:?}");
+            };
+        }
+    })
+    .await
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.expect("nothing happened in time")
+}
+
+fn soon() -> u64 {
+    now_ms() + SOON_MS
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_seats_make_one_key_and_end() {
+    let market = Market::new(60);
+    let start = soon();
+    let seats: Vec<_> = (0..4).map(|seat| Running::start(market.args(seat, start))).collect();
+    for seat in seats {
+        let made = seat.end().await.unwrap();
+        assert_eq!(made.next.epoch, 1);
+    }
+    let next = market.check(&[0, 1, 2, 3]);
+    for seat in 0..4 {
+        let mode = fs::metadata(market.file(seat, "keys.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(!market.file(seat, "secrets.json").exists(), "the secrets are forgotten");
+    }
+    let again = generate(&market.args(0, start), &watch::channel(Progress::default()).0, async {}).await;
+    assert!(matches!(again, Err(GenerateError::Exists(_))));
+
+    check_record(&market, next);
+}
+
+/// The record that the seats wrote is checked against the old one, signed, and refused where it does not follow.
+fn check_record(market: &Market, next: MarketRecord) {
+    let path = market.file(2, "next-record.json");
+    let verify = |record: PathBuf, previous| verify_record::run(&VerifyRecordArgs { record, previous });
+    let text = verify(path.clone(), Some(market.record_path())).unwrap();
+    assert!(text.contains("follows epoch 0") && text.contains("generated by the seats"), "{text}");
+    assert!(matches!(verify(path.clone(), None), Err(VerifyRecordError::Unsigned(_))));
+    let swapped = verify(market.record_path(), Some(path.clone()));
+    assert!(matches!(swapped, Err(VerifyRecordError::DoesNotFollow { .. })));
+    let other = market.dir.path().join("other.json");
+    fs::write(&other, MarketRecord { name: "n".into(), ..next.clone() }.to_bytes()).unwrap();
+    let changed = verify(other.clone(), Some(market.record_path()));
+    assert!(matches!(changed, Err(VerifyRecordError::DoesNotFollow { .. })));
+
+    let out = market.dir.path().join("signed.json");
+    let sign = |record: PathBuf, issuer: PathBuf| {
+        let (previous, out) = (market.record_path(), out.clone());
+        verify_record::sign(&SignRecordArgs { record, previous, issuer, out })
+    };
+    let issuer = market.dir.path().join("deal/issuer.json");
+    assert!(matches!(sign(other, issuer.clone()), Err(VerifyRecordError::DoesNotFollow { .. })));
+    let foreign = Market::new(100);
+    let stranger = sign(path.clone(), foreign.dir.path().join("deal/issuer.json"));
+    assert!(matches!(stranger, Err(VerifyRecordError::OtherIssuer { .. })));
+    assert_eq!(sign(path.clone(), issuer.clone()).unwrap().record, next);
+    let signed = SignedMarketRecord::from_json(&fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(signed.record, next);
+    assert!(verify(out.clone(), Some(market.record_path())).is_ok() && verify(out.clone(), None).is_ok());
+    assert!(matches!(sign(path, issuer), Err(VerifyRecordError::File { operation: "create", .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seat_that_is_absent_is_not_needed() {
+    let market = Market::new(40);
+    let start = soon();
+    let mut seats: Vec<_> = (0..3).map(|seat| Running::start(market.args(seat, start))).collect();
+    for seat in &mut seats {
+        seat.until(|progress| progress.finished.len() == 3).await;
+    }
+    // Who has finished goes on from its folder too, for the others.
+    assert!(seats.remove(0).stop().await.is_ok());
+    let mut again = started(market.args(0, start), |progress| progress.finished.len() == 3).await;
+    again.until(|progress| progress.finished.contains(&1)).await;
+    seats.push(again);
+    for seat in seats {
+        // What is stored is good, though they would have stayed for the fourth.
+        assert!(seat.stop().await.is_ok());
+    }
+    market.check(&[0, 1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seat_that_was_stopped_goes_on_from_its_folder() {
+    let market = Market::new(60);
+    let start = soon();
+    let others: Vec<_> = (0..3).map(|seat| Running::start(market.args(seat, start))).collect();
+    let mut stopped = Running::start(market.args(3, start));
+    stopped.until(|progress| progress.dealt.contains(&3)).await;
+    let result = stopped.stop().await;
+    assert!(matches!(&result, Err(GenerateError::Stopped(_))), "{result:?}");
+    let again = started(market.args(3, start), |progress| progress.finished.contains(&3)).await;
+    for seat in others.into_iter().chain([again]) {
+        let result = seat.end().await;
+        assert!(result.is_ok(), "{result:?}");
+    }
+    market.check(&[0, 1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seat_that_comes_back_after_all_others_have_finished_gets_its_keys() {
+    let market = Market::new(40);
+    let start = soon();
+    let mut others: Vec<_> = (0..3).map(|seat| Running::start(market.args(seat, start))).collect();
+    let mut away = Running::start(market.args(3, start));
+    away.until(|progress| progress.announced.contains(&3)).await;
+    assert!(matches!(away.stop().await, Err(GenerateError::Stopped(_))));
+    for seat in &mut others {
+        seat.until(|progress| progress.finished.len() == 3).await;
+    }
+    let back = started(market.args(3, start), |progress| progress.finished.contains(&3)).await;
+    for seat in others.into_iter().chain([back]) {
+        let result = seat.end().await;
+        assert!(result.is_ok(), "{result:?}");
+    }
+    market.check(&[0, 1, 2, 3]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_seat_that_is_alone_makes_no_key_and_says_what_to_do() {
+    let market = Market::new(1);
+    let error = Running::start(market.args(0, now_ms() + 200)).end().await.unwrap_err();
+    assert!(matches!(&error, GenerateError::NoKey { .. }), "{error}");
+    assert_eq!(error.exit_code(), 3);
+    let text = error.to_string();
+    assert!(text.contains("bravo, charlie, delta") && text.contains("agree on a new --start"), "{text}");
+}
+
+async fn refused(args: GenerateKeysArgs) -> GenerateError {
+    Running::start(args).end().await.unwrap_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_is_refused_with_a_reason() {
+    let (market, foreign) = (Market::new(100), Market::new(100));
+    let later = now_ms() + 3_600_000;
+    let args = || market.args(0, later);
+    let late = refused(market.args(0, now_ms() - 5_000)).await;
+    assert!(matches!(&late, GenerateError::Past { .. }));
+    assert!(late.to_string().contains("--start is 5 s ago"), "{late}");
+    let wrong = refused(GenerateKeysArgs { keys: foreign.args(0, 0).keys, ..args() }).await.to_string();
+    assert!(wrong.contains("does not match the market record"), "{wrong}");
+    let home = market.dir.path().join("deal/keys/home.json");
+    let home = refused(GenerateKeysArgs { keys: home, ..args() }).await;
+    assert!(matches!(home, GenerateError::NoSeat(_)));
+    let address = free_address();
+    let elsewhere = GenerateKeysArgs { seats: vec![("echo".into(), address)], ..market.args(1, later) };
+    assert!(matches!(refused(elsewhere).await, GenerateError::UnknownSeat(name) if name == "echo"));
+    let folder = market.dir.path().join("existing");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("keys.json"), "mine").unwrap();
+    let existing = refused(GenerateKeysArgs { out: folder.clone(), ..args() }).await;
+    assert!(matches!(existing, GenerateError::Exists(_)));
+    assert_eq!(fs::read_to_string(folder.join("keys.json")).unwrap(), "mine");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_belongs_to_one_generation_and_one_process() {
+    let market = Market::new(100);
+    let later = now_ms() + 3_600_000;
+    // The folder is taken before the port is.
+    let taken = Folder::open(&market.args(0, later).out).unwrap();
+    assert!(matches!(refused(market.args(0, later)).await, GenerateError::InUse(_)));
+    drop(taken);
+    let first = generate(&market.args(0, later), &watch::channel(Progress::default()).0, async {}).await;
+    assert!(matches!(first, Err(GenerateError::Stopped(_))));
+    let mode = fs::metadata(market.file(0, "secrets.json")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let other = refused(market.args(0, later + 1)).await;
+    assert!(matches!(other, GenerateError::OtherGeneration(_)), "{other}");
+    fs::remove_file(market.file(0, "secrets.json")).unwrap();
+    assert!(matches!(refused(market.args(0, later)).await, GenerateError::NoSecrets(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_stored_is_not_said() {
+    let market = Market::new(40);
+    let start = soon();
+    let mut other = Running::start(market.args(1, start));
+    let broken = Running::start(market.args(0, start));
+    let log = market.file(0, "log");
+    // The log is open when its folder for proofs is there; from then on it belongs to somebody else.
+    within(async {
+        while !log.join("proofs").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    fs::write(log.join("000000000009-000000000009.log"), "").unwrap();
+    let error = broken.end().await.unwrap_err();
+    assert!(matches!(error, GenerateError::Log(LogDirError::Fenced { .. })), "{error}");
+    other.until(|progress| progress.announced.contains(&1)).await;
+    assert!(!other.progress.borrow().announced.contains(&0));
+    assert!(matches!(other.stop().await, Err(GenerateError::Stopped(_))));
+}
