@@ -127,11 +127,59 @@ async fn values_that_cannot_work_are_refused_with_their_name() {
         ("profile=seller", "profile"),
         ("market.record=", "market.record"),
         ("market.existingConfigMap=other", "only one of"),
+        ("auction.nextKeysSecret=keys-1", "without market.nextRecord"),
     ] {
         let error = template("home", &[set]).await.expect_err(set).to_string();
         assert!(error.contains(word), "{set}: {error}");
     }
+    let shareless = template("provider", &["market.nextRecord=next"]).await.unwrap_err().to_string();
+    assert!(shareless.contains("without auction.nextKeysSecret"), "{shareless}");
     template("home", &["auction.store.size=1Ti,auction.store.maxMib=1048576"]).await.unwrap();
+}
+
+/// Folders below /etc/vendue that the auction process is told of and has, and what restarts it.
+async fn epochs(profile: &str, set: &[&str]) -> (Vec<String>, Option<String>) {
+    let text = template(profile, set).await.unwrap();
+    let objects = text.split("\n---\n").map(|part| serde_saphyr::from_str::<Value>(part).unwrap());
+    let all: Vec<Value> = objects.collect();
+    let auction = |o: &&Value| o["kind"] == "Deployment" && o["metadata"]["name"] == "vendue-auction";
+    let deployment = all.iter().find(auction).unwrap();
+    let pod = pod_spec(deployment).unwrap();
+    let (env, mounts) =
+        (&pod["containers"][0]["env"], pod["containers"][0]["volumeMounts"].as_array().unwrap());
+    let volume =
+        |name: &Value| pod["volumes"].as_array().unwrap().iter().find(|v| v["name"] == *name).unwrap();
+    let told =
+        mounts.iter().filter(|m| env.to_string().contains(&format!("{}/", m["mountPath"].as_str().unwrap())));
+    let source = |m: &Value| {
+        let volume = volume(&m["name"]);
+        let name = volume["configMap"]["name"].as_str().or(volume["secret"]["secretName"].as_str()).unwrap();
+        name.to_owned()
+    };
+    let next = all.iter().find(|o| o["kind"] == "ConfigMap" && o["metadata"]["name"] == "vendue-market-next");
+    if let Some(next) = next {
+        assert_eq!(next["data"]["market.json"], "the-next-record");
+    }
+    let annotations = &deployment["spec"]["template"]["metadata"]["annotations"];
+    let restarts = annotations["vendue.dev/next-market-sha256"].as_str().map(str::to_owned);
+    assert_eq!(restarts.is_some(), next.is_some(), "{profile}");
+    (told.map(source).filter(|s| s.contains("market") || s.contains("keys")).collect(), restarts)
+}
+
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn a_cluster_is_given_the_next_epoch_beside_the_present_one() {
+    const RECORD: &str = "market.nextRecord=the-next-record";
+    const KEYS: &str = "auction.nextKeysSecret=keys-1";
+    for profile in ["home", "provider", "both"] {
+        let (now, restarts) = epochs(profile, &[]).await;
+        assert_eq!((now, restarts), (vec!["vendue-market".to_owned(), "vendue-keys".to_owned()], None));
+        let (both, restarts) = epochs(profile, &[RECORD, KEYS]).await;
+        assert_eq!(both, ["vendue-market", "vendue-keys", "vendue-market-next", "keys-1"], "{profile}");
+        assert!(restarts.is_some(), "a running process takes no other epoch");
+    }
+    let (home, _) = epochs("home", &[RECORD]).await;
+    assert_eq!(home, ["vendue-market", "vendue-keys", "vendue-market-next"]);
 }
 
 #[tokio::test]
