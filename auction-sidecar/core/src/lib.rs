@@ -15,6 +15,8 @@
 //! - `SeatOutput::Decided` carries certificate, award table and what became of this seat's own bids.
 //! - `SeatOutput::Hold` asks the provider's controller to take hold of devices; answer with `SeatInput::Reserved`.
 //!   `SeatOutput::Released` ends that; `SeatOutput::Taken` says that the workload will come from that home.
+//! - [`Seat::take_next`] gives it the next key epoch, well before its first round if possible; a seat that restarts between
+//!   the two is given both by [`Seat::restore_in`]. [`Home::take_next`] gives a home the record.
 //! - `SeatOutput::Evidence` is a [`proof::FaultProof`] of what another seat did; anybody can [`proof::verify`] it.
 //!
 //! # Driving a home
