@@ -484,6 +484,18 @@ impl Scalar {
         not_zero.then_some(out)
     }
 
+    /// The sum of all; `None` for zero. What is zero on the way does not count: who knows two of the parts can make it so.
+    pub(crate) fn sum(parts: &[&Self]) -> Option<Self> {
+        let (mut total, mut not_zero) = (Zeroizing::new(SecretScalar(blst_scalar::default())), false);
+        for part in parts {
+            let before = Zeroizing::new(SecretScalar(blst_scalar { b: total.0.b }));
+            let part = part.to_blst();
+            // SAFETY: all are live values.
+            not_zero = unsafe { blst_sk_add_n_check(&mut total.0, &before.0, &part.0) };
+        }
+        not_zero.then(|| Self(total.0.b))
+    }
+
     /// The sum; `None` for zero.
     pub(crate) fn plus(&self, other: &Self) -> Option<Self> {
         self.combine(other, blst_sk_add_n_check)

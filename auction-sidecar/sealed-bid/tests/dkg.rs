@@ -338,6 +338,40 @@ fn setups_differ_when_anything_does() {
 /// A dealer that deals last knows the others' commitments and wants the key to be one that it knows: it commits to
 /// its own constant term less everybody else's. It then knows no polynomial, so it cannot account for all players.
 #[test]
+fn dealings_that_cancel_each_other_keep_no_share_from_anybody() {
+    let market = Market::new(7);
+    let setup = market.setup();
+    let mut points = market.dealing(&setup, 0).to_bytes()[points_in(&setup)].to_vec();
+    for point in points.chunks_mut(96) {
+        let mut bytes = <G1Affine as CurveAffine>::Uncompressed::empty();
+        bytes.as_mut().copy_from_slice(point);
+        let mut negative = bytes.into_affine().unwrap();
+        negative.negate();
+        point.copy_from_slice(negative.into_uncompressed().as_ref());
+    }
+    let mut opposite = values(&market, &setup, 0);
+    for value in &mut opposite {
+        let mut negative = vectors_scalar(value);
+        negative.negate();
+        *value = support::vectors::scalar_bytes(negative);
+    }
+    let forged = forge_dealing(&market, &setup, 1, &points, &opposite);
+    let mut players = market.players(&setup, &[0], &[]);
+    for (player, deal) in players.iter_mut().zip(&market.deal) {
+        player.receive(forged.clone(), deal).unwrap();
+        (2..7).for_each(|dealer| player.receive(market.dealing(&setup, dealer), deal).unwrap());
+        assert_eq!(player.check(deal), Ok(vec![]), "each value is right");
+    }
+    let mut contributions = market.contributions(&setup, &[0, 1, 2, 3, 4, 5, 6], &players);
+    contributions.get_mut(&1).unwrap().commitment = forged.digest();
+    for (seat, player) in (0u16..).zip(&players) {
+        let (made, share) = player.finish(&contributions, None).unwrap();
+        assert_eq!(made.dealers.len(), 7);
+        assert!(made.keys.fits(seat, &share));
+    }
+}
+
+#[test]
 fn a_dealer_that_cancels_the_others_cannot_account_for_all_players() {
     let market = Market::new(4);
     let setup = market.setup();

@@ -57,11 +57,16 @@ pub async fn an_award_that_nobody_took_is_replaced(env: &Env) -> Scenario {
     let applied = env.home().apply(&ns, &wants.manifest()).await;
     let asked = reserved(env, "bravo").await;
     let killed = kill(env, "home", "vendue-auction").await;
+    // The kubelet would start it again before the award expires, or after, as its back-off has it.
+    let down = scale(env, 0).await;
     let first = expired(env, &ns, "again-1").await;
+    let up = scale(env, 1).await;
     env.site("bravo").cluster.thaw_pod(NAMESPACE, &controller).await?;
     applied?;
     asked?;
     killed?;
+    down?;
+    up?;
     let first = first?;
     let job = env.finished(&ns, "again", 120).await?;
     let finished = condition(&job, types::FINISHED)?;

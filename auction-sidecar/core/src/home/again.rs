@@ -114,9 +114,9 @@ impl<K: UserCrypto> Home<K> {
         let Some(ceiling) = ceiling else {
             return order.terms.sealed_ceiling.is_none().then_some(order);
         };
-        let seal_key = &self.record.seal_key;
-        let sealed = seal_ceiling_by(&self.record, &order, ceiling, |id, header, payload| {
-            self.keys.seal(id, seal_key, header, payload)
+        let record = self.epochs.record_of(order.first_round)?;
+        let sealed = seal_ceiling_by(record, &order, ceiling, |id, header, payload| {
+            self.keys.seal(id, &record.seal_key, header, payload)
         });
         order.terms.sealed_ceiling = Some(sealed.ok()?);
         Some(order)

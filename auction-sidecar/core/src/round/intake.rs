@@ -268,7 +268,8 @@ impl<C: Crypto> Round<C> {
         };
         match fetch {
             Fetch::Bundles(items) => {
-                for held in items.iter().filter_map(|listed| self.bundles.get(listed)) {
+                let known = items.iter().filter(|listed| self.may_show(listed));
+                for held in known.filter_map(|listed| self.bundles.get(listed)) {
                     reply(self, Reply::Bundle(held.bytes.clone()));
                 }
                 // Who asks for none asks what became of the round.
@@ -284,6 +285,16 @@ impl<C: Crypto> Round<C> {
             Fetch::Orders(_) | Fetch::Proof(_) | Fetch::Dealings(_) => return Err(DropReason::Unexpected),
         }
         Ok(())
+    }
+
+    /// Whether a bundle may be given to who asks. The own one may have been too late to leave: it is shown only where
+    /// somebody else has listed it, for else it would be evidence of a bundle that came late.
+    fn may_show(&self, listed: &Listed) -> bool {
+        let lists = |(owner, shown): (&u16, &ShownSet)| {
+            *owner != self.index && shown.set.held.get(usize::from(self.index)) == Some(&listed.d)
+        };
+        let admitted = || self.list.as_ref().is_some_and(|list| list.contains(listed));
+        listed.seat != self.index || self.sets.iter().any(lists) || admitted()
     }
 
     /// Takes data that this seat asked for; it proves itself by digest.

@@ -140,3 +140,25 @@ fn false_admits_and_locks_are_thrown_out_too() {
     assert!(!rig.rounds[1].is_committed());
     assert_eq!(proven(&rig, 1), [(vec![3], Fault::Unjustified)]);
 }
+
+#[test]
+fn the_own_bundle_is_shown_only_once_somebody_else_lists_it() {
+    let mut rig = mk_rig();
+    let now = rig.t0();
+    rig.tick(now);
+    // Seat 0's own bundle stays on its machine; the others exchange theirs.
+    rig.flow(now + 10, |from, _, _| from != 0);
+    let d = rig.rounds[0].in_time[&0];
+    let ask = |rig: &mut Rig| {
+        rig.sent.clear();
+        let fetch = rig.forge(3, Body::Fetch(Fetch::Bundles(vec![Listed { seat: 0, d }])));
+        rig.deliver(now + 200, 0, &fetch);
+        rig.sent.iter().filter(|(from, bytes)| *from == 0 && peek_kind(bytes).unwrap() == Kind::Reply).count()
+    };
+    assert_eq!(ask(&mut rig), 0, "it would be evidence of a bundle that came late");
+    let mut held = vec![[0; 32]; 4];
+    held[0] = d;
+    let listed = rig.forge(1, Body::Set(SetMsg { held, full: None }));
+    rig.deliver(now + 200, 0, &listed);
+    assert_eq!(ask(&mut rig), 1, "it has left in time");
+}

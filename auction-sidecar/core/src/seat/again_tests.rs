@@ -5,13 +5,15 @@ use super::tests::{Rig, kinds, mk_rig};
 use super::*;
 use crate::clearing::opened_ceiling;
 use crate::drops::DropReason;
+use crate::epochs::first_round;
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
+use crate::keygen::dealt_next;
 use crate::keys::HomeKeys;
 use crate::pool::Closed;
 use crate::wire::tests::mk_order;
 use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Receipt, Taken, Withdraw, decode, peek_kind};
 use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Unserved};
-use vendue_sealed_bid::{RoundId, combine, open};
+use vendue_sealed_bid::{RoundId, SealShare, combine, open};
 
 fn nobody() -> Outcome {
     let mut histogram = Histogram::new(4);
@@ -160,15 +162,28 @@ fn mk_sealing_home(rig: &Rig) -> (Home, Digest, Order) {
 
 /// What an order's sealed ceiling is when its first round is opened.
 fn opened(rig: &Rig, order: &Order) -> Option<i64> {
-    let record = &rig.record;
+    opened_by(&rig.record, rig.seats.iter().map(|keys| &keys.share), order)
+}
+
+fn opened_by<'s>(
+    record: &MarketRecord,
+    shares: impl Iterator<Item = &'s SealShare>,
+    order: &Order,
+) -> Option<i64> {
     let id = RoundId { market: record.market, epoch: record.epoch, round: order.first_round };
-    let shares: Vec<_> = rig.seats.iter().map(|k| (k.seat, k.share.sign(&id))).collect();
+    let shares: Vec<_> = (0..).zip(shares).map(|(seat, share)| (seat, share.sign(&id))).collect();
     let combined = combine(&id, &record.seal_key, record.q(), &shares, |_| None).unwrap();
     opened_ceiling(order, |header, sealed| open(&combined, header, sealed)).map(Price::micros)
 }
 
 fn mk_home_by(rig: &Rig, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Home, Digest, Order) {
     let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    let (digest, order) = place(&mut home, 500, submit);
+    (home, digest, order)
+}
+
+/// The home places an order that expires a minute later.
+fn place(home: &mut Home, now: u64, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Digest, Order) {
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
     let new = NewOrder {
@@ -177,15 +192,14 @@ fn mk_home_by(rig: &Rig, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Ho
         attempt: 1,
         requirements,
         commitment: [1; 32],
-        expires_ms: 60_000,
+        expires_ms: now + 59_500,
     };
-    let out = home.handle(500, submit(Box::new(new)));
+    let out = home.handle(now, submit(Box::new(new)));
     let ordered = out.into_iter().find_map(|o| match o {
         HomeOutput::Ordered { digest, order, .. } => Some((digest, *order)),
         _ => None,
     });
-    let (digest, order) = ordered.unwrap();
-    (home, digest, order)
+    ordered.unwrap()
 }
 
 fn proof_of(rig: &Rig, seat: u16, proof: Proof) -> HomeInput {
@@ -267,6 +281,25 @@ fn a_ceiling_is_sealed_anew_in_each_body_and_seats_take_it() {
     let out = sent(&home.handle(begins + 1, HomeInput::Tick), Kind::Order);
     let [Body::Order(third)] = &out[..] else { panic!("{} orders", out.len()) };
     assert!(third.order.first_round > 1 && opened(&rig, &third.order) == Some(CEILING));
+}
+
+#[test]
+fn a_ceiling_is_sealed_to_the_epoch_of_its_round() {
+    let rig = mk_rig();
+    let (next, shares) = dealt_next(&rig.record, &rig.seats, 0);
+    let (next, ceiling) = (Arc::new(next), Price::from_micros(CEILING).unwrap());
+    let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    home.take_next(1, next.clone()).unwrap();
+    let begins = next.params.t0(first_round(&next));
+    let sealed = |mut order: Box<NewOrder>, job: &str| {
+        order.job = job.into();
+        HomeInput::SubmitSealed { order, ceiling }
+    };
+    let (_, before) = place(&mut home, 500, |order| sealed(order, "before"));
+    assert_eq!(opened(&rig, &before), Some(CEILING));
+    let (_, order) = place(&mut home, begins, |order| sealed(order, "after"));
+    assert_eq!(opened_by(&next, shares.iter(), &order), Some(CEILING));
+    assert_eq!(opened(&rig, &order), None, "who has the old shares reads nothing");
 }
 
 #[test]

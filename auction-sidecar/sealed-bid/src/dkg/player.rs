@@ -171,7 +171,7 @@ impl Player {
             values.push(value.ok_or(CryptoError::Generation)?);
             weighted.push((weight, point));
         }
-        let total = sum(&values.iter().collect::<Vec<_>>())?;
+        let total = Scalar::sum(&values.iter().collect::<Vec<_>>()).ok_or(CryptoError::Generation)?;
         let total = Scalar::cofactor().and_then(|h| h.times(&total)).ok_or(CryptoError::Generation)?;
         let own = G1::generator_mul(&total).ok_or(CryptoError::Generation)?;
         Ok(own.to_sum().equals(&G1Sum::weighted(&weighted, WeightBits::Batch)))
@@ -232,7 +232,7 @@ impl Player {
             };
             parts.push(part.ok_or(DkgError::LostShare(*dealer))?);
         }
-        let total = sum(&parts.iter().collect::<Vec<_>>())?;
+        let total = Scalar::sum(&parts.iter().collect::<Vec<_>>()).ok_or(CryptoError::Generation)?;
         let mut total = Scalar::cofactor().and_then(|h| h.times(&total)).ok_or(CryptoError::Generation)?;
         if let Some(old) = old {
             total = total.plus(&old.0).ok_or(CryptoError::Generation)?;
@@ -240,15 +240,4 @@ impl Player {
         let share = SealShare(total);
         if outcome.keys.fits(self.seat, &share) { Ok(share) } else { Err(DkgError::NotOurs("share")) }
     }
-}
-
-/// The sum of secrets, of which there is at least one.
-pub(super) fn sum(parts: &[&Scalar]) -> Result<Scalar, CryptoError> {
-    let (first, rest) = parts.split_first().ok_or(CryptoError::Generation)?;
-    let mut total = first.copy().ok_or(CryptoError::Generation)?;
-    for part in rest {
-        // A sum that is zero on the way has a chance of about 2^-255 unless somebody who knows all parts wants it.
-        total = total.plus(part).ok_or(CryptoError::Generation)?;
-    }
-    Ok(total)
 }

@@ -13,7 +13,6 @@
 use super::envelope::{self, DealKey, ENVELOPE};
 use super::key_set::KeySet;
 use super::key_set::read_points;
-use super::player::sum;
 use super::poly::DealerSeed;
 use super::{DkgError, Members, Setup, VERSION, Word, signed};
 use crate::raw::{G1, G1Sum, Scalar, Weight, WeightBits, lagrange};
@@ -239,7 +238,7 @@ impl<'a> Recovery<'a> {
                 .filter(|part| G1::generator_mul(part).is_some_and(|own| own.to_bytes() == point.to_bytes()));
             parts.push(part.ok_or(wrong)?);
         }
-        let total = sum(&parts.iter().collect::<Vec<_>>())?;
+        let total = Scalar::sum(&parts.iter().collect::<Vec<_>>()).ok_or(CryptoError::Generation)?;
         let ephemeral = seed.scalar(b"PART-EPHEMERAL", &digest, helper, self.target)?;
         let context = self.context(helper, self.target, &digest);
         let sealed = envelope::seal(self.members.deal_key(self.target)?, &ephemeral, &context, &total)?;
@@ -297,7 +296,8 @@ impl<'a> Recovery<'a> {
         if found < needed {
             return Err(DkgError::TooFewDealings { found, needed });
         }
-        let share = SealShare(sum(&sums.values().collect::<Vec<_>>())?);
+        let share =
+            Scalar::sum(&sums.values().collect::<Vec<_>>()).map(SealShare).ok_or(CryptoError::Generation)?;
         if self.keys.fits(self.target, &share) { Ok(share) } else { Err(DkgError::NotOurs("share")) }
     }
 }
