@@ -272,7 +272,7 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Reply(Reply::Set(listed)),
         Body::Reply(Reply::TwoBundles { seat: 1, versions: [([1; 32], [2; 65]), ([3; 32], [4; 65])] }),
         Body::Propose(crowded_proposal()),
-        Body::DealKey(DealKeyMsg { key: [1; 48] }),
+        Body::DealKey(DealKeyMsg { key: [1; 48], commitment: [2; 32] }),
         Body::Deal(Deal { dealing: vec![1, 2, 3] }),
         Body::Acks(Acks { held: (0..4).map(|seat| [seat; 32]).collect() }),
     ];

@@ -112,13 +112,19 @@ impl<C: Crypto> KeyGeneration<C> {
             return Err(DropReason::WrongRound);
         }
         match message.body {
-            Body::DealKey(key) => self.learn_key(seat, &key.key).map_or(Ok(()), Err),
+            Body::DealKey(announced) => {
+                if self.learn_key(seat, &announced)? {
+                    self.hear(bytes, out);
+                }
+                Ok(())
+            }
             Body::Deal(deal) => self.take_deal(seat, &deal.dealing, bytes, out),
             Body::Acks(acks) => match self.said_held.get(&seat) {
                 Some(known) if *known == acks.held => Err(DropReason::Duplicate),
                 Some(_) => Err(DropReason::Conflict),
                 None => {
                     self.said_held.insert(seat, acks.held);
+                    self.hear(bytes, out);
                     Ok(())
                 }
             },
@@ -154,9 +160,14 @@ impl<C: Crypto> KeyGeneration<C> {
         if let Err(DkgError::Duplicate(_)) = self.player.receive(dealing, &self.secrets.deal) {
             return Err(DropReason::Conflict);
         }
-        out.push(KeyOutput::Persist(LogRecord::Heard { at_ms: self.now, bytes: bytes.clone() }));
+        self.hear(bytes.clone(), out);
         self.heard.insert((seat, digest), bytes);
         Ok(())
+    }
+
+    /// Keeps what a restart is to know again.
+    fn hear(&self, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) {
+        out.push(KeyOutput::Persist(LogRecord::Heard { at_ms: self.now, bytes }));
     }
 
     /// Takes a dealing that was asked for: it is its dealer's own word.

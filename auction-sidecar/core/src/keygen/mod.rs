@@ -104,6 +104,8 @@ pub struct KeyGeneration<C: Crypto> {
     dealer: Dealer,
     player: Player,
     recipients: Vec<Option<RecipientKey>>,
+    /// What each seat announced.
+    announced: BTreeMap<u16, DealKeyMsg>,
     /// DEAL messages by dealer and digest of the commitment.
     heard: BTreeMap<(u16, Digest), Vec<u8>>,
     /// Which commitments of all dealers a seat says that it holds values of.
@@ -147,6 +149,7 @@ impl<C: Crypto> KeyGeneration<C> {
             secrets,
             dealer,
             player,
+            announced: BTreeMap::new(),
             heard: BTreeMap::new(),
             said_held: BTreeMap::new(),
             revealed: BTreeSet::new(),
@@ -227,22 +230,25 @@ impl<C: Crypto> KeyGeneration<C> {
             return;
         }
         let Ok(key) = self.secrets.deal.public_key() else { return };
-        self.learn_key(self.index, &key);
-        self.say(Body::DealKey(DealKeyMsg { key }), out);
+        let announced = DealKeyMsg { key, commitment: self.dealer.digest() };
+        // Nobody else's word comes under the own number.
+        let _ = self.learn_key(self.index, &announced);
+        self.say(Body::DealKey(announced), out);
     }
 
-    /// Keeps the key that a seat's values are sealed to; the first one counts.
-    fn learn_key(&mut self, seat: u16, key: &[u8; 48]) -> Option<DropReason> {
-        let known = self.recipients.get_mut(usize::from(seat));
-        match (known, RecipientKey::from_bytes(key)) {
-            (Some(known @ None), Ok(key)) => {
-                *known = Some(key);
-                None
-            }
-            (Some(Some(known)), Ok(key)) if known.to_bytes() == key.to_bytes() => Some(DropReason::Duplicate),
-            (Some(Some(_)), Ok(_)) => Some(DropReason::Conflict),
-            _ => Some(DropReason::Malformed),
+    /// Keeps what a seat announces: the key that its values are sealed to, and what it commits to. The first counts, and
+    /// the commitment only where this seat has not dealt yet; whether it does.
+    fn learn_key(&mut self, seat: u16, announced: &DealKeyMsg) -> Result<bool, DropReason> {
+        let key = RecipientKey::from_bytes(&announced.key).map_err(|_| DropReason::Malformed)?;
+        match self.announced.get(&seat) {
+            Some(known) if known == announced => return Err(DropReason::Duplicate),
+            Some(_) => return Err(DropReason::Conflict),
+            None => {}
         }
+        let place = self.recipients.get_mut(usize::from(seat)).ok_or(DropReason::WrongSender)?;
+        *place = Some(key);
+        self.announced.insert(seat, announced.clone());
+        Ok(self.player.announce(seat, announced.commitment))
     }
 
     /// Deals when all keys are known, or when it is time and a quorum's are.
@@ -252,6 +258,7 @@ impl<C: Crypto> KeyGeneration<C> {
             return;
         }
         let Ok(dealing) = self.dealer.dealing(&self.recipients) else { return };
+        self.player.deals();
         self.say(Body::Deal(Deal { dealing: dealing.to_bytes() }), out);
         if let Some(bytes) = self.sent.get(&Kind::Deal) {
             self.heard.insert((self.index, dealing.digest()), bytes.clone());

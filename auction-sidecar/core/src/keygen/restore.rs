@@ -64,21 +64,29 @@ impl<C: Crypto> KeyGeneration<C> {
     }
 
     fn hear_again(&mut self, message: &Message, bytes: &[u8]) {
-        if let Body::Deal(deal) = &message.body {
-            // It was taken before, so it is taken now.
-            let _ = self.take_deal(message.header.seat, &deal.dealing, bytes.to_vec(), &mut vec![]);
+        let seat = message.header.seat;
+        match &message.body {
+            // What was taken before is taken now.
+            Body::DealKey(announced) => {
+                let _ = self.learn_key(seat, announced);
+            }
+            Body::Deal(deal) => {
+                let _ = self.take_deal(seat, &deal.dealing, bytes.to_vec(), &mut vec![]);
+            }
+            Body::Acks(acks) => {
+                self.said_held.insert(seat, acks.held.clone());
+            }
+            _ => {}
         }
     }
 
     /// Takes up what this seat said; whether it belongs to an attempt.
     fn recall_said(&mut self, message: &Message, bytes: &[u8]) -> bool {
         match &message.body {
-            Body::DealKey(key) => {
-                self.learn_key(self.index, &key.key);
-            }
-            Body::Deal(_) => self.hear_again(message, bytes),
-            Body::Acks(acks) => {
-                self.said_held.insert(self.index, acks.held.clone());
+            Body::DealKey(_) | Body::Acks(_) => self.hear_again(message, bytes),
+            Body::Deal(_) => {
+                self.player.deals();
+                self.hear_again(message, bytes);
             }
             body => {
                 if let Body::Bundle(bundle) = body
