@@ -46,7 +46,7 @@ impl Run {
                 KeyOutput::Done(made) => {
                     self.done.insert(to, *made);
                 }
-                KeyOutput::Persist(_) | KeyOutput::Evidence(_) => {}
+                KeyOutput::Persist(_) | KeyOutput::Evidence(_) | KeyOutput::Fruitless { .. } => {}
             }
         }
     }

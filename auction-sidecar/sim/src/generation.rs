@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_auction_core::evidence::message_hash;
 use vendue_auction_core::keygen::{
-    EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError, Terms, TermsError,
+    EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError, Terms, TermsError, Word,
     next_record,
 };
 use vendue_auction_core::log::LogRecord;
@@ -219,6 +219,7 @@ impl<'g> Run<'g> {
                     Verdict::Guilty { seats, .. } => self.accused.extend(seats),
                     Verdict::Unproven(_) => self.violations.push("a proof proves nothing".into()),
                 },
+                KeyOutput::Fruitless { .. } => {}
                 KeyOutput::Done(made) => {
                     self.certified.insert((made.certificate.round, made.certificate.root));
                     self.done.insert(seat, *made);
@@ -306,8 +307,8 @@ impl<'g> Run<'g> {
     fn contribution(&self, bytes: &[u8], change: impl Fn(&mut Contribution)) -> Vec<(u64, Vec<u8>)> {
         let Ok(message) = decode(bytes, self.plan.seats) else { return vec![] };
         let Body::Bundle(mut bundle) = message.body.clone() else { return vec![] };
-        let Ok(mut said) = Contribution::read(self.terms.setup(), &bundle.payload) else { return vec![] };
-        change(&mut said);
+        let Ok(mut said) = Word::read(self.terms.setup(), &bundle.payload) else { return vec![] };
+        change(&mut said.contribution);
         bundle.payload = said.to_bytes(self.terms.setup());
         self.sign(message, Body::Bundle(bundle))
     }

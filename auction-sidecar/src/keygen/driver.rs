@@ -209,6 +209,9 @@ impl<'p> Driver<'p> {
             }
             KeyOutput::Send { to, bytes } => self.net.send(MemberId::Seat(to), Bytes::from(bytes)),
             KeyOutput::Evidence(proof) => self.proofs.keep(*proof),
+            KeyOutput::Fruitless { attempt, reason } => {
+                tracing::warn!(attempt, %reason, "an attempt made no key; another one follows");
+            }
             KeyOutput::Done(made) => self.certified(made),
             // Taken out before.
             KeyOutput::Persist(_) => {}

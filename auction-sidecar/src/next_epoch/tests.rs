@@ -131,7 +131,7 @@ fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Ge
                     KeyOutput::Done(made) => {
                         done.insert(to, *made);
                     }
-                    KeyOutput::Persist(_) | KeyOutput::Evidence(_) => {}
+                    KeyOutput::Persist(_) | KeyOutput::Evidence(_) | KeyOutput::Fruitless { .. } => {}
                 }
             }
         }

@@ -7,25 +7,29 @@
 //! its own. An attempt out of which fewer than q good dealings come is followed by the next one, with the same dealings.
 //!
 //! Invariants: everything that is dealt follows from a secret that was stored before the start, so that after a restart
-//! the same is said; of a dealer's values at most f ever become public, in all attempts together; a seat votes for one key
-//! in a generation, in one attempt, so that at most one key is certified.
+//! the same is said; of a dealer's values at most f ever become public, in all attempts together; of a generation at most
+//! one key is certified, however many attempts it takes.
 
+mod agreed;
 mod attempts;
 mod epoch;
 mod intake;
 mod restore;
 mod terms;
+mod word;
 
 #[cfg(test)]
 pub(crate) use epoch::dealt_next;
 pub use epoch::{EpochError, Generation, check_next, next_record};
 pub use restore::RestoreError;
 pub use terms::{Terms, TermsError};
+pub use word::{Voted, Word, WordError};
 
 use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::drops::{DropReason, Drops};
 use crate::evidence::message_hash_by;
+use crate::limits::Limits;
 use crate::log::LogRecord;
 use crate::proof::FaultProof;
 use crate::record::MarketRecord;
@@ -76,8 +80,31 @@ pub enum KeyOutput {
     },
     /// A seat did what no honest seat does; to be verified with the record of [`Terms::record`].
     Evidence(Box<FaultProof>),
+    /// An attempt makes no key; another one follows.
+    Fruitless {
+        /// The attempt.
+        attempt: u64,
+        /// Why it makes none.
+        reason: Fruitless,
+    },
     /// The key is certified.
     Done(Box<Generated>),
+}
+
+/// Why an attempt that was agreed on makes no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fruitless {
+    /// Too few seats contributed.
+    #[error("{found} seats contributed, and {needed} are needed")]
+    Contributions {
+        /// Seats that contributed.
+        found: usize,
+        /// Seats that are needed.
+        needed: usize,
+    },
+    /// The dealings make none.
+    #[error(transparent)]
+    Dealings(DkgError),
 }
 
 /// A certified key.
@@ -116,12 +143,19 @@ pub struct KeyGeneration<C: Crypto> {
     sent: BTreeMap<Kind, Vec<u8>>,
     resend_at: u64,
     attempts: BTreeMap<u64, Attempt<C>>,
-    /// The attempt in which this seat voted for a key.
+    /// The last attempt that began before a restart: in what is not later, if the log does not have it, this seat may have
+    /// spoken.
+    passed: Option<u64>,
+    /// Seats that did not contribute to the last attempt that was agreed on.
+    missed: BTreeSet<u16>,
+    /// The last attempt in which this seat voted for a key.
     voted: Option<u64>,
+    /// The first attempt in which it may vote: it contributed to this one, or voted in it.
+    promised: u64,
     certified: Option<Certificate>,
     /// When a seat that goes on with another attempt was last given the certificate.
     helped: BTreeMap<u16, u64>,
-    used: BTreeMap<u16, u32>,
+    limits: Limits,
     drops: Drops,
 }
 
@@ -155,10 +189,13 @@ impl<C: Crypto> KeyGeneration<C> {
             revealed: BTreeSet::new(),
             sent: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            passed: None,
+            missed: BTreeSet::new(),
             voted: None,
+            promised: 0,
             certified: None,
             helped: BTreeMap::new(),
-            used: BTreeMap::new(),
+            limits: Limits::default(),
             drops: Drops::default(),
         })
     }
@@ -187,9 +224,9 @@ impl<C: Crypto> KeyGeneration<C> {
     /// When [`KeyGeneration::handle`] must be called next, at the latest; `None` when nothing more comes of it.
     pub fn next_wake(&self) -> Option<u64> {
         let own = [self.terms.start_ms(), self.terms.deals_ms(), self.terms.acknowledges_ms()];
-        let next = self.terms.next_attempt(self.now).filter(|_| self.voted.is_none());
+        let next = self.terms.next_attempt(self.now).filter(|_| !self.is_done());
         let next = next.map(|attempt| self.record.params.t0(attempt));
-        let resend = self.voted.is_none().then_some(self.resend_at);
+        let resend = (!self.is_done()).then_some(self.resend_at);
         let attempts = self.attempts.values().filter(|a| !self.is_over(a)).map(|a| a.next_wake(self.now));
         let all = own.into_iter().chain(next).chain(resend).chain(attempts);
         all.filter(|at| *at > self.now).min()
@@ -294,7 +331,7 @@ impl<C: Crypto> KeyGeneration<C> {
 
     /// Says everything again, often until the attempts begin and now and then until one comes to a key.
     fn resend(&mut self, out: &mut Vec<KeyOutput>) {
-        if self.now < self.resend_at || self.voted.is_some() {
+        if self.now < self.resend_at || self.is_done() {
             return;
         }
         let again = self.now > self.terms.start_ms();
@@ -306,5 +343,7 @@ impl<C: Crypto> KeyGeneration<C> {
     }
 }
 
+#[cfg(test)]
+mod attempts_tests;
 #[cfg(test)]
 mod tests;

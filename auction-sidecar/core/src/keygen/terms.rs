@@ -91,6 +91,11 @@ impl Terms {
     pub(super) fn acknowledges_ms(&self) -> u64 {
         self.after(ACKNOWLEDGES)
     }
+    /// The last attempt that has begun.
+    pub(super) fn begun(&self, now_ms: u64) -> Option<u64> {
+        let params = &self.record.params;
+        (now_ms >= params.genesis_ms).then(|| params.round_at(now_ms).min(MAX_ATTEMPTS - 1))
+    }
     /// The attempt that it is time for.
     pub(super) fn attempt(&self, now_ms: u64) -> Option<u64> {
         let params = &self.record.params;

@@ -10,11 +10,11 @@ use crate::wire::{Bundle, Cert, decode, peek_kind};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::BTreeSet;
-use vendue_sealed_bid::dkg::{Contribution, KeySet, Purpose};
+use vendue_sealed_bid::dkg::{KeySet, Purpose};
 use vendue_sealed_bid::{BidKey, RoundId, combine, open, seal};
 
-const START: u64 = 1_000_000;
-const D: u64 = 100;
+pub(super) const START: u64 = 1_000_000;
+pub(super) const D: u64 = 100;
 
 fn mk_dealt(n: u16) -> Dealt {
     let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
@@ -27,14 +27,14 @@ fn mk_dealt(n: u16) -> Dealt {
     deal(&spec, &mut ChaCha20Rng::seed_from_u64(4)).unwrap()
 }
 
-fn mk_secrets(seat: u16, old: Option<SealShare>) -> KeySecrets {
+pub(super) fn mk_secrets(seat: u16, old: Option<SealShare>) -> KeySecrets {
     let byte = |label: u8| [label + seat as u8; 32];
     let deal = DealKey::generate(&byte(10)).unwrap();
     KeySecrets { seed: DealerSeed::from_bytes(&byte(50)), deal, old }
 }
 
 /// A message on its way.
-struct Sent {
+pub(super) struct Sent {
     at: u64,
     from: u16,
     to: u16,
@@ -42,29 +42,30 @@ struct Sent {
 }
 
 /// The seats, what is on its way, and what came out.
-struct Rig {
-    old: MarketRecord,
-    terms: Terms,
-    crypto: Vec<Arc<SeatCrypto>>,
-    seats: Vec<Option<KeyGeneration<SeatCrypto>>>,
-    logs: Vec<Vec<LogRecord>>,
-    queue: Vec<Sent>,
-    now: u64,
-    done: BTreeMap<u16, Generated>,
-    proofs: Vec<FaultProof>,
+pub(super) struct Rig {
+    pub(super) old: MarketRecord,
+    pub(super) terms: Terms,
+    pub(super) crypto: Vec<Arc<SeatCrypto>>,
+    pub(super) seats: Vec<Option<KeyGeneration<SeatCrypto>>>,
+    pub(super) logs: Vec<Vec<LogRecord>>,
+    pub(super) queue: Vec<Sent>,
+    pub(super) now: u64,
+    pub(super) done: BTreeMap<u16, Generated>,
+    pub(super) proofs: Vec<FaultProof>,
+    pub(super) fruitless: BTreeSet<(u64, String)>,
     /// Everything that was said, with its sender.
-    said: BTreeSet<(u16, Vec<u8>)>,
+    pub(super) said: BTreeSet<(u16, Vec<u8>)>,
 }
 
 /// What becomes of a message: how long it takes, if it arrives at all, and as what.
-type Fate<'f> = &'f dyn Fn(u16, u16, &[u8]) -> Vec<(u64, Vec<u8>)>;
+pub(super) type Fate<'f> = &'f dyn Fn(u16, u16, &[u8]) -> Vec<(u64, Vec<u8>)>;
 
-fn on_time(_: u16, _: u16, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+pub(super) fn on_time(_: u16, _: u16, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     vec![(D / 2, bytes.to_vec())]
 }
 
 impl Rig {
-    fn new(n: u16) -> Self {
+    pub(super) fn new(n: u16) -> Self {
         let dealt = mk_dealt(n);
         Self::with(dealt.record.record, dealt.seats, Purpose::Key, |_| None)
     }
@@ -94,11 +95,12 @@ impl Rig {
             now: START,
             done: BTreeMap::new(),
             proofs: vec![],
+            fruitless: BTreeSet::new(),
             said: BTreeSet::new(),
         }
     }
 
-    fn give(&mut self, seat: u16, input: KeyInput, fate: Fate<'_>) {
+    pub(super) fn give(&mut self, seat: u16, input: KeyInput, fate: Fate<'_>) {
         let Some(generation) = &mut self.seats[usize::from(seat)] else { return };
         for output in generation.handle(self.now, input) {
             match output {
@@ -113,6 +115,9 @@ impl Rig {
                 }
                 KeyOutput::Send { to, bytes } => self.send(seat, to, &bytes, fate),
                 KeyOutput::Evidence(proof) => self.proofs.push(*proof),
+                KeyOutput::Fruitless { attempt, reason } => {
+                    self.fruitless.insert((attempt, reason.to_string()));
+                }
                 KeyOutput::Done(generated) => {
                     assert!(self.done.insert(seat, *generated).is_none(), "seat {seat} is done twice");
                 }
@@ -132,7 +137,7 @@ impl Rig {
     }
 
     /// Goes on until nothing happens any more, or until a time.
-    fn run(&mut self, until: u64, fate: Fate<'_>) {
+    pub(super) fn run(&mut self, until: u64, fate: Fate<'_>) {
         loop {
             let wakes = self.seats.iter().flatten().filter_map(|s| s.next_wake());
             let next = wakes.chain(self.queue.iter().map(|s| s.at)).min();
@@ -151,12 +156,12 @@ impl Rig {
         }
     }
 
-    fn begin(&mut self, fate: Fate<'_>) {
+    pub(super) fn begin(&mut self, fate: Fate<'_>) {
         (0..self.old.n()).for_each(|seat| self.give(seat, KeyInput::Tick, fate));
     }
 
     /// The seat again from its log, as it was up to a record.
-    fn restart(&mut self, seat: u16, records: usize) {
+    pub(super) fn restart(&mut self, seat: u16, records: usize) {
         let s = usize::from(seat);
         self.logs[s].truncate(records);
         let (crypto, secrets) = (self.crypto[s].clone(), mk_secrets(seat, None));
@@ -172,12 +177,12 @@ impl Rig {
         self.done.remove(&seat);
     }
 
-    fn until(&self, attempts: u64) -> u64 {
+    pub(super) fn until(&self, attempts: u64) -> u64 {
         self.terms.record().params.t0(attempts)
     }
 
     /// All who are done have one key, and their shares open what is sealed to it.
-    fn check(&self, least: usize) -> KeySet {
+    pub(super) fn check(&self, least: usize) -> KeySet {
         assert!(self.done.len() >= least, "{} are done", self.done.len());
         let first = self.done.values().next().unwrap();
         let keys = &first.outcome.keys;
@@ -196,7 +201,7 @@ impl Rig {
     }
 
     /// A message signed with a seat's key.
-    fn forge(&self, seat: u16, round: u64, body: Body) -> Vec<u8> {
+    pub(super) fn forge(&self, seat: u16, round: u64, body: Body) -> Vec<u8> {
         let record = self.terms.record();
         let (market, epoch) = (record.short_id(), record.epoch);
         let header = Header { kind: body.kind(), market, epoch, round, seat };
@@ -205,7 +210,7 @@ impl Rig {
     }
 
     /// This message of a seat with another body.
-    fn instead(&self, bytes: &[u8], change: impl Fn(Body) -> Body) -> Vec<u8> {
+    pub(super) fn instead(&self, bytes: &[u8], change: impl Fn(Body) -> Body) -> Vec<u8> {
         let message = decode(bytes, self.old.n()).unwrap();
         self.forge(message.header.seat, message.header.round, change(message.body))
     }
@@ -253,12 +258,12 @@ fn a_seat_that_was_away_gets_its_share_of_a_key_that_is_certified() {
     quorum.aggregate = [1; 48];
     let forged = rig.forge(0, 0, Body::Cert(Cert { root: made.certificate.root, quorum }));
     let forged = forged[..forged.len() - 65].to_vec();
-    let generation = rig.seats[2].as_mut().unwrap();
-    generation.handle(rig.now, KeyInput::Message { from: 0, bytes: forged });
-    assert_eq!(generation.dropped().count(DropReason::BadSignature), 1);
+    rig.give(2, KeyInput::Message { from: 0, bytes: forged }, &on_time);
+    assert_eq!(rig.seats[2].as_ref().unwrap().dropped().count(DropReason::BadSignature), 1);
     rig.run(rig.until(3), &on_time);
     rig.check(4);
-    assert!(signed(&rig, Kind::Award) && !signed(&rig, Kind::Bundle) && !signed(&rig, Kind::Set));
+    let all = [Kind::Award, Kind::Bundle, Kind::Set].map(|kind| signed(&rig, kind));
+    assert_eq!(all, [true, false, false], "award, bundle, set");
     assert!(rig.proofs.is_empty());
 }
 
@@ -364,8 +369,8 @@ fn who_denies_an_acknowledgement_holds_up_one_attempt() {
     let rig = faulty(4, 3, |rig, _, kind, bytes| match kind {
         Kind::Bundle => vec![rig.instead(bytes, |body| {
             let Body::Bundle(bundle) = body else { return body };
-            let mut said = Contribution::read(rig.terms.setup(), &bundle.payload).unwrap();
-            said.acks = vec![[0; 32]; 4];
+            let mut said = Word::read(rig.terms.setup(), &bundle.payload).unwrap();
+            said.contribution.acks = vec![[0; 32]; 4];
             Body::Bundle(Bundle { payload: said.to_bytes(rig.terms.setup()), ..bundle })
         })],
         // It commits to nothing that follows from its own version.
@@ -570,8 +575,8 @@ fn an_auction_runs_with_keys_that_were_generated() {
 fn what_is_foreign_malformed_too_much_or_out_of_order_is_dropped_and_counted() {
     let mut rig = Rig::new(4);
     rig.begin(&on_time);
-    let deal_key = Body::DealKey(DealKeyMsg { key: mk_secrets(3, None).deal.public_key().unwrap() });
-    let other = Body::DealKey(DealKeyMsg { key: mk_secrets(8, None).deal.public_key().unwrap() });
+    let deal_key = Body::DealKey(DealKeyMsg { key: mk_secrets(3, None).deal.public_key().unwrap(), commitment: [7; 32] });
+    let other = Body::DealKey(DealKeyMsg { key: mk_secrets(8, None).deal.public_key().unwrap(), commitment: [7; 32] });
     let mut refused = |from: u16, bytes: Vec<u8>, reason: DropReason| {
         let generation = rig.seats[0].as_mut().unwrap();
         let before = generation.dropped().count(reason);
@@ -590,7 +595,7 @@ fn what_is_foreign_malformed_too_much_or_out_of_order_is_dropped_and_counted() {
     refused(3, good[..good.len() - 1].to_vec(), DropReason::Malformed);
     refused(3, vec![0; MAX_LEN], DropReason::Oversize);
     refused(3, forger.forge(3, 1, deal_key), DropReason::WrongRound);
-    let infinity = Body::DealKey(DealKeyMsg { key: [0; 48] });
+    let infinity = Body::DealKey(DealKeyMsg { key: [0; 48], commitment: [7; 32] });
     refused(3, forger.forge(3, 0, infinity), DropReason::Malformed);
     forger_gives(&mut rig, &good);
     let mut refused = |from: u16, bytes: Vec<u8>, reason: DropReason| {

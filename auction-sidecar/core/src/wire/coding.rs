@@ -47,7 +47,7 @@ impl Quorum {
 }
 
 impl Commit {
-    fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         match self {
             Commit::Fast { aggregate } => {
                 w.u8(0).raw(aggregate);
@@ -58,7 +58,7 @@ impl Commit {
             }
         }
     }
-    fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
+    pub(crate) fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         match r.u8()? {
             0 => Ok(Commit::Fast { aggregate: r.array()? }),
             1 => Ok(Commit::Locked { view: r.u32()?, quorum: Quorum::read(r, n)? }),
