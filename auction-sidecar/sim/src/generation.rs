@@ -38,11 +38,17 @@ pub enum KeyDeviation {
     Denies,
     /// It makes two contributions.
     TwoContributions,
+    /// It commits when the others have dealt.
+    LateCommitment,
+    /// It deals something else than what it announced.
+    OtherCommitment,
+    /// It keeps its LOCK back until the next attempt, shows it to every second seat only, and votes for nothing.
+    KeepsLock,
 }
 
 impl KeyDeviation {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Silent,
         Self::BadShare,
         Self::Withheld,
@@ -51,6 +57,9 @@ impl KeyDeviation {
         Self::TwoDealings,
         Self::Denies,
         Self::TwoContributions,
+        Self::LateCommitment,
+        Self::OtherCommitment,
+        Self::KeepsLock,
     ];
 }
 
@@ -69,6 +78,8 @@ pub struct Generation {
     pub faulty: BTreeMap<u16, KeyDeviation>,
     /// A seat that is restarted from its log, and when, after the start.
     pub restart: Option<(u16, u64)>,
+    /// A seat that is cut off from then until then, after the start.
+    pub cut_off: Option<(u16, std::ops::Range<u64>)>,
     /// Attempts that are waited for.
     pub attempts: u64,
 }
@@ -148,7 +159,7 @@ struct Run<'g> {
     sent: u64,
     done: BTreeMap<u16, Generated>,
     accused: BTreeSet<u16>,
-    certified: BTreeSet<(u64, [u8; 32])>,
+    certified: BTreeSet<[u8; 32]>,
     violations: Vec<String>,
     trace: Sha256,
 }
@@ -221,7 +232,7 @@ impl<'g> Run<'g> {
                 },
                 KeyOutput::Fruitless { .. } => {}
                 KeyOutput::Done(made) => {
-                    self.certified.insert((made.certificate.round, made.certificate.root));
+                    self.certified.insert(made.certificate.root);
                     self.done.insert(seat, *made);
                 }
             }
@@ -232,7 +243,11 @@ impl<'g> Run<'g> {
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         for (late, bytes) in self.deviate(from, to, bytes) {
             self.sent += 1;
-            if number(self.plan.seed, "loss", self.sent) % 100 < self.plan.loss {
+            let is_cut = |(seat, during): &(u16, std::ops::Range<u64>)| {
+                (from == *seat || to == *seat) && during.contains(&(self.now - START))
+            };
+            let is_lost = number(self.plan.seed, "loss", self.sent) % 100 < self.plan.loss;
+            if is_lost || self.plan.cut_off.as_ref().is_some_and(is_cut) {
                 continue;
             }
             let delay = 1 + number(self.plan.seed, "delay", self.sent) % self.plan.delay_ms.max(1);
@@ -263,8 +278,23 @@ impl<'g> Run<'g> {
             (KeyDeviation::TwoContributions, Some(Kind::Bundle)) if every_second => {
                 self.contribution(bytes, |said| said.acks.iter_mut().take(1).for_each(|ack| *ack = [0; 32]))
             }
+            (KeyDeviation::LateCommitment, Some(Kind::DealKey)) => vec![(4 * D, bytes.to_vec())],
+            (KeyDeviation::OtherCommitment, Some(Kind::DealKey)) => self.other_commitment(bytes),
+            (KeyDeviation::KeepsLock, Some(Kind::Commit | Kind::Award)) => vec![],
+            (KeyDeviation::KeepsLock, Some(Kind::Lock)) if every_second => {
+                let period = self.terms.record().params.period_ms;
+                vec![(number(self.plan.seed, "kept", self.sent) % (2 * period), bytes.to_vec())]
+            }
+            (KeyDeviation::KeepsLock, Some(Kind::Lock)) => vec![],
             _ => same,
         }
+    }
+
+    fn other_commitment(&self, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+        let Ok(message) = decode(bytes, self.plan.seats) else { return vec![] };
+        let Body::DealKey(mut announced) = message.body.clone() else { return vec![] };
+        announced.commitment[0] ^= 1;
+        self.sign(message, Body::DealKey(announced))
     }
 
     /// The message with another body, signed by its sender.
@@ -396,7 +426,7 @@ impl Generation {
     /// All honest and on time.
     pub fn of(seed: u64, seats: u16) -> Self {
         let faulty = BTreeMap::new();
-        Self { seed, seats, loss: 0, delay_ms: D, faulty, restart: None, attempts: 3 }
+        Self { seed, seats, loss: 0, delay_ms: D, faulty, restart: None, cut_off: None, attempts: 3 }
     }
 
     /// Runs it to its end.

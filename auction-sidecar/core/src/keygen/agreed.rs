@@ -10,7 +10,7 @@ use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::round::RoundInput;
 use crate::wire::{Body, CommitMsg, Fetch, Listed};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use vendue_market::Digest;
 use vendue_sealed_bid::SealShare;
 use vendue_sealed_bid::dkg::{Contribution, DkgError, Outcome, outcome, unaccounted, wanted};
@@ -19,6 +19,8 @@ use vendue_sealed_bid::dkg::{Contribution, DkgError, Outcome, outcome, unaccount
 pub(super) struct Agreed {
     set: Digest,
     contributions: BTreeMap<u16, Contribution>,
+    /// Seats of which nothing was admitted.
+    silent: BTreeSet<u16>,
     /// Earlier attempts in which seats have voted for a key.
     voted: BTreeMap<u64, CommitMsg>,
 }
@@ -61,8 +63,10 @@ impl<C: Crypto> KeyGeneration<C> {
             voted.extend(word.voted.map(|voted| (voted.attempt, voted.commit)));
         }
         let earlier = voted.clone();
+        let mut silent: BTreeSet<u16> = (0..self.record.n()).collect();
+        said.iter().for_each(|(listed, _)| drop(silent.remove(&listed.seat)));
         if let Some(active) = self.attempts.get_mut(&attempt) {
-            active.agreed = Some(Agreed { set, contributions, voted });
+            active.agreed = Some(Agreed { set, contributions, silent, voted });
         }
         for (earlier, commit) in earlier {
             self.open_attempt(earlier);
@@ -94,7 +98,7 @@ impl<C: Crypto> KeyGeneration<C> {
                 (None, None) => return,
             }
         }
-        let (set, contributions) = (agreed.set, agreed.contributions.clone());
+        let (set, contributions, silent) = (agreed.set, agreed.contributions.clone(), agreed.silent.clone());
         match outcome(&self.setup, &contributions, self.player.dealings()) {
             Ok(outcome) => {
                 let share = self.share_of(&outcome, &contributions);
@@ -103,7 +107,7 @@ impl<C: Crypto> KeyGeneration<C> {
             }
             Err(DkgError::Missing(_)) => self.fetch(attempt, out),
             Err(error) => {
-                self.learn_from(&contributions);
+                self.learn_from(&contributions, silent);
                 self.make_nothing(attempt, Fruitless::Dealings(error), out);
             }
         }
@@ -121,18 +125,16 @@ impl<C: Crypto> KeyGeneration<C> {
     }
 
     /// What contributions that make no key say about the next attempt.
-    fn learn_from(&mut self, contributions: &BTreeMap<u16, Contribution>) {
+    fn learn_from(&mut self, contributions: &BTreeMap<u16, Contribution>, silent: BTreeSet<u16>) {
         // Whoever the own dealing does not account for has had its chance; who was silent may have been slow, once.
-        let silent = |seat: &u16| !contributions.contains_key(seat);
-        let before = std::mem::take(&mut self.missed);
-        self.missed = (0..self.record.n()).filter(silent).collect();
         if contributions.get(&self.index).is_some_and(|own| own.commitment == self.dealer.digest()) {
             let mut missing = unaccounted(&self.setup, contributions, self.index);
-            missing.retain(|seat| !silent(seat) || before.contains(seat));
+            missing.retain(|seat| !silent.contains(seat) || self.missed.contains(seat));
             if self.revealed.union(&missing).count() <= self.setup.most_reveals() {
                 self.revealed.extend(missing);
             }
         }
+        self.missed = silent;
         // What a seat contributed is its last word on what it holds.
         let said = contributions.iter().filter(|(seat, _)| **seat != self.index);
         self.said_held.extend(said.map(|(seat, c)| (*seat, c.acks.clone())));
