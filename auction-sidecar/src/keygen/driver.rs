@@ -30,6 +30,8 @@ const LONGEST: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(3);
 /// Shortest stay of a seat that has nothing to wait for: its last answer is to arrive.
 const LEAVE_MS: u64 = 500;
+/// How long a seat that comes when all attempts are over looks for somebody who has the keys, at most.
+const LOOKS_MS: u64 = 60_000;
 /// How often the log says what is waited for.
 const REPORT_MS: u64 = 10_000;
 
@@ -65,6 +67,8 @@ pub(super) struct Driver<'p> {
     folder: Folder,
     keys: KeysFile,
     stay_ms: u64,
+    /// When a seat without a key gives up.
+    gives_up_ms: u64,
     words: Words,
     progress: &'p watch::Sender<Progress>,
     /// The certified key, until it is stored.
@@ -90,6 +94,9 @@ impl<'p> Driver<'p> {
     pub(super) fn new(parts: Parts, progress: &'p watch::Sender<Progress>) -> Result<Self, GenerateError> {
         let Parts { old, terms, seat, generation, log, proofs, net, folder, keys, stay } = parts;
         let next = folder.record(&old, terms.start_ms())?;
+        let stay_ms = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
+        let terms_end = terms.ends_ms();
+        let looks_until = now_ms().saturating_add(stay_ms.min(LOOKS_MS));
         let mut driver = Self {
             words: Words::new(terms.record().clone(), seat),
             old,
@@ -101,7 +108,8 @@ impl<'p> Driver<'p> {
             net,
             folder,
             keys,
-            stay_ms: u64::try_from(stay.as_millis()).unwrap_or(u64::MAX),
+            stay_ms,
+            gives_up_ms: looks_until.max(terms_end.saturating_add(stay_ms.min(LOOKS_MS))),
             progress,
             made: None,
             next,
@@ -130,6 +138,7 @@ impl<'p> Driver<'p> {
         let (answered, mut answers) = mpsc::channel(usize::from(self.old.n()).max(1));
         tokio::pin!(stop);
         self.give(KeyInput::Tick).await?;
+        self.tell_stored().await?;
         loop {
             if self.generation.next_wake().is_some_and(|at| at <= now_ms()) {
                 self.give(KeyInput::Tick).await?;
@@ -274,13 +283,29 @@ impl<'p> Driver<'p> {
             self.progress.send_modify(|progress| progress.finish(seat, self.terms.record()));
         }
         if let Some(certificate) = heard.filter(|_| !self.has_certificate()) {
-            let body = Body::Cert(Cert { root: certificate.root, quorum: certificate.quorum });
-            let (market, epoch) = (self.terms.record().short_id(), certificate.epoch);
-            let header = Header { kind: Kind::Cert, market, epoch, round: certificate.round, seat };
-            let bytes = Message { header, body, signature: None }.encode();
-            self.give(KeyInput::Message { from: seat, bytes }).await?;
+            self.tell(seat, certificate).await?;
         }
         Ok(true)
+    }
+
+    /// Gives the state machine a certificate as a seat's message.
+    async fn tell(&mut self, seat: u16, certificate: Certificate) -> Result<(), GenerateError> {
+        let body = Body::Cert(Cert { root: certificate.root, quorum: certificate.quorum });
+        let (market, epoch) = (self.terms.record().short_id(), certificate.epoch);
+        let header = Header { kind: Kind::Cert, market, epoch, round: certificate.round, seat };
+        let bytes = Message { header, body, signature: None }.encode();
+        self.give(KeyInput::Message { from: seat, bytes }).await
+    }
+
+    /// What is stored of a certified key, where the process ended before its keys were.
+    async fn tell_stored(&mut self) -> Result<(), GenerateError> {
+        let stored = self.next.as_ref().and_then(certificate_of).filter(|_| !self.has_certificate());
+        let Some(certificate) = stored else { return Ok(()) };
+        let signer = certificate.quorum.signers.iter().find(|signer| *signer != self.seat);
+        match signer {
+            Some(signer) => self.tell(signer, certificate).await,
+            None => Ok(()),
+        }
     }
 
     /// Stores record and keys as soon as it is clear which certificate the record carries.
@@ -325,9 +350,14 @@ impl<'p> Driver<'p> {
     fn end(&mut self) -> Result<Option<MarketRecord>, GenerateError> {
         let now = now_ms();
         let Some(finished) = self.finished_ms else {
-            let is_over = now > self.terms.ends_ms() && self.made.is_none();
+            if now <= self.gives_up_ms || self.made.is_some() {
+                return Ok(None);
+            }
             let waiting_for = || self.progress.borrow().waits_for(self.terms.record());
-            return if is_over { Err(GenerateError::NoKey { waiting_for: waiting_for() }) } else { Ok(None) };
+            return Err(match &self.next {
+                Some(_) => GenerateError::NoKeys(self.folder.record_path()),
+                None => GenerateError::NoKey { waiting_for: waiting_for() },
+            });
         };
         let open = self.open();
         if open.is_empty() {

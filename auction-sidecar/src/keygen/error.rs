@@ -119,6 +119,11 @@ pub enum GenerateError {
         /// What it waited for, in words.
         waiting_for: String,
     },
+    /// The record is stored, and who has what this seat's keys are made of was not there.
+    #[error(
+        "{0} is stored, and the keys are not: nobody was there who has what they are made of. Run the same command again while         others stay (--stay-seconds)"
+    )]
+    NoKeys(PathBuf),
     /// There is a key, but this seat has no share of it.
     #[error(
         "the seats made a key, and {0} is its record, but this seat has no share of it: in the next epoch it could open nothing. \
