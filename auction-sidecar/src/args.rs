@@ -230,7 +230,8 @@ pub struct GenerateKeysArgs {
     /// Where the other seats connect to this one. A running seat keeps its own address, so this is another port.
     #[arg(long, env = "VENDUE_P2P_LISTEN", default_value = "/ip4/0.0.0.0/udp/4470/quic-v1")]
     pub p2p_listen: Multiaddr,
-    /// Where a seat is reached for this, if not at its address in the market record: NAME=MULTIADDR. Repeat for each.
+    /// Where the generate-keys of a seat is reached: NAME=MULTIADDR, with another port than in the market record, where its running seat
+    /// listens. Every other seat must be named; this one may be.
     #[arg(long = "seat", value_parser = parse_seat, value_name = "NAME=MULTIADDR")]
     pub seats: Vec<(String, Multiaddr)>,
     /// How long to stay for seats that are late, when this one has its keys and not all others do.

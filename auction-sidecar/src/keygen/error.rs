@@ -40,9 +40,31 @@ pub enum GenerateError {
     /// An address is given for a seat that is not in the record.
     #[error("--seat names {0:?}, which is no seat of the market record")]
     UnknownSeat(String),
-    /// An address or peer id of the record does not parse.
-    #[error(transparent)]
-    Members(Box<crate::run::RunError>),
+    /// A seat has two addresses.
+    #[error("--seat names {0:?} twice; accepted: one address for each seat")]
+    SeatTwice(String),
+    /// A seat has no address.
+    #[error(
+        "--seat is missing for {0}; accepted: {0}=MULTIADDR, where its generate-keys is reached, for every other seat. At its \
+        address in the market record its running seat listens"
+    )]
+    NoAddress(String),
+    /// A seat is to be reached where one runs.
+    #[error(
+        "--seat {seat}={address}: there the running seat of {runs} listens, says the market record; accepted: an address at \
+        which generate-keys of {seat} listens, with a port of its own"
+    )]
+    RunningSeat {
+        /// The seat.
+        seat: String,
+        /// Its address.
+        address: String,
+        /// Who runs there.
+        runs: String,
+    },
+    /// The identities of this generation cannot be made.
+    #[error("make the transport identities of the key generation: {0}")]
+    Link(String),
     /// There can be no such generation.
     #[error(transparent)]
     Terms(#[from] TermsError),

@@ -8,11 +8,12 @@
 //! Inputs: the market record, the cluster's keys, a start that all operators agreed on. Outputs: the cluster's keys with the
 //! new share, and the record of the next epoch, the same at every seat. Invariants: secrets are stored before anything is
 //! said, and what is said is durable before it is sent, so that a process that was stopped goes on from its folder; existing
-//! keys and records are never replaced.
+//! keys and records are never replaced; on the network the seats have other identities than in the running market.
 
 mod driver;
 mod error;
 mod folder;
+mod links;
 mod progress;
 mod words;
 
@@ -30,10 +31,10 @@ use zeroize::Zeroizing;
 
 use crate::args::GenerateKeysArgs;
 use crate::engine::now_ms;
-use crate::keys::{Keys, KeysFile};
+use crate::keys::{Keys, KeysError, KeysFile};
 use crate::log::{Appender, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
-use crate::net::{self, MemberId, Members, NetConfig};
+use crate::net::{self, MemberId, NetConfig};
 use driver::{Driver, Parts};
 pub use error::GenerateError;
 use folder::Folder;
@@ -56,32 +57,45 @@ pub async fn run(args: &GenerateKeysArgs) -> Result<Generated, GenerateError> {
     generate(args, &progress, crate::signals::terminated()).await
 }
 
+/// What the seat has and what it is about.
+struct Inputs {
+    old: Arc<MarketRecord>,
+    /// The cluster's keys, as they are stored.
+    file: KeysFile,
+    /// Those of its seat.
+    keys: SeatKeys,
+    terms: Terms,
+}
+
+impl Inputs {
+    fn read(args: &GenerateKeysArgs) -> Result<Self, GenerateError> {
+        let old = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
+        let text = Zeroizing::new(read(&args.keys)?);
+        let refused = |source| GenerateError::Keys { path: args.keys.clone(), source };
+        let keys = Keys::from_json(&text, &old).map_err(refused)?;
+        let keys = keys.seat.ok_or_else(|| GenerateError::NoSeat(args.keys.clone()))?;
+        let file = secret::from_json(&text).map_err(|reason| refused(KeysError::Parse(reason)))?;
+        let terms = Terms::new(&old, Purpose::Key, args.start)?;
+        Ok(Self { old, file, keys, terms })
+    }
+}
+
 /// Makes the keys, until they are stored or `stop` comes.
 pub async fn generate(
     args: &GenerateKeysArgs,
     progress: &watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Generated, GenerateError> {
-    let old = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
-    let text = Zeroizing::new(read(&args.keys)?);
-    let refused = |source| GenerateError::Keys { path: args.keys.clone(), source };
-    let keys = Keys::from_json(&text, &old).map_err(refused)?;
-    let seat_keys = keys.seat.ok_or_else(|| GenerateError::NoSeat(args.keys.clone()))?;
-    let parse = |reason| refused(crate::keys::KeysError::Parse(reason));
-    let file: KeysFile = secret::from_json(&text).map_err(parse)?;
-    let terms = Terms::new(&old, Purpose::Key, args.start)?;
-    let seat = seat_keys.seat;
+    let Inputs { old, file, keys, terms } = Inputs::read(args)?;
+    let seat = keys.seat;
+    let members = links::members(&old, &terms, seat, &args.seats)?;
+    let keypair = links::keypair(&terms, &keys)?;
     let folder = Folder::open(&args.out)?;
-    let (generation, log) = restore(&folder, &old, &terms, seat_keys)?;
+    let (generation, log) = restore(&folder, &old, &terms, keys)?;
     let metrics = Arc::new(Metrics::new()?);
     let proofs = ProofKeeper::start(Some(folder.log_path()), vec![terms.record().clone()], metrics.clone())?;
-    let net = net::start(NetConfig {
-        members: members(terms.record(), &args.seats, keys.transport.public().to_peer_id())?,
-        keypair: keys.transport,
-        own: vec![MemberId::Seat(seat)],
-        listen: args.p2p_listen.clone(),
-        metrics,
-    })?;
+    let (own, listen) = (vec![MemberId::Seat(seat)], args.p2p_listen.clone());
+    let net = net::start(NetConfig { keypair, members, own, listen, metrics })?;
     let (record, stored) = (folder.record_path(), folder.keys_path());
     let parts = Parts {
         old,
@@ -125,21 +139,6 @@ fn restore(
     let crypto = Arc::new(SeatCrypto::new(old.clone(), keys));
     let generation = KeyGeneration::restore(terms.clone(), seat, crypto, secrets, now_ms(), &found.records)?;
     Ok((generation, log))
-}
-
-/// The seats, at other addresses than in the record where these are given.
-fn members(
-    record: &MarketRecord,
-    elsewhere: &[(String, libp2p::Multiaddr)],
-    own: libp2p::PeerId,
-) -> Result<Members, GenerateError> {
-    let mut record = record.clone();
-    for (name, address) in elsewhere {
-        let seat = record.seats.iter_mut().find(|seat| seat.provider == *name);
-        let seat = seat.ok_or_else(|| GenerateError::UnknownSeat(name.clone()))?;
-        seat.addresses = vec![address.to_string()];
-    }
-    crate::run::members(&record, own).map_err(|error| GenerateError::Members(Box::new(error)))
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! Four seats that make a key over real QUIC on 127.0.0.1. Every wait is for an event, with a deadline.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 
+use bytes::Bytes;
 use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -16,7 +18,7 @@ use super::*;
 use crate::args::{SignRecordArgs, VerifyRecordArgs};
 use crate::deal::{self, DealOptions};
 use crate::log::LogDirError;
-use crate::net::StartError;
+use crate::net::{RoundEvent, StartError};
 use crate::verify_record::{self, VerifyRecordError};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,7 +29,10 @@ const NAMES: [&str; 4] = ["alpha", "bravo", "charlie", "delta"];
 /// A market of one dealer, whose seats are on this machine.
 pub(super) struct Market {
     dir: TempDir,
+    /// Where the seats run.
     addresses: Vec<Multiaddr>,
+    /// Where they make keys.
+    elsewhere: Vec<Multiaddr>,
 }
 
 fn free_address() -> Multiaddr {
@@ -39,7 +44,8 @@ impl Market {
     pub(super) fn new(delay_ms: u64) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
-        let addresses: Vec<_> = NAMES.iter().map(|_| free_address()).collect();
+        let free = || NAMES.iter().map(|_| free_address()).collect();
+        let (addresses, elsewhere): (Vec<_>, _) = (free(), free());
         let options = DealOptions {
             market: "m".into(),
             seats: NAMES.iter().zip(&addresses).map(|(n, a)| ((*n).to_owned(), a.clone())).collect(),
@@ -51,7 +57,7 @@ impl Market {
             out: dir.path().join("deal"),
         };
         deal::run(&options).unwrap();
-        Self { dir, addresses }
+        Self { dir, addresses, elsewhere }
     }
 
     fn record_path(&self) -> PathBuf {
@@ -72,8 +78,8 @@ impl Market {
             market_record: self.record_path(),
             keys: self.dir.path().join(format!("deal/keys/{name}.json")),
             start,
-            p2p_listen: self.addresses[usize::from(seat)].clone(),
-            seats: vec![],
+            p2p_listen: self.elsewhere[usize::from(seat)].clone(),
+            seats: NAMES.iter().zip(&self.elsewhere).map(|(n, a)| ((*n).to_owned(), a.clone())).collect(),
             stay_seconds: 600,
             out: self.dir.path().join(format!("out/{name}")),
         }
@@ -305,15 +311,98 @@ async fn what_cannot_be_is_refused_with_a_reason() {
     let home = market.dir.path().join("deal/keys/home.json");
     let home = refused(GenerateKeysArgs { keys: home, ..args() }).await;
     assert!(matches!(home, GenerateError::NoSeat(_)));
-    let address = free_address();
-    let elsewhere = GenerateKeysArgs { seats: vec![("echo".into(), address)], ..market.args(1, later) };
-    assert!(matches!(refused(elsewhere).await, GenerateError::UnknownSeat(name) if name == "echo"));
+    let with = |change: &dyn Fn(&mut Vec<(String, Multiaddr)>)| {
+        let mut args = args();
+        change(&mut args.seats);
+        args
+    };
+    let unknown = refused(with(&|seats| seats.push(("echo".into(), free_address())))).await;
+    assert!(matches!(unknown, GenerateError::UnknownSeat(name) if name == "echo"));
+    let twice = refused(with(&|seats| seats.push(("bravo".into(), free_address())))).await;
+    assert!(matches!(twice, GenerateError::SeatTwice(name) if name == "bravo"));
+    let forgotten = refused(with(&|seats| drop(seats.remove(1)))).await.to_string();
+    assert!(forgotten.contains("bravo=MULTIADDR"), "{forgotten}");
+    let address = &market.addresses[2];
+    let running = refused(with(&|seats| seats[1].1 = address.clone())).await.to_string();
+    assert!(running.contains(&format!("--seat bravo={address}")), "{running}");
+    assert!(
+        running.contains("the running seat of charlie") && running.contains("a port of its own"),
+        "{running}"
+    );
     let folder = market.dir.path().join("existing");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("keys.json"), "mine").unwrap();
     let existing = refused(GenerateKeysArgs { out: folder.clone(), ..args() }).await;
     assert!(matches!(existing, GenerateError::Exists(_)));
     assert_eq!(fs::read_to_string(folder.join("keys.json")).unwrap(), "mine");
+}
+
+/// A running market's process, as far as its links go.
+struct Linked {
+    net: net::Net,
+    metrics: Arc<Metrics>,
+}
+
+impl Linked {
+    fn start(market: &Market, seat: u16) -> Self {
+        let record = market.record();
+        let text = fs::read_to_string(market.args(seat, 0).keys).unwrap();
+        let keypair = Keys::from_json(&text, &record).unwrap().transport;
+        let port = market.addresses[usize::from(seat)].iter().nth(1).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let net = net::start(NetConfig {
+            members: crate::run::members(&record, keypair.public().to_peer_id()).unwrap(),
+            keypair,
+            own: vec![MemberId::Seat(seat)],
+            listen: Multiaddr::from_iter([Protocol::Ip4(Ipv4Addr::UNSPECIFIED), port, Protocol::QuicV1]),
+            metrics: metrics.clone(),
+        });
+        Self { net: net.unwrap(), metrics }
+    }
+
+    async fn up(&self, seat: u16) {
+        let mut connected = self.net.handle.connected();
+        within(connected.wait_for(|up| up.contains(&MemberId::Seat(seat)))).await.unwrap();
+    }
+
+    /// Takes so many messages, and no word of a link that broke.
+    async fn take(&mut self, count: usize) {
+        let mut taken = 0;
+        while taken < count {
+            match within(self.net.rounds.recv()).await.unwrap() {
+                RoundEvent::Message { .. } => taken += 1,
+                RoundEvent::Up(_) => {}
+                RoundEvent::Down(member) => panic!("{member} is cut off"),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_makes_keys_is_refused_by_a_running_seat_and_touches_none_of_its_links() {
+    const COUNT: usize = 40;
+    let market = Market::new(100);
+    let (mut alpha, mut bravo) = (Linked::start(&market, 0), Linked::start(&market, 1));
+    alpha.up(1).await;
+    bravo.up(0).await;
+    // The same machine under an address that is not in the record.
+    let mut args = market.args(0, now_ms() + 3_600_000);
+    let loopback = Protocol::Ip4(Ipv4Addr::new(127, 0, 0, 2));
+    args.seats[1].1 = market.addresses[1].replace(0, |_| Some(loopback)).unwrap();
+    let generating = Running::start(args);
+    within(async {
+        while bravo.metrics.dropped_count("foreign_peer") == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    for _ in 0..COUNT {
+        alpha.net.handle.send(MemberId::Seat(1), Bytes::from_static(b"to bravo"));
+        bravo.net.handle.send(MemberId::Seat(0), Bytes::from_static(b"to alpha"));
+    }
+    alpha.take(COUNT).await;
+    bravo.take(COUNT).await;
+    assert!(matches!(generating.stop().await, Err(GenerateError::Stopped(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

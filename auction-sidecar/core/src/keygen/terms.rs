@@ -4,6 +4,7 @@
 //! with a clock of its own, and the setup of the dealings. Invariant: two generations that differ in anything have
 //! different market ids, and none has that of an auction, so nothing that is signed in one means anything in another.
 
+use crate::evidence::{EvidenceError, EvidenceKey, tweaked};
 use crate::params::{ParamError, Params};
 use crate::record::MarketRecord;
 use std::sync::Arc;
@@ -75,6 +76,20 @@ impl Terms {
     /// The setup of the dealings.
     pub fn setup(&self) -> &Arc<Setup> {
         &self.setup
+    }
+
+    /// The public key with which a seat is known on the network of this generation. It follows from the evidence key, and is no
+    /// key of the running market: whoever makes keys is a stranger there, and the other way round.
+    pub fn link_key(&self, seat: u16) -> Result<[u8; 33], EvidenceError> {
+        let key = &self.record.seat(seat).ok_or(EvidenceError::Public)?.evidence_key;
+        tweaked(key, &self.link_tweak(key))
+    }
+    /// The secret key of [`Terms::link_key`].
+    pub fn link_secret(&self, evidence: &EvidenceKey) -> Result<EvidenceKey, EvidenceError> {
+        evidence.tweaked(&self.link_tweak(&evidence.public_key()))
+    }
+    fn link_tweak(&self, key: &[u8; 33]) -> Digest {
+        tagged_hash("VENDUE-V1-KEYS-LINK", &[&self.record.market, key])
     }
 
     /// When the last attempt is over: a generation without a key by then makes none.
