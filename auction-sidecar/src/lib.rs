@@ -29,5 +29,6 @@ pub mod run;
 pub mod signals;
 pub mod store;
 pub mod stream;
+pub mod times;
 pub mod verify_record;
 pub mod wire;

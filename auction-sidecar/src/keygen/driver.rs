@@ -89,7 +89,7 @@ fn certificate_of(next: &MarketRecord) -> Option<Certificate> {
 impl<'p> Driver<'p> {
     pub(super) fn new(parts: Parts, progress: &'p watch::Sender<Progress>) -> Result<Self, GenerateError> {
         let Parts { old, terms, seat, generation, log, proofs, net, folder, keys, stay } = parts;
-        let next = folder.record(&old, terms.start_ms())?;
+        let next = folder.record(&old, &terms)?;
         let mut driver = Self {
             words: Words::new(terms.record().clone(), seat),
             old,
@@ -292,7 +292,7 @@ impl<'p> Driver<'p> {
         let next = match self.next.take() {
             Some(next) => next,
             None => {
-                let next = next_record(&self.old, self.terms.start_ms(), set, &outcome.keys, &chosen)?;
+                let next = next_record(&self.old, &self.terms, set, &outcome.keys, &chosen)?;
                 self.folder.write_record(&next)?;
                 next
             }

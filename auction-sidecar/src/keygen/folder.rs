@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vendue_auction_core::MarketRecord;
-use vendue_auction_core::keygen::{KeySecrets, check_next};
+use vendue_auction_core::keygen::{KeySecrets, Terms, check_next};
 use vendue_auction_core::secret::{self, SecretBytes};
 use vendue_market::Digest;
 use vendue_market::encode::hex_array;
@@ -140,7 +140,7 @@ impl Folder {
     pub(super) fn record(
         &self,
         old: &MarketRecord,
-        start_ms: u64,
+        terms: &Terms,
     ) -> Result<Option<MarketRecord>, GenerateError> {
         let path = self.record_path();
         if !exists(&path)? {
@@ -149,8 +149,8 @@ impl Folder {
         let text = fs::read_to_string(&path).map_err(fail("read", &path))?;
         let next: Option<MarketRecord> = serde_json::from_str(&text).ok();
         let fits = |next: &MarketRecord| {
-            let started = next.generation.as_ref().map(|made| made.start_ms);
-            started == Some(start_ms) && check_next(old, next).is_ok()
+            let made = next.generation.as_ref().map(|made| (made.start_ms, made.notice_ms));
+            made == Some((terms.start_ms(), terms.notice_ms())) && check_next(old, next).is_ok()
         };
         next.filter(fits).map(Some).ok_or(GenerateError::Exists(path))
     }

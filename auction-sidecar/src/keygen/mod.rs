@@ -35,6 +35,7 @@ use crate::keys::{Keys, KeysError, KeysFile};
 use crate::log::{Appender, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
 use crate::net::{self, MemberId, NetConfig};
+use crate::times;
 use driver::{Driver, Parts};
 pub use error::GenerateError;
 use folder::Folder;
@@ -75,7 +76,7 @@ impl Inputs {
         let keys = Keys::from_json(&text, &old).map_err(refused)?;
         let keys = keys.seat.ok_or_else(|| GenerateError::NoSeat(args.keys.clone()))?;
         let file = secret::from_json(&text).map_err(|reason| refused(KeysError::Parse(reason)))?;
-        let terms = Terms::new(&old, Purpose::Key, args.start)?;
+        let terms = Terms::new(&old, Purpose::Key, args.start, args.notice)?;
         Ok(Self { old, file, keys, terms })
     }
 }
@@ -88,6 +89,7 @@ pub async fn generate(
 ) -> Result<Generated, GenerateError> {
     let Inputs { old, file, keys, terms } = Inputs::read(args)?;
     let seat = keys.seat;
+    tell(&old, &terms);
     let members = links::members(&old, &terms, seat, &args.seats)?;
     let keypair = links::keypair(&terms, &keys)?;
     let folder = Folder::open(&args.out)?;
@@ -122,6 +124,16 @@ pub async fn generate(
 fn read(path: &Path) -> Result<String, GenerateError> {
     let fail = |source| GenerateError::File { operation: "read", path: path.to_owned(), source };
     std::fs::read_to_string(path).map_err(fail)
+}
+
+/// Says what the operators have agreed on.
+fn tell(old: &MarketRecord, terms: &Terms) {
+    let (now, first_round) = (now_ms(), terms.first_round());
+    let (start, begins) = (terms.start_ms(), old.params.t0(first_round));
+    tracing::info!(
+        start = %times::time(start), starts = %times::how_far(start, now), attempts = terms.attempts(), first_round,
+        begins = %times::time(begins), "keys are to be made"
+    );
 }
 
 /// The seat's part in the generation, as its folder has it.

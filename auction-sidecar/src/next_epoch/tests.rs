@@ -5,7 +5,7 @@ use std::fs;
 
 use vendue_auction_core::evidence::{EvidenceKey, record_hash};
 use vendue_auction_core::keygen::{
-    Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, Terms, next_record,
+    Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, LEAST_NOTICE_MS, Terms, next_record,
 };
 use vendue_auction_core::secret;
 use vendue_sealed_bid::dkg::{DealKey, DealerSeed, Purpose};
@@ -65,8 +65,8 @@ impl Market {
         let record = Arc::new(self.current.record.clone());
         let made = generate(&record, (0..4).map(|seat| self.keys(seat)).collect());
         let first = &made[&0];
-        self.next =
-            next_record(&record, start(&record), first.set, &first.outcome.keys, &first.certificate).unwrap();
+        self.next = next_record(&record, &terms(&record), first.set, &first.outcome.keys, &first.certificate)
+            .unwrap();
         self.write("next.json", &sign(&self.issuer, self.next.clone()).to_json());
         for (seat, made) in made {
             let keys = SeatKeys { share: made.share.unwrap(), ..self.keys(seat) };
@@ -100,10 +100,14 @@ fn sign(issuer: &EvidenceKey, record: MarketRecord) -> SignedMarketRecord {
     SignedMarketRecord { record, issuer_key: issuer.public_key(), signature }
 }
 
+fn terms(record: &MarketRecord) -> Terms {
+    Terms::new(record, Purpose::Key, start(record), LEAST_NOTICE_MS).unwrap()
+}
+
 /// The seats' key generation on a network that delivers at once.
 fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Generated> {
     let begins = start(record);
-    let terms = Terms::new(record, Purpose::Key, begins).unwrap();
+    let terms = terms(record);
     let mut seats: Vec<_> = keys
         .into_iter()
         .map(|keys| {

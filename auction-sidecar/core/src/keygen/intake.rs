@@ -49,7 +49,7 @@ impl<C: Crypto> KeyGeneration<C> {
             // Only what a seat signed begins an attempt here, and none that is far ahead; or a certificate of one that passed.
             let now = self.terms.attempt(self.now);
             let is_near = now.map_or(attempt == 0, |now| attempt <= now + 1);
-            if !is_near || attempt >= super::terms::MAX_ATTEMPTS {
+            if !is_near || attempt >= self.terms.attempts() {
                 return Err(DropReason::WrongRound);
             }
             match &message.body {

@@ -20,7 +20,7 @@ mod terms;
 pub(crate) use epoch::dealt_next;
 pub use epoch::{EpochError, Generation, check_next, next_record};
 pub use restore::RestoreError;
-pub use terms::{Terms, TermsError};
+pub use terms::{DEFAULT_NOTICE_MS, LEAST_NOTICE_MS, Terms, TermsError};
 
 use crate::award::Certificate;
 use crate::crypto::Crypto;
