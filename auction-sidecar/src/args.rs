@@ -284,9 +284,9 @@ pub struct ReplayArgs {
     /// The seat whose log it is.
     #[arg(long)]
     pub seat: u16,
-    /// The market record.
+    /// The market record. Repeat for each epoch that the log spans: rounds of an epoch without one are skipped.
     #[arg(long, env = "VENDUE_MARKET_RECORD", default_value = "/etc/vendue/market/market.json")]
-    pub market_record: PathBuf,
+    pub market_record: Vec<PathBuf>,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t = ReplayForm::Text)]
     pub output: ReplayForm,

@@ -100,12 +100,12 @@ fn sign(issuer: &EvidenceKey, record: MarketRecord) -> SignedMarketRecord {
     SignedMarketRecord { record, issuer_key: issuer.public_key(), signature }
 }
 
-fn terms(record: &MarketRecord) -> Terms {
+pub(crate) fn terms(record: &MarketRecord) -> Terms {
     Terms::new(record, Purpose::Key, start(record), LEAST_NOTICE_MS).unwrap()
 }
 
 /// The seats' key generation on a network that delivers at once.
-fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Generated> {
+pub(crate) fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Generated> {
     let begins = start(record);
     let terms = terms(record);
     let mut seats: Vec<_> = keys
