@@ -245,6 +245,9 @@ pub struct GenerateKeysArgs {
     /// Folder to write to, with the secrets of the generation while it goes on. On a disk that outlives the process.
     #[arg(long)]
     pub out: PathBuf,
+    /// Folder for a file that names --out, so that a second --out of the same seat and start is refused; that of --keys when not given.
+    #[arg(long, value_name = "DIR")]
+    pub marker_dir: Option<PathBuf>,
 }
 
 /// Options of `courier`.
@@ -320,6 +323,10 @@ pub struct SignRecordArgs {
     /// takes whatever is left.
     #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
     pub time_left: Option<u64>,
+    /// A record that was signed before, so that no second one is signed of its epoch. Repeat for each. Records in the folder of --out
+    /// are known too.
+    #[arg(long, value_name = "FILE")]
+    pub known: Vec<PathBuf>,
     /// File to write the signed record to; it must not exist.
     #[arg(long)]
     pub out: PathBuf,

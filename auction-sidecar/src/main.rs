@@ -9,7 +9,7 @@ use vendue_auction::courier::{self, CourierConfig};
 use vendue_auction::deal::{self, DealOptions};
 use vendue_auction::engine::now_ms;
 use vendue_auction::keygen::{self, GenerateError};
-use vendue_auction::{replay, run, verify_record};
+use vendue_auction::{replay, run, sign_record, verify_record};
 use vendue_auction_core::MarketRecord;
 
 type Failure = Box<dyn std::error::Error>;
@@ -46,7 +46,7 @@ fn start(cli: Cli) -> Result<(), Failure> {
             Ok(())
         }
         Command::SignRecord(args) => {
-            let signed = verify_record::sign(&args, now_ms())?;
+            let signed = sign_record::run(&args, now_ms())?;
             println!("{}", args.out.display());
             tell(&signed.record);
             Ok(())

@@ -9,6 +9,7 @@ use vendue_sealed_bid::dkg::DkgError;
 use crate::keys::KeysError;
 use crate::log::LogDirError;
 use crate::net::StartError;
+use crate::new_file::NewFileError;
 
 /// Why there are no new keys.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum GenerateError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A file that is written once.
+    #[error(transparent)]
+    NewFile(#[from] NewFileError),
     /// The market record is refused.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -82,6 +86,30 @@ pub enum GenerateError {
         "{0} belongs to another key generation: another market record, seat or --start; give another --out"
     )]
     OtherGeneration(PathBuf),
+    /// The seat makes these keys in another folder.
+    #[error(
+        "{marker}: this seat makes the keys of this --start in {other}; in {out} it would have other secrets and contradict \
+        itself. Give --out {other}; or, before the start and if no process works there, remove that folder and the marker"
+    )]
+    OtherFolder {
+        /// What says so.
+        marker: PathBuf,
+        /// The folder.
+        other: PathBuf,
+        /// The one that was given.
+        out: PathBuf,
+    },
+    /// The marker cannot be written.
+    #[error(
+        "create {path}: {source}. It keeps a second --out of this generation out; give --marker-dir a folder that can be written \
+        and outlives the process"
+    )]
+    Marker {
+        /// The marker.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There was a process here, and its secrets are gone.
     #[error(
         "{0} holds the log of a key generation without its secrets: this seat cannot go on with it. Agree on a new --start, \

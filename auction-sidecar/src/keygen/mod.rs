@@ -14,6 +14,7 @@ mod driver;
 mod error;
 mod folder;
 mod links;
+mod marker;
 mod progress;
 mod words;
 
@@ -35,10 +36,12 @@ use crate::keys::{Keys, KeysError, KeysFile};
 use crate::log::{Appender, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
 use crate::net::{self, MemberId, NetConfig};
+use crate::sign_record::signed_beside;
 use crate::times;
 use driver::{Driver, Parts};
 pub use error::GenerateError;
 use folder::Folder;
+use marker::Marker;
 pub use progress::Progress;
 
 /// What a generation has come to.
@@ -90,9 +93,10 @@ pub async fn generate(
     let Inputs { old, file, keys, terms } = Inputs::read(args)?;
     let seat = keys.seat;
     tell(&old, &terms);
+    warn_of_later(args, &old);
     let members = links::members(&old, &terms, seat, &args.seats)?;
     let keypair = links::keypair(&terms, &keys)?;
-    let folder = Folder::open(&args.out)?;
+    let folder = Folder::open(&args.out, marker(args, &terms, seat))?;
     let (generation, log) = restore(&folder, &old, &terms, keys)?;
     let metrics = Arc::new(Metrics::new()?);
     let proofs = ProofKeeper::start(Some(folder.log_path()), vec![terms.record().clone()], metrics.clone())?;
@@ -121,6 +125,13 @@ pub async fn generate(
     Ok(Generated { next: result?, record, keys: stored })
 }
 
+/// What keeps a second folder out of this generation.
+fn marker(args: &GenerateKeysArgs, terms: &Terms, seat: u16) -> Marker {
+    let beside_the_keys = || args.keys.parent().unwrap_or(Path::new("")).to_owned();
+    let dir = args.marker_dir.clone().unwrap_or_else(beside_the_keys);
+    Marker::new(&dir, terms.record().market, seat)
+}
+
 fn read(path: &Path) -> Result<String, GenerateError> {
     let fail = |source| GenerateError::File { operation: "read", path: path.to_owned(), source };
     std::fs::read_to_string(path).map_err(fail)
@@ -134,6 +145,22 @@ fn tell(old: &MarketRecord, terms: &Terms) {
         start = %times::time(start), starts = %times::how_far(start, now), attempts = terms.attempts(), first_round,
         begins = %times::time(begins), "keys are to be made"
     );
+}
+
+/// Records of later epochs than the one that is taken for the present one.
+fn later(args: &GenerateKeysArgs, old: &MarketRecord) -> Vec<(PathBuf, u32)> {
+    let mut all = signed_beside(&args.market_record);
+    all.extend(signed_beside(&args.out));
+    all.retain(|(_, record)| record.market == old.market && record.epoch > old.epoch);
+    all.into_iter().map(|(path, record)| (path, record.epoch)).collect()
+}
+
+/// Keys that are made once more from an old record fit it in everything, but their epoch has a record already.
+fn warn_of_later(args: &GenerateKeysArgs, old: &MarketRecord) {
+    for (path, later) in later(args, old) {
+        let (record, epoch) = (args.market_record.display(), old.epoch);
+        tracing::warn!(%record, epoch, found = %path.display(), later, "there is a later record than the one given");
+    }
 }
 
 /// The seat's part in the generation, as its folder has it.

@@ -63,7 +63,7 @@ impl Market {
     /// Makes the key and writes what an operator gives each process.
     fn generate(&mut self) {
         let record = Arc::new(self.current.record.clone());
-        let made = generate(&record, (0..4).map(|seat| self.keys(seat)).collect());
+        let made = generate(&record, &terms(&record), (0..4).map(|seat| self.keys(seat)).collect());
         let first = &made[&0];
         self.next = next_record(&record, &terms(&record), first.set, &first.outcome.keys, &first.certificate)
             .unwrap();
@@ -104,10 +104,22 @@ pub(crate) fn terms(record: &MarketRecord) -> Terms {
     Terms::new(record, Purpose::Key, start(record), LEAST_NOTICE_MS).unwrap()
 }
 
+/// The record that follows, with keys that the seats begin to make so long after the market's first round.
+pub(crate) fn generated(record: &MarketRecord, keys: Vec<SeatKeys>, after_ms: u64) -> MarketRecord {
+    let start = record.params.genesis_ms + after_ms;
+    let terms = Terms::new(record, Purpose::Key, start, LEAST_NOTICE_MS).unwrap();
+    let made = generate(&Arc::new(record.clone()), &terms, keys);
+    let first = &made[&0];
+    next_record(record, &terms, first.set, &first.outcome.keys, &first.certificate).unwrap()
+}
+
 /// The seats' key generation on a network that delivers at once.
-pub(crate) fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Generated> {
-    let begins = start(record);
-    let terms = terms(record);
+pub(crate) fn generate(
+    record: &Arc<MarketRecord>,
+    terms: &Terms,
+    keys: Vec<SeatKeys>,
+) -> BTreeMap<u16, Generated> {
+    let begins = terms.start_ms();
     let mut seats: Vec<_> = keys
         .into_iter()
         .map(|keys| {

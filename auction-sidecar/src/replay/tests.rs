@@ -168,7 +168,7 @@ impl Play {
     fn change_epoch(&mut self) -> SignedMarketRecord {
         let (old, out) = (self.record.clone(), self.out.clone());
         let stored = |seat: u16| keys(&out, NAMES[usize::from(seat)], &old).seat.unwrap();
-        let mut made = generate(&old, (0..4).map(stored).collect());
+        let mut made = generate(&old, &terms(&old), (0..4).map(stored).collect());
         let first = &made[&0];
         let next = next_record(&old, &terms(&old), first.set, &first.outcome.keys, &first.certificate);
         let next = Arc::new(next.unwrap());
