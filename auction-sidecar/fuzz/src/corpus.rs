@@ -32,6 +32,7 @@ fn market_records() -> Inputs {
     let certificate = fixture().decided.first().map(|decided| CertificateFile::from(&decided.certificate));
     let generated = certificate.map(|certificate| Generation {
         start_ms: 1,
+        notice_ms: 3_600_000,
         refresh: false,
         proofs_epoch: record.epoch,
         first_round: 9,

@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_auction_core::evidence::message_hash;
 use vendue_auction_core::keygen::{
-    EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError, Terms, TermsError, Word,
-    next_record,
+    DEFAULT_NOTICE_MS, EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError,
+    Terms, TermsError, Word, next_record,
 };
 use vendue_auction_core::log::LogRecord;
 use vendue_auction_core::proof::{self, Verdict};
@@ -183,7 +183,7 @@ impl<'g> Run<'g> {
         };
         let dealt = deal(&spec, &mut rand_chacha::ChaCha20Rng::seed_from_u64(plan.seed))?;
         let old = dealt.record.record;
-        let terms = Terms::new(&old, Purpose::Key, START)?;
+        let terms = Terms::new(&old, Purpose::Key, START, DEFAULT_NOTICE_MS)?;
         let record = Arc::new(old.clone());
         let crypto: Vec<_> =
             dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
@@ -405,7 +405,8 @@ impl<'g> Run<'g> {
             if made.outcome.public.len() > f {
                 self.violations.push("more than f shares are public".into());
             }
-            if let Err(error) = next_record(&self.old, START, made.set, &made.outcome.keys, &made.certificate)
+            if let Err(error) =
+                next_record(&self.old, &self.terms, made.set, &made.outcome.keys, &made.certificate)
             {
                 self.violations.push(format!("the next record of seat {seat} is refused: {error}"));
             }

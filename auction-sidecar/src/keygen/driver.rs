@@ -90,13 +90,17 @@ fn certificate_of(next: &MarketRecord) -> Option<Certificate> {
     next.generation.as_ref()?.certificate.certificate(next.n()).ok()
 }
 
+/// When a seat without a key gives up: some time after the last attempt, or after it came, if it came later.
+pub(super) fn gives_up_ms(ends_ms: u64, came_ms: u64, stay_ms: u64) -> u64 {
+    ends_ms.max(came_ms).saturating_add(stay_ms.min(LOOKS_MS))
+}
+
 impl<'p> Driver<'p> {
     pub(super) fn new(parts: Parts, progress: &'p watch::Sender<Progress>) -> Result<Self, GenerateError> {
         let Parts { old, terms, seat, generation, log, proofs, net, folder, keys, stay } = parts;
-        let next = folder.record(&old, terms.start_ms())?;
+        let next = folder.record(&old, &terms)?;
         let stay_ms = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
-        let terms_end = terms.ends_ms();
-        let looks_until = now_ms().saturating_add(stay_ms.min(LOOKS_MS));
+        let gives_up_ms = gives_up_ms(terms.ends_ms(), now_ms(), stay_ms);
         let mut driver = Self {
             words: Words::new(terms.record().clone(), seat),
             old,
@@ -109,7 +113,7 @@ impl<'p> Driver<'p> {
             folder,
             keys,
             stay_ms,
-            gives_up_ms: looks_until.max(terms_end.saturating_add(stay_ms.min(LOOKS_MS))),
+            gives_up_ms,
             progress,
             made: None,
             next,
@@ -320,7 +324,7 @@ impl<'p> Driver<'p> {
         let next = match self.next.take() {
             Some(next) => next,
             None => {
-                let next = next_record(&self.old, self.terms.start_ms(), set, &outcome.keys, &chosen)?;
+                let next = next_record(&self.old, &self.terms, set, &outcome.keys, &chosen)?;
                 self.folder.write_record(&next)?;
                 next
             }

@@ -64,7 +64,7 @@ impl<C: Crypto> KeyGeneration<C> {
         }
         let earlier = voted.clone();
         let mut silent: BTreeSet<u16> = (0..self.record.n()).collect();
-        said.iter().for_each(|(listed, _)| drop(silent.remove(&listed.seat)));
+        silent.retain(|seat| !said.iter().any(|(listed, _)| listed.seat == *seat));
         if let Some(active) = self.attempts.get_mut(&attempt) {
             active.agreed = Some(Agreed { set, contributions, silent, voted });
         }
@@ -197,7 +197,9 @@ impl<C: Crypto> KeyGeneration<C> {
             };
             let holders: Vec<u16> = contributions.iter().filter(has).map(|(seat, _)| *seat).collect();
             let first = usize::from(self.index) + asked * at_once;
-            for holder in holders.iter().cycle().skip(first % holders.len().max(1)).take(at_once.min(holders.len())) {
+            for holder in
+                holders.iter().cycle().skip(first % holders.len().max(1)).take(at_once.min(holders.len()))
+            {
                 asks.entry(*holder).or_default().push(Listed { seat: dealer, d });
             }
         }

@@ -47,7 +47,9 @@ impl<C: Crypto> KeyGeneration<C> {
     pub(super) fn is_over(&self, attempt: &Attempt<C>) -> bool {
         let number = attempt.round.number();
         let counts = match &self.certified {
-            Some(certificate) => certificate.round == number || self.key_is_of(certificate.round) == Some(number),
+            Some(certificate) => {
+                certificate.round == number || self.key_is_of(certificate.round) == Some(number)
+            }
             None => attempt.may_count() || attempt.round.certificate().is_some(),
         };
         self.now >= self.record.params.expiry(number) && !counts

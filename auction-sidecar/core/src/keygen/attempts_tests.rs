@@ -55,7 +55,9 @@ fn with_a_lock_kept_back(shown: u64, to: &[u16]) -> Rig {
 fn votes(rig: &Rig, attempt: u64) -> BTreeMap<u16, Digest> {
     let said = rig.said.iter().filter(|(from, _)| *from != 3);
     let votes = said.filter_map(|(from, bytes)| match decode(bytes, 4).unwrap() {
-        Message { header, body: Body::Award(vote), .. } if header.round == attempt => Some((*from, vote.root)),
+        Message { header, body: Body::Award(vote), .. } if header.round == attempt => {
+            Some((*from, vote.root))
+        }
         _ => None,
     });
     votes.collect()
@@ -85,7 +87,10 @@ fn who_contributed_to_an_attempt_votes_in_no_earlier_one() {
         rig.check(3);
         assert_eq!(votes(&rig, 0), BTreeMap::new(), "shown at {shown}");
         assert_eq!(votes(&rig, 1).len(), 3, "shown at {shown}");
-        assert!(rig.done[&0].outcome.dealers.contains_key(&2), "the key of the second attempt is another one");
+        assert!(
+            rig.done[&0].outcome.dealers.contains_key(&2),
+            "the key of the second attempt is another one"
+        );
     }
 }
 
@@ -132,4 +137,25 @@ fn a_vote_that_is_shown_is_of_an_earlier_attempt_and_of_a_set_that_is_final() {
         }
         assert!(Word::read(setup, &bytes[..at]).is_err());
     }
+}
+
+#[test]
+fn who_comes_back_after_the_last_attempt_takes_the_certificate_of_any() {
+    let mut rig = Rig::new(4);
+    let cut = |from: u16, to: u16, bytes: &[u8]| {
+        let is_late = from == 2 || to == 2;
+        let is_key = peek_kind(bytes) == Some(Kind::DealKey);
+        if is_late && !is_key { vec![] } else { on_time(from, to, bytes) }
+    };
+    rig.begin(&cut);
+    rig.run(rig.until(2), &cut);
+    assert_eq!(rig.done.len(), 3);
+    rig.queue.clear();
+    rig.now = rig.terms.ends_ms() + 60 * D;
+    let records = rig.logs[2].len();
+    rig.restart(2, records);
+    let end = rig.now + 20 * D;
+    rig.begin(&on_time);
+    rig.run(end, &on_time);
+    rig.check(4);
 }

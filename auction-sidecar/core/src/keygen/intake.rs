@@ -66,7 +66,7 @@ impl<C: Crypto> KeyGeneration<C> {
         if !self.attempts.contains_key(&attempt) {
             // Only what a seat signed begins an attempt here, and none that is far ahead; or a certificate of one that passed.
             let is_near = self.terms.begun(self.now).map_or(attempt == 0, |now| attempt <= now + 1);
-            if !is_near || attempt >= super::terms::MAX_ATTEMPTS {
+            if !is_near || attempt >= self.terms.attempts() {
                 return Err(DropReason::WrongRound);
             }
             match &message.body {

@@ -22,7 +22,7 @@ mod word;
 pub(crate) use epoch::dealt_next;
 pub use epoch::{EpochError, Generation, check_next, next_record};
 pub use restore::RestoreError;
-pub use terms::{Terms, TermsError};
+pub use terms::{DEFAULT_NOTICE_MS, LEAST_NOTICE_MS, Terms, TermsError};
 pub use word::{Voted, Word, WordError};
 
 use crate::award::Certificate;

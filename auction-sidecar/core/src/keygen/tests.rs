@@ -14,9 +14,10 @@ use vendue_sealed_bid::dkg::{KeySet, Purpose};
 use vendue_sealed_bid::{BidKey, RoundId, combine, open, seal};
 
 pub(super) const START: u64 = 1_000_000;
+pub(super) const NOTICE: u64 = DEFAULT_NOTICE_MS;
 pub(super) const D: u64 = 100;
 
-fn mk_dealt(n: u16) -> Dealt {
+pub(super) fn mk_dealt(n: u16) -> Dealt {
     let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
     let spec = DealSpec {
         name: "m".into(),
@@ -76,7 +77,7 @@ impl Rig {
         purpose: Purpose,
         mut share: impl FnMut(u16) -> Option<SealShare>,
     ) -> Self {
-        let terms = Terms::new(&old, purpose, START).unwrap();
+        let terms = Terms::new(&old, purpose, START, NOTICE).unwrap();
         let record = Arc::new(old.clone());
         let crypto: Vec<_> = keys.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
         let seats = (0u16..).zip(&crypto).map(|(seat, crypto)| {
@@ -190,7 +191,7 @@ impl Rig {
             assert_eq!((&made.outcome, made.set), (&first.outcome, first.set), "seat {seat}");
             assert!(keys.fits(*seat, made.share.as_ref().unwrap()), "share of seat {seat}");
         }
-        let next = next_record(&self.old, START, first.set, keys, &first.certificate).unwrap();
+        let next = next_record(&self.old, &self.terms, first.set, keys, &first.certificate).unwrap();
         let id = RoundId { market: next.market, epoch: next.epoch, round: 3 };
         let quorum = self.done.iter().rev().take(usize::from(keys.quorum()));
         let shares: Vec<_> = quorum.map(|(s, made)| (*s, made.share.as_ref().unwrap().sign(&id))).collect();
@@ -483,7 +484,7 @@ fn a_refresh_keeps_the_key_and_old_shares_do_not_mix_with_new_ones() {
     first.run(first.until(1), &on_time);
     let keys = first.check(4);
     let made = &first.done[&0];
-    let record = next_record(&first.old, START, made.set, &keys, &made.certificate).unwrap();
+    let record = next_record(&first.old, &first.terms, made.set, &keys, &made.certificate).unwrap();
     let share = |seat: u16| {
         let bytes = first.done[&seat].share.as_ref().unwrap().to_bytes();
         SealShare::from_bytes(&bytes).unwrap()
@@ -501,7 +502,8 @@ fn a_refresh_keeps_the_key_and_old_shares_do_not_mix_with_new_ones() {
     let mixed = combine(&id, renewed.seal_key(), 3, &shares, |s| renewed.share_key(s));
     assert_eq!(mixed.err(), Some(vendue_sealed_bid::CryptoError::BadShares(vec![1])));
     // A refresh of a key that is not the epoch's has no terms.
-    assert_eq!(Terms::new(&first.old, Purpose::Refresh(keys), START).err(), Some(TermsError::NotTheKey));
+    let refused = Terms::new(&first.old, Purpose::Refresh(keys), START, NOTICE).err();
+    assert_eq!(refused, Some(TermsError::NotTheKey));
 }
 
 #[test]
@@ -511,12 +513,11 @@ fn the_next_record_follows_from_the_old_one_and_the_certificate_only() {
     rig.run(rig.until(1), &on_time);
     let keys = rig.check(4);
     let made = &rig.done[&2];
-    let next = next_record(&rig.old, START, made.set, &keys, &made.certificate).unwrap();
+    let next = next_record(&rig.old, &rig.terms, made.set, &keys, &made.certificate).unwrap();
     assert_eq!((next.epoch, next.key_origin), (1, crate::record::KeyOrigin::Distributed));
     assert_eq!(check_next(&rig.old, &next), Ok(()));
     let generation = next.generation.clone().unwrap();
-    let over = rig.terms.record().params.expiry(0);
-    assert!(next.params.t0(generation.first_round) >= over + 120_000);
+    assert_eq!(generation.first_round, next.params.round_from(START + NOTICE));
     let json = String::from_utf8(next.to_bytes()).unwrap();
     assert_eq!(serde_json::from_str::<MarketRecord>(&json).unwrap(), next);
 
@@ -538,6 +539,7 @@ fn the_next_record_follows_from_the_old_one_and_the_certificate_only() {
     assert_eq!(generation(&|g| g.set[0] ^= 1), Err(EpochError::OtherKeys));
     for error in [
         generation(&|g| g.start_ms += 1),
+        generation(&|g| g.notice_ms += 1),
         generation(&|g| g.refresh = true),
         generation(&|g| g.certificate.aggregate = [1; 48]),
         generation(&|g| g.certificate.round += 1),
@@ -557,7 +559,7 @@ fn an_auction_runs_with_keys_that_were_generated() {
     rig.run(rig.until(1), &on_time);
     let keys = rig.check(4);
     let made = &rig.done[&0];
-    let next = next_record(&rig.old, START, made.set, &keys, &made.certificate).unwrap();
+    let next = next_record(&rig.old, &rig.terms, made.set, &keys, &made.certificate).unwrap();
     let seats: Vec<SeatKeys> = mk_dealt(4)
         .seats
         .into_iter()
@@ -575,8 +577,14 @@ fn an_auction_runs_with_keys_that_were_generated() {
 fn what_is_foreign_malformed_too_much_or_out_of_order_is_dropped_and_counted() {
     let mut rig = Rig::new(4);
     rig.begin(&on_time);
-    let deal_key = Body::DealKey(DealKeyMsg { key: mk_secrets(3, None).deal.public_key().unwrap(), commitment: [7; 32] });
-    let other = Body::DealKey(DealKeyMsg { key: mk_secrets(8, None).deal.public_key().unwrap(), commitment: [7; 32] });
+    let deal_key = Body::DealKey(DealKeyMsg {
+        key: mk_secrets(3, None).deal.public_key().unwrap(),
+        commitment: [7; 32],
+    });
+    let other = Body::DealKey(DealKeyMsg {
+        key: mk_secrets(8, None).deal.public_key().unwrap(),
+        commitment: [7; 32],
+    });
     let mut refused = |from: u16, bytes: Vec<u8>, reason: DropReason| {
         let generation = rig.seats[0].as_mut().unwrap();
         let before = generation.dropped().count(reason);

@@ -64,7 +64,11 @@ pub(super) fn heard(at_ms: u64, round: u64, input: &RoundInput) -> Option<LogRec
             let orders = orders.iter().map(|(_, order)| Order::clone(order)).collect();
             Some(LogRecord::Orders { at_ms, round, orders })
         }
-        RoundInput::Tick | RoundInput::Bids(_) | RoundInput::Contribution(_) | RoundInput::Committed(_) | RoundInput::Key { .. } => None,
+        RoundInput::Tick
+        | RoundInput::Bids(_)
+        | RoundInput::Contribution(_)
+        | RoundInput::Committed(_)
+        | RoundInput::Key { .. } => None,
     }
 }
 

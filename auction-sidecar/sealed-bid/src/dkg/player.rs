@@ -199,7 +199,8 @@ impl Player {
     /// By dealer, the digest of the commitment that was announced in time and that this player holds a good value of; zeros
     /// for none.
     pub fn acks(&self) -> Vec<[u8; 32]> {
-        let is_due = |dealer: u16, held: &Held| held.good && self.announced.get(&dealer) == Some(&held.digest);
+        let is_due =
+            |dealer: u16, held: &Held| held.good && self.announced.get(&dealer) == Some(&held.digest);
         let held = |dealer: u16| self.held.get(&dealer).filter(|held| is_due(dealer, held));
         let ack = |dealer| held(dealer).map_or(NONE, |held| held.digest);
         (0..self.setup.seats()).map(ack).collect()
