@@ -11,7 +11,9 @@ use crate::keygen::dealt_next;
 use crate::keys::HomeKeys;
 use crate::pool::Closed;
 use crate::wire::tests::mk_order;
-use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Receipt, Taken, Withdraw, decode, peek_kind};
+use crate::wire::{
+    Again, Cancel, Kind, OrderMsg, Proof, Receipt, Refuse, Taken, Withdraw, decode, peek_kind,
+};
 use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Unserved};
 use vendue_sealed_bid::{RoundId, SealShare, combine, open};
 
@@ -184,6 +186,15 @@ fn mk_home_by(rig: &Rig, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Ho
 
 /// The home places an order that expires a minute later.
 fn place(home: &mut Home, now: u64, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Digest, Order) {
+    place_until(home, now, now + 59_500, submit)
+}
+
+fn place_until(
+    home: &mut Home,
+    now: u64,
+    expires_ms: u64,
+    submit: impl FnOnce(Box<NewOrder>) -> HomeInput,
+) -> (Digest, Order) {
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
     let new = NewOrder {
@@ -192,7 +203,7 @@ fn place(home: &mut Home, now: u64, submit: impl FnOnce(Box<NewOrder>) -> HomeIn
         attempt: 1,
         requirements,
         commitment: [1; 32],
-        expires_ms: now + 59_500,
+        expires_ms,
     };
     let out = home.handle(now, submit(Box::new(new)));
     let ordered = out.into_iter().find_map(|o| match o {
@@ -337,6 +348,68 @@ fn an_order_with_a_sealed_ceiling_goes_on_without_a_certificate_and_ends_with_wh
     assert!(sent(&asks.collect::<Vec<_>>(), Kind::Fetch).len() > 1, "the round may have awarded it");
     assert!(home.handle(params.expiry(0), HomeInput::Tick).contains(&given_up));
     assert!(resumed(params.expiry(0)).0.contains(&given_up));
+}
+
+/// A sealed order that round 0 gave to seat 2, which does not serve it: what the home says then.
+fn refused(rig: &Rig, home: &mut Home, order: &Order) -> Vec<HomeOutput> {
+    home.handle(1_200, proof_of(rig, 1, rig.certified(0, order, to_seat_2())));
+    let refuse = Refuse { order: order.digest(), reason: Reason::FreeGpus };
+    home.handle(1_300, from_seat(rig, 2, 0, Body::Refuse(refuse)))
+}
+
+#[test]
+fn a_body_with_a_sealed_ceiling_is_made_when_its_round_is_the_first_that_it_can_name() {
+    let rig = mk_rig();
+    let params = rig.record.params;
+    let (round, due_ms) = (params.order_step(), params.named_from(params.order_step()));
+    let (mut home, _, order) = mk_sealing_home(&rig);
+    let out = refused(&rig, &mut home, &order);
+    let unserved = HomeOutput::Unserved { order: order.digest(), retry_ms: params.t0(round) };
+    assert!(out.contains(&unserved), "{out:?}");
+    for at in (1_300..due_ms).step_by(50).chain([due_ms - 1]) {
+        assert_eq!(home.handle(at, HomeInput::Tick), [], "{at}");
+        assert_eq!(home.next_wake(), Some(due_ms), "{at}");
+    }
+    assert!(relisted(&home.handle(due_ms, HomeInput::Tick)).is_some());
+    let out = sent(&home.handle(due_ms + 1, HomeInput::Tick), Kind::Order);
+    let [Body::Order(next)] = &out[..] else { panic!("{} orders", out.len()) };
+    assert_eq!((next.order.first_round, next.order.after), (round, None));
+    assert_eq!(opened(&rig, &next.order), Some(CEILING));
+
+    // It is not waited for in vain.
+    let short = |home: &mut Home| {
+        let ceiling = Price::from_micros(CEILING).unwrap();
+        place_until(home, 500, due_ms, |order| HomeInput::SubmitSealed { order, ceiling }).1
+    };
+    let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+    let order = short(&mut home);
+    assert!(refused(&rig, &mut home, &order).contains(&HomeOutput::GivenUp { order: order.digest() }));
+}
+
+#[test]
+fn a_home_that_forgot_a_sealed_order_withdraws_every_body_of_it() {
+    let mut rig = mk_rig();
+    let params = rig.record.params;
+    let (mut home, _, order) = mk_sealing_home(&rig);
+    let bytes = rig.say(0, Body::Order(OrderMsg { order: order.clone() }));
+    rig.give(0, bytes);
+    let mut out = refused(&rig, &mut home, &order);
+    // It stops at some time after that, and the user withdraws the order from the next process.
+    for at in (1_400..params.t0(params.order_step())).step_by(200) {
+        out.extend(home.handle(at, HomeInput::Tick));
+        for message in out.drain(..) {
+            let HomeOutput::Broadcast(bytes) = message else { continue };
+            rig.now = at;
+            rig.give(0, bytes);
+        }
+        assert_eq!(rig.seat.open_orders(), 1, "{at}");
+        let mut next =
+            Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
+        let said = next.handle(at, HomeInput::Withdraw { job: order.job.clone(), attempt: order.attempt });
+        let [Body::Withdraw(word)] = &sent(&said, Kind::Withdraw)[..] else { panic!("{said:?}") };
+        let over = rig.seat.pool.made_until(0, &word.job, word.attempt, word.round);
+        assert_eq!(over.len(), 1, "{at}: withdrawn up to round {}", word.round);
+    }
 }
 
 #[test]
