@@ -90,16 +90,37 @@ impl Node for OfferNode {
 /// Models with the least GPU memory are tried first so that larger GPUs stay free; within a model, nodes with the
 /// fewest free GPUs are filled first.
 pub fn fit<N: Node>(req: &Requirements, nodes: &[N]) -> Result<Placement, Reason> {
+    if let Some(judged) = judge_alike(req, nodes) {
+        return judged.map(|()| kinds::place(req, nodes.iter().zip(0..)));
+    }
     let mut models = Models::default();
     let kinds = Kinds::of(&mut models, nodes);
-    kinds.fit(&models.need(req), nodes)
+    kinds.fit(&models.need(req), &kinds.in_order(nodes))
 }
 
 /// Whether [`fit`] finds a placement, without making it.
 pub fn fits<N: Node>(req: &Requirements, nodes: &[N]) -> Result<(), Reason> {
-    let mut models = Models::default();
-    let kinds = Kinds::of(&mut models, nodes);
-    kinds.fits(&models.need(req), nodes)
+    judge_alike(req, nodes).unwrap_or_else(|| {
+        let mut models = Models::default();
+        let kinds = Kinds::of(&mut models, nodes);
+        kinds.fits(&models.need(req), &kinds.in_order(nodes))
+    })
+}
+
+/// Whether an order fits on nodes of one kind, as nearly all offers have; none where there are several. A seat asks this
+/// for each order, so no list is made.
+fn judge_alike<N: Node>(req: &Requirements, nodes: &[N]) -> Option<Result<(), Reason>> {
+    let all = nodes.iter().map(Node::free);
+    let Some(first) = all.clone().next() else { return Some(Err(Reason::Model)) };
+    if all.clone().any(|n| n.gpu_memory_mib != first.gpu_memory_mib || n.model != first.model) {
+        return None;
+    }
+    let named = req.gpu_models.is_empty() || req.gpu_models.contains(first.model);
+    Some(match (named, first.gpu_memory_mib >= req.min_gpu_memory_mib) {
+        (false, _) => Err(Reason::Model),
+        (true, false) => Err(Reason::Memory),
+        (true, true) => kinds::judge(req, all),
+    })
 }
 
 /// What workers of an order take from a node.

@@ -345,14 +345,16 @@ proptest! {
     ) {
         let mut models = Models::default();
         let kinds = Kinds::of(&mut models, &nodes);
-        let mut left = nodes.clone();
+        let (mut plainly_left, whole) = (nodes.clone(), kinds.in_order(&nodes));
+        let mut left = whole.clone();
         for req in &needs {
-            let (need, plain) = (models.need(req), place(req, &left));
+            let (need, plain) = (models.need(req), place(req, &plainly_left));
             prop_assert_eq!(kinds.fits(&need, &left), plain.clone().map(drop));
             prop_assert_eq!(kinds.fit(&need, &left), plain.clone());
-            prop_assert_eq!(kinds.fit(&need, &nodes), place(req, &nodes));
+            prop_assert_eq!(kinds.fit(&need, &whole), place(req, &nodes));
             if let Ok(placement) = plain {
-                take(&mut left, req, &placement);
+                take(&mut plainly_left, req, &placement);
+                kinds.take(&mut left, req, &placement);
             }
         }
     }

@@ -5,9 +5,9 @@
 
 use super::book::{Book, Entry, Row, Said, Space};
 use super::{Holding, NoBid};
-use crate::fit::{Kinds, Models, Need, Node};
+use crate::fit::{Kinds, Models, Need};
 use crate::rules::{has_wishes, unservable};
-use crate::{BidTerms, Free, OfferCapacity, Placement, Reason, take};
+use crate::{BidTerms, Free, OfferCapacity, Placement, Reason};
 
 /// Most notes about classes and offers; classes beyond are judged anew each time.
 const MAX_NOTES: usize = 1 << 22;
@@ -26,9 +26,10 @@ enum Note {
 /// What is left of an offer.
 struct Left<'a> {
     kinds: Kinds,
+    /// In the order of kinds.
     nodes: Vec<Free<'a>>,
-    /// Whether an order holds some of it.
-    is_held: bool,
+    /// What the nodes had before any order held some of it.
+    whole: Option<Vec<Free<'a>>>,
 }
 
 /// What is left of each seat's capacity.
@@ -63,10 +64,9 @@ impl<'b, 'a> Stock<'b, 'a> {
         let mut models = Models::default();
         for column in &book.columns {
             first.push(offers.len());
-            offers.extend(column.bundle.capacity.iter().map(|offer| Left {
-                kinds: Kinds::of(&mut models, &offer.nodes),
-                nodes: offer.nodes.iter().map(Node::free).collect(),
-                is_held: false,
+            offers.extend(column.bundle.capacity.iter().map(|offer| {
+                let kinds = Kinds::of(&mut models, &offer.nodes);
+                Left { nodes: kinds.in_order(&offer.nodes), kinds, whole: None }
             }));
             open.push(column.bundle.capacity.len().min(usize::from(u16::MAX)) as u16);
         }
@@ -118,13 +118,19 @@ impl<'b, 'a> Stock<'b, 'a> {
     }
 
     /// Whether there was room for an order before anything of an offer was held; there is none now.
-    fn has_had_room(&mut self, row: &Row<'_>, bid: &Entry, offer: usize) -> bool {
-        let Some(whole) = self.whole(bid).filter(|_| self.offers.get(offer).is_some_and(|o| o.is_held))
-        else {
+    fn has_had_room(&mut self, row: &Row<'_>, offer: usize) -> bool {
+        if !self.is_held(offer) {
             return false;
+        }
+        let fits = |(need, Left { kinds, whole, .. }): (&Need<'_>, &Left<'_>)| {
+            whole.as_ref().is_some_and(|whole| kinds.fits(need, whole).is_ok())
         };
-        let against = self.against(row, offer);
-        against.is_some_and(|(need, left)| left.kinds.fits(need, &whole.nodes).is_ok())
+        self.against(row, offer).is_some_and(fits)
+    }
+
+    /// Whether some order holds a part of an offer.
+    fn is_held(&self, offer: usize) -> bool {
+        self.offers.get(offer).is_some_and(|left| left.whole.is_some())
     }
 
     /// Notes that an offer has no room, and says why.
@@ -133,7 +139,7 @@ impl<'b, 'a> Stock<'b, 'a> {
         let gone = match known {
             Some(Note::Gone) => true,
             Some(Note::Never(_)) => false,
-            _ => self.has_had_room(row, bid, offer),
+            _ => self.has_had_room(row, offer),
         };
         if known == Some(Note::Open) {
             if let Some(note) = self.note(row.class, offer) {
@@ -196,8 +202,8 @@ impl<'b, 'a> Stock<'b, 'a> {
     /// Takes the capacity of a bid that was chosen.
     pub fn hold(&mut self, row: &Row<'_>, bid: &Entry, placement: Placement) -> Holding {
         if let Some(left) = self.offer(bid).and_then(|offer| self.offers.get_mut(offer)) {
-            take(&mut left.nodes, row.order.requirements, &placement);
-            left.is_held = true;
+            left.whole.get_or_insert_with(|| left.nodes.clone());
+            left.kinds.take(&mut left.nodes, row.order.requirements, &placement);
         }
         Holding { seat: bid.seat, spec: bid.spec, placement }
     }
@@ -214,9 +220,7 @@ impl<'b, 'a> Stock<'b, 'a> {
         let offer = self.may_serve(row, bid)?;
         match self.note(row.class, offer).map(|note| *note) {
             Some(Note::Gone) => return Err(Reason::Outbid),
-            Some(Note::Never(reason)) if self.offers.get(offer).is_some_and(|o| !o.is_held) => {
-                return Err(reason);
-            }
+            Some(Note::Never(reason)) if !self.is_held(offer) => return Err(reason),
             _ => {}
         }
         let (need, left) = self.against(row, offer).ok_or(Reason::NoOffer)?;

@@ -31,10 +31,12 @@ fn mk_many() -> Vec<Seen> {
 
 #[test]
 fn a_fit_looks_once_at_the_nodes_of_the_kinds_that_an_order_accepts() {
-    let nodes = mk_many();
+    let offered = mk_many();
     let mut models = Models::default();
-    let kinds = Kinds::of(&mut models, &nodes);
+    let kinds = Kinds::of(&mut models, &offered);
     assert_eq!(kinds.kinds.len(), 1024);
+    let seen = |at: &usize| Seen { node: offered[*at].node.clone(), times: Cell::new(0) };
+    let nodes: Vec<Seen> = kinds.positions.iter().map(seen).collect();
     let looks = |req: &Requirements| {
         nodes.iter().for_each(|n| n.times.set(0));
         let judged = kinds.fits(&models.need(req), &nodes);
@@ -66,10 +68,10 @@ fn kinds_ascend_by_memory_and_name_whatever_was_grouped_before() {
     for (names, nodes) in &offers {
         let kinds = Kinds::of(&mut models, nodes);
         let req = |workers| mk_requirements(workers, 1);
-        assert_eq!(kinds.fit(&models.need(&req(1)), nodes).unwrap().workers, [(2, 1)]);
+        assert_eq!(kinds.fit(&models.need(&req(1)), &kinds.in_order(nodes)).unwrap().workers, [(2, 1)]);
         let mut large = req(1);
         large.min_gpu_memory_mib = 80 * 1024;
         let least = usize::from(names[1] < names[0]);
-        assert_eq!(kinds.fit(&models.need(&large), nodes).unwrap().workers, [(least, 1)]);
+        assert_eq!(kinds.fit(&models.need(&large), &kinds.in_order(nodes)).unwrap().workers, [(least, 1)]);
     }
 }
