@@ -541,6 +541,8 @@ impl<C: Crypto> Round<C> {
 }
 
 #[cfg(test)]
+mod bundle_tests;
+#[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]
 mod view_tests;
