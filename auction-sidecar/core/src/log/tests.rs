@@ -108,8 +108,13 @@ fn what_is_there_for_replay_is_needed_by_no_restart_and_all_else_is() {
         assert!(record.is_for_replay() && needed(record) == 0, "{record:?}");
     }
     assert_eq!(of(Kind::Bundle, &[]).goes_on_until_ms(&params), params.expiry(7));
-    // A dealing that was acknowledged is what the seat makes its share of.
-    assert_eq!(needed(&of(Kind::Deal, &[])), params.expiry(7));
+    // A log of a key generation is needed to its end, and it begins with one of these.
+    for kind in [Kind::DealKey, Kind::Deal, Kind::Acks] {
+        let LogRecord::Heard { at_ms, bytes } = of(kind, &[]) else { panic!("heard") };
+        for record in [LogRecord::Said { at_ms, bytes: bytes.clone() }, LogRecord::Heard { at_ms, bytes }] {
+            assert_eq!(needed(&record), u64::MAX, "{record:?}");
+        }
+    }
     for record in every_record()[1..10].iter().filter(|r| r.round().is_some()) {
         assert!(matches!(record, LogRecord::Said { .. }) || needed(record) == params.expiry(7), "{record:?}");
     }

@@ -271,7 +271,7 @@ fn wire_format_is_frozen() {
     assert_eq!(hash, FROZEN_KEYS, "the encoding of a message has changed");
 }
 
-const FROZEN_KEYS: &str = "6dd5f59e57f439fb9bfb0d11e2b099dfcf9f47880a0859639e73c628524eb891";
+const FROZEN_KEYS: &str = "6f1dde907e42981150f02ff86f25f6801cc06cc796012ea2d806a9a2ad48900f";
 
 const FROZEN_VIEWS: &str = "eb4288f32f95781ad14e6c95baa5a9baa24ea5ac26b788ef9d25a43932848e7c";
 
