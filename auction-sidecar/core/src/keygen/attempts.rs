@@ -135,7 +135,7 @@ impl<C: Crypto> KeyGeneration<C> {
         Some(Word { voted, contribution }.to_bytes(&self.setup))
     }
 
-    fn last_vote(&self, attempt: u64) -> Option<Voted> {
+    pub(super) fn last_vote(&self, attempt: u64) -> Option<Voted> {
         let (set, commit) = self.attempts.get(&attempt)?.round.commit()?.clone();
         Some(Voted { attempt, commit: CommitMsg { set, commit } })
     }

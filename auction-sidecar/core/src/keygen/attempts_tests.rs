@@ -109,6 +109,8 @@ fn a_seat_that_restarts_keeps_its_promise_and_shows_its_vote() {
         rig.restart(0, first + 1);
         let again = rig.seats[0].as_ref().unwrap();
         assert_eq!(again.voted, Some(u64::from(!voted)));
+        let shown = again.last_vote(u64::from(!voted)).expect("the commit is in the log too");
+        assert_eq!(shown.attempt, u64::from(!voted));
     }
 }
 
