@@ -63,9 +63,8 @@ pub async fn the_seats_make_new_keys_and_jobs_go_on_across_the_change(env: &Env)
     wait_until(next.params.expiry(first.saturating_sub(1))).await;
     change.give_next_only().await?;
     one_epoch(&change, &ns).await?;
-    for name in ["across", "patient", "before", "after", "last"] {
-        env.delete_job(&ns, name, 60).await?;
-    }
+    let jobs = ["across", "patient", "before", "after", "last"];
+    try_join_all(jobs.map(|name| env.delete_job(&ns, name, 60))).await?;
     env.nothing_left(60).await
 }
 
