@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use k8s_openapi::jiff::Timestamp;
 use libp2p::Multiaddr;
+
+use crate::times::{parse_duration, parse_time};
 
 /// The cluster's peer in a Vendue market.
 #[derive(Parser, Debug)]
@@ -225,12 +226,17 @@ pub struct GenerateKeysArgs {
     pub keys: PathBuf,
     /// When the seats begin, as RFC 3339, for example 2027-01-31T12:00:00Z. All operators agree on it beforehand, give the same
     /// time, and start the command before it; clocks must be right within the market's delay bound.
-    #[arg(long, value_parser = parse_start, value_name = "TIME")]
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
     pub start: u64,
+    /// Time from --start to the first round with the new keys, for example 1h; at least 2m. All operators give the same. Keys are
+    /// made in its first half; the other half is left to sign the record and to bring it and the keys to every cluster.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION", default_value = "1h")]
+    pub notice: u64,
     /// Where the other seats connect to this one. A running seat keeps its own address, so this is another port.
     #[arg(long, env = "VENDUE_P2P_LISTEN", default_value = "/ip4/0.0.0.0/udp/4470/quic-v1")]
     pub p2p_listen: Multiaddr,
-    /// Where a seat is reached for this, if not at its address in the market record: NAME=MULTIADDR. Repeat for each.
+    /// Where the generate-keys of a seat is reached: NAME=MULTIADDR, with another port than in the market record, where its running seat
+    /// listens. Every other seat must be named; this one may be.
     #[arg(long = "seat", value_parser = parse_seat, value_name = "NAME=MULTIADDR")]
     pub seats: Vec<(String, Multiaddr)>,
     /// How long to stay for seats that are late, when this one has its keys and not all others do.
@@ -239,14 +245,9 @@ pub struct GenerateKeysArgs {
     /// Folder to write to, with the secrets of the generation while it goes on. On a disk that outlives the process.
     #[arg(long)]
     pub out: PathBuf,
-}
-
-/// A time as milliseconds since 1970.
-fn parse_start(text: &str) -> Result<u64, String> {
-    let time: Timestamp = text
-        .parse()
-        .map_err(|e| format!("{e}; accepted: a time with its zone, for example 2027-01-31T12:00:00Z"))?;
-    u64::try_from(time.as_millisecond()).map_err(|_| "a time before 1970".to_owned())
+    /// Folder for a file that names --out, so that a second --out of the same seat and start is refused; that of --keys when not given.
+    #[arg(long, value_name = "DIR")]
+    pub marker_dir: Option<PathBuf>,
 }
 
 /// Options of `courier`.
@@ -286,9 +287,9 @@ pub struct ReplayArgs {
     /// The seat whose log it is.
     #[arg(long)]
     pub seat: u16,
-    /// The market record.
+    /// The market record. Repeat for each epoch that the log spans: rounds of an epoch without one are skipped.
     #[arg(long, env = "VENDUE_MARKET_RECORD", default_value = "/etc/vendue/market/market.json")]
-    pub market_record: PathBuf,
+    pub market_record: Vec<PathBuf>,
     /// How to print.
     #[arg(long, short, value_enum, default_value_t = ReplayForm::Text)]
     pub output: ReplayForm,
@@ -318,6 +319,14 @@ pub struct SignRecordArgs {
     /// The issuer's key, as deal wrote it to issuer.json.
     #[arg(long)]
     pub issuer: PathBuf,
+    /// The record is refused if its first round is nearer than this, for example 10m: a quarter of the agreed notice when not given. 0s
+    /// takes whatever is left.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub time_left: Option<u64>,
+    /// A record that was signed before, so that no second one is signed of its epoch. Repeat for each. Records in the folder of --out
+    /// are known too.
+    #[arg(long, value_name = "FILE")]
+    pub known: Vec<PathBuf>,
     /// File to write the signed record to; it must not exist.
     #[arg(long)]
     pub out: PathBuf,
@@ -327,6 +336,7 @@ pub struct SignRecordArgs {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use vendue_auction_core::keygen::DEFAULT_NOTICE_MS;
 
     #[test]
     fn the_command_line_is_sound() {
@@ -337,24 +347,22 @@ mod tests {
     }
 
     #[test]
-    fn a_start_is_a_time_that_means_the_same_everywhere() {
-        let parse = |start: &str| {
-            let line = ["vendue-auction", "generate-keys", "--out", "x", "--start", start];
-            Cli::try_parse_from(line).map(|cli| match cli.command {
-                Command::GenerateKeys(args) => args.start,
-                _ => 0,
+    fn start_and_notice_are_what_operators_agree_on() {
+        let parse = |more: &[&str]| {
+            let line = ["vendue-auction", "generate-keys", "--out", "x", "--start"];
+            Cli::try_parse_from(line.iter().chain(more)).map(|cli| match cli.command {
+                Command::GenerateKeys(args) => (args.start, args.notice),
+                _ => (0, 0),
             })
         };
-        let noon = 1_801_396_800_000;
-        assert_eq!(parse("2027-01-31T12:00:00Z").unwrap(), noon);
-        assert_eq!(parse("2027-01-31T14:00:00.5+02:00").unwrap(), noon + 500);
-        for bad in ["2027-01-31T12:00:00", "tomorrow", "+90s", "1960-01-01T00:00:00Z"] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
+        let (noon, noon_ms) = ("2027-01-31T12:00:00Z", 1_801_396_800_000);
+        assert_eq!(parse(&[noon]).unwrap(), (noon_ms, DEFAULT_NOTICE_MS));
+        assert_eq!(parse(&[noon, "--notice", "2m"]).unwrap(), (noon_ms, 120_000));
+        assert!(parse(&["2027-01-31T12:00:00"]).is_err() && parse(&[noon, "--notice", "60"]).is_err());
         assert!(Cli::try_parse_from(["vendue-auction", "generate-keys", "--out", "x"]).is_err());
         let mut cli = Cli::command();
         let help = cli.find_subcommand_mut("generate-keys").unwrap().render_long_help().to_string();
-        for word in ["RFC 3339", "next-record.json", "Exit status: 0", "--stay-seconds"] {
+        for word in ["RFC 3339", "--notice", "next-record.json", "Exit status: 0", "--stay-seconds"] {
             assert!(help.contains(word), "{word} is missing in: {help}");
         }
     }

@@ -5,10 +5,9 @@
 //! existing deal is never overwritten.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -20,6 +19,7 @@ use vendue_market::{ClearingRules, SeatFacts};
 use zeroize::Zeroizing;
 
 use crate::keys::{IssuerFile, KeysError, KeysFile, transport};
+use crate::new_file::{NewFileError, write_new};
 
 /// What to deal.
 #[derive(Debug, Clone)]
@@ -57,14 +57,17 @@ pub enum DealError {
     /// A transport key cannot be made.
     #[error(transparent)]
     Transport(#[from] KeysError),
-    /// A file cannot be written.
-    #[error("write {path}: {source}")]
-    Write {
-        /// The file.
+    /// A folder cannot be made.
+    #[error("create folder {path}: {source}")]
+    Folder {
+        /// The folder.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error(transparent)]
+    File(#[from] NewFileError),
     /// A key file cannot be encoded.
     #[error("encode keys: {0}")]
     Encode(#[from] serde_json::Error),
@@ -187,7 +190,7 @@ fn write_all(
             .recursive(true)
             .mode(0o700)
             .create(&path)
-            .map_err(|source| DealError::Write { path, source })?;
+            .map_err(|source| DealError::Folder { path, source })?;
     }
     for (name, secret) in secrets {
         let seat = options.seats.iter().position(|(n, _)| n == name).and_then(|i| dealt.seats.get(i));
@@ -199,14 +202,14 @@ fn write_all(
             home: home.map(HomeKeys::to_file),
         };
         let json = secret::to_json(&file)?;
-        write(&options.out.join("keys").join(format!("{name}.json")), json.as_bytes(), 0o600)?;
+        write_new(&options.out.join("keys").join(format!("{name}.json")), json.as_bytes(), 0o600)?;
         let manifest = secret_manifest(json.as_bytes());
-        write(&options.out.join("secrets").join(format!("{name}.yaml")), manifest.as_bytes(), 0o600)?;
+        write_new(&options.out.join("secrets").join(format!("{name}.yaml")), manifest.as_bytes(), 0o600)?;
     }
     let issuer = IssuerFile { issuer: SecretBytes::new(dealt.issuer.to_bytes()) };
-    write(&options.out.join("issuer.json"), secret::to_json(&issuer)?.as_bytes(), 0o600)?;
+    write_new(&options.out.join("issuer.json"), secret::to_json(&issuer)?.as_bytes(), 0o600)?;
     let record = options.out.join("market.json");
-    write(&record, dealt.record.to_json().as_bytes(), 0o644)?;
+    write_new(&record, dealt.record.to_json().as_bytes(), 0o644)?;
     Ok(record)
 }
 
@@ -221,12 +224,6 @@ fn secret_manifest(keys: &[u8]) -> Zeroizing<String> {
     text.push_str(&data);
     text.push('\n');
     text
-}
-
-fn write(path: &Path, data: &[u8], mode: u32) -> Result<(), DealError> {
-    let fail = |source| DealError::Write { path: path.to_owned(), source };
-    let mut file = OpenOptions::new().create_new(true).write(true).mode(mode).open(path).map_err(fail)?;
-    file.write_all(data).and_then(|()| file.sync_all()).map_err(fail)
 }
 
 #[cfg(test)]
@@ -265,7 +262,7 @@ mod tests {
             let manifest = fs::read_to_string(options.out.join(format!("secrets/{name}.yaml"))).unwrap();
             assert!(manifest.contains("name: vendue-keys") && manifest.contains("keys.json: "));
         }
-        assert!(matches!(run(&options), Err(DealError::Write { .. })));
+        assert!(matches!(run(&options), Err(DealError::File(error)) if error.is_there()));
         let twice = DealOptions { homes: vec!["home".into(), "home".into()], ..options.clone() };
         assert!(matches!(run(&twice), Err(DealError::Names(_))));
         let in_regions = |regions: &[(&str, &str)], out: &str| {

@@ -7,8 +7,10 @@ use tracing_subscriber::EnvFilter;
 use vendue_auction::args::{Cli, Command, DealArgs, GenerateKeysArgs, LogFormat};
 use vendue_auction::courier::{self, CourierConfig};
 use vendue_auction::deal::{self, DealOptions};
+use vendue_auction::engine::now_ms;
 use vendue_auction::keygen::{self, GenerateError};
-use vendue_auction::{replay, run, verify_record};
+use vendue_auction::{replay, run, sign_record, verify_record};
+use vendue_auction_core::MarketRecord;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -40,13 +42,13 @@ fn start(cli: Cli) -> Result<(), Failure> {
         Command::Deal(args) => deal_keys(args),
         Command::GenerateKeys(args) => generate_keys(&args),
         Command::VerifyRecord(args) => {
-            print!("{}", verify_record::run(&args)?);
+            print!("{}", verify_record::run(&args, now_ms())?);
             Ok(())
         }
         Command::SignRecord(args) => {
-            let signed = verify_record::sign(&args)?;
+            let signed = sign_record::run(&args, now_ms())?;
             println!("{}", args.out.display());
-            eprintln!("Epoch {}, digest {}.", signed.record.epoch, hex::encode(signed.record.digest()));
+            tell(&signed.record);
             Ok(())
         }
         Command::Replay(args) => replay::run(&args).map_err(Failure::from),
@@ -92,6 +94,14 @@ fn generate_keys(args: &GenerateKeysArgs) -> Result<(), Failure> {
     let made = runtime(2)?.block_on(keygen::run(args))?;
     println!("{}", made.record.display());
     println!("{}", made.keys.display());
-    eprintln!("Next record: epoch {}, digest {}.", made.next.epoch, hex::encode(made.next.digest()));
+    tell(&made.next);
     Ok(())
+}
+
+/// What operators compare, and how much time they have.
+fn tell(record: &MarketRecord) {
+    eprintln!("Epoch {}, digest {}.", record.epoch, hex::encode(record.digest()));
+    if let Some(first) = verify_record::first_round(record, now_ms()) {
+        eprintln!("It begins with {first}.");
+    }
 }

@@ -113,4 +113,4 @@ impl NextEpoch {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -156,21 +156,38 @@ struct Parts {
     ready: Readiness,
 }
 
-/// Runs until SIGTERM or SIGINT.
-pub async fn run(args: RunArgs) -> Result<(), RunError> {
-    let signed = SignedMarketRecord::from_json(&read(&args.market_record)?)?;
-    let mut next = NextEpoch::read(&args.next, &signed)?;
-    let record = Arc::new(signed.record);
-    let keys = Keys::from_json(&zeroize::Zeroizing::new(read(&args.keys)?), &record)?;
-    let metrics = Arc::new(Metrics::new()?);
+/// What the process is given in files.
+struct Given {
+    record: Arc<MarketRecord>,
+    next: Option<NextEpoch>,
+    keys: Keys,
+}
+
+impl Given {
+    fn read(args: &RunArgs) -> Result<Self, RunError> {
+        let signed = SignedMarketRecord::from_json(&read(&args.market_record)?)?;
+        let next = NextEpoch::read(&args.next, &signed)?;
+        let record = Arc::new(signed.record);
+        let keys = Keys::from_json(&zeroize::Zeroizing::new(read(&args.keys)?), &record)?;
+        Ok(Self { record, next, keys })
+    }
+}
+
+/// Says where the market's keys come from, where that is not from the seats.
+fn tell_origin(record: &MarketRecord, metrics: &Metrics) {
     let insecure = record.key_origin == KeyOrigin::InsecureDealer;
     metrics.market_insecure.set(i64::from(insecure));
     if insecure {
-        tracing::warn!(
-            market = record.name,
-            "the keys of this market come from one dealer: for development only"
-        );
+        let market = &record.name;
+        tracing::warn!(market, "the keys of this market come from one dealer: for development only");
     }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(args: RunArgs) -> Result<(), RunError> {
+    let Given { record, mut next, keys } = Given::read(&args)?;
+    let metrics = Arc::new(Metrics::new()?);
+    tell_origin(&record, &metrics);
     let ready = Readiness::default();
     ready.set("engine", false);
     let net = net::start(NetConfig {
@@ -212,19 +229,29 @@ pub async fn run(args: RunArgs) -> Result<(), RunError> {
     tasks.spawn(ends(dispatch::run(sides, net.requests, metrics.clone()), "requests of peers"));
     tokio::spawn(name_what_is_missing(ready.clone()));
     tracing::info!(seat = ?seat_index, home = ?home_index, "started");
+    let served = health::serve(args.listen, health::router(metrics, ready));
+    let result = until_the_end(served, &mut tasks).await;
+    tasks.shutdown().await;
+    net.task.abort();
+    result
+}
+
+/// Waits for a signal, or for the first thing that fails.
+async fn until_the_end(
+    served: impl Future<Output = Result<(), HealthError>>,
+    tasks: &mut tokio::task::JoinSet<RunError>,
+) -> Result<(), RunError> {
     let result = tokio::select! {
         () = crate::signals::terminated() => {
             tracing::info!("signal received; the process ends");
             Ok(())
         }
-        result = health::serve(args.listen, health::router(metrics, ready)) => result.map_err(RunError::from),
-        error = first_failure(&mut tasks) => Err(error),
+        result = served => result.map_err(RunError::from),
+        error = first_failure(tasks) => Err(error),
     };
     if let Err(error) = &result {
         tracing::error!(%error, "the process cannot go on; it ends to be restarted");
     }
-    tasks.shutdown().await;
-    net.task.abort();
     result
 }
 

@@ -1,23 +1,18 @@
-//! `vendue-auction verify-record`: whether a market record is sound, and whether it follows the one of the epoch before; and
-//! `vendue-auction sign-record`, with which the issuer signs one that does.
+//! `vendue-auction verify-record`: whether a market record is sound, and whether it follows the one of the epoch before.
 //!
-//! Inputs: files. Outputs: text for people, a signed record. Invariants: everything is checked from the files alone; a record
-//! without a signature is accepted only where the keys in it are those that a quorum of the record before certifies; only such a
-//! record is signed, by the issuer of the record before.
+//! Inputs: files, the time. Outputs: text for people, how far off the first round is. Invariants: everything is checked from the
+//! files alone; a record without a signature is accepted only where the keys in it are those that a quorum of the record
+//! before certifies.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use vendue_auction_core::keygen::{EpochError, check_next};
 use vendue_auction_core::{KeyOrigin, MarketRecord, RecordError, SignedMarketRecord};
 
-use zeroize::Zeroizing;
-
-use crate::args::{SignRecordArgs, VerifyRecordArgs};
-use crate::keys::{IssuerFile, KeysError};
+use crate::args::VerifyRecordArgs;
+use crate::times;
 
 /// Why a record is refused.
 #[derive(Debug, thiserror::Error)]
@@ -53,14 +48,6 @@ pub enum VerifyRecordError {
         /// Why.
         source: EpochError,
     },
-    /// The issuer's key is refused.
-    #[error("issuer's key {path}: {source}")]
-    Issuer {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: KeysError,
-    },
     /// Somebody else signed it, or is about to.
     #[error("the issuer of {path} is {found}, that of {previous} is {expected}")]
     OtherIssuer {
@@ -76,7 +63,7 @@ pub enum VerifyRecordError {
 }
 
 /// A record, with its issuer's key where it is signed.
-type Read = (MarketRecord, Option<[u8; 33]>);
+pub(crate) type Read = (MarketRecord, Option<[u8; 33]>);
 
 /// Which of its two forms a file has.
 #[derive(Deserialize)]
@@ -85,12 +72,12 @@ struct Shape {
     record: Option<serde::de::IgnoredAny>,
 }
 
-fn fail(operation: &'static str, path: &Path) -> impl Fn(std::io::Error) -> VerifyRecordError {
+pub(crate) fn fail(operation: &'static str, path: &Path) -> impl Fn(std::io::Error) -> VerifyRecordError {
     let path = path.to_owned();
     move |source| VerifyRecordError::File { operation, path: path.clone(), source }
 }
 
-fn read(path: &Path) -> Result<Read, VerifyRecordError> {
+pub(crate) fn read(path: &Path) -> Result<Read, VerifyRecordError> {
     let text = std::fs::read_to_string(path).map_err(fail("read", path))?;
     let refused = |source| VerifyRecordError::Record { path: path.to_owned(), source };
     let parse = |e: serde_json::Error| refused(RecordError::Parse(e.to_string()));
@@ -104,44 +91,23 @@ fn read(path: &Path) -> Result<Read, VerifyRecordError> {
     Ok((record, None))
 }
 
-/// Checks a record and says what it is.
-pub fn run(args: &VerifyRecordArgs) -> Result<String, VerifyRecordError> {
+/// Checks a record and says what it is, and how far off its first round is now.
+pub fn run(args: &VerifyRecordArgs, now_ms: u64) -> Result<String, VerifyRecordError> {
     let (record, issuer) = read(&args.record)?;
     if args.previous.is_none() && issuer.is_none() {
         return Err(VerifyRecordError::Unsigned(args.record.clone()));
     }
-    let mut text = describe(&record, issuer);
+    let mut text = describe(&record, issuer, now_ms);
     if let Some(previous) = &args.previous {
         let (old, old_issuer) = read(previous)?;
         check(&args.record, (&record, issuer), previous, (&old, old_issuer))?;
         let _ = writeln!(text, "follows epoch {} ({})", old.epoch, hex::encode(old.digest()));
-        if let Some(made) = &record.generation {
-            let _ = writeln!(text, "begins  with round {}", made.first_round);
-        }
     }
     Ok(text)
 }
 
-/// Signs a record that follows the one before, which the same issuer signed, and writes it.
-pub fn sign(args: &SignRecordArgs) -> Result<SignedMarketRecord, VerifyRecordError> {
-    let text = Zeroizing::new(std::fs::read_to_string(&args.issuer).map_err(fail("read", &args.issuer))?);
-    let refused = |source| VerifyRecordError::Issuer { path: args.issuer.clone(), source };
-    let issuer = IssuerFile::read(&text).map_err(refused)?;
-    let (record, _) = read(&args.record)?;
-    let (old, old_issuer) = read(&args.previous)?;
-    if old_issuer.is_none() {
-        return Err(VerifyRecordError::Unsigned(args.previous.clone()));
-    }
-    check(&args.record, (&record, Some(issuer.public_key())), &args.previous, (&old, old_issuer))?;
-    let signed = SignedMarketRecord::sign(record, &issuer);
-    let file = OpenOptions::new().create_new(true).write(true).open(&args.out);
-    let mut file = file.map_err(fail("create", &args.out))?;
-    let written = file.write_all(signed.to_json().as_bytes()).and_then(|()| file.sync_all());
-    written.map_err(fail("write", &args.out))?;
-    Ok(signed)
-}
-
-fn check(
+/// Whether a record follows the one before, by the same issuer where both are signed.
+pub(crate) fn check(
     path: &Path,
     (record, issuer): (&MarketRecord, Option<[u8; 33]>),
     previous: &Path,
@@ -160,7 +126,14 @@ fn check(
     }
 }
 
-fn describe(record: &MarketRecord, issuer: Option<[u8; 33]>) -> String {
+/// The first round of an epoch, when that is, and how far off.
+pub fn first_round(record: &MarketRecord, now_ms: u64) -> Option<String> {
+    let round = record.generation.as_ref()?.first_round;
+    let at_ms = record.params.t0(round);
+    Some(format!("round {round} at {}, {}", times::time(at_ms), times::how_far(at_ms, now_ms)))
+}
+
+fn describe(record: &MarketRecord, issuer: Option<[u8; 33]>, now_ms: u64) -> String {
     let keys = match record.key_origin {
         KeyOrigin::InsecureDealer => "INSECURE: from one dealer, for development",
         KeyOrigin::Distributed => "generated by the seats together",
@@ -174,5 +147,6 @@ fn describe(record: &MarketRecord, issuer: Option<[u8; 33]>) -> String {
         format!("homes   {}", record.homes.len()),
         format!("keys    {keys}"),
     ];
-    lines.into_iter().fold(String::new(), |text, line| text + &line + "\n")
+    let begins = first_round(record, now_ms).map(|first| format!("begins  with {first}"));
+    lines.into_iter().chain(begins).fold(String::new(), |text, line| text + &line + "\n")
 }

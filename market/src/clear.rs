@@ -161,11 +161,15 @@ pub struct ClearingInput<'a> {
 /// Clears a round. The result is sorted by order digest.
 pub fn clear(input: &ClearingInput<'_>) -> Vec<Cleared> {
     let book = Book::new(input);
-    let mut stock = Stock::new(&book);
+    clear_from(&book, &mut Stock::new(&book))
+}
+
+/// Clears a round from what nobody holds anything of yet.
+fn clear_from<'a>(book: &Book<'a>, stock: &mut Stock<'_, 'a>) -> Vec<Cleared> {
     let mut all: Vec<Option<Cleared>> = vec![None; book.rows.len()];
     for row in book.turns() {
         if let Some(cleared) = all.get_mut(row.at) {
-            *cleared = Some(serve(&mut stock, row));
+            *cleared = Some(serve(stock, row));
         }
     }
     // Stand-bys only from what all winners left over.
@@ -245,3 +249,5 @@ mod oracle;
 mod properties;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod work;

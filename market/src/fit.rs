@@ -5,6 +5,10 @@
 //! provider's rules), interruption and time ([`Bidder::serves`]), then model, memory, free GPUs, GPUs per node, CPU,
 //! host memory, disk, and the price last, so that "price" means that everything else fitted.
 
+mod kinds;
+
+pub(crate) use kinds::{Kinds, Models, Need};
+
 use crate::rules::unservable;
 use crate::{Bidder, GpuModel, ListedOrder, NodeCapacity, Offer, OfferNode, Price, Reason, Requirements};
 
@@ -30,18 +34,6 @@ pub struct Free<'n> {
     pub memory_mib: u64,
     /// Free disk in MiB.
     pub disk_mib: u64,
-}
-
-impl<'n> Free<'n> {
-    /// What makes nodes alike: all workers of an order run on nodes of one kind.
-    fn kind(&self) -> (u64, &'n GpuModel) {
-        (self.gpu_memory_mib, self.model)
-    }
-    /// Whether two nodes are of one kind; nodes that share their model's name are compared without reading it.
-    fn is_like(&self, other: &Self) -> bool {
-        self.gpu_memory_mib == other.gpu_memory_mib
-            && (std::ptr::eq(self.model, other.model) || self.model == other.model)
-    }
 }
 
 /// Something that has the capacity of one node.
@@ -96,108 +88,39 @@ impl Node for OfferNode {
 /// Places all workers of an order on nodes of one GPU model.
 ///
 /// Models with the least GPU memory are tried first so that larger GPUs stay free; within a model, nodes with the
-/// fewest free GPUs are filled first. Workers are alike, so filling greedily finds a placement whenever there is one.
+/// fewest free GPUs are filled first.
 pub fn fit<N: Node>(req: &Requirements, nodes: &[N]) -> Result<Placement, Reason> {
-    let like = fitting_kind(req, nodes)?;
-    let slots = |(i, n): (usize, Free<'_>)| (n.free_gpus, i, Room::of(req, &n).disk);
-    let alike = nodes.iter().map(Node::free).enumerate().filter(|(_, n)| n.is_like(&like)).map(slots);
-    let mut order: Vec<(u32, usize, u64)> = alike.filter(|(.., slots)| *slots > 0).collect();
-    order.sort_unstable();
-    let mut left = u64::from(req.workers);
-    let mut workers = Vec::with_capacity(order.len().min(req.workers as usize));
-    for (_, i, slots) in order {
-        let here = slots.min(left);
-        if here == 0 {
-            break;
-        }
-        workers.push((i, here as u32));
-        left -= here;
+    if let Some(judged) = judge_alike(req, nodes) {
+        return judged.map(|()| kinds::place(req, nodes.iter().zip(0..)));
     }
-    workers.sort_unstable();
-    Ok(Placement { workers })
+    let mut models = Models::default();
+    let kinds = Kinds::of(&mut models, nodes);
+    kinds.fit(&models.need(req), &kinds.in_order(nodes))
 }
 
 /// Whether [`fit`] finds a placement, without making it.
 pub fn fits<N: Node>(req: &Requirements, nodes: &[N]) -> Result<(), Reason> {
-    fitting_kind(req, nodes).map(drop)
+    judge_alike(req, nodes).unwrap_or_else(|| {
+        let mut models = Models::default();
+        let kinds = Kinds::of(&mut models, nodes);
+        kinds.fits(&models.need(req), &kinds.in_order(nodes))
+    })
 }
 
-/// A node of the first kind, by memory and model, that all workers fit on.
-fn fitting_kind<'n, N: Node>(req: &Requirements, nodes: &'n [N]) -> Result<Free<'n>, Reason> {
-    let named = |n: &Free<'_>| req.gpu_models.is_empty() || req.gpu_models.contains(n.model);
-    let enough = |n: &Free<'_>| n.gpu_memory_mib >= req.min_gpu_memory_mib;
+/// Whether an order fits on nodes of one kind, as nearly all offers have; none where there are several. A seat asks this
+/// for each order, so no list is made.
+fn judge_alike<N: Node>(req: &Requirements, nodes: &[N]) -> Option<Result<(), Reason>> {
     let all = nodes.iter().map(Node::free);
-    let Some(first) = all.clone().next() else { return Err(Reason::Model) };
-    // Nearly all offers have nodes of one kind, and this is asked for many bids: no list is made for them.
-    if all.clone().all(|n| n.is_like(&first)) {
-        return match (named(&first), enough(&first)) {
-            (false, _) => Err(Reason::Model),
-            (true, false) => Err(Reason::Memory),
-            (true, true) => judge(req, all).map(|()| first),
-        };
+    let Some(first) = all.clone().next() else { return Some(Err(Reason::Model)) };
+    if all.clone().any(|n| n.gpu_memory_mib != first.gpu_memory_mib || n.model != first.model) {
+        return None;
     }
-    let mut sorted: Vec<Free<'n>> = all.filter(named).collect();
-    if sorted.is_empty() {
-        return Err(Reason::Model);
-    }
-    sorted.retain(enough);
-    sorted.sort_by(|a, b| a.kind().cmp(&b.kind()));
-    // The reason of the kind that came closest, that is whose failing constraint is judged last.
-    let mut closest = Reason::Memory;
-    for group in sorted.chunk_by(Free::is_like) {
-        match (judge(req, group.iter().copied()), group.first()) {
-            (Ok(()), Some(node)) => return Ok(*node),
-            (Err(reason), _) => closest = closest.max(reason),
-            (Ok(()), None) => {}
-        }
-    }
-    Err(closest)
-}
-
-/// How many workers a node has room for, by one constraint after another; each includes those before it.
-#[derive(Default)]
-struct Room {
-    gpus: u64,
-    cpu: u64,
-    memory: u64,
-    disk: u64,
-}
-
-impl Room {
-    fn of(req: &Requirements, n: &Free<'_>) -> Self {
-        // Mostly there is enough for all, which takes no division to see.
-        let by = |room: u64, have: u64, each: u64| match each.checked_mul(room) {
-            Some(wanted) if wanted <= have => room,
-            _ => have.checked_div(each).unwrap_or(room),
-        };
-        let gpus = u64::from(n.free_gpus / req.gpus_per_worker.max(1));
-        let cpu = by(gpus, n.cpu_millis, req.cpu_millis_per_worker);
-        let memory = by(cpu, n.memory_mib, req.memory_mib_per_worker);
-        Self { gpus, cpu, memory, disk: by(memory, n.disk_mib, req.disk_mib_per_worker) }
-    }
-}
-
-/// Whether all workers fit on nodes of one kind; the constraint at which the room vanishes is the reason.
-fn judge<'n>(req: &Requirements, nodes: impl Iterator<Item = Free<'n>>) -> Result<(), Reason> {
-    let (mut free, mut sum) = (0u64, Room::default());
-    for node in nodes {
-        // At most 2^32 GPUs on each of a bounded number of nodes: no sum overflows.
-        let room = Room::of(req, &node);
-        free += u64::from(node.free_gpus);
-        sum.gpus += room.gpus;
-        sum.cpu += room.cpu;
-        sum.memory += room.memory;
-        sum.disk += room.disk;
-    }
-    let workers = u64::from(req.workers);
-    let lacking = [
-        (free < workers * u64::from(req.gpus_per_worker), Reason::FreeGpus),
-        (sum.gpus < workers, Reason::GpusPerNode),
-        (sum.cpu < workers, Reason::Cpu),
-        (sum.memory < workers, Reason::HostMemory),
-        (sum.disk < workers, Reason::Disk),
-    ];
-    lacking.into_iter().find(|(lacks, _)| *lacks).map_or(Ok(()), |(_, reason)| Err(reason))
+    let named = req.gpu_models.is_empty() || req.gpu_models.contains(first.model);
+    Some(match (named, first.gpu_memory_mib >= req.min_gpu_memory_mib) {
+        (false, _) => Err(Reason::Model),
+        (true, false) => Err(Reason::Memory),
+        (true, true) => kinds::judge(req, all),
+    })
 }
 
 /// What workers of an order take from a node.

@@ -7,7 +7,7 @@ use crate::crypto::{Curves, Scheme};
 use crate::record::MarketRecord;
 use crate::wire::{Admitted, Body, HEADER_LEN, Header, Kind, Message, SIGNATURE_LEN, ShownSet, signed_view};
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
-use secp256k1::{All, PublicKey, Secp256k1, SecretKey};
+use secp256k1::{All, PublicKey, Scalar, Secp256k1, SecretKey};
 use sha3::{Digest as _, Keccak256};
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -27,6 +27,9 @@ pub enum EvidenceError {
     /// Not a valid secret key.
     #[error("secret key is not valid")]
     Secret,
+    /// Not a public key, or one from which no other follows with this tweak.
+    #[error("public key is not valid")]
+    Public,
 }
 
 fn context() -> &'static Secp256k1<All> {
@@ -245,6 +248,12 @@ impl EvidenceKey {
     pub fn public_key(&self) -> [u8; 33] {
         PublicKey::from_secret_key(context(), &self.0).serialize()
     }
+    /// The key that follows from this one and a tweak. Its public key is [`tweaked`] of this one's; who learns it and the tweak
+    /// has this one too.
+    pub fn tweaked(&self, tweak: &Digest) -> Result<Self, EvidenceError> {
+        let tweak = Scalar::from_be_bytes(*tweak).map_err(|_| EvidenceError::Secret)?;
+        self.0.add_tweak(&tweak).map(Self).map_err(|_| EvidenceError::Secret)
+    }
     /// Signs a hash.
     pub fn sign(&self, hash: &Digest) -> [u8; 65] {
         let signature = context().sign_ecdsa_recoverable(secp256k1::Message::from_digest(*hash), &self.0);
@@ -261,6 +270,14 @@ impl Drop for EvidenceKey {
     fn drop(&mut self) {
         self.0.non_secure_erase();
     }
+}
+
+/// The public key of [`EvidenceKey::tweaked`], for who has the public key only.
+pub fn tweaked(key: &[u8; 33], tweak: &Digest) -> Result<[u8; 33], EvidenceError> {
+    let key = PublicKey::from_byte_array_compressed(*key).map_err(|_| EvidenceError::Public)?;
+    let tweak = Scalar::from_be_bytes(*tweak).map_err(|_| EvidenceError::Public)?;
+    let tweaked = key.add_exp_tweak(context(), &tweak).map_err(|_| EvidenceError::Public)?;
+    Ok(tweaked.serialize())
 }
 
 /// The key that made a signature.
@@ -297,6 +314,17 @@ mod tests {
         assert_eq!(verify(&[2; 32], &signature, &key.public_key()), Err(EvidenceError::WrongKey));
         assert_eq!(recover(&[1; 32], &[0xff; 65]), Err(EvidenceError::Malformed));
         assert!(EvidenceKey::from_bytes(&[0; 32]).is_err());
+    }
+
+    #[test]
+    fn a_tweaked_key_is_another_one_whose_public_key_anybody_can_work_out() {
+        let key = EvidenceKey::from_bytes(&[7; 32]).unwrap();
+        let other = key.tweaked(&[1; 32]).unwrap();
+        assert_eq!(tweaked(&key.public_key(), &[1; 32]), Ok(other.public_key()));
+        assert_ne!(other.public_key(), key.public_key());
+        assert_ne!(tweaked(&key.public_key(), &[2; 32]), Ok(other.public_key()));
+        assert_eq!(tweaked(&key.public_key(), &[0xff; 32]), Err(EvidenceError::Public));
+        assert_eq!(tweaked(&[0; 33], &[1; 32]), Err(EvidenceError::Public));
     }
 
     #[test]

@@ -124,6 +124,11 @@ impl Params {
     pub fn first_round(&self, now_ms: u64) -> u64 {
         self.round_from(now_ms.saturating_add(3 * self.delay_ms))
     }
+    /// From when on an order may name no round before this one.
+    pub fn named_from(&self, round: u64) -> u64 {
+        let before = round.checked_sub(1).map_or(0, |before| self.t0(before).saturating_add(1));
+        before.saturating_sub(3 * self.delay_ms)
+    }
     /// The first round in which a seat may list an order that it got at `received_ms`: T0 >= that + D.
     pub fn listable_from(&self, received_ms: u64) -> u64 {
         self.round_from(received_ms.saturating_add(self.delay_ms))
@@ -168,6 +173,8 @@ mod tests {
         );
         assert_eq!(P.order_step(), 16);
         assert_eq!((P.first_round(10_000), P.first_round(10_301), P.first_round(0)), (1, 2, 0));
+        assert_eq!([0, 1, 2].map(|round| P.first_round(P.named_from(round))), [0, 1, 2]);
+        assert_eq!([1, 2].map(|round| P.first_round(P.named_from(round) - 1)), [0, 1]);
         assert_eq!((P.listable_from(10_500), P.listable_from(10_501)), (1, 2));
         assert_eq!(P.round_at(11_199), 1);
         assert!(P.t0(2 + P.order_step()) >= P.expiry(2) + 200);

@@ -32,6 +32,7 @@ fn market_records() -> Inputs {
     let certificate = fixture().decided.first().map(|decided| CertificateFile::from(&decided.certificate));
     let generated = certificate.map(|certificate| Generation {
         start_ms: 1,
+        notice_ms: 3_600_000,
         refresh: false,
         proofs_epoch: record.epoch,
         first_round: 9,
@@ -272,7 +273,7 @@ fn spoken() -> BTreeMap<Kind, Inputs> {
         Body::Reply(Reply::Set(listed)),
         Body::Reply(Reply::TwoBundles { seat: 1, versions: [([1; 32], [2; 65]), ([3; 32], [4; 65])] }),
         Body::Propose(crowded_proposal()),
-        Body::DealKey(DealKeyMsg { key: [1; 48] }),
+        Body::DealKey(DealKeyMsg { key: [1; 48], commitment: [2; 32] }),
         Body::Deal(Deal { dealing: vec![1, 2, 3] }),
         Body::Acks(Acks { held: (0..4).map(|seat| [seat; 32]).collect() }),
     ];

@@ -185,7 +185,10 @@ fn points_off_the_subgroup_are_as_good_as_those_in_it() {
     let moved = forge_dealing(&market, &setup, 0, &points, &values(&market, &setup, 0));
     assert_ne!(moved.digest(), honest.digest());
     let run = |first: &Dealing| {
-        let mut players: Vec<_> = (0..4).map(|seat| market.player(&setup, seat)).collect();
+        let mut announced: Vec<_> = (0..4).map(|d| (d, market.dealer(&setup, d).digest())).collect();
+        announced[0].1 = first.digest();
+        let player = |seat| market.player_that_heard(&setup, seat, announced.clone());
+        let mut players: Vec<_> = (0..4).map(player).collect();
         for (player, deal) in players.iter_mut().zip(&market.deal) {
             for dealing in [first.clone(), market.dealing(&setup, 1), market.dealing(&setup, 2)] {
                 player.receive(dealing, deal).unwrap();
@@ -356,9 +359,13 @@ fn dealings_that_cancel_each_other_keep_no_share_from_anybody() {
         *value = support::vectors::scalar_bytes(negative);
     }
     let forged = forge_dealing(&market, &setup, 1, &points, &opposite);
-    let mut players = market.players(&setup, &[0], &[]);
+    let mut announced: Vec<_> = (0..7).map(|d| (d, market.dealer(&setup, d).digest())).collect();
+    announced[1].1 = forged.digest();
+    let player = |seat| market.player_that_heard(&setup, seat, announced.clone());
+    let mut players: Vec<_> = (0..7).map(player).collect();
     for (player, deal) in players.iter_mut().zip(&market.deal) {
         player.receive(forged.clone(), deal).unwrap();
+        player.receive(market.dealing(&setup, 0), deal).unwrap();
         (2..7).for_each(|dealer| player.receive(market.dealing(&setup, dealer), deal).unwrap());
         assert_eq!(player.check(deal), Ok(vec![]), "each value is right");
     }
@@ -369,6 +376,52 @@ fn dealings_that_cancel_each_other_keep_no_share_from_anybody() {
         assert_eq!(made.dealers.len(), 7);
         assert!(made.keys.fits(seat, &share));
     }
+}
+
+#[test]
+fn who_commits_after_others_have_dealt_is_not_acknowledged() {
+    // Seat 3 has opened its values of all other dealings and takes a polynomial with which its own share would be zero.
+    let market = Market::new(4);
+    let setup = market.setup();
+    let mut constant = threshold_crypto::Fr::zero();
+    (0..4).for_each(|dealer| constant.sub_assign(&vectors_scalar(&values(&market, &setup, dealer)[3])));
+    let mut points = market.dealing(&setup, 3).to_bytes()[points_in(&setup)].to_vec();
+    let mut bytes = <G1Affine as CurveAffine>::Uncompressed::empty();
+    bytes.as_mut().copy_from_slice(&points[..96]);
+    let mut first = G1Affine::one().mul(constant);
+    first.add_assign_mixed(&bytes.into_affine().unwrap());
+    points[..96].copy_from_slice(first.into_affine().into_uncompressed().as_ref());
+    let moved = |value: [u8; 32]| {
+        let mut moved = vectors_scalar(&value);
+        moved.add_assign(&constant);
+        support::vectors::scalar_bytes(moved)
+    };
+    let moved: Vec<_> = values(&market, &setup, 3).into_iter().map(moved).collect();
+    let late = forge_dealing(&market, &setup, 3, &points, &moved);
+
+    let honest = |dealer| (dealer, market.dealer(&setup, dealer).digest());
+    let run = |announced: Option<[u8; 32]>| {
+        let announced = (0..3).map(honest).chain(announced.map(|digest| (3, digest)));
+        let announced: Vec<_> = announced.collect();
+        let player = |seat| market.player_that_heard(&setup, seat, announced.clone());
+        let mut players: Vec<_> = (0..4).map(player).collect();
+        for (player, deal) in players.iter_mut().zip(&market.deal) {
+            assert!(!player.announce(3, late.digest()), "after the own dealing");
+            (0..3).for_each(|dealer| player.receive(market.dealing(&setup, dealer), deal).unwrap());
+            player.receive(late.clone(), deal).unwrap();
+            assert_eq!(player.check(deal), Ok(vec![]), "each value is right");
+        }
+        let mut contributions = market.contributions(&setup, &[0, 1, 2], &players);
+        let own = contributions.get_mut(&3).unwrap();
+        own.commitment = late.digest();
+        own.acks[3] = late.digest();
+        players[0].finish(&contributions, None).map(|(made, _)| made.dealers.into_keys().collect::<Vec<_>>())
+    };
+    // Neither where it announced nothing in time, nor where it announced something else.
+    assert_eq!(run(None), Ok(vec![0, 1, 2]));
+    assert_eq!(run(Some(honest(3).1)), Ok(vec![0, 1, 2]));
+    // Had all known it before they dealt, it would count; and then it could not have known what cancels them.
+    assert_eq!(run(Some(late.digest())), Err(DkgError::Identity("the key of a share")));
 }
 
 #[test]

@@ -6,7 +6,9 @@ use crate::generation::{GenerationError, secrets};
 use crate::keys::{Keys, RealKeys};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use vendue_auction_core::keygen::{Generated, KeyGeneration, KeyInput, KeyOutput, Terms, next_record};
+use vendue_auction_core::keygen::{
+    Generated, KeyGeneration, KeyInput, KeyOutput, LEAST_NOTICE_MS, Terms, next_record,
+};
 use vendue_auction_core::{KeyError, MarketRecord, SeatCrypto, SeatKeys};
 use vendue_sealed_bid::dkg::Purpose;
 
@@ -46,7 +48,7 @@ impl Run {
                 KeyOutput::Done(made) => {
                     self.done.insert(to, *made);
                 }
-                KeyOutput::Persist(_) | KeyOutput::Evidence(_) => {}
+                KeyOutput::Persist(_) | KeyOutput::Evidence(_) | KeyOutput::Fruitless { .. } => {}
             }
         }
     }
@@ -71,7 +73,7 @@ impl NextEpoch {
     /// Lets the seats of a market make it.
     pub fn generate(keys: &RealKeys, start_ms: u64) -> Result<Self, GenerationError> {
         let old = keys.record();
-        let terms = Terms::new(&old, Purpose::Key, start_ms)?;
+        let terms = Terms::new(&old, Purpose::Key, start_ms, LEAST_NOTICE_MS)?;
         let mut seats = vec![];
         for seat in 0..old.n() {
             let crypto = Arc::new(keys.seat(seat)?);
@@ -80,7 +82,7 @@ impl NextEpoch {
         let mut run = Run { seats, queue: VecDeque::new(), now: start_ms, done: BTreeMap::new() };
         run.run();
         let first = run.done.get(&0).ok_or(GenerationError::Unfinished)?;
-        let record = next_record(&old, start_ms, first.set, &first.outcome.keys, &first.certificate)?;
+        let record = next_record(&old, &terms, first.set, &first.outcome.keys, &first.certificate)?;
         let mut files = vec![];
         for (seat, made) in run.done {
             let file = keys.seat_file(seat).ok_or(KeyError::Mismatch("seat number"))?;

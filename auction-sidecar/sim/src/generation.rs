@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_auction_core::evidence::message_hash;
 use vendue_auction_core::keygen::{
-    EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError, Terms, TermsError,
-    next_record,
+    DEFAULT_NOTICE_MS, EpochError, Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, RestoreError,
+    Terms, TermsError, Word, next_record,
 };
 use vendue_auction_core::log::LogRecord;
 use vendue_auction_core::proof::{self, Verdict};
@@ -38,11 +38,17 @@ pub enum KeyDeviation {
     Denies,
     /// It makes two contributions.
     TwoContributions,
+    /// It commits when the others have dealt.
+    LateCommitment,
+    /// It deals something else than what it announced.
+    OtherCommitment,
+    /// It keeps its LOCK back until the next attempt, shows it to every second seat only, and votes for nothing.
+    KeepsLock,
 }
 
 impl KeyDeviation {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Silent,
         Self::BadShare,
         Self::Withheld,
@@ -51,6 +57,9 @@ impl KeyDeviation {
         Self::TwoDealings,
         Self::Denies,
         Self::TwoContributions,
+        Self::LateCommitment,
+        Self::OtherCommitment,
+        Self::KeepsLock,
     ];
 }
 
@@ -69,6 +78,8 @@ pub struct Generation {
     pub faulty: BTreeMap<u16, KeyDeviation>,
     /// A seat that is restarted from its log, and when, after the start.
     pub restart: Option<(u16, u64)>,
+    /// A seat that is cut off from then until then, after the start.
+    pub cut_off: Option<(u16, std::ops::Range<u64>)>,
     /// Attempts that are waited for.
     pub attempts: u64,
 }
@@ -148,7 +159,7 @@ struct Run<'g> {
     sent: u64,
     done: BTreeMap<u16, Generated>,
     accused: BTreeSet<u16>,
-    certified: BTreeSet<(u64, [u8; 32])>,
+    certified: BTreeSet<[u8; 32]>,
     violations: Vec<String>,
     trace: Sha256,
 }
@@ -172,7 +183,7 @@ impl<'g> Run<'g> {
         };
         let dealt = deal(&spec, &mut rand_chacha::ChaCha20Rng::seed_from_u64(plan.seed))?;
         let old = dealt.record.record;
-        let terms = Terms::new(&old, Purpose::Key, START)?;
+        let terms = Terms::new(&old, Purpose::Key, START, DEFAULT_NOTICE_MS)?;
         let record = Arc::new(old.clone());
         let crypto: Vec<_> =
             dealt.seats.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
@@ -219,8 +230,9 @@ impl<'g> Run<'g> {
                     Verdict::Guilty { seats, .. } => self.accused.extend(seats),
                     Verdict::Unproven(_) => self.violations.push("a proof proves nothing".into()),
                 },
+                KeyOutput::Fruitless { .. } => {}
                 KeyOutput::Done(made) => {
-                    self.certified.insert((made.certificate.round, made.certificate.root));
+                    self.certified.insert(made.certificate.root);
                     self.done.insert(seat, *made);
                 }
             }
@@ -231,7 +243,11 @@ impl<'g> Run<'g> {
     fn send(&mut self, from: u16, to: u16, bytes: &[u8]) {
         for (late, bytes) in self.deviate(from, to, bytes) {
             self.sent += 1;
-            if number(self.plan.seed, "loss", self.sent) % 100 < self.plan.loss {
+            let is_cut = |(seat, during): &(u16, std::ops::Range<u64>)| {
+                (from == *seat || to == *seat) && during.contains(&(self.now - START))
+            };
+            let is_lost = number(self.plan.seed, "loss", self.sent) % 100 < self.plan.loss;
+            if is_lost || self.plan.cut_off.as_ref().is_some_and(is_cut) {
                 continue;
             }
             let delay = 1 + number(self.plan.seed, "delay", self.sent) % self.plan.delay_ms.max(1);
@@ -262,8 +278,23 @@ impl<'g> Run<'g> {
             (KeyDeviation::TwoContributions, Some(Kind::Bundle)) if every_second => {
                 self.contribution(bytes, |said| said.acks.iter_mut().take(1).for_each(|ack| *ack = [0; 32]))
             }
+            (KeyDeviation::LateCommitment, Some(Kind::DealKey)) => vec![(4 * D, bytes.to_vec())],
+            (KeyDeviation::OtherCommitment, Some(Kind::DealKey)) => self.other_commitment(bytes),
+            (KeyDeviation::KeepsLock, Some(Kind::Commit | Kind::Award)) => vec![],
+            (KeyDeviation::KeepsLock, Some(Kind::Lock)) if every_second => {
+                let period = self.terms.record().params.period_ms;
+                vec![(number(self.plan.seed, "kept", self.sent) % (2 * period), bytes.to_vec())]
+            }
+            (KeyDeviation::KeepsLock, Some(Kind::Lock)) => vec![],
             _ => same,
         }
+    }
+
+    fn other_commitment(&self, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+        let Ok(message) = decode(bytes, self.plan.seats) else { return vec![] };
+        let Body::DealKey(mut announced) = message.body.clone() else { return vec![] };
+        announced.commitment[0] ^= 1;
+        self.sign(message, Body::DealKey(announced))
     }
 
     /// The message with another body, signed by its sender.
@@ -306,8 +337,8 @@ impl<'g> Run<'g> {
     fn contribution(&self, bytes: &[u8], change: impl Fn(&mut Contribution)) -> Vec<(u64, Vec<u8>)> {
         let Ok(message) = decode(bytes, self.plan.seats) else { return vec![] };
         let Body::Bundle(mut bundle) = message.body.clone() else { return vec![] };
-        let Ok(mut said) = Contribution::read(self.terms.setup(), &bundle.payload) else { return vec![] };
-        change(&mut said);
+        let Ok(mut said) = Word::read(self.terms.setup(), &bundle.payload) else { return vec![] };
+        change(&mut said.contribution);
         bundle.payload = said.to_bytes(self.terms.setup());
         self.sign(message, Body::Bundle(bundle))
     }
@@ -374,7 +405,8 @@ impl<'g> Run<'g> {
             if made.outcome.public.len() > f {
                 self.violations.push("more than f shares are public".into());
             }
-            if let Err(error) = next_record(&self.old, START, made.set, &made.outcome.keys, &made.certificate)
+            if let Err(error) =
+                next_record(&self.old, &self.terms, made.set, &made.outcome.keys, &made.certificate)
             {
                 self.violations.push(format!("the next record of seat {seat} is refused: {error}"));
             }
@@ -395,7 +427,7 @@ impl Generation {
     /// All honest and on time.
     pub fn of(seed: u64, seats: u16) -> Self {
         let faulty = BTreeMap::new();
-        Self { seed, seats, loss: 0, delay_ms: D, faulty, restart: None, attempts: 3 }
+        Self { seed, seats, loss: 0, delay_ms: D, faulty, restart: None, cut_off: None, attempts: 3 }
     }
 
     /// Runs it to its end.

@@ -99,6 +99,8 @@ pub struct Report {
     pub splits: BTreeMap<u64, BTreeSet<u16>>,
     /// Processes that were started again.
     pub restarts: u64,
+    /// Clocks that were set while their process was down.
+    pub set_while_down: u64,
     /// Fault proofs that faulty seats made up.
     pub made_up: u64,
     /// Which seat a job was awarded to first, and in which round.
@@ -401,7 +403,8 @@ impl Schedule {
         let views = world.sent.iter().filter(|((kind, _), _)| *kind == Kind::NewView);
         report.new_views = views.map(|(_, count)| count).sum();
         report.messages = world.sent.values().sum();
-        (report.restarts, report.made_up) = (world.restarts, world.watch.made_up());
+        (report.restarts, report.set_while_down) = (world.restarts, world.set_while_down);
+        report.made_up = world.watch.made_up();
         report.splits = world.watch.splits();
         report.rounds = world.watch.rounds() as u64;
         report.trace = world.trace_hash();

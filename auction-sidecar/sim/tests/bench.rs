@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
-use vendue_auction_sim::bench::{Emulated, Matrix, Plan, Stage, run};
+use vendue_auction_sim::bench::{Emulated, Matrix, Plan, Stage, UNFIT, run};
 
 const KEYS: [&str; 13] = [
     "auctions_per_s_core_n100_k1000",
@@ -34,6 +34,7 @@ fn a_short_run_gives_every_key() {
     assert_eq!(report.details.get("n100_k1000 awarded"), Some(&(plan.orders as f64)), "all are served");
     let one = run(&plan, Some("clearing"), |_| ()).unwrap();
     assert!(one.keys.len() == 2 && one.keys.keys().all(|key| key.starts_with("clear_us_per_order_n100")));
+    assert!(one.details.keys().any(|key| key.starts_with(UNFIT)), "{:?}", one.details);
     assert!(run(&plan, Some("nothing"), |_| ()).is_err());
     // HDR 25, root 32, one byte of bitmap, aggregate 48.
     assert_eq!(report.keys.get("certificate_bytes_n100"), Some(&106.0));

@@ -54,6 +54,17 @@ fn i4_a_bundle_that_no_honest_seat_listed() {
 }
 
 #[test]
+fn i4_a_bundle_that_an_honest_seat_lists_and_has_from_somebody_else_only() {
+    // Seat 3 gives its bundle to seat 0, which forwards it, and seat 1 lists it for that.
+    let deviations =
+        vec![(3, Deviation::Only(KindName::Bundle, 1)), (0, Deviation::Replay), (1, Deviation::ClaimAll)];
+    let schedule = Schedule { deviations, trusted: vec![1], synchronous_from: None, ..Schedule::four(47) };
+    let violations = schedule.run().unwrap().violations;
+    let not_had = "a bundle of seat 3 is in no honest SET in time";
+    assert!(violations.iter().any(|v| v.invariant == "I4" && v.what.ends_with(not_had)), "{violations:?}");
+}
+
+#[test]
 fn i5_a_bundle_in_time_that_is_left_out() {
     let broken = broken(&trusted((0..4).map(|seat| (seat, Deviation::Omit(0))).collect()));
     assert!(broken.contains("I5"), "{broken:?}");

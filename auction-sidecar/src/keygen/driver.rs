@@ -30,6 +30,8 @@ const LONGEST: Duration = Duration::from_millis(250);
 const ANSWER: Duration = Duration::from_secs(3);
 /// Shortest stay of a seat that has nothing to wait for: its last answer is to arrive.
 const LEAVE_MS: u64 = 500;
+/// How long a seat that comes when all attempts are over looks for somebody who has the keys, at most.
+const LOOKS_MS: u64 = 60_000;
 /// How often the log says what is waited for.
 const REPORT_MS: u64 = 10_000;
 
@@ -65,6 +67,8 @@ pub(super) struct Driver<'p> {
     folder: Folder,
     keys: KeysFile,
     stay_ms: u64,
+    /// When a seat without a key gives up.
+    gives_up_ms: u64,
     words: Words,
     progress: &'p watch::Sender<Progress>,
     /// The certified key, until it is stored.
@@ -86,10 +90,17 @@ fn certificate_of(next: &MarketRecord) -> Option<Certificate> {
     next.generation.as_ref()?.certificate.certificate(next.n()).ok()
 }
 
+/// When a seat without a key gives up: some time after the last attempt, or after it came, if it came later.
+pub(super) fn gives_up_ms(ends_ms: u64, came_ms: u64, stay_ms: u64) -> u64 {
+    ends_ms.max(came_ms).saturating_add(stay_ms.min(LOOKS_MS))
+}
+
 impl<'p> Driver<'p> {
     pub(super) fn new(parts: Parts, progress: &'p watch::Sender<Progress>) -> Result<Self, GenerateError> {
         let Parts { old, terms, seat, generation, log, proofs, net, folder, keys, stay } = parts;
-        let next = folder.record(&old, terms.start_ms())?;
+        let next = folder.record(&old, &terms)?;
+        let stay_ms = u64::try_from(stay.as_millis()).unwrap_or(u64::MAX);
+        let gives_up_ms = gives_up_ms(terms.ends_ms(), now_ms(), stay_ms);
         let mut driver = Self {
             words: Words::new(terms.record().clone(), seat),
             old,
@@ -101,7 +112,8 @@ impl<'p> Driver<'p> {
             net,
             folder,
             keys,
-            stay_ms: u64::try_from(stay.as_millis()).unwrap_or(u64::MAX),
+            stay_ms,
+            gives_up_ms,
             progress,
             made: None,
             next,
@@ -130,6 +142,7 @@ impl<'p> Driver<'p> {
         let (answered, mut answers) = mpsc::channel(usize::from(self.old.n()).max(1));
         tokio::pin!(stop);
         self.give(KeyInput::Tick).await?;
+        self.tell_stored().await?;
         loop {
             if self.generation.next_wake().is_some_and(|at| at <= now_ms()) {
                 self.give(KeyInput::Tick).await?;
@@ -209,6 +222,9 @@ impl<'p> Driver<'p> {
             }
             KeyOutput::Send { to, bytes } => self.net.send(MemberId::Seat(to), Bytes::from(bytes)),
             KeyOutput::Evidence(proof) => self.proofs.keep(*proof),
+            KeyOutput::Fruitless { attempt, reason } => {
+                tracing::warn!(attempt, %reason, "an attempt made no key; another one follows");
+            }
             KeyOutput::Done(made) => self.certified(made),
             // Taken out before.
             KeyOutput::Persist(_) => {}
@@ -271,13 +287,29 @@ impl<'p> Driver<'p> {
             self.progress.send_modify(|progress| progress.finish(seat, self.terms.record()));
         }
         if let Some(certificate) = heard.filter(|_| !self.has_certificate()) {
-            let body = Body::Cert(Cert { root: certificate.root, quorum: certificate.quorum });
-            let (market, epoch) = (self.terms.record().short_id(), certificate.epoch);
-            let header = Header { kind: Kind::Cert, market, epoch, round: certificate.round, seat };
-            let bytes = Message { header, body, signature: None }.encode();
-            self.give(KeyInput::Message { from: seat, bytes }).await?;
+            self.tell(seat, certificate).await?;
         }
         Ok(true)
+    }
+
+    /// Gives the state machine a certificate as a seat's message.
+    async fn tell(&mut self, seat: u16, certificate: Certificate) -> Result<(), GenerateError> {
+        let body = Body::Cert(Cert { root: certificate.root, quorum: certificate.quorum });
+        let (market, epoch) = (self.terms.record().short_id(), certificate.epoch);
+        let header = Header { kind: Kind::Cert, market, epoch, round: certificate.round, seat };
+        let bytes = Message { header, body, signature: None }.encode();
+        self.give(KeyInput::Message { from: seat, bytes }).await
+    }
+
+    /// What is stored of a certified key, where the process ended before its keys were.
+    async fn tell_stored(&mut self) -> Result<(), GenerateError> {
+        let stored = self.next.as_ref().and_then(certificate_of).filter(|_| !self.has_certificate());
+        let Some(certificate) = stored else { return Ok(()) };
+        let signer = certificate.quorum.signers.iter().find(|signer| *signer != self.seat);
+        match signer {
+            Some(signer) => self.tell(signer, certificate).await,
+            None => Ok(()),
+        }
     }
 
     /// Stores record and keys as soon as it is clear which certificate the record carries.
@@ -292,7 +324,7 @@ impl<'p> Driver<'p> {
         let next = match self.next.take() {
             Some(next) => next,
             None => {
-                let next = next_record(&self.old, self.terms.start_ms(), set, &outcome.keys, &chosen)?;
+                let next = next_record(&self.old, &self.terms, set, &outcome.keys, &chosen)?;
                 self.folder.write_record(&next)?;
                 next
             }
@@ -322,9 +354,14 @@ impl<'p> Driver<'p> {
     fn end(&mut self) -> Result<Option<MarketRecord>, GenerateError> {
         let now = now_ms();
         let Some(finished) = self.finished_ms else {
-            let is_over = now > self.terms.ends_ms() && self.made.is_none();
+            if now <= self.gives_up_ms || self.made.is_some() {
+                return Ok(None);
+            }
             let waiting_for = || self.progress.borrow().waits_for(self.terms.record());
-            return if is_over { Err(GenerateError::NoKey { waiting_for: waiting_for() }) } else { Ok(None) };
+            return Err(match &self.next {
+                Some(_) => GenerateError::NoKeys(self.folder.record_path()),
+                None => GenerateError::NoKey { waiting_for: waiting_for() },
+            });
         };
         let open = self.open();
         if open.is_empty() {

@@ -9,6 +9,7 @@ use vendue_sealed_bid::dkg::DkgError;
 use crate::keys::KeysError;
 use crate::log::LogDirError;
 use crate::net::StartError;
+use crate::new_file::NewFileError;
 
 /// Why there are no new keys.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum GenerateError {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// A file that is written once.
+    #[error(transparent)]
+    NewFile(#[from] NewFileError),
     /// The market record is refused.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -40,9 +44,31 @@ pub enum GenerateError {
     /// An address is given for a seat that is not in the record.
     #[error("--seat names {0:?}, which is no seat of the market record")]
     UnknownSeat(String),
-    /// An address or peer id of the record does not parse.
-    #[error(transparent)]
-    Members(Box<crate::run::RunError>),
+    /// A seat has two addresses.
+    #[error("--seat names {0:?} twice; accepted: one address for each seat")]
+    SeatTwice(String),
+    /// A seat has no address.
+    #[error(
+        "--seat is missing for {0}; accepted: {0}=MULTIADDR, where its generate-keys is reached, for every other seat. At its \
+        address in the market record its running seat listens"
+    )]
+    NoAddress(String),
+    /// A seat is to be reached where one runs.
+    #[error(
+        "--seat {seat}={address}: there the running seat of {runs} listens, says the market record; accepted: an address at \
+        which generate-keys of {seat} listens, with a port of its own"
+    )]
+    RunningSeat {
+        /// The seat.
+        seat: String,
+        /// Its address.
+        address: String,
+        /// Who runs there.
+        runs: String,
+    },
+    /// The identities of this generation cannot be made.
+    #[error("make the transport identities of the key generation: {0}")]
+    Link(String),
     /// There can be no such generation.
     #[error(transparent)]
     Terms(#[from] TermsError),
@@ -60,6 +86,30 @@ pub enum GenerateError {
         "{0} belongs to another key generation: another market record, seat or --start; give another --out"
     )]
     OtherGeneration(PathBuf),
+    /// The seat makes these keys in another folder.
+    #[error(
+        "{marker}: this seat makes the keys of this --start in {other}; in {out} it would have other secrets and contradict \
+        itself. Give --out {other}; or, before the start and if no process works there, remove that folder and the marker"
+    )]
+    OtherFolder {
+        /// What says so.
+        marker: PathBuf,
+        /// The folder.
+        other: PathBuf,
+        /// The one that was given.
+        out: PathBuf,
+    },
+    /// The marker cannot be written.
+    #[error(
+        "create {path}: {source}. It keeps a second --out of this generation out; give --marker-dir a folder that can be written \
+        and outlives the process"
+    )]
+    Marker {
+        /// The marker.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// There was a process here, and its secrets are gone.
     #[error(
         "{0} holds the log of a key generation without its secrets: this seat cannot go on with it. Agree on a new --start, \
@@ -119,6 +169,11 @@ pub enum GenerateError {
         /// What it waited for, in words.
         waiting_for: String,
     },
+    /// The record is stored, and who has what this seat's keys are made of was not there.
+    #[error(
+        "{0} is stored, and the keys are not: nobody was there who has what they are made of. Run the same command again while         others stay (--stay-seconds)"
+    )]
+    NoKeys(PathBuf),
     /// There is a key, but this seat has no share of it.
     #[error(
         "the seats made a key, and {0} is its record, but this seat has no share of it: in the next epoch it could open nothing. \

@@ -8,16 +8,16 @@
 //!   keys.json         the cluster's keys with the new share
 //! ```
 //! Invariants: a file under one of these names is whole and durable; none is ever replaced; those with secrets can be read by
-//! their owner only.
+//! their owner only; no other folder of this machine has secrets of the same generation and seat.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vendue_auction_core::MarketRecord;
-use vendue_auction_core::keygen::{KeySecrets, check_next};
+use vendue_auction_core::keygen::{KeySecrets, Terms, check_next};
 use vendue_auction_core::secret::{self, SecretBytes};
 use vendue_market::Digest;
 use vendue_market::encode::hex_array;
@@ -25,6 +25,8 @@ use vendue_sealed_bid::dkg::{DealKey, DealerSeed};
 use zeroize::Zeroizing;
 
 use super::GenerateError;
+use super::marker::Marker;
+use crate::new_file;
 
 const SECRETS: &str = "secrets.json";
 const RECORD: &str = "next-record.json";
@@ -46,6 +48,7 @@ struct SecretsFile {
 /// The folder, while this process has it.
 pub(super) struct Folder {
     dir: PathBuf,
+    marker: Marker,
     _lock: File,
 }
 
@@ -62,12 +65,15 @@ fn random() -> Result<SecretBytes, GenerateError> {
 
 impl Folder {
     /// Makes the folder, or takes the one that is there, and keeps other processes out of it.
-    pub(super) fn open(dir: &Path) -> Result<Self, GenerateError> {
+    pub(super) fn open(dir: &Path, marker: Marker) -> Result<Self, GenerateError> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail("create folder", dir))?;
         let path = dir.join("LOCK");
         let lock = OpenOptions::new().create(true).append(true).open(&path).map_err(fail("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => {
+                new_file::remove_unfinished(dir)?;
+                Ok(Self { dir: dir.to_owned(), marker, _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => Err(GenerateError::InUse(dir.to_owned())),
             Err(TryLockError::Error(source)) => Err(fail("lock", &path)(source)),
         }
@@ -112,6 +118,7 @@ impl Folder {
         if now_ms >= start_ms {
             return Err(GenerateError::Past { late_ms: now_ms - start_ms });
         }
+        self.marker.claim(&self.dir)?;
         let (dealer_seed, deal_key_seed) = (random()?, random()?);
         let fresh = SecretsFile { generation: *generation, seat, dealer_seed, deal_key_seed };
         let json = secret::to_json(&fresh).map_err(GenerateError::Encode)?;
@@ -133,14 +140,15 @@ impl Folder {
     pub(super) fn forget(&self) -> Result<(), GenerateError> {
         let path = self.dir.join(SECRETS);
         fs::remove_file(&path).map_err(fail("remove", &path))?;
-        self.sync()
+        new_file::sync(&self.dir)?;
+        self.marker.remove()
     }
 
     /// The next record, where it is stored; it must follow from this generation.
     pub(super) fn record(
         &self,
         old: &MarketRecord,
-        start_ms: u64,
+        terms: &Terms,
     ) -> Result<Option<MarketRecord>, GenerateError> {
         let path = self.record_path();
         if !exists(&path)? {
@@ -149,8 +157,8 @@ impl Folder {
         let text = fs::read_to_string(&path).map_err(fail("read", &path))?;
         let next: Option<MarketRecord> = serde_json::from_str(&text).ok();
         let fits = |next: &MarketRecord| {
-            let started = next.generation.as_ref().map(|made| made.start_ms);
-            started == Some(start_ms) && check_next(old, next).is_ok()
+            let made = next.generation.as_ref().map(|made| (made.start_ms, made.notice_ms));
+            made == Some((terms.start_ms(), terms.notice_ms())) && check_next(old, next).is_ok()
         };
         next.filter(fits).map(Some).ok_or(GenerateError::Exists(path))
     }
@@ -167,28 +175,12 @@ impl Folder {
         self.write_new(KEYS, json, 0o600)
     }
 
-    /// Writes a file under a name that nobody reads, and gives it its own when it is durable. The lock keeps others from
-    /// making that name meanwhile.
     fn write_new(&self, name: &str, data: &[u8], mode: u32) -> Result<(), GenerateError> {
-        let (path, unfinished) = (self.dir.join(name), self.dir.join(format!(".{name}.unfinished")));
-        if exists(&path)? {
-            return Err(GenerateError::Exists(path));
+        let path = self.dir.join(name);
+        match new_file::write_new(&path, data, mode) {
+            Err(error) if error.is_there() => Err(GenerateError::Exists(path)),
+            written => Ok(written?),
         }
-        match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(fail("remove", &unfinished)(error));
-            }
-            _ => {}
-        }
-        let options = OpenOptions::new().create_new(true).write(true).mode(mode).open(&unfinished);
-        let mut file = options.map_err(fail("create", &unfinished))?;
-        file.write_all(data).and_then(|()| file.sync_all()).map_err(fail("write", &unfinished))?;
-        fs::rename(&unfinished, &path).map_err(fail("rename to", &path))?;
-        self.sync()
-    }
-
-    fn sync(&self) -> Result<(), GenerateError> {
-        File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(fail("sync folder", &self.dir))
     }
 }
 

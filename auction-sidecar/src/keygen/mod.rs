@@ -8,11 +8,13 @@
 //! Inputs: the market record, the cluster's keys, a start that all operators agreed on. Outputs: the cluster's keys with the
 //! new share, and the record of the next epoch, the same at every seat. Invariants: secrets are stored before anything is
 //! said, and what is said is durable before it is sent, so that a process that was stopped goes on from its folder; existing
-//! keys and records are never replaced.
+//! keys and records are never replaced; on the network the seats have other identities than in the running market.
 
 mod driver;
 mod error;
 mod folder;
+mod links;
+mod marker;
 mod progress;
 mod words;
 
@@ -30,13 +32,16 @@ use zeroize::Zeroizing;
 
 use crate::args::GenerateKeysArgs;
 use crate::engine::now_ms;
-use crate::keys::{Keys, KeysFile};
+use crate::keys::{Keys, KeysError, KeysFile};
 use crate::log::{Appender, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
-use crate::net::{self, MemberId, Members, NetConfig};
+use crate::net::{self, MemberId, NetConfig};
+use crate::sign_record::signed_beside;
+use crate::times;
 use driver::{Driver, Parts};
 pub use error::GenerateError;
 use folder::Folder;
+use marker::Marker;
 pub use progress::Progress;
 
 /// What a generation has come to.
@@ -56,32 +61,47 @@ pub async fn run(args: &GenerateKeysArgs) -> Result<Generated, GenerateError> {
     generate(args, &progress, crate::signals::terminated()).await
 }
 
+/// What the seat has and what it is about.
+struct Inputs {
+    old: Arc<MarketRecord>,
+    /// The cluster's keys, as they are stored.
+    file: KeysFile,
+    /// Those of its seat.
+    keys: SeatKeys,
+    terms: Terms,
+}
+
+impl Inputs {
+    fn read(args: &GenerateKeysArgs) -> Result<Self, GenerateError> {
+        let old = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
+        let text = Zeroizing::new(read(&args.keys)?);
+        let refused = |source| GenerateError::Keys { path: args.keys.clone(), source };
+        let keys = Keys::from_json(&text, &old).map_err(refused)?;
+        let keys = keys.seat.ok_or_else(|| GenerateError::NoSeat(args.keys.clone()))?;
+        let file = secret::from_json(&text).map_err(|reason| refused(KeysError::Parse(reason)))?;
+        let terms = Terms::new(&old, Purpose::Key, args.start, args.notice)?;
+        Ok(Self { old, file, keys, terms })
+    }
+}
+
 /// Makes the keys, until they are stored or `stop` comes.
 pub async fn generate(
     args: &GenerateKeysArgs,
     progress: &watch::Sender<Progress>,
     stop: impl Future<Output = ()>,
 ) -> Result<Generated, GenerateError> {
-    let old = Arc::new(SignedMarketRecord::from_json(&read(&args.market_record)?)?.record);
-    let text = Zeroizing::new(read(&args.keys)?);
-    let refused = |source| GenerateError::Keys { path: args.keys.clone(), source };
-    let keys = Keys::from_json(&text, &old).map_err(refused)?;
-    let seat_keys = keys.seat.ok_or_else(|| GenerateError::NoSeat(args.keys.clone()))?;
-    let parse = |reason| refused(crate::keys::KeysError::Parse(reason));
-    let file: KeysFile = secret::from_json(&text).map_err(parse)?;
-    let terms = Terms::new(&old, Purpose::Key, args.start)?;
-    let seat = seat_keys.seat;
-    let folder = Folder::open(&args.out)?;
-    let (generation, log) = restore(&folder, &old, &terms, seat_keys)?;
+    let Inputs { old, file, keys, terms } = Inputs::read(args)?;
+    let seat = keys.seat;
+    tell(&old, &terms);
+    warn_of_later(args, &old);
+    let members = links::members(&old, &terms, seat, &args.seats)?;
+    let keypair = links::keypair(&terms, &keys)?;
+    let folder = Folder::open(&args.out, marker(args, &terms, seat))?;
+    let (generation, log) = restore(&folder, &old, &terms, keys)?;
     let metrics = Arc::new(Metrics::new()?);
     let proofs = ProofKeeper::start(Some(folder.log_path()), vec![terms.record().clone()], metrics.clone())?;
-    let net = net::start(NetConfig {
-        members: members(terms.record(), &args.seats, keys.transport.public().to_peer_id())?,
-        keypair: keys.transport,
-        own: vec![MemberId::Seat(seat)],
-        listen: args.p2p_listen.clone(),
-        metrics,
-    })?;
+    let (own, listen) = (vec![MemberId::Seat(seat)], args.p2p_listen.clone());
+    let net = net::start(NetConfig { keypair, members, own, listen, metrics })?;
     let (record, stored) = (folder.record_path(), folder.keys_path());
     let parts = Parts {
         old,
@@ -105,9 +125,42 @@ pub async fn generate(
     Ok(Generated { next: result?, record, keys: stored })
 }
 
+/// What keeps a second folder out of this generation.
+fn marker(args: &GenerateKeysArgs, terms: &Terms, seat: u16) -> Marker {
+    let beside_the_keys = || args.keys.parent().unwrap_or(Path::new("")).to_owned();
+    let dir = args.marker_dir.clone().unwrap_or_else(beside_the_keys);
+    Marker::new(&dir, terms.record().market, seat)
+}
+
 fn read(path: &Path) -> Result<String, GenerateError> {
     let fail = |source| GenerateError::File { operation: "read", path: path.to_owned(), source };
     std::fs::read_to_string(path).map_err(fail)
+}
+
+/// Says what the operators have agreed on.
+fn tell(old: &MarketRecord, terms: &Terms) {
+    let (now, first_round) = (now_ms(), terms.first_round());
+    let (start, begins) = (terms.start_ms(), old.params.t0(first_round));
+    tracing::info!(
+        start = %times::time(start), starts = %times::how_far(start, now), attempts = terms.attempts(), first_round,
+        begins = %times::time(begins), "keys are to be made"
+    );
+}
+
+/// Records of later epochs than the one that is taken for the present one.
+fn later(args: &GenerateKeysArgs, old: &MarketRecord) -> Vec<(PathBuf, u32)> {
+    let mut all = signed_beside(&args.market_record);
+    all.extend(signed_beside(&args.out));
+    all.retain(|(_, record)| record.market == old.market && record.epoch > old.epoch);
+    all.into_iter().map(|(path, record)| (path, record.epoch)).collect()
+}
+
+/// Keys that are made once more from an old record fit it in everything, but their epoch has a record already.
+fn warn_of_later(args: &GenerateKeysArgs, old: &MarketRecord) {
+    for (path, later) in later(args, old) {
+        let (record, epoch) = (args.market_record.display(), old.epoch);
+        tracing::warn!(%record, epoch, found = %path.display(), later, "there is a later record than the one given");
+    }
 }
 
 /// The seat's part in the generation, as its folder has it.
@@ -125,21 +178,6 @@ fn restore(
     let crypto = Arc::new(SeatCrypto::new(old.clone(), keys));
     let generation = KeyGeneration::restore(terms.clone(), seat, crypto, secrets, now_ms(), &found.records)?;
     Ok((generation, log))
-}
-
-/// The seats, at other addresses than in the record where these are given.
-fn members(
-    record: &MarketRecord,
-    elsewhere: &[(String, libp2p::Multiaddr)],
-    own: libp2p::PeerId,
-) -> Result<Members, GenerateError> {
-    let mut record = record.clone();
-    for (name, address) in elsewhere {
-        let seat = record.seats.iter_mut().find(|seat| seat.provider == *name);
-        let seat = seat.ok_or_else(|| GenerateError::UnknownSeat(name.clone()))?;
-        seat.addresses = vec![address.to_string()];
-    }
-    crate::run::members(&record, own).map_err(|error| GenerateError::Members(Box::new(error)))
 }
 
 #[cfg(test)]

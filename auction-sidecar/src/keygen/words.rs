@@ -1,7 +1,7 @@
 //! What the seats tell each other once the key is certified: which certificate each has, and who has finished.
 //!
-//! Each seat aggregates the votes that it got first, so seats come to different certificates of one key, and the next record
-//! carries one of them. Here they choose the same one: the first in a fixed order of all that seats have, once all have said
+//! Each seat aggregates the votes that it got first, and an attempt may certify the key of an earlier one again, so seats come to
+//! different certificates of one key, and the next record carries one of them. Here they choose the same one: the first in a fixed order of all that seats have, once all have said
 //! theirs or the attempt has expired; and who comes later takes what the others have stored.
 //!
 //! Inputs: words of the other seats, the own certificate, the time. Outputs: the own word, the choice, whether all have
@@ -56,10 +56,11 @@ pub(super) struct Words {
     told: BTreeSet<u16>,
 }
 
-/// The order of certificates of one key: more signers first, then by their bytes.
+/// The order of certificates of one key: earlier attempts first, then more signers, then by their bytes.
 fn rank(certificate: &Certificate) -> impl Ord + use<> {
     let signers = &certificate.quorum.signers;
-    (signers.len(), Reverse((signers.bitmap(), certificate.quorum.aggregate)))
+    let bytes = Reverse((signers.bitmap(), certificate.quorum.aggregate));
+    (Reverse(certificate.round), signers.len(), bytes)
 }
 
 impl Words {
@@ -127,8 +128,7 @@ impl Words {
     /// The certificate for the next record, as soon as it can be said.
     pub(super) fn choose(&self, now_ms: u64) -> Option<Certificate> {
         let (own, until) = self.own.as_ref()?;
-        let same_key =
-            |said: &&Said| (said.certificate.root, said.certificate.round) == (own.root, own.round);
+        let same_key = |said: &&Said| said.certificate.root == own.root;
         let others: Vec<&Said> = self.said.values().filter(same_key).collect();
         let stored = |certificate: &Certificate| {
             others.iter().filter(|said| said.finished && said.certificate == *certificate).count()

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 use vendue_auction_core::log::LogRecord;
-use vendue_auction_core::wire::{Header, Kind};
+use vendue_auction_core::wire::{Body, Header, Kind, decode};
 use vendue_auction_core::{Params, SeatOutput};
 use vendue_market::encode::Reader;
 
@@ -113,16 +113,26 @@ pub struct Gate {
 /// T1; one that leaves later is there only if the rest takes less than its bound. So the seat's own part, the disk
 /// included, may take half of D, and half of D stays for the rest. What is held back is no evidence, it only does not count.
 ///
+/// A bundle that names no order is nobody's evidence, for nothing is lost with it. It may leave until T1: a seat that the
+/// bundles of others wake is later than they are by a way and a disk, and without its bundle no round is final at once.
+///
 /// A SET after view 0 has no vote to follow, and the seat's NEWVIEW shows it.
 fn deadline(params: &Params, records: &[LogRecord], output: &SeatOutput) -> Option<u64> {
     let SeatOutput::Broadcast(bytes) = output else { return None };
     let is_new = records.iter().any(|r| matches!(r, LogRecord::Said { bytes: said, .. } if said == bytes));
     let header = is_new.then(|| header(output)).flatten()?;
     match header.kind {
+        Kind::Bundle if names_no_order(bytes) => Some(params.t1(header.round)),
         Kind::Bundle => Some(params.t0(header.round).saturating_add(params.delay_ms / 2)),
         Kind::Set => Some(params.t3(header.round)),
         _ => None,
     }
+}
+
+fn names_no_order(bundle: &[u8]) -> bool {
+    // How many seats there are is nothing to a bundle.
+    let body = decode(bundle, u16::MAX).map(|message| message.body);
+    matches!(body, Ok(Body::Bundle(bundle)) if bundle.order_view.is_empty())
 }
 
 impl Gate {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use vendue_auction_core::evidence::message_hash;
 use vendue_auction_core::log::{HEAD_LEN, LogRecord, SegmentHead, read_segment};
 use vendue_auction_core::proof::{Double, FaultProof, Signed};
-use vendue_auction_core::wire::{Body, Header, Kind, Message, SetMsg};
+use vendue_auction_core::wire::{Body, Bundle, Header, Kind, Message, SetMsg};
 use vendue_auction_core::{MarketRecord, SeatOutput, SignedMarketRecord};
 
 use super::files::{self, segments};
@@ -437,6 +437,37 @@ fn a_bundle_or_set_that_the_disk_kept_too_long_is_not_said_and_is_counted() {
     assert_eq!(passes(again(), t3 + 1), 0, "what was not said is not said later");
     assert_eq!(passes(said(Kind::Lock, 7), t3 + 1), 1, "a vote is never too late");
     assert_eq!(metrics.dropped_count("log_late"), 5);
+}
+
+#[test]
+fn a_bundle_that_names_no_order_may_leave_until_t1() {
+    let rig = Rig::new();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let (mut gate, disk) = Gate::before_test_disk(rig.record.params, metrics.clone());
+    let params = rig.record.params;
+    let (mut round, mut calls) = (0, 0);
+    let mut passes = |orders: &[[u8; 32]], after_t0| {
+        round += 1;
+        let header = Header {
+            kind: Kind::Bundle,
+            market: rig.record.short_id(),
+            epoch: rig.record.epoch,
+            round,
+            seat: 1,
+        };
+        let order_view = orders.to_vec().into();
+        let body = Body::Bundle(Bundle { order_view, u: [0; 48], v: [0; 32], payload: vec![0; 16] });
+        let bytes = Message { header, body, signature: Some([0; 65]) }.encode();
+        let record = LogRecord::Said { at_ms: 1, bytes: bytes.clone() };
+        gate.pass(vec![persist(record), SeatOutput::Broadcast(bytes)]);
+        calls += 1;
+        disk.sync(calls);
+        gate.released(params.t0(round) + after_t0).len()
+    };
+    // D is 100 ms.
+    assert_eq!([50, 51, 100].map(|after_t0| passes(&[[7; 32]], after_t0)), [1, 0, 0]);
+    assert_eq!([50, 51, 100, 101].map(|after_t0| passes(&[], after_t0)), [1, 1, 1, 0]);
+    assert_eq!(metrics.dropped_count("log_late"), 3);
 }
 
 /// A SET of seat 3, signed twice with different content.

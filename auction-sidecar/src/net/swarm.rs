@@ -71,6 +71,8 @@ struct Link {
     next_dial: Instant,
     backoff: Duration,
     dialing: bool,
+    /// Whether the log has said that somebody else answers there.
+    told: bool,
     round: Bucket,
     requests: Bucket,
 }
@@ -83,6 +85,7 @@ impl Link {
             next_dial: now,
             backoff: DIAL_FIRST,
             dialing: false,
+            told: false,
             round: Bucket::new(500, 4000, now),
             requests: Bucket::new(300, 600, now),
         }
@@ -291,7 +294,7 @@ impl Task {
             link.connections.iter().filter(|(_, at)| now - **at > SIMULTANEOUS).map(|(c, _)| *c).collect();
         let first = link.connections.is_empty();
         link.connections.insert(connection, now);
-        (link.dialing, link.backoff) = (false, DIAL_FIRST);
+        (link.dialing, link.told, link.backoff) = (false, false, DIAL_FIRST);
         let outbox: Vec<_> = link.outbox.drain(..).collect();
         // The peer came back before its old connection timed out.
         for connection in stale {
@@ -325,8 +328,11 @@ impl Task {
         link.dialing = false;
         link.next_dial = Instant::now() + jitter(link.backoff);
         link.backoff = (link.backoff * 2).min(DIAL_CAP);
-        if matches!(error, DialError::WrongPeerId { .. }) {
+        if let DialError::WrongPeerId { address, .. } = error {
             self.metrics.dropped("foreign_peer");
+            if !std::mem::replace(&mut link.told, true) {
+                tracing::warn!(member = %id, %address, "somebody else answers at this address");
+            }
         }
         tracing::debug!(member = %id, %error, "dial failed");
     }

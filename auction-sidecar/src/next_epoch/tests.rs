@@ -5,7 +5,7 @@ use std::fs;
 
 use vendue_auction_core::evidence::{EvidenceKey, record_hash};
 use vendue_auction_core::keygen::{
-    Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, Terms, next_record,
+    Generated, KeyGeneration, KeyInput, KeyOutput, KeySecrets, LEAST_NOTICE_MS, Terms, next_record,
 };
 use vendue_auction_core::secret;
 use vendue_sealed_bid::dkg::{DealKey, DealerSeed, Purpose};
@@ -63,10 +63,10 @@ impl Market {
     /// Makes the key and writes what an operator gives each process.
     fn generate(&mut self) {
         let record = Arc::new(self.current.record.clone());
-        let made = generate(&record, (0..4).map(|seat| self.keys(seat)).collect());
+        let made = generate(&record, &terms(&record), (0..4).map(|seat| self.keys(seat)).collect());
         let first = &made[&0];
-        self.next =
-            next_record(&record, start(&record), first.set, &first.outcome.keys, &first.certificate).unwrap();
+        self.next = next_record(&record, &terms(&record), first.set, &first.outcome.keys, &first.certificate)
+            .unwrap();
         self.write("next.json", &sign(&self.issuer, self.next.clone()).to_json());
         for (seat, made) in made {
             let keys = SeatKeys { share: made.share.unwrap(), ..self.keys(seat) };
@@ -100,10 +100,26 @@ fn sign(issuer: &EvidenceKey, record: MarketRecord) -> SignedMarketRecord {
     SignedMarketRecord { record, issuer_key: issuer.public_key(), signature }
 }
 
+pub(crate) fn terms(record: &MarketRecord) -> Terms {
+    Terms::new(record, Purpose::Key, start(record), LEAST_NOTICE_MS).unwrap()
+}
+
+/// The record that follows, with keys that the seats begin to make so long after the market's first round.
+pub(crate) fn generated(record: &MarketRecord, keys: Vec<SeatKeys>, after_ms: u64) -> MarketRecord {
+    let start = record.params.genesis_ms + after_ms;
+    let terms = Terms::new(record, Purpose::Key, start, LEAST_NOTICE_MS).unwrap();
+    let made = generate(&Arc::new(record.clone()), &terms, keys);
+    let first = &made[&0];
+    next_record(record, &terms, first.set, &first.outcome.keys, &first.certificate).unwrap()
+}
+
 /// The seats' key generation on a network that delivers at once.
-fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Generated> {
-    let begins = start(record);
-    let terms = Terms::new(record, Purpose::Key, begins).unwrap();
+pub(crate) fn generate(
+    record: &Arc<MarketRecord>,
+    terms: &Terms,
+    keys: Vec<SeatKeys>,
+) -> BTreeMap<u16, Generated> {
+    let begins = terms.start_ms();
     let mut seats: Vec<_> = keys
         .into_iter()
         .map(|keys| {
@@ -131,7 +147,7 @@ fn generate(record: &Arc<MarketRecord>, keys: Vec<SeatKeys>) -> BTreeMap<u16, Ge
                     KeyOutput::Done(made) => {
                         done.insert(to, *made);
                     }
-                    KeyOutput::Persist(_) | KeyOutput::Evidence(_) => {}
+                    KeyOutput::Persist(_) | KeyOutput::Evidence(_) | KeyOutput::Fruitless { .. } => {}
                 }
             }
         }

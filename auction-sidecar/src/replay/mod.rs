@@ -1,10 +1,11 @@
 //! `vendue-auction replay`: rounds once more from a seat's log, what the seat decided in each, and why each order went
 //! where it did.
 //!
-//! Inputs: a log or a part of one, and the market record. Output: text or JSON, and whether the seat signed what follows
-//! from what it was given. Invariant: nothing is asked of anybody, and no secret is needed; a round of which the log has
-//! lost the beginning is not held against the seat.
+//! Inputs: a log or a part of one, and the market records of its epochs. Output: text or JSON, and whether the seat signed what
+//! follows from what it was given. Invariant: nothing is asked of anybody, and no secret is needed; a round of which the log has
+//! lost the beginning, or of whose epoch there is no record, is not held against the seat.
 
+mod records;
 mod report;
 
 use std::collections::BTreeSet;
@@ -12,11 +13,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use vendue_auction_core::log::{LogRecord, ReplayError, SEED_LEN, SegmentHead, encode_frame, replay};
-use vendue_auction_core::{MarketRecord, RecordError, SignedMarketRecord};
+use vendue_auction_core::{MarketRecord, RecordError};
 use vendue_market::tagged_hash;
 
 use crate::args::{ReplayArgs, ReplayForm};
 use crate::log::{Found, LogDirError, read_dir, read_file};
+use records::Records;
 pub use report::{Report, RoundReport};
 
 /// How many rounds ahead of its time a seat takes messages, and one more.
@@ -35,9 +37,25 @@ pub enum ReplayFailure {
         /// Why it failed.
         source: std::io::Error,
     },
-    /// The market record is refused.
-    #[error(transparent)]
-    Record(#[from] RecordError),
+    /// A market record is refused.
+    #[error("{path}: {source}")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: RecordError,
+    },
+    /// There is no market record.
+    #[error("--market-record is missing; accepted: the market record of each epoch that is to be replayed")]
+    NoRecord,
+    /// The market records do not belong together.
+    #[error(
+        "--market-record {0} is of another market or issuer than the first one; accepted: records of one market"
+    )]
+    OtherMarket(PathBuf),
+    /// Two records of one epoch.
+    #[error("--market-record {0} is a second record of epoch {1}; accepted: one record for each epoch")]
+    SameEpoch(PathBuf, u32),
     /// The market has no such seat.
     #[error("market {market} has no seat {seat}; it has {seats}")]
     Seat {
@@ -74,27 +92,29 @@ pub fn run(args: &ReplayArgs) -> Result<(), ReplayFailure> {
 
 /// What the rounds of a log come to; writes them to a file where that is asked for.
 pub fn replayed(args: &ReplayArgs) -> Result<Report, ReplayFailure> {
-    let path = &args.market_record;
-    let text = std::fs::read_to_string(path).map_err(file("read", path))?;
-    let record = Arc::new(SignedMarketRecord::from_json(&text)?.record);
+    let records = Records::read(&args.market_record)?;
+    let record = records.any();
     if record.seat(args.seat).is_none() {
         let (market, seats) = (record.name.clone(), record.n());
         return Err(ReplayFailure::Seat { market, seat: args.seat, seats });
     }
     let read = if args.log.is_dir() { read_dir } else { read_file };
-    let found = read(&args.log, &record, args.seat)?;
+    let found = read(&args.log, record, args.seat)?;
     let rounds = match args.round {
         Some(round) => BTreeSet::from([round]),
         None => found.records.iter().filter_map(LogRecord::round).collect(),
     };
-    let mut report = Report::new(&record, args.seat, found.torn);
+    let mut report = Report::new(record, args.seat, found.torn);
     for round in &rounds {
-        report.rounds.push(replay_round(&record, args.seat, *round, &found));
+        report.add(match records.of_round(*round, &found.records) {
+            Ok(record) => replay_round(record, args.seat, *round, &found),
+            Err(epoch) => RoundReport::without_record(record, *round, epoch),
+        });
     }
     if let Some(path) = &args.export {
         let whole: BTreeSet<u64> =
             report.rounds.iter().filter(|r| !r.is_skipped()).map(|r| r.round).collect();
-        std::fs::write(path, export(&record, args.seat, &whole, &found.records))
+        std::fs::write(path, export(record, args.seat, &whole, &found.records))
             .map_err(file("write", path))?;
     }
     Ok(report)

@@ -1,6 +1,6 @@
 //! Replayed rounds in words and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -20,6 +20,8 @@ pub struct Report {
     provider: String,
     /// Bytes at the end of the log that were never durable; they count for nothing.
     torn_bytes: usize,
+    /// Epochs of rounds in the log of which no market record is given.
+    epochs_without_record: BTreeSet<u32>,
     /// The rounds, ascending.
     pub rounds: Vec<RoundReport>,
 }
@@ -30,11 +32,16 @@ pub struct Report {
 pub struct RoundReport {
     /// The round.
     pub round: u64,
+    /// The epoch that it is of.
+    epoch: u32,
     /// When it began, in milliseconds since 1970.
     starts_ms: u64,
     /// Why it cannot be replayed.
     #[serde(skip_serializing_if = "Option::is_none")]
     skipped: Option<String>,
+    /// Whether that is because there is no market record of its epoch.
+    #[serde(skip)]
+    needs_record: bool,
     /// The first thing that the seat signed and that does not follow from what it was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     difference: Option<String>,
@@ -116,7 +123,14 @@ impl Report {
     /// A report of no round yet.
     pub fn new(record: &MarketRecord, seat: u16, torn: usize) -> Self {
         let (market, provider) = (record.name.clone(), provider(record, seat));
-        Self { market, seat, provider, torn_bytes: torn, rounds: vec![] }
+        let epochs_without_record = BTreeSet::new();
+        Self { market, seat, provider, torn_bytes: torn, epochs_without_record, rounds: vec![] }
+    }
+
+    /// Adds what the next round came to.
+    pub fn add(&mut self, round: RoundReport) {
+        self.epochs_without_record.extend(round.needs_record.then_some(round.epoch));
+        self.rounds.push(round);
     }
 
     /// Whether every round that could be replayed came out as it was signed, and there was one.
@@ -137,7 +151,15 @@ impl Report {
 impl RoundReport {
     fn of(record: &MarketRecord, round: u64) -> Self {
         let starts_ms = record.params.t0(round);
-        Self { round, starts_ms, skipped: None, difference: None, result: None }
+        let (epoch, needs_record) = (record.epoch, false);
+        Self { round, epoch, starts_ms, skipped: None, needs_record, difference: None, result: None }
+    }
+
+    /// A round of an epoch whose record is not there; `record` is that of another one.
+    pub fn without_record(record: &MarketRecord, round: u64, epoch: u32) -> Self {
+        let why =
+            format!("it is of epoch {epoch}; give the record of that epoch as one more --market-record");
+        Self { epoch, needs_record: true, ..Self::skipped(record, round, why) }
     }
 
     /// A round that cannot be replayed.
@@ -259,7 +281,12 @@ impl fmt::Display for Report {
         if self.torn_bytes > 0 {
             writeln!(f, "the last {} bytes were never durable and count for nothing", self.torn_bytes)?;
         }
-        self.rounds.iter().try_for_each(|round| write!(f, "\n{round}"))
+        self.rounds.iter().try_for_each(|round| write!(f, "\n{round}"))?;
+        for epoch in &self.epochs_without_record {
+            let count = self.rounds.iter().filter(|r| r.needs_record && r.epoch == *epoch).count();
+            writeln!(f, "\nrounds not replayed for want of the market record of epoch {epoch}: {count}")?;
+        }
+        Ok(())
     }
 }
 
@@ -271,7 +298,7 @@ impl fmt::Display for RoundReport {
         if let Some(difference) = &self.difference {
             return writeln!(f, "round {}: DIFFERS: {difference}", self.round);
         }
-        writeln!(f, "round {}, from {} ms", self.round, self.starts_ms)?;
+        writeln!(f, "round {} of epoch {}, from {} ms", self.round, self.epoch, self.starts_ms)?;
         self.result.as_ref().map_or(Ok(()), |result| write!(f, "{result}"))
     }
 }

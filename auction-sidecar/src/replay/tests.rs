@@ -1,22 +1,28 @@
-//! A round of four seats in this process, logged as the engine logs it, and replayed from the files.
+//! Rounds of four seats in this process, logged as the engine logs them, and replayed from the files.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use vendue_auction_core::SignedMarketRecord;
+use vendue_auction_core::evidence::EvidenceKey;
+use vendue_auction_core::keygen::next_record;
 use vendue_auction_core::log::read_segment;
 use vendue_auction_core::wire::{Kind, peek_kind};
 use vendue_auction_core::{
-    Home, HomeInput, HomeOutput, NewOrder, Peer, Seat, SeatCrypto, SeatInput, SeatOutput,
+    Home, HomeInput, HomeOutput, NewOrder, Peer, Seat, SeatCrypto, SeatInput, SeatKeys, SeatOutput,
 };
 use vendue_market::{AcceptRules, BidTerms, NodeCapacity, Offer, OfferNode, Requirements};
 
 use super::*;
 use crate::deal::{self, DealOptions};
-use crate::keys::Keys;
+use crate::keys::{IssuerFile, Keys};
 use crate::log::{Appender, LogOptions};
+use crate::next_epoch::tests::{generate, terms};
+
+const NAMES: [&str; 4] = ["alpha", "bravo", "charlie", "delta"];
 
 struct Market {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     record_path: PathBuf,
     log: PathBuf,
 }
@@ -40,7 +46,7 @@ fn offers(price: &str) -> SeatInput {
     SeatInput::Offers { offers: vec![offer], models: vec![] }
 }
 
-fn order(now: u64) -> NewOrder {
+fn order(job: &str, now: u64) -> NewOrder {
     let requirements = Requirements {
         gpu_models: vec![],
         min_gpu_memory_mib: 0,
@@ -57,7 +63,7 @@ fn order(now: u64) -> NewOrder {
     };
     NewOrder {
         terms: Box::default(),
-        job: "u-1".into(),
+        job: job.into(),
         attempt: 1,
         requirements,
         commitment: [7; 32],
@@ -65,74 +71,146 @@ fn order(now: u64) -> NewOrder {
     }
 }
 
+/// The seats and the home at work.
+struct Play {
+    record: Arc<MarketRecord>,
+    out: PathBuf,
+    seats: Vec<Seat<SeatCrypto>>,
+    home: Home,
+    log: Appender,
+    inputs: VecDeque<(u16, SeatInput)>,
+    decided: usize,
+    now: u64,
+}
+
+impl Play {
+    fn new(dir: &Path) -> Self {
+        let out = dir.join("deal");
+        let address = |port: u16| format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap();
+        let record_path = deal::run(&DealOptions {
+            regions: vec![],
+            market: "test".into(),
+            seats: NAMES.iter().zip(4000..).map(|(n, port)| ((*n).to_owned(), address(port))).collect(),
+            homes: vec!["home".into()],
+            delay_ms: 100,
+            period_ms: 600,
+            handover_ms: 5000,
+            out: out.clone(),
+        });
+        let record = read_record(&record_path.unwrap());
+        let now = record.params.genesis_ms;
+        let seat = |i: u16| {
+            let keys = keys(&out, NAMES[usize::from(i)], &record).seat.unwrap();
+            Seat::fresh(record.clone(), i, SeatCrypto::new(record.clone(), keys), now)
+        };
+        let mut seats: Vec<_> = (0..4).map(seat).collect();
+        seats[0].log_received(true);
+        let (index, user) = keys(&out, "home", &record).home.unwrap();
+        let (log, _) = Appender::open(LogOptions::new(dir.join("log")), &record, 0, now).unwrap();
+        let inputs =
+            (0u16..).zip(["1.50", "0.90", "2.00", "4.00"]).map(|(i, price)| (i, offers(price))).collect();
+        Self {
+            home: Home::new(record.clone(), index, user),
+            record,
+            out,
+            seats,
+            log,
+            inputs,
+            decided: 0,
+            now,
+        }
+    }
+
+    fn submit(&mut self, job: &str) {
+        for output in self.home.handle(self.now, HomeInput::Submit(Box::new(order(job, self.now)))) {
+            if let HomeOutput::Broadcast(bytes) = output {
+                let message = |i| (i, SeatInput::Message { from: Peer::Home(0), bytes: bytes.clone() });
+                self.inputs.extend((0..4).map(message));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, seat: u16, outputs: Vec<SeatOutput>) {
+        let mut records = vec![];
+        let message = |bytes| SeatInput::Message { from: Peer::Seat(seat), bytes };
+        for output in outputs {
+            match output {
+                SeatOutput::Persist(record) => records.push(*record),
+                SeatOutput::Broadcast(bytes) => {
+                    let others = (0..4).filter(|other| *other != seat);
+                    self.inputs.extend(others.map(|i| (i, message(bytes.clone()))));
+                }
+                SeatOutput::Send { to: Peer::Seat(other), bytes } => {
+                    self.inputs.push_back((other, message(bytes)));
+                }
+                SeatOutput::Decided(_) => self.decided += 1,
+                _ => {}
+            }
+        }
+        if seat == 0 && !records.is_empty() {
+            self.log.append(&records, self.now).unwrap();
+        }
+    }
+
+    /// Runs until so many times a seat had a certified round.
+    fn until(&mut self, decided: usize) {
+        while self.decided < decided {
+            while let Some((to, input)) = self.inputs.pop_front() {
+                let outputs = self.seats[usize::from(to)].handle(self.now, input);
+                self.carry_out(to, outputs);
+            }
+            self.now = self.seats.iter().filter_map(Seat::next_wake).min().unwrap().max(self.now + 1);
+            self.inputs.extend((0..4).map(|i| (i, SeatInput::Tick)));
+        }
+    }
+
+    /// The seats make the keys of the next epoch, take its record, and it begins. Gives the signed record.
+    fn change_epoch(&mut self) -> SignedMarketRecord {
+        let (old, out) = (self.record.clone(), self.out.clone());
+        let stored = |seat: u16| keys(&out, NAMES[usize::from(seat)], &old).seat.unwrap();
+        let mut made = generate(&old, &terms(&old), (0..4).map(stored).collect());
+        let first = &made[&0];
+        let next = next_record(&old, &terms(&old), first.set, &first.outcome.keys, &first.certificate);
+        let next = Arc::new(next.unwrap());
+        for seat in 0..4 {
+            let keys = SeatKeys { share: made.remove(&seat).unwrap().share.unwrap(), ..stored(seat) };
+            let crypto = Arc::new(SeatCrypto::new(next.clone(), keys));
+            let taken = self.seats[usize::from(seat)].take_next(self.now, next.clone(), crypto).unwrap();
+            self.carry_out(seat, taken);
+        }
+        self.home.take_next(self.now, next.clone()).unwrap();
+        self.now = next.params.t0(next.generation.as_ref().unwrap().first_round);
+        let issuer = IssuerFile::read(&std::fs::read_to_string(self.out.join("issuer.json")).unwrap());
+        SignedMarketRecord::sign((*next).clone(), &issuer.unwrap())
+    }
+}
+
+fn keys(out: &Path, name: &str, record: &MarketRecord) -> Keys {
+    let text = std::fs::read_to_string(out.join(format!("keys/{name}.json"))).unwrap();
+    Keys::from_json(&text, record).unwrap()
+}
+
 /// Runs until a round is certified everywhere; writes the log of seat 0.
 fn market() -> Market {
     let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("deal");
-    let names = ["alpha", "bravo", "charlie", "delta"];
-    let address = |port: u16| format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap();
-    let record_path = deal::run(&DealOptions {
-        regions: vec![],
-        market: "test".into(),
-        seats: names.iter().zip(4000..).map(|(n, port)| ((*n).to_owned(), address(port))).collect(),
-        homes: vec!["home".into()],
-        delay_ms: 100,
-        period_ms: 600,
-        handover_ms: 5000,
-        out: out.clone(),
-    })
-    .unwrap();
-    let record = read_record(&record_path);
-    let keys = |name: &str| {
-        Keys::from_json(&std::fs::read_to_string(out.join(format!("keys/{name}.json"))).unwrap(), &record)
-            .unwrap()
-    };
-    let crypto = |name| SeatCrypto::new(record.clone(), keys(name).seat.unwrap());
-    let mut now = record.params.genesis_ms;
-    let mut seats: Vec<_> =
-        (0u16..).zip(names).map(|(i, name)| Seat::fresh(record.clone(), i, crypto(name), now)).collect();
-    let (index, user) = keys("home").home.unwrap();
-    let mut home = Home::new(record.clone(), index, user);
-    let log = dir.path().join("log");
-    let (mut appender, _) = Appender::open(LogOptions::new(&log), &record, 0, now).unwrap();
-    seats[0].log_received(true);
-    let mut inputs: VecDeque<(u16, SeatInput)> =
-        (0u16..).zip(["1.50", "0.90", "2.00", "4.00"]).map(|(i, price)| (i, offers(price))).collect();
-    for output in home.handle(now, HomeInput::Submit(Box::new(order(now)))) {
-        if let HomeOutput::Broadcast(bytes) = output {
-            let to_all =
-                (0..4).map(|i| (i, SeatInput::Message { from: Peer::Home(0), bytes: bytes.clone() }));
-            inputs.extend(to_all);
-        }
-    }
-    let mut decided = 0;
-    while decided < 4 {
-        while let Some((to, input)) = inputs.pop_front() {
-            let outputs = seats[usize::from(to)].handle(now, input);
-            let mut records = vec![];
-            for output in outputs {
-                match output {
-                    SeatOutput::Persist(record) => records.push(*record),
-                    SeatOutput::Broadcast(bytes) => {
-                        let others = (0..4).filter(|other| *other != to);
-                        let from = Peer::Seat(to);
-                        inputs.extend(others.map(|i| (i, SeatInput::Message { from, bytes: bytes.clone() })));
-                    }
-                    SeatOutput::Send { to: Peer::Seat(other), bytes } => {
-                        inputs.push_back((other, SeatInput::Message { from: Peer::Seat(to), bytes }));
-                    }
-                    SeatOutput::Decided(_) => decided += 1,
-                    _ => {}
-                }
-            }
-            if to == 0 && !records.is_empty() {
-                appender.append(&records, now).unwrap();
-            }
-        }
-        now = seats.iter().filter_map(Seat::next_wake).min().unwrap().max(now + 1);
-        inputs.extend((0..4).map(|i| (i, SeatInput::Tick)));
-    }
-    Market { _dir: dir, record_path, log }
+    let mut play = Play::new(dir.path());
+    play.submit("u-1");
+    play.until(4);
+    Market { record_path: play.out.join("market.json"), log: dir.path().join("log"), dir }
+}
+
+/// The same, and another round in the next epoch. Gives its record too.
+fn market_of_two_epochs() -> (Market, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut play = Play::new(dir.path());
+    play.submit("u-1");
+    play.until(4);
+    let next = play.change_epoch();
+    play.submit("u-2");
+    play.until(8);
+    let path = dir.path().join("market-1.json");
+    std::fs::write(&path, next.to_json()).unwrap();
+    (Market { record_path: play.out.join("market.json"), log: dir.path().join("log"), dir }, path)
 }
 
 fn read_record(path: &Path) -> Arc<MarketRecord> {
@@ -144,7 +222,7 @@ fn args(market: &Market) -> ReplayArgs {
         log: market.log.clone(),
         round: None,
         seat: 0,
-        market_record: market.record_path.clone(),
+        market_record: vec![market.record_path.clone()],
         output: ReplayForm::Text,
         export: None,
     }
@@ -193,6 +271,63 @@ fn a_round_is_replayed_from_its_folder_and_from_its_file() {
     assert!(failure(ReplayArgs { seat: 1, ..args.clone() }).contains("log of seat 0"));
     assert!(failure(ReplayArgs { round: Some(99), ..args.clone() }).contains("no record of round 99"));
     assert!(failure(ReplayArgs { seat: 9, ..args }).contains("no seat 9; it has 4"));
+}
+
+#[test]
+fn a_log_of_two_epochs_is_replayed_with_the_record_of_each_round() {
+    let (market, next) = market_of_two_epochs();
+    let args = args(&market);
+    let with = |records: &[&PathBuf]| ReplayArgs {
+        market_record: records.iter().map(|path| (*path).clone()).collect(),
+        ..args.clone()
+    };
+    for both in [[&market.record_path, &next], [&next, &market.record_path]] {
+        let report = replayed(&with(&both)).unwrap();
+        report.verdict().unwrap();
+        let text = report.to_string();
+        assert!(
+            text.contains("(job u-1)") && text.contains("(job u-2)") && !text.contains("not replayed"),
+            "{text}"
+        );
+        assert!(text.contains("of epoch 0, from") && text.contains("of epoch 1, from"), "{text}");
+    }
+    // With one record the rounds of the other epoch are left out; nothing is held against the seat.
+    for (record, has, lacks, other) in [(&market.record_path, "u-1", "u-2", 1), (&next, "u-2", "u-1", 0)] {
+        let args = with(&[record]);
+        run(&args).unwrap();
+        let report = replayed(&args).unwrap();
+        let text = report.to_string();
+        assert!(text.contains(has) && !text.contains(lacks), "{text}");
+        assert!(text.contains(&format!("it is of epoch {other}; give the record of that epoch")), "{text}");
+        let last = text.lines().last().unwrap();
+        assert_eq!(last, format!("rounds not replayed for want of the market record of epoch {other}: 1"));
+        assert_eq!(serde_json::json!(report)["epochsWithoutRecord"], serde_json::json!([other]));
+    }
+    let alone = replayed(&with(&[&next])).unwrap().rounds[0].round;
+    let error = run(&ReplayArgs { round: Some(alone), ..with(&[&next]) }).unwrap_err().to_string();
+    assert!(error.contains("no round of the log can be replayed; it is of epoch 0"), "{error}");
+}
+
+#[test]
+fn records_that_do_not_belong_together_are_refused() {
+    let (one, other) = (market(), market());
+    let issuer = EvidenceKey::from_bytes(&[7; 32]).unwrap();
+    let refused = |path: &Path| {
+        let market_record = vec![one.record_path.clone(), path.to_owned()];
+        run(&ReplayArgs { market_record, ..args(&one) }).unwrap_err().to_string()
+    };
+    assert!(refused(&other.record_path).contains("another market or issuer"));
+    let path = one.dir.path().join("other.json");
+    let mut record = (*read_record(&one.record_path)).clone();
+    std::fs::write(&path, SignedMarketRecord::sign(record.clone(), &issuer).to_json()).unwrap();
+    assert!(refused(&path).contains("another market or issuer"));
+    record.name = "renamed".into();
+    let text = std::fs::read_to_string(one.record_path.with_file_name("issuer.json")).unwrap();
+    let issuer = IssuerFile::read(&text).unwrap();
+    std::fs::write(&path, SignedMarketRecord::sign(record, &issuer).to_json()).unwrap();
+    assert!(refused(&path).contains("a second record of epoch 0"));
+    let none = ReplayArgs { market_record: vec![], ..args(&one) };
+    assert!(matches!(run(&none), Err(ReplayFailure::NoRecord)));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! Inputs: those of clearing. A round may have hundreds of thousands of bids, of which few are looked at twice. So all
 //! that is kept of a bid is one number, its key: price, then the place of its seat among the scores; the lower is the
-//! better. An order's keys lie side by side, one for each bundle, and are gone through each time a bid is wanted; the
-//! hash that decides between equal keys is worked out for those only. Orders that need the same are one class.
+//! better. An order's keys lie side by side, one for each bundle, and are gone through each time a bid is wanted, and
+//! sorted when many are; the hash that decides between equal keys is worked out for those only. Orders that need the
+//! same are one class.
 //!
 //! Invariant: the sequence of bids and of orders depends on their set only.
 
@@ -77,8 +78,8 @@ pub(super) struct Book<'a> {
     pub rows: Vec<Row<'a>>,
     /// Ascending by seat.
     pub columns: Vec<Column<'a>>,
-    /// Number of classes.
-    pub classes: usize,
+    /// What the orders of each class need.
+    pub needs: Vec<&'a Requirements>,
     /// Positions of rows in the order in which they are served.
     turns: Vec<usize>,
     /// The place of each row's record in a bundle, by list of orders.
@@ -100,18 +101,19 @@ impl<'a> Book<'a> {
     pub fn new(input: &ClearingInput<'a>) -> Self {
         let by_digest: BTreeMap<&Digest, &'a ListedOrder<'a>> =
             input.orders.iter().map(|o| (&o.digest, o)).collect();
-        let mut classes: BTreeMap<Need<'_>, usize> = BTreeMap::new();
+        let (mut classes, mut needs): (BTreeMap<Need<'_>, usize>, _) = (BTreeMap::new(), vec![]);
         let row = |(at, order): (usize, &'a ListedOrder<'a>)| {
-            let next = classes.len();
-            let class = *classes.entry(need(order.requirements)).or_insert(next);
+            let class = *classes.entry(need(order.requirements)).or_insert_with(|| {
+                needs.push(order.requirements);
+                needs.len() - 1
+            });
             Row { order, at, class }
         };
         let rows: Vec<Row<'a>> = by_digest.into_values().enumerate().map(row).collect();
         let mut turns: Vec<usize> = (0..rows.len()).collect();
         turns.sort_by_cached_key(|at| rows.get(*at).map(|r| (rank(input.beacon, &r.order.digest), *at)));
-        let classes = classes.len();
         let mut book =
-            Self { input: *input, rows, columns: vec![], classes, turns, views: vec![], keys: vec![] };
+            Self { input: *input, rows, columns: vec![], needs, turns, views: vec![], keys: vec![] };
         book.enter();
         book
     }
@@ -208,23 +210,39 @@ impl<'a> Book<'a> {
     }
 
     /// The bids for an order up to its ceiling, the preferred first, without those of columns that are `closed`.
-    pub fn bids<'b>(&'b self, row: &'b Row<'a>, closed: &[bool], space: &'b mut Vec<u64>) -> Bids<'b, 'a> {
+    pub fn bids<'b>(&'b self, row: &'b Row<'a>, closed: &[bool], space: &'b mut Space) -> Bids<'b, 'a> {
         let width = self.columns.len();
         let last = row.order.ceiling.map_or(0, |ceiling| key_of(ceiling, u16::MAX));
         let keys = self.keys.get(row.at * width..).unwrap_or_default().iter().take(width);
-        space.clear();
         let closed = closed.iter().chain(std::iter::repeat(&false));
-        space.extend(keys.zip(closed).map(|(key, closed)| if *closed || *key > last { NONE } else { *key }));
-        Bids { book: self, row, keys: space, tied: vec![] }
+        space.keys.clear();
+        space
+            .keys
+            .extend(keys.zip(closed).map(|(key, closed)| if *closed || *key > last { NONE } else { *key }));
+        space.sorted.clear();
+        Bids { book: self, row, space, passes: 0, tied: vec![] }
     }
+}
+
+/// So many times the least of an order's keys is looked for; then the rest is sorted.
+const PASSES: u32 = 4;
+
+/// Memory for the keys of an order.
+#[derive(Default)]
+pub(super) struct Space {
+    /// By column; [`NONE`] where nothing was bid, and for bids that were given.
+    keys: Vec<u64>,
+    /// With their columns the keys that were left after [`PASSES`], the least last.
+    sorted: Vec<(u64, usize)>,
 }
 
 /// The bids for an order, the preferred first.
 pub(super) struct Bids<'b, 'a> {
     book: &'b Book<'a>,
     row: &'b Row<'a>,
-    /// The keys of bids that were not given yet.
-    keys: &'b mut Vec<u64>,
+    space: &'b mut Space,
+    /// How often the least key was looked for.
+    passes: u32,
     /// Columns with one key that are to be given next, the last first.
     tied: Vec<usize>,
 }
@@ -236,6 +254,33 @@ impl Bids<'_, '_> {
             _ => None,
         }
     }
+
+    /// Takes the least key: gives one of its columns and leaves the others in `tied`.
+    fn least(&mut self) -> Option<usize> {
+        if self.passes == PASSES {
+            let (least, first) = self.space.sorted.pop()?;
+            while let Some((_, column)) = self.space.sorted.pop_if(|(key, _)| *key == least) {
+                self.tied.push(column);
+            }
+            return Some(first);
+        }
+        let least = self.space.keys.iter().copied().min().filter(|key| *key != NONE)?;
+        let mut first = None;
+        for (column, key) in self.space.keys.iter_mut().enumerate().filter(|(_, key)| **key == least) {
+            *key = NONE;
+            match first {
+                None => first = Some(column),
+                Some(_) => self.tied.push(column),
+            }
+        }
+        self.passes += 1;
+        if self.passes == PASSES {
+            let left = self.space.keys.iter().copied().zip(0usize..).filter(|(key, _)| *key != NONE);
+            self.space.sorted.extend(left);
+            self.space.sorted.sort_unstable_by_key(|left| Reverse(*left));
+        }
+        first
+    }
 }
 
 impl Iterator for Bids<'_, '_> {
@@ -245,26 +290,17 @@ impl Iterator for Bids<'_, '_> {
         if let Some(column) = self.tied.pop() {
             return self.entry(column);
         }
-        let least = self.keys.iter().copied().min().filter(|key| *key != NONE)?;
-        let mut first = None;
-        for (column, key) in self.keys.iter_mut().enumerate().filter(|(_, key)| **key == least) {
-            *key = NONE;
-            match first {
-                None => first = Some(column),
-                Some(_) => self.tied.push(column),
-            }
+        let first = self.least()?;
+        if self.tied.is_empty() {
+            return self.entry(first);
         }
-        let first = first?;
-        if !self.tied.is_empty() {
-            self.tied.push(first);
-            let (beacon, order) = (self.book.input.beacon, &self.row.order.digest);
-            let seat = |column: usize| self.book.columns.get(column).map_or(u16::MAX, |c| c.seat);
-            self.tied.sort_by_cached_key(|column| {
-                let seat = seat(*column);
-                Reverse((tie(beacon, order, seat), seat))
-            });
-            return self.tied.pop().and_then(|column| self.entry(column));
-        }
-        self.entry(first)
+        self.tied.push(first);
+        let (beacon, order) = (self.book.input.beacon, &self.row.order.digest);
+        let seat = |column: usize| self.book.columns.get(column).map_or(u16::MAX, |c| c.seat);
+        self.tied.sort_by_cached_key(|column| {
+            let seat = seat(*column);
+            Reverse((tie(beacon, order, seat), seat))
+        });
+        self.tied.pop().and_then(|column| self.entry(column))
     }
 }

@@ -1,9 +1,11 @@
 //! Clearing written down plainly: every bid in a list, sorted whole, judged on owned capacity. What [`clear`] makes of any
-//! round must be the same to the last byte.
+//! round must be the same to the last byte. What one bid is worth (`tie`, `rank`, the score, wishes, time) is asked of the
+//! code itself and tested by itself: this is about the order of work, the placement, and what is remembered.
 
 use super::tests::{Bundle, Case, OwnedOrder, mk_bid, mk_bundle, mk_order, price};
 use super::*;
 use crate::fit::tests::mk_node;
+use crate::fit::{Kinds, Models};
 use crate::rules::unservable;
 use crate::{Bidder, GpuModel, NodeCapacity, ScoreWeights, SeatFacts, fits};
 use proptest::prelude::*;
@@ -292,11 +294,69 @@ fn rounds() -> impl Strategy<Value = Case> {
     )
 }
 
+/// Clears a round of which there are notes about so many classes of orders only.
+fn with_notes(case: &Case, classes: usize) -> Vec<Cleared> {
+    case.with(|input| {
+        let book = book::Book::new(input);
+        let offers: usize = book.columns.iter().map(|c| c.bundle.capacity.len()).sum();
+        let notes = classes * offers.max(book.columns.len());
+        clear_from(&book, &mut stock::Stock::with_notes(&book, notes))
+    })
+}
+
+/// Nodes of many kinds, of which some have one memory and some one model.
+fn mixed_nodes() -> impl Strategy<Value = Vec<NodeCapacity>> {
+    let node = |(model, memory, gpus, cores): (usize, u64, u32, u64)| {
+        let node = mk_node(["B", "A", "D", "C", "E"][model], 40 + 8 * memory, gpus);
+        NodeCapacity { cpu_millis: cores * 1000, ..node }
+    };
+    prop::collection::vec((0usize..5, 0u64..3, 0u32..5, 0u64..6).prop_map(node), 0..24)
+}
+
+/// What orders need of such nodes; `F` is a model that no node has.
+fn mixed_needs() -> impl Strategy<Value = Requirements> {
+    let models = prop::collection::btree_set(0usize..6, 0..4);
+    (1u32..6, 0u32..4, 0u64..3, models, 0u64..4).prop_map(|(workers, each, cpu, models, memory)| {
+        Requirements {
+            cpu_millis_per_worker: cpu * 1500,
+            gpu_models: models
+                .into_iter()
+                .rev()
+                .map(|m| ["F", "A", "D", "B", "E", "C"][m].parse().unwrap())
+                .collect(),
+            min_gpu_memory_mib: (40 + 8 * memory) * 1024,
+            ..crate::requirements::tests::mk_requirements(workers, each.max(1))
+        }
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
     #[test]
-    fn any_round_is_cleared_as_it_is_written_down(case in rounds()) {
-        prop_assert_eq!(case.clear(), case.with(plainly));
+    fn any_round_is_cleared_as_it_is_written_down(case in rounds(), classes in 0usize..4) {
+        let plain = case.with(plainly);
+        prop_assert_eq!(with_notes(&case, classes), &plain[..]);
+        prop_assert_eq!(case.clear(), plain);
+    }
+
+    #[test]
+    fn orders_take_what_is_left_of_many_kinds_as_it_is_written_down(
+        nodes in mixed_nodes(), needs in prop::collection::vec(mixed_needs(), 1..6),
+    ) {
+        let mut models = Models::default();
+        let kinds = Kinds::of(&mut models, &nodes);
+        let (mut plainly_left, whole) = (nodes.clone(), kinds.in_order(&nodes));
+        let mut left = whole.clone();
+        for req in &needs {
+            let (need, plain) = (models.need(req), place(req, &plainly_left));
+            prop_assert_eq!(kinds.fits(&need, &left), plain.clone().map(drop));
+            prop_assert_eq!(kinds.fit(&need, &left), plain.clone());
+            prop_assert_eq!(kinds.fit(&need, &whole), place(req, &nodes));
+            if let Ok(placement) = plain {
+                take(&mut plainly_left, req, &placement);
+                kinds.take(&mut left, req, &placement);
+            }
+        }
     }
 
     #[test]
@@ -321,6 +381,8 @@ fn crowded(seed: u64) -> Case {
         .map(|id| {
             let mut order = mk_order(id, 1 + draw(3) as u32);
             order.terms.second_price = draw(2) == 0;
+            // For some there is never enough CPU, and later not enough GPUs either.
+            order.requirements.cpu_millis_per_worker *= if draw(8) == 0 { 1000 } else { 1 };
             order
         })
         .collect();
@@ -346,6 +408,9 @@ fn crowded_rounds_are_cleared_as_they_are_written_down() {
         let case = crowded(seed);
         let cleared = case.clear();
         assert_eq!(cleared, case.with(plainly), "{seed}");
+        for classes in [0, 1, 2] {
+            assert_eq!(with_notes(&case, classes), cleared, "{seed}, {classes}");
+        }
         let awarded = cleared.iter().filter(|c| matches!(c.outcome, Outcome::Award(_))).count();
         run_out += u32::from(awarded > 0 && awarded < cleared.len());
     }

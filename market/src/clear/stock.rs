@@ -3,11 +3,11 @@
 //! Inputs: the book. Invariant: what is left of a seat never becomes less than nothing. It never becomes more either,
 //! so an offer that has no room for an order has none for the orders of its class that come later: this is remembered.
 
-use super::book::{Book, Entry, Row, Said};
+use super::book::{Book, Entry, Row, Said, Space};
 use super::{Holding, NoBid};
-use crate::fit::Node;
+use crate::fit::{Kinds, Models, Need};
 use crate::rules::{has_wishes, unservable};
-use crate::{BidTerms, Free, OfferCapacity, Placement, Reason, fit, fits, take};
+use crate::{BidTerms, Free, OfferCapacity, Placement, Reason};
 
 /// Most notes about classes and offers; classes beyond are judged anew each time.
 const MAX_NOTES: usize = 1 << 22;
@@ -19,52 +19,71 @@ enum Note {
     Open,
     /// There was room before others were served, and there is none now.
     Gone,
-    /// There has never been room.
-    Never,
+    /// There has never been room, for this reason as long as nothing of the offer is held.
+    Never(Reason),
+}
+
+/// What is left of an offer.
+struct Left<'a> {
+    kinds: Kinds,
+    /// In the order of kinds.
+    nodes: Vec<Free<'a>>,
+    /// What the nodes had before any order held some of it.
+    whole: Option<Vec<Free<'a>>>,
 }
 
 /// What is left of each seat's capacity.
 pub(super) struct Stock<'b, 'a> {
     book: &'b Book<'a>,
-    /// Nodes by offer; the offers of a column follow each other.
-    offers: Vec<Vec<Free<'a>>>,
+    /// The offers of a column follow each other.
+    offers: Vec<Left<'a>>,
     /// The first offer of each column, and after the last one the end.
     first: Vec<usize>,
+    /// What the orders of a class need.
+    needs: Vec<Need<'a>>,
     /// Notes by class, then offer.
     notes: Vec<Note>,
     /// By class, then column, whether no offer of it has room; and how many may have.
     closed: Vec<bool>,
     open: Vec<u16>,
     /// Memory for the keys of an order.
-    space: Vec<u64>,
-}
-
-/// The nodes of an offer; those of one model share its name, which is then compared without being read.
-fn nodes(offer: &OfferCapacity) -> Vec<Free<'_>> {
-    let mut out: Vec<Free<'_>> = Vec::with_capacity(offer.nodes.len());
-    for node in &offer.nodes {
-        let mut free = node.free();
-        if let Some(before) = out.last().filter(|before| before.model == free.model) {
-            free.model = before.model;
-        }
-        out.push(free);
-    }
-    out
+    space: Space,
+    /// How often an order was held against the nodes of an offer.
+    #[cfg(test)]
+    pub tried: usize,
 }
 
 impl<'b, 'a> Stock<'b, 'a> {
     pub fn new(book: &'b Book<'a>) -> Self {
+        Self::with_notes(book, MAX_NOTES)
+    }
+
+    /// With at most so many notes.
+    pub fn with_notes(book: &'b Book<'a>, max: usize) -> Self {
         let (mut offers, mut first, mut open) = (vec![], vec![], vec![]);
+        let mut models = Models::default();
         for column in &book.columns {
             first.push(offers.len());
-            offers.extend(column.bundle.capacity.iter().map(nodes));
+            offers.extend(column.bundle.capacity.iter().map(|offer| {
+                let kinds = Kinds::of(&mut models, &offer.nodes);
+                Left { nodes: kinds.in_order(&offer.nodes), kinds, whole: None }
+            }));
             open.push(column.bundle.capacity.len().min(usize::from(u16::MAX)) as u16);
         }
         first.push(offers.len());
-        let classes = book.classes.min(MAX_NOTES / offers.len().max(open.len()).max(1));
-        let notes = vec![Note::Open; classes * offers.len()];
-        let closed = vec![false; classes * open.len()];
-        Self { book, offers, first, notes, closed, open: open.repeat(classes), space: vec![] }
+        let classes = book.needs.len().min(max / offers.len().max(open.len()).max(1));
+        Self {
+            book,
+            first,
+            needs: book.needs.iter().map(|req| models.need(req)).collect(),
+            notes: vec![Note::Open; classes * offers.len()],
+            closed: vec![false; classes * open.len()],
+            open: open.repeat(classes),
+            offers,
+            space: Space::default(),
+            #[cfg(test)]
+            tried: 0,
+        }
     }
 
     /// Seats of the market.
@@ -83,17 +102,48 @@ impl<'b, 'a> Stock<'b, 'a> {
         self.notes.get_mut(class * self.offers.len() + offer)
     }
 
+    /// What an order needs and what is left of an offer.
+    fn against(&mut self, row: &Row<'_>, offer: usize) -> Option<(&Need<'a>, &Left<'a>)> {
+        #[cfg(test)]
+        {
+            self.tried += 1;
+        }
+        Some((self.needs.get(row.class)?, self.offers.get(offer)?))
+    }
+
+    /// Where an order goes on what is left of an offer.
+    fn place(&mut self, row: &Row<'_>, offer: usize) -> Result<Placement, Reason> {
+        let (need, left) = self.against(row, offer).ok_or(Reason::NoOffer)?;
+        left.kinds.fit(need, &left.nodes)
+    }
+
+    /// Whether there was room for an order before anything of an offer was held; there is none now.
+    fn has_had_room(&mut self, row: &Row<'_>, offer: usize) -> bool {
+        if !self.is_held(offer) {
+            return false;
+        }
+        let fits = |(need, Left { kinds, whole, .. }): (&Need<'_>, &Left<'_>)| {
+            whole.as_ref().is_some_and(|whole| kinds.fits(need, whole).is_ok())
+        };
+        self.against(row, offer).is_some_and(fits)
+    }
+
+    /// Whether some order holds a part of an offer.
+    fn is_held(&self, offer: usize) -> bool {
+        self.offers.get(offer).is_some_and(|left| left.whole.is_some())
+    }
+
     /// Notes that an offer has no room, and says why.
     fn refuse(&mut self, row: &Row<'_>, bid: &Entry, offer: usize, reason: Reason) -> Reason {
         let known = self.note(row.class, offer).map(|note| *note);
         let gone = match known {
             Some(Note::Gone) => true,
-            Some(Note::Never) => false,
-            _ => self.whole(bid).is_some_and(|whole| fits(row.order.requirements, &whole.nodes).is_ok()),
+            Some(Note::Never(_)) => false,
+            _ => self.has_had_room(row, offer),
         };
         if known == Some(Note::Open) {
             if let Some(note) = self.note(row.class, offer) {
-                *note = if gone { Note::Gone } else { Note::Never };
+                *note = if gone { Note::Gone } else { Note::Never(reason) };
             }
             let at = row.class * self.book.columns.len() + bid.column;
             if let (Some(open), Some(closed)) = (self.open.get_mut(at), self.closed.get_mut(at)) {
@@ -135,8 +185,7 @@ impl<'b, 'a> Stock<'b, 'a> {
             if self.note(row.class, offer).is_some_and(|note| *note != Note::Open) {
                 continue;
             }
-            let left = self.offers.get(offer).map(Vec::as_slice).unwrap_or_default();
-            match fit(row.order.requirements, left) {
+            match self.place(row, offer) {
                 Ok(placement) => best.push((bid, placement)),
                 Err(reason) => {
                     self.refuse(row, &bid, offer, reason);
@@ -153,15 +202,15 @@ impl<'b, 'a> Stock<'b, 'a> {
     /// Takes the capacity of a bid that was chosen.
     pub fn hold(&mut self, row: &Row<'_>, bid: &Entry, placement: Placement) -> Holding {
         if let Some(left) = self.offer(bid).and_then(|offer| self.offers.get_mut(offer)) {
-            take(left, row.order.requirements, &placement);
+            left.whole.get_or_insert_with(|| left.nodes.clone());
+            left.kinds.take(&mut left.nodes, row.order.requirements, &placement);
         }
         Holding { seat: bid.seat, spec: bid.spec, placement }
     }
 
     /// Takes the capacity of a bid that is known to have won.
     pub fn hold_again(&mut self, row: &Row<'_>, bid: &Entry) {
-        let left = self.offer(bid).and_then(|offer| self.offers.get(offer));
-        if let Some(Ok(placement)) = left.map(|left| fit(row.order.requirements, left)) {
+        if let Some(Ok(placement)) = self.offer(bid).map(|offer| self.place(row, offer)) {
             self.hold(row, bid, placement);
         }
     }
@@ -169,11 +218,13 @@ impl<'b, 'a> Stock<'b, 'a> {
     /// Whether a bid is feasible on what its seat has left.
     fn judge(&mut self, row: &Row<'_>, bid: &Entry) -> Result<(), Reason> {
         let offer = self.may_serve(row, bid)?;
-        if self.note(row.class, offer).is_some_and(|note| *note == Note::Gone) {
-            return Err(Reason::Outbid);
+        match self.note(row.class, offer).map(|note| *note) {
+            Some(Note::Gone) => return Err(Reason::Outbid),
+            Some(Note::Never(reason)) if !self.is_held(offer) => return Err(reason),
+            _ => {}
         }
-        let left = self.offers.get(offer).map(Vec::as_slice).unwrap_or_default();
-        if let Err(reason) = fits(row.order.requirements, left) {
+        let (need, left) = self.against(row, offer).ok_or(Reason::NoOffer)?;
+        if let Err(reason) = left.kinds.fits(need, &left.nodes) {
             return Err(self.refuse(row, bid, offer, reason));
         }
         if row.order.ceiling.is_none_or(|ceiling| bid.price > ceiling) { Err(Reason::Price) } else { Ok(()) }

@@ -16,7 +16,6 @@ pub(super) struct Case {
     pub garbage: BTreeSet<u16>,
 }
 
-/// A bundle that owns what it says.
 /// An order as it is listed, with what it needs and asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnedOrder {
@@ -37,6 +36,7 @@ impl OwnedOrder {
     }
 }
 
+/// A bundle that owns what it says.
 #[derive(Debug, Clone)]
 pub(super) struct Bundle {
     pub seat: u16,

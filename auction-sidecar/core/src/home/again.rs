@@ -83,21 +83,10 @@ impl<K: UserCrypto> Home<K> {
         digest: Digest,
         out: &mut Vec<HomeOutput>,
     ) -> Option<u64> {
-        self.start_from(now_ms, digest, 0, out)
-    }
-
-    /// [`Home::start_again`] in that round or a later one.
-    pub(super) fn start_from(
-        &mut self,
-        now_ms: u64,
-        digest: Digest,
-        round: u64,
-        out: &mut Vec<HomeOutput>,
-    ) -> Option<u64> {
         let p = self.record.params;
         let entry = self.orders.get(&digest)?;
         // The first that it can name, so that its round says when it was made.
-        let first_round = self.first_round(now_ms, &entry.order.job, entry.order.attempt).max(round);
+        let first_round = self.first_round(now_ms, &entry.order.job, entry.order.attempt);
         let order = Order { first_round, after: None, ..entry.order.clone() };
         let starts_ms = p.t0(order.first_round);
         let in_time = starts_ms < order.expires_ms;
@@ -107,6 +96,45 @@ impl<K: UserCrypto> Home<K> {
         };
         self.replace(now_ms, digest, order, None, out);
         Some(starts_ms)
+    }
+
+    /// Sends an order with a sealed ceiling to the next round in which no award of this body can be open any more, and says
+    /// when that starts. The body is made when that round is the first that it can name: whoever withdraws the search
+    /// before then, without knowing of it, says a round that is earlier.
+    pub(super) fn seal_for_next_round(
+        &mut self,
+        now_ms: u64,
+        digest: Digest,
+        out: &mut Vec<HomeOutput>,
+    ) -> Option<u64> {
+        let p = self.record.params;
+        let entry = self.orders.get_mut(&digest)?;
+        let round = entry.order.first_round.saturating_add(p.order_step());
+        // Who does not know the ceiling has nothing to wait for.
+        if entry.ceiling.is_none() || p.first_round(now_ms) >= round {
+            return self.start_again(now_ms, digest, out);
+        }
+        let starts_ms = p.t0(round);
+        if starts_ms >= entry.order.expires_ms {
+            self.give_up(now_ms, digest, out);
+            return None;
+        }
+        let due_ms = p.named_from(round);
+        (entry.state, entry.round) = (State::Waiting, round);
+        (entry.ask_ms, entry.resend_ms) = (due_ms, due_ms);
+        Some(starts_ms)
+    }
+
+    /// Whether an order waits for the time of its next body: a body with a sealed ceiling has one round.
+    pub(super) fn awaits_body(entry: &Entry) -> bool {
+        entry.order.terms.sealed_ceiling.is_some() && entry.round > entry.order.first_round
+    }
+
+    /// Makes the body that an order waits for, when it is time.
+    pub(super) fn make_body(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
+        if self.orders.get(&digest).is_some_and(|entry| now_ms >= entry.ask_ms) {
+            self.start_again(now_ms, digest, out);
+        }
     }
 
     /// An order with its ceiling sealed to its first round, if it has one; none where this home does not know it.

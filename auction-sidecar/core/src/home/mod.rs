@@ -441,6 +441,7 @@ impl<K: UserCrypto> Home<K> {
     fn advance(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) {
         let Some(entry) = self.orders.get(&digest) else { return };
         match entry.state {
+            State::Waiting if Self::awaits_body(entry) => self.make_body(now_ms, digest, out),
             State::Waiting => self.wait(now_ms, digest, out),
             State::Reserving(_) => self.press_on(now_ms, digest, out),
             State::Choosing { .. } => self.choose_again(now_ms, digest, out),
@@ -542,11 +543,8 @@ impl<K: UserCrypto> Home<K> {
     /// Moves an order to its next round and says when that starts; gives it up when its time is over.
     fn next_round(&mut self, now_ms: u64, digest: Digest, out: &mut Vec<HomeOutput>) -> Option<u64> {
         let p = self.record.params;
-        let sealed = |e: &&Entry| e.order.terms.sealed_ceiling.is_some();
-        if let Some(entry) = self.orders.get(&digest).filter(sealed) {
-            // No two rounds that can award it are open together, as with one body.
-            let round = entry.order.first_round.saturating_add(p.order_step());
-            return self.start_from(now_ms, digest, round, out);
+        if self.orders.get(&digest).is_some_and(|e| e.order.terms.sealed_ceiling.is_some()) {
+            return self.seal_for_next_round(now_ms, digest, out);
         }
         if self.orders.get(&digest).is_some_and(|e| e.order.after.is_some() && e.before.is_none()) {
             return self.start_again(now_ms, digest, out);

@@ -1,56 +1,69 @@
-//! The attempts to agree, and what follows from what was agreed.
+//! The attempts to agree: rounds that are begun by the clock, or by what others say in them.
+//!
+//! Invariants: in an attempt that began before a restart, and is not in the log, this seat signs nothing but a vote for the
+//! key that follows from it; who contributes to an attempt votes in no earlier one; no attempt is forgotten, for a set may
+//! turn out to be final later.
 
-use super::{Generated, KeyGeneration, KeyOutput, terms};
-use crate::award::Certificate;
+use super::agreed::{Agreed, Found};
+use super::word::{Voted, Word};
+use super::{KeyGeneration, KeyOutput};
 use crate::crypto::Crypto;
 use crate::round::{KeyStep, Round, RoundInput, RoundOutput};
-use crate::wire::{Body, Cert, Fetch, Header, Listed, Message};
-use std::collections::BTreeMap;
+use crate::wire::{Body, Cert, CommitMsg, Header, Message};
 use std::sync::Arc;
-use vendue_market::Digest;
-use vendue_sealed_bid::dkg::{Contribution, DkgError, Outcome, outcome, unaccounted, wanted};
 
 /// One attempt, as far as it has come.
 pub(super) struct Attempt<C: Crypto> {
     pub(super) round: Round<C>,
-    /// The admitted set and its contributions.
-    agreed: Option<(Digest, BTreeMap<u16, Contribution>)>,
-    /// What follows from them; none where no key does.
-    result: Option<Option<Outcome>>,
-    fetch_at: u64,
+    /// What was admitted.
+    pub(super) agreed: Option<Agreed>,
+    /// What follows from it.
+    pub(super) found: Option<Found>,
+    pub(super) fetch_at: u64,
+    /// How often it was asked for dealings.
+    pub(super) asked: usize,
 }
 
 impl<C: Crypto> Attempt<C> {
     pub(super) fn new(round: Round<C>) -> Self {
-        Self { round, agreed: None, result: None, fetch_at: 0 }
+        Self { round, agreed: None, found: None, fetch_at: 0, asked: 0 }
     }
 
     pub(super) fn next_wake(&self, now_ms: u64) -> u64 {
-        let fetches = self.agreed.is_some() && self.result.is_none() && self.fetch_at > now_ms;
+        let fetches = self.agreed.is_some() && self.found.is_none() && self.fetch_at > now_ms;
         let fetch_at = if fetches { self.fetch_at } else { u64::MAX };
         self.round.next_wake().min(fetch_at)
+    }
+
+    /// Whether its set is final, and a key may follow from it.
+    fn may_count(&self) -> bool {
+        self.round.is_committed() && !matches!(self.found, Some(Found::Nothing))
     }
 }
 
 impl<C: Crypto> KeyGeneration<C> {
-    /// Whether nothing more is to come of an attempt: what it came to is known, and makes no key; or it expired without
-    /// anything that was agreed. A seat that voted stays, for the others.
+    /// Whether nothing more is to be done for an attempt but to answer: it makes no key, or it expired without anything that
+    /// was agreed, or another one is certified. Of that, and of the one that its key is of, others ask what was agreed.
     pub(super) fn is_over(&self, attempt: &Attempt<C>) -> bool {
-        let expired = self.now >= self.record.params.expiry(attempt.round.number());
-        let is_lost = attempt.result == Some(None) || attempt.agreed.is_none();
-        expired && (self.is_done() || is_lost) && attempt.round.certificate().is_none()
+        let number = attempt.round.number();
+        let counts = match &self.certified {
+            Some(certificate) => {
+                certificate.round == number || self.key_is_of(certificate.round) == Some(number)
+            }
+            None => attempt.may_count() || attempt.round.certificate().is_some(),
+        };
+        self.now >= self.record.params.expiry(number) && !counts
     }
 
-    /// Begins the attempt that it is time for. Who has voted for a key waits for that one.
+    /// Begins the attempt that it is time for, and goes on with those that are open.
     pub(super) fn attempt(&mut self, out: &mut Vec<KeyOutput>) {
         if let Some(attempt) = self.terms.attempt(self.now)
-            && self.voted.is_none()
+            && !self.is_done()
+            && self.passed.is_none_or(|passed| attempt > passed)
+            && !self.attempts.contains_key(&attempt)
         {
-            let is_new = !self.attempts.contains_key(&attempt);
             self.open_attempt(attempt);
-            if is_new {
-                self.drive(attempt, RoundInput::Tick, out);
-            }
+            self.drive(attempt, RoundInput::Tick, out);
         }
         let due = self.attempts.iter().filter(|(_, a)| !self.is_over(a) && a.round.next_wake() <= self.now);
         let due: Vec<u64> = due.map(|(attempt, _)| *attempt).collect();
@@ -59,12 +72,18 @@ impl<C: Crypto> KeyGeneration<C> {
         }
     }
 
+    /// Takes part in an attempt; in one that this seat may have spoken in before it listens.
     pub(super) fn open_attempt(&mut self, attempt: u64) {
-        let (record, crypto) = (self.record.clone(), self.crypto.clone());
-        let (index, now) = (self.index, self.now);
-        self.attempts.entry(attempt).or_insert_with(|| {
-            Attempt::new(Round::about_keys(record, Arc::clone(&crypto), index, attempt, now))
-        });
+        if self.attempts.contains_key(&attempt) {
+            return;
+        }
+        let (record, crypto) = (self.record.clone(), Arc::clone(&self.crypto));
+        let round = if self.passed.is_some_and(|passed| attempt <= passed) {
+            Round::observe_about_keys(record, crypto, self.index, attempt, self.now)
+        } else {
+            Round::about_keys(record, crypto, self.index, attempt, self.now)
+        };
+        self.attempts.insert(attempt, Attempt::new(round));
     }
 
     /// Gives an attempt one input and carries out what it says.
@@ -80,9 +99,11 @@ impl<C: Crypto> KeyGeneration<C> {
                     RoundOutput::Evidence(proof) => out.push(KeyOutput::Evidence(proof)),
                     RoundOutput::Dropped(reason) => self.drops.add(reason),
                     RoundOutput::Keys(KeyStep::NeedContribution) => {
-                        inputs.extend(self.contribution().map(RoundInput::Contribution));
+                        inputs.extend(self.word(attempt).map(RoundInput::Contribution));
                     }
-                    RoundOutput::Keys(KeyStep::Agreed { set, said }) => self.agree(attempt, set, &said),
+                    RoundOutput::Keys(KeyStep::Agreed { set, said }) => {
+                        self.agree(attempt, set, &said, out);
+                    }
                     RoundOutput::Keys(KeyStep::Certified(certificate)) => {
                         self.finish(attempt, certificate, out);
                     }
@@ -93,8 +114,13 @@ impl<C: Crypto> KeyGeneration<C> {
         }
     }
 
-    /// This seat's contribution: its acknowledgements, and the values of those that did not acknowledge its dealing.
-    fn contribution(&mut self) -> Option<Vec<u8>> {
+    /// What this seat says in an attempt: its acknowledgements, the values of those that did not acknowledge its dealing,
+    /// and its last vote. From here on it votes in no earlier attempt.
+    fn word(&mut self, attempt: u64) -> Option<Vec<u8>> {
+        let voted = match self.voted {
+            Some(voted) => Some(self.last_vote(voted).filter(|vote| vote.attempt < attempt)?),
+            None => None,
+        };
         let (acks, own) = (self.acks(), self.dealer.digest());
         let at = usize::from(self.index);
         let holds = |player: &u16| match self.said_held.get(player) {
@@ -105,99 +131,19 @@ impl<C: Crypto> KeyGeneration<C> {
         let reveal = without.chain(self.revealed.iter().copied()).collect();
         let contribution = self.dealer.contribution(acks, &reveal).ok()?;
         self.revealed.extend(contribution.reveals.keys());
-        Some(contribution.to_bytes(&self.setup))
+        self.promised = self.promised.max(attempt);
+        Some(Word { voted, contribution }.to_bytes(&self.setup))
     }
 
-    /// Takes up what was agreed. A seat of which two versions were admitted has said nothing.
-    fn agree(&mut self, attempt: u64, set: Digest, said: &[(Listed, Vec<u8>)]) {
-        let single = |seat: u16| said.iter().filter(|(listed, _)| listed.seat == seat).count() == 1;
-        let read = said
-            .iter()
-            .filter(|(listed, _)| single(listed.seat))
-            .filter_map(|(listed, bytes)| Some((listed.seat, Contribution::read(&self.setup, bytes).ok()?)));
-        let contributions = read.collect();
-        if let Some(active) = self.attempts.get_mut(&attempt) {
-            active.agreed = Some((set, contributions));
-        }
+    fn last_vote(&self, attempt: u64) -> Option<Voted> {
+        let (set, commit) = self.attempts.get(&attempt)?.round.commit()?.clone();
+        Some(Voted { attempt, commit: CommitMsg { set, commit } })
     }
 
-    /// Works out what follows from what was agreed, as soon as the dealings are there.
-    pub(super) fn resolve(&mut self, out: &mut Vec<KeyOutput>) {
-        let open = self.attempts.iter().filter(|(_, a)| a.agreed.is_some() && a.result.is_none());
-        let open: Vec<u64> = open.map(|(attempt, _)| *attempt).collect();
-        for attempt in open {
-            self.resolve_one(attempt, out);
-        }
-    }
-
-    fn resolve_one(&mut self, attempt: u64, out: &mut Vec<KeyOutput>) {
-        let Some((set, contributions)) = self.attempts.get(&attempt).and_then(|a| a.agreed.as_ref()) else {
-            return;
-        };
-        match outcome(&self.setup, contributions, self.player.dealings()) {
-            Ok(made) => {
-                let root = terms::root(set, &made.keys);
-                let vote = self.voted.is_none_or(|voted| voted == attempt);
-                self.voted = self.voted.or(Some(attempt));
-                self.set_result(attempt, Some(made));
-                self.drive(attempt, RoundInput::Key { root, vote }, out);
-            }
-            Err(DkgError::Missing(_)) => self.fetch(attempt, out),
-            Err(_) => {
-                let said: Vec<_> = contributions.iter().map(|(seat, c)| (*seat, c.acks.clone())).collect();
-                // Whoever the own dealing does not account for has had its chance.
-                if contributions.get(&self.index).is_some_and(|own| own.commitment == self.dealer.digest()) {
-                    let missing = unaccounted(&self.setup, contributions, self.index);
-                    let most = self.setup.most_reveals();
-                    if self.revealed.union(&missing).count() <= most {
-                        self.revealed.extend(missing);
-                    }
-                }
-                // What a seat contributed is its last word on what it holds.
-                self.said_held.extend(said.into_iter().filter(|(seat, _)| *seat != self.index));
-                self.set_result(attempt, None);
-            }
-        }
-    }
-
-    fn set_result(&mut self, attempt: u64, result: Option<Outcome>) {
-        if let Some(active) = self.attempts.get_mut(&attempt) {
-            active.result = Some(result);
-        }
-    }
-
-    /// Asks those that acknowledge a dealing for it.
-    fn fetch(&mut self, attempt: u64, out: &mut Vec<KeyOutput>) {
-        let (now, again) = (self.now, self.now + 2 * self.record.params.delay_ms);
-        let Some(active) = self.attempts.get_mut(&attempt).filter(|a| now >= a.fetch_at) else { return };
-        active.fetch_at = again;
-        let agreed = self.attempts.get(&attempt).and_then(|a| a.agreed.clone());
-        let Some((_, contributions)) = &agreed else { return };
-        let missing: Vec<(u16, Digest)> = wanted(&self.setup, contributions)
-            .into_iter()
-            .filter(|key| !self.player.dealings().contains_key(key))
-            .collect();
-        for (seat, theirs) in contributions.iter().filter(|(seat, _)| **seat != self.index) {
-            let has = |(dealer, d): &&(u16, Digest)| theirs.acks.get(usize::from(*dealer)) == Some(d);
-            let ask: Vec<Listed> =
-                missing.iter().filter(has).map(|(seat, d)| Listed { seat: *seat, d: *d }).collect();
-            if !ask.is_empty() {
-                let bytes = self.encode(Body::Fetch(Fetch::Dealings(ask)));
-                out.push(KeyOutput::Send { to: *seat, bytes });
-            }
-        }
-    }
-
-    /// Whether a dealing that somebody passes on is one that an attempt waits for.
-    pub(super) fn waits_for(&self, dealer: u16, digest: &Digest) -> bool {
-        let open = self.attempts.values().filter(|a| a.result.is_none());
-        let mut open = open.filter_map(|a| a.agreed.as_ref());
-        open.any(|(_, said)| wanted(&self.setup, said).get(&dealer) == Some(digest))
-    }
-
-    /// Gives a seat that goes on with another attempt the certificate; it then asks for what it lacks.
-    pub(super) fn tell(&mut self, seat: u16, attempt: u64, out: &mut Vec<KeyOutput>) {
-        let Some(certificate) = self.certified.as_ref().filter(|c| c.round != attempt) else { return };
+    /// Gives a seat that goes on with something else than the certified attempt the certificate; it then asks for what it
+    /// lacks.
+    pub(super) fn tell(&mut self, seat: u16, attempt: Option<u64>, out: &mut Vec<KeyOutput>) {
+        let Some(certificate) = self.certified.as_ref().filter(|c| Some(c.round) != attempt) else { return };
         let again = self.helped.get(&seat).map_or(0, |at| at + 2 * self.record.params.delay_ms);
         if self.now < again {
             return;
@@ -207,16 +153,5 @@ impl<C: Crypto> KeyGeneration<C> {
         let bytes = Message { header, body, signature: None }.encode();
         self.helped.insert(seat, self.now);
         out.push(KeyOutput::Send { to: seat, bytes });
-    }
-
-    fn finish(&mut self, attempt: u64, certificate: Certificate, out: &mut Vec<KeyOutput>) {
-        let Some(active) = self.attempts.get(&attempt).filter(|_| self.certified.is_none()) else { return };
-        let (Some((set, contributions)), Some(Some(made))) = (&active.agreed, &active.result) else { return };
-        // Values that came in late, or with a restart, were not checked yet.
-        let _ = self.player.check(&self.secrets.deal);
-        let share = self.player.share(made, contributions, self.secrets.old.as_ref()).ok();
-        self.certified = Some(certificate.clone());
-        let generated = Generated { outcome: made.clone(), set: *set, certificate, share };
-        out.push(KeyOutput::Done(Box::new(generated)));
     }
 }

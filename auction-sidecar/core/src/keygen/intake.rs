@@ -1,17 +1,17 @@
 //! What a key generation does with each message.
 
 use super::attempts::Attempt;
-use super::{KeyGeneration, KeyOutput};
+use super::{KeyGeneration, KeyOutput, Word};
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
 use crate::evidence::message_hash_by;
 use crate::log::LogRecord;
+use crate::record::Peer;
 use crate::round::{Round, RoundInput};
-use crate::wire::{Body, Cert, Fetch, Kind, MAX_MESSAGE, Message, Reply, VoteWord, decode, vote_bytes};
+use crate::wire::{
+    Body, Cert, Fetch, Kind, Listed, MAX_MESSAGE, Message, Reply, VoteWord, decode, peek_kind, vote_bytes,
+};
 use vendue_sealed_bid::dkg::{Dealing, DkgError};
-
-/// Messages outside of the attempts that one seat may send: its own three, again and again, and what is fetched.
-const MAX_MESSAGES: u32 = 1024;
 
 type Intake = Result<(), DropReason>;
 
@@ -20,53 +20,68 @@ impl<C: Crypto> KeyGeneration<C> {
         if bytes.len() > MAX_MESSAGE {
             return Err(DropReason::Oversize);
         }
+        let kind = peek_kind(&bytes).ok_or(DropReason::Malformed)?;
+        if !self.limits.admit(self.now, Peer::Seat(from), kind) {
+            return Err(DropReason::Quota);
+        }
         let message = self.check(&bytes)?;
         if message.header.seat != from || from == self.index {
             return Err(DropReason::WrongSender);
         }
         match message.body {
-            Body::DealKey(_) | Body::Deal(_) | Body::Acks(_) => self.take_own_word(message, bytes, out),
-            Body::Fetch(Fetch::Dealings(wanted)) => {
-                self.count(from)?;
-                let found = wanted.iter().filter_map(|l| self.heard.get(&(l.seat, l.d))).cloned();
-                for deal in found.collect::<Vec<_>>() {
-                    let bytes = self.encode(Body::Reply(Reply::Dealing(deal)));
-                    out.push(KeyOutput::Send { to: from, bytes });
-                }
-                Ok(())
+            Body::DealKey(_) | Body::Deal(_) | Body::Acks(_) => {
+                self.tell(from, None, out);
+                self.take_own_word(message, bytes, out)
             }
-            Body::Reply(Reply::Dealing(deal)) => {
-                self.count(from)?;
-                self.take_fetched(deal, out)
-            }
+            Body::Fetch(Fetch::Dealings(wanted)) => self.serve(from, &wanted, out),
+            Body::Reply(Reply::Dealing(deal)) => self.take_fetched(deal, out),
             _ => self.take_of_attempt(message, bytes, out),
         }
     }
 
+    /// Gives a seat the dealings that it asks for, as far as this seat has them and gives one seat so much.
+    fn serve(&mut self, to: u16, wanted: &[Listed], out: &mut Vec<KeyOutput>) -> Intake {
+        let found = wanted.iter().filter_map(|l| self.heard.get(&(l.seat, l.d))).cloned();
+        for deal in found.collect::<Vec<_>>() {
+            let bytes = self.encode(Body::Reply(Reply::Dealing(deal)));
+            if !self.limits.reply(self.now, Peer::Seat(to), bytes.len()) {
+                return Err(DropReason::Quota);
+            }
+            out.push(KeyOutput::Send { to, bytes });
+        }
+        Ok(())
+    }
+
     fn take_of_attempt(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
         let (from, attempt) = (message.header.seat, message.header.round);
+        if let Body::Bundle(bundle) = &message.body
+            && (bundle.payload.len() > Word::most_bytes(&self.setup) || !bundle.order_view.is_empty())
+        {
+            return Err(DropReason::Malformed);
+        }
+        self.tell(from, Some(attempt), out);
+        if self.is_done() && !self.attempts.contains_key(&attempt) {
+            return Ok(());
+        }
         if !self.attempts.contains_key(&attempt) {
             // Only what a seat signed begins an attempt here, and none that is far ahead; or a certificate of one that passed.
-            let now = self.terms.attempt(self.now);
-            let is_near = now.map_or(attempt == 0, |now| attempt <= now + 1);
-            if !is_near || attempt >= super::terms::MAX_ATTEMPTS {
+            let is_near = self.terms.begun(self.now).map_or(attempt == 0, |now| attempt <= now + 1);
+            if !is_near || attempt >= self.terms.attempts() {
                 return Err(DropReason::WrongRound);
             }
             match &message.body {
-                Body::Cert(cert) => self.open_certified(from, attempt, cert)?,
+                Body::Cert(cert) => self.open_certified(attempt, cert)?,
                 _ if message.signature.is_some() => self.open_attempt(attempt),
                 _ => return Err(DropReason::WrongRound),
             }
         }
-        self.tell(from, attempt, out);
         self.drive(attempt, RoundInput::Message { message: Box::new(message), bytes }, out);
         Ok(())
     }
 
     /// Takes part in an attempt that others have brought to a key while this seat was away: it signs nothing in it but a
     /// vote for that key, and asks for what was agreed.
-    fn open_certified(&mut self, from: u16, attempt: u64, cert: &Cert) -> Intake {
-        self.count(from)?;
+    fn open_certified(&mut self, attempt: u64, cert: &Cert) -> Intake {
         let (record, crypto) = (&self.record, &self.crypto);
         let (market, epoch) = (&record.market, record.epoch);
         let seats: Vec<u16> = cert.quorum.signers.iter().collect();
@@ -76,8 +91,7 @@ impl<C: Crypto> KeyGeneration<C> {
             return Err(DropReason::BadSignature);
         }
         let (record, crypto) = (record.clone(), crypto.clone());
-        let round = Round::recall_about_keys(record, crypto, self.index, attempt, self.now, []);
-        let round = round.map_err(|_| DropReason::Malformed)?;
+        let round = Round::observe_about_keys(record, crypto, self.index, attempt, self.now);
         self.attempts.insert(attempt, Attempt::new(round));
         Ok(())
     }
@@ -98,27 +112,26 @@ impl<C: Crypto> KeyGeneration<C> {
         Ok(message)
     }
 
-    fn count(&mut self, seat: u16) -> Intake {
-        let used = self.used.entry(seat).or_default();
-        *used = used.saturating_add(1);
-        if *used > MAX_MESSAGES { Err(DropReason::Quota) } else { Ok(()) }
-    }
-
     /// What a seat says before the attempts.
     fn take_own_word(&mut self, message: Message, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) -> Intake {
         let seat = message.header.seat;
-        self.count(seat)?;
         if message.header.round != 0 {
             return Err(DropReason::WrongRound);
         }
         match message.body {
-            Body::DealKey(key) => self.learn_key(seat, &key.key).map_or(Ok(()), Err),
+            Body::DealKey(announced) => {
+                if self.learn_key(seat, &announced)? {
+                    self.hear(bytes, out);
+                }
+                Ok(())
+            }
             Body::Deal(deal) => self.take_deal(seat, &deal.dealing, bytes, out),
             Body::Acks(acks) => match self.said_held.get(&seat) {
                 Some(known) if *known == acks.held => Err(DropReason::Duplicate),
                 Some(_) => Err(DropReason::Conflict),
                 None => {
                     self.said_held.insert(seat, acks.held);
+                    self.hear(bytes, out);
                     Ok(())
                 }
             },
@@ -154,9 +167,14 @@ impl<C: Crypto> KeyGeneration<C> {
         if let Err(DkgError::Duplicate(_)) = self.player.receive(dealing, &self.secrets.deal) {
             return Err(DropReason::Conflict);
         }
-        out.push(KeyOutput::Persist(LogRecord::Heard { at_ms: self.now, bytes: bytes.clone() }));
+        self.hear(bytes.clone(), out);
         self.heard.insert((seat, digest), bytes);
         Ok(())
+    }
+
+    /// Keeps what a restart is to know again.
+    fn hear(&self, bytes: Vec<u8>, out: &mut Vec<KeyOutput>) {
+        out.push(KeyOutput::Persist(LogRecord::Heard { at_ms: self.now, bytes }));
     }
 
     /// Takes a dealing that was asked for: it is its dealer's own word.

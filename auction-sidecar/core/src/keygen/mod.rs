@@ -7,25 +7,29 @@
 //! its own. An attempt out of which fewer than q good dealings come is followed by the next one, with the same dealings.
 //!
 //! Invariants: everything that is dealt follows from a secret that was stored before the start, so that after a restart
-//! the same is said; of a dealer's values at most f ever become public, in all attempts together; a seat votes for one key
-//! in a generation, in one attempt, so that at most one key is certified.
+//! the same is said; of a dealer's values at most f ever become public, in all attempts together; of a generation at most
+//! one key is certified, however many attempts it takes.
 
+mod agreed;
 mod attempts;
 mod epoch;
 mod intake;
 mod restore;
 mod terms;
+mod word;
 
 #[cfg(test)]
 pub(crate) use epoch::dealt_next;
 pub use epoch::{EpochError, Generation, check_next, next_record};
 pub use restore::RestoreError;
-pub use terms::{Terms, TermsError};
+pub use terms::{DEFAULT_NOTICE_MS, LEAST_NOTICE_MS, Terms, TermsError};
+pub use word::{Voted, Word, WordError};
 
 use crate::award::Certificate;
 use crate::crypto::Crypto;
 use crate::drops::{DropReason, Drops};
 use crate::evidence::message_hash_by;
+use crate::limits::Limits;
 use crate::log::LogRecord;
 use crate::proof::FaultProof;
 use crate::record::MarketRecord;
@@ -76,8 +80,31 @@ pub enum KeyOutput {
     },
     /// A seat did what no honest seat does; to be verified with the record of [`Terms::record`].
     Evidence(Box<FaultProof>),
+    /// An attempt makes no key; another one follows.
+    Fruitless {
+        /// The attempt.
+        attempt: u64,
+        /// Why it makes none.
+        reason: Fruitless,
+    },
     /// The key is certified.
     Done(Box<Generated>),
+}
+
+/// Why an attempt that was agreed on makes no key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fruitless {
+    /// Too few seats contributed.
+    #[error("{found} seats contributed, and {needed} are needed")]
+    Contributions {
+        /// Seats that contributed.
+        found: usize,
+        /// Seats that are needed.
+        needed: usize,
+    },
+    /// The dealings make none.
+    #[error(transparent)]
+    Dealings(DkgError),
 }
 
 /// A certified key.
@@ -104,6 +131,8 @@ pub struct KeyGeneration<C: Crypto> {
     dealer: Dealer,
     player: Player,
     recipients: Vec<Option<RecipientKey>>,
+    /// What each seat announced.
+    announced: BTreeMap<u16, DealKeyMsg>,
     /// DEAL messages by dealer and digest of the commitment.
     heard: BTreeMap<(u16, Digest), Vec<u8>>,
     /// Which commitments of all dealers a seat says that it holds values of.
@@ -114,12 +143,19 @@ pub struct KeyGeneration<C: Crypto> {
     sent: BTreeMap<Kind, Vec<u8>>,
     resend_at: u64,
     attempts: BTreeMap<u64, Attempt<C>>,
-    /// The attempt in which this seat voted for a key.
+    /// The last attempt that began before a restart: in what is not later, if the log does not have it, this seat may have
+    /// spoken.
+    passed: Option<u64>,
+    /// Seats that did not contribute to the last attempt that was agreed on.
+    missed: BTreeSet<u16>,
+    /// The last attempt in which this seat voted for a key.
     voted: Option<u64>,
+    /// The first attempt in which it may vote: it contributed to this one, or voted in it.
+    promised: u64,
     certified: Option<Certificate>,
     /// When a seat that goes on with another attempt was last given the certificate.
     helped: BTreeMap<u16, u64>,
-    used: BTreeMap<u16, u32>,
+    limits: Limits,
     drops: Drops,
 }
 
@@ -147,15 +183,19 @@ impl<C: Crypto> KeyGeneration<C> {
             secrets,
             dealer,
             player,
+            announced: BTreeMap::new(),
             heard: BTreeMap::new(),
             said_held: BTreeMap::new(),
             revealed: BTreeSet::new(),
             sent: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            passed: None,
+            missed: BTreeSet::new(),
             voted: None,
+            promised: 0,
             certified: None,
             helped: BTreeMap::new(),
-            used: BTreeMap::new(),
+            limits: Limits::default(),
             drops: Drops::default(),
         })
     }
@@ -184,9 +224,9 @@ impl<C: Crypto> KeyGeneration<C> {
     /// When [`KeyGeneration::handle`] must be called next, at the latest; `None` when nothing more comes of it.
     pub fn next_wake(&self) -> Option<u64> {
         let own = [self.terms.start_ms(), self.terms.deals_ms(), self.terms.acknowledges_ms()];
-        let next = self.terms.next_attempt(self.now).filter(|_| self.voted.is_none());
+        let next = self.terms.next_attempt(self.now).filter(|_| !self.is_done());
         let next = next.map(|attempt| self.record.params.t0(attempt));
-        let resend = self.voted.is_none().then_some(self.resend_at);
+        let resend = (!self.is_done()).then_some(self.resend_at);
         let attempts = self.attempts.values().filter(|a| !self.is_over(a)).map(|a| a.next_wake(self.now));
         let all = own.into_iter().chain(next).chain(resend).chain(attempts);
         all.filter(|at| *at > self.now).min()
@@ -227,22 +267,25 @@ impl<C: Crypto> KeyGeneration<C> {
             return;
         }
         let Ok(key) = self.secrets.deal.public_key() else { return };
-        self.learn_key(self.index, &key);
-        self.say(Body::DealKey(DealKeyMsg { key }), out);
+        let announced = DealKeyMsg { key, commitment: self.dealer.digest() };
+        // Nobody else's word comes under the own number.
+        let _ = self.learn_key(self.index, &announced);
+        self.say(Body::DealKey(announced), out);
     }
 
-    /// Keeps the key that a seat's values are sealed to; the first one counts.
-    fn learn_key(&mut self, seat: u16, key: &[u8; 48]) -> Option<DropReason> {
-        let known = self.recipients.get_mut(usize::from(seat));
-        match (known, RecipientKey::from_bytes(key)) {
-            (Some(known @ None), Ok(key)) => {
-                *known = Some(key);
-                None
-            }
-            (Some(Some(known)), Ok(key)) if known.to_bytes() == key.to_bytes() => Some(DropReason::Duplicate),
-            (Some(Some(_)), Ok(_)) => Some(DropReason::Conflict),
-            _ => Some(DropReason::Malformed),
+    /// Keeps what a seat announces: the key that its values are sealed to, and what it commits to. The first counts, and
+    /// the commitment only where this seat has not dealt yet; whether it does.
+    fn learn_key(&mut self, seat: u16, announced: &DealKeyMsg) -> Result<bool, DropReason> {
+        let key = RecipientKey::from_bytes(&announced.key).map_err(|_| DropReason::Malformed)?;
+        match self.announced.get(&seat) {
+            Some(known) if known == announced => return Err(DropReason::Duplicate),
+            Some(_) => return Err(DropReason::Conflict),
+            None => {}
         }
+        let place = self.recipients.get_mut(usize::from(seat)).ok_or(DropReason::WrongSender)?;
+        *place = Some(key);
+        self.announced.insert(seat, announced.clone());
+        Ok(self.player.announce(seat, announced.commitment))
     }
 
     /// Deals when all keys are known, or when it is time and a quorum's are.
@@ -252,6 +295,7 @@ impl<C: Crypto> KeyGeneration<C> {
             return;
         }
         let Ok(dealing) = self.dealer.dealing(&self.recipients) else { return };
+        self.player.deals();
         self.say(Body::Deal(Deal { dealing: dealing.to_bytes() }), out);
         if let Some(bytes) = self.sent.get(&Kind::Deal) {
             self.heard.insert((self.index, dealing.digest()), bytes.clone());
@@ -287,7 +331,7 @@ impl<C: Crypto> KeyGeneration<C> {
 
     /// Says everything again, often until the attempts begin and now and then until one comes to a key.
     fn resend(&mut self, out: &mut Vec<KeyOutput>) {
-        if self.now < self.resend_at || self.voted.is_some() {
+        if self.now < self.resend_at || self.is_done() {
             return;
         }
         let again = self.now > self.terms.start_ms();
@@ -299,5 +343,7 @@ impl<C: Crypto> KeyGeneration<C> {
     }
 }
 
+#[cfg(test)]
+mod attempts_tests;
 #[cfg(test)]
 mod tests;

@@ -1,18 +1,18 @@
 //! A key generation as a restarted seat knows it from the log of that generation.
 //!
 //! Inputs: the terms, the stored secrets, the records in the order in which they were written. Invariants: what was said
-//! is said again in the same bytes; values that were acknowledged are there again; a seat that voted for a key votes for no
-//! other; values that were revealed count.
+//! is said again in the same bytes; values that were acknowledged are there again; no vote contradicts one from before; values
+//! that were revealed count; in an attempt that had begun and is not in the log the seat says nothing.
 
 use super::attempts::Attempt;
-use super::{KeyGeneration, KeySecrets, Terms};
+use super::{KeyGeneration, KeySecrets, Terms, Word};
 use crate::crypto::Crypto;
 use crate::log::LogRecord;
 use crate::round::{RecallError, Round};
 use crate::wire::{Body, Message, decode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use vendue_sealed_bid::dkg::{Contribution, DkgError};
+use vendue_sealed_bid::dkg::DkgError;
 
 /// Why a generation cannot go on from a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -51,6 +51,7 @@ impl<C: Crypto> KeyGeneration<C> {
                 _ => {}
             }
         }
+        restored.passed = restored.terms.begun(now_ms);
         for (attempt, past) in attempts {
             let (record, crypto) = (restored.record.clone(), restored.crypto.clone());
             let round = Round::recall_about_keys(record, crypto, index, attempt, now_ms, past)?;
@@ -64,30 +65,41 @@ impl<C: Crypto> KeyGeneration<C> {
     }
 
     fn hear_again(&mut self, message: &Message, bytes: &[u8]) {
-        if let Body::Deal(deal) = &message.body {
-            // It was taken before, so it is taken now.
-            let _ = self.take_deal(message.header.seat, &deal.dealing, bytes.to_vec(), &mut vec![]);
+        let seat = message.header.seat;
+        match &message.body {
+            // What was taken before is taken now.
+            Body::DealKey(announced) => {
+                let _ = self.learn_key(seat, announced);
+            }
+            Body::Deal(deal) => {
+                let _ = self.take_deal(seat, &deal.dealing, bytes.to_vec(), &mut vec![]);
+            }
+            Body::Acks(acks) => {
+                self.said_held.insert(seat, acks.held.clone());
+            }
+            _ => {}
         }
     }
 
     /// Takes up what this seat said; whether it belongs to an attempt.
     fn recall_said(&mut self, message: &Message, bytes: &[u8]) -> bool {
         match &message.body {
-            Body::DealKey(key) => {
-                self.learn_key(self.index, &key.key);
-            }
-            Body::Deal(_) => self.hear_again(message, bytes),
-            Body::Acks(acks) => {
-                self.said_held.insert(self.index, acks.held.clone());
+            Body::DealKey(_) | Body::Acks(_) => self.hear_again(message, bytes),
+            Body::Deal(_) => {
+                self.player.deals();
+                self.hear_again(message, bytes);
             }
             body => {
+                let attempt = message.header.round;
                 if let Body::Bundle(bundle) = body
-                    && let Ok(said) = Contribution::read(&self.setup, &bundle.payload)
+                    && let Ok(said) = Word::read(&self.setup, &bundle.payload)
                 {
-                    self.revealed.extend(said.reveals.keys());
+                    self.revealed.extend(said.contribution.reveals.keys());
+                    self.promised = self.promised.max(attempt);
                 }
                 if let Body::Award(_) = body {
-                    self.voted = Some(message.header.round);
+                    self.voted = self.voted.max(Some(attempt));
+                    self.promised = self.promised.max(attempt);
                 }
                 return true;
             }

@@ -10,13 +10,14 @@ use crate::wire::{Bundle, Cert, decode, peek_kind};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::collections::BTreeSet;
-use vendue_sealed_bid::dkg::{Contribution, KeySet, Purpose};
+use vendue_sealed_bid::dkg::{KeySet, Purpose};
 use vendue_sealed_bid::{BidKey, RoundId, combine, open, seal};
 
-const START: u64 = 1_000_000;
-const D: u64 = 100;
+pub(super) const START: u64 = 1_000_000;
+pub(super) const NOTICE: u64 = DEFAULT_NOTICE_MS;
+pub(super) const D: u64 = 100;
 
-fn mk_dealt(n: u16) -> Dealt {
+pub(super) fn mk_dealt(n: u16) -> Dealt {
     let member = |name: String| MemberSpec { peer_id: name.clone(), name, addresses: vec![] };
     let spec = DealSpec {
         name: "m".into(),
@@ -27,14 +28,14 @@ fn mk_dealt(n: u16) -> Dealt {
     deal(&spec, &mut ChaCha20Rng::seed_from_u64(4)).unwrap()
 }
 
-fn mk_secrets(seat: u16, old: Option<SealShare>) -> KeySecrets {
+pub(super) fn mk_secrets(seat: u16, old: Option<SealShare>) -> KeySecrets {
     let byte = |label: u8| [label + seat as u8; 32];
     let deal = DealKey::generate(&byte(10)).unwrap();
     KeySecrets { seed: DealerSeed::from_bytes(&byte(50)), deal, old }
 }
 
 /// A message on its way.
-struct Sent {
+pub(super) struct Sent {
     at: u64,
     from: u16,
     to: u16,
@@ -42,29 +43,30 @@ struct Sent {
 }
 
 /// The seats, what is on its way, and what came out.
-struct Rig {
-    old: MarketRecord,
-    terms: Terms,
-    crypto: Vec<Arc<SeatCrypto>>,
-    seats: Vec<Option<KeyGeneration<SeatCrypto>>>,
-    logs: Vec<Vec<LogRecord>>,
-    queue: Vec<Sent>,
-    now: u64,
-    done: BTreeMap<u16, Generated>,
-    proofs: Vec<FaultProof>,
+pub(super) struct Rig {
+    pub(super) old: MarketRecord,
+    pub(super) terms: Terms,
+    pub(super) crypto: Vec<Arc<SeatCrypto>>,
+    pub(super) seats: Vec<Option<KeyGeneration<SeatCrypto>>>,
+    pub(super) logs: Vec<Vec<LogRecord>>,
+    pub(super) queue: Vec<Sent>,
+    pub(super) now: u64,
+    pub(super) done: BTreeMap<u16, Generated>,
+    pub(super) proofs: Vec<FaultProof>,
+    pub(super) fruitless: BTreeSet<(u64, String)>,
     /// Everything that was said, with its sender.
-    said: BTreeSet<(u16, Vec<u8>)>,
+    pub(super) said: BTreeSet<(u16, Vec<u8>)>,
 }
 
 /// What becomes of a message: how long it takes, if it arrives at all, and as what.
-type Fate<'f> = &'f dyn Fn(u16, u16, &[u8]) -> Vec<(u64, Vec<u8>)>;
+pub(super) type Fate<'f> = &'f dyn Fn(u16, u16, &[u8]) -> Vec<(u64, Vec<u8>)>;
 
-fn on_time(_: u16, _: u16, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
+pub(super) fn on_time(_: u16, _: u16, bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     vec![(D / 2, bytes.to_vec())]
 }
 
 impl Rig {
-    fn new(n: u16) -> Self {
+    pub(super) fn new(n: u16) -> Self {
         let dealt = mk_dealt(n);
         Self::with(dealt.record.record, dealt.seats, Purpose::Key, |_| None)
     }
@@ -75,7 +77,7 @@ impl Rig {
         purpose: Purpose,
         mut share: impl FnMut(u16) -> Option<SealShare>,
     ) -> Self {
-        let terms = Terms::new(&old, purpose, START).unwrap();
+        let terms = Terms::new(&old, purpose, START, NOTICE).unwrap();
         let record = Arc::new(old.clone());
         let crypto: Vec<_> = keys.into_iter().map(|k| Arc::new(SeatCrypto::new(record.clone(), k))).collect();
         let seats = (0u16..).zip(&crypto).map(|(seat, crypto)| {
@@ -94,11 +96,12 @@ impl Rig {
             now: START,
             done: BTreeMap::new(),
             proofs: vec![],
+            fruitless: BTreeSet::new(),
             said: BTreeSet::new(),
         }
     }
 
-    fn give(&mut self, seat: u16, input: KeyInput, fate: Fate<'_>) {
+    pub(super) fn give(&mut self, seat: u16, input: KeyInput, fate: Fate<'_>) {
         let Some(generation) = &mut self.seats[usize::from(seat)] else { return };
         for output in generation.handle(self.now, input) {
             match output {
@@ -113,6 +116,9 @@ impl Rig {
                 }
                 KeyOutput::Send { to, bytes } => self.send(seat, to, &bytes, fate),
                 KeyOutput::Evidence(proof) => self.proofs.push(*proof),
+                KeyOutput::Fruitless { attempt, reason } => {
+                    self.fruitless.insert((attempt, reason.to_string()));
+                }
                 KeyOutput::Done(generated) => {
                     assert!(self.done.insert(seat, *generated).is_none(), "seat {seat} is done twice");
                 }
@@ -132,7 +138,7 @@ impl Rig {
     }
 
     /// Goes on until nothing happens any more, or until a time.
-    fn run(&mut self, until: u64, fate: Fate<'_>) {
+    pub(super) fn run(&mut self, until: u64, fate: Fate<'_>) {
         loop {
             let wakes = self.seats.iter().flatten().filter_map(|s| s.next_wake());
             let next = wakes.chain(self.queue.iter().map(|s| s.at)).min();
@@ -151,12 +157,12 @@ impl Rig {
         }
     }
 
-    fn begin(&mut self, fate: Fate<'_>) {
+    pub(super) fn begin(&mut self, fate: Fate<'_>) {
         (0..self.old.n()).for_each(|seat| self.give(seat, KeyInput::Tick, fate));
     }
 
     /// The seat again from its log, as it was up to a record.
-    fn restart(&mut self, seat: u16, records: usize) {
+    pub(super) fn restart(&mut self, seat: u16, records: usize) {
         let s = usize::from(seat);
         self.logs[s].truncate(records);
         let (crypto, secrets) = (self.crypto[s].clone(), mk_secrets(seat, None));
@@ -172,12 +178,12 @@ impl Rig {
         self.done.remove(&seat);
     }
 
-    fn until(&self, attempts: u64) -> u64 {
+    pub(super) fn until(&self, attempts: u64) -> u64 {
         self.terms.record().params.t0(attempts)
     }
 
     /// All who are done have one key, and their shares open what is sealed to it.
-    fn check(&self, least: usize) -> KeySet {
+    pub(super) fn check(&self, least: usize) -> KeySet {
         assert!(self.done.len() >= least, "{} are done", self.done.len());
         let first = self.done.values().next().unwrap();
         let keys = &first.outcome.keys;
@@ -185,7 +191,7 @@ impl Rig {
             assert_eq!((&made.outcome, made.set), (&first.outcome, first.set), "seat {seat}");
             assert!(keys.fits(*seat, made.share.as_ref().unwrap()), "share of seat {seat}");
         }
-        let next = next_record(&self.old, START, first.set, keys, &first.certificate).unwrap();
+        let next = next_record(&self.old, &self.terms, first.set, keys, &first.certificate).unwrap();
         let id = RoundId { market: next.market, epoch: next.epoch, round: 3 };
         let quorum = self.done.iter().rev().take(usize::from(keys.quorum()));
         let shares: Vec<_> = quorum.map(|(s, made)| (*s, made.share.as_ref().unwrap().sign(&id))).collect();
@@ -196,7 +202,7 @@ impl Rig {
     }
 
     /// A message signed with a seat's key.
-    fn forge(&self, seat: u16, round: u64, body: Body) -> Vec<u8> {
+    pub(super) fn forge(&self, seat: u16, round: u64, body: Body) -> Vec<u8> {
         let record = self.terms.record();
         let (market, epoch) = (record.short_id(), record.epoch);
         let header = Header { kind: body.kind(), market, epoch, round, seat };
@@ -205,7 +211,7 @@ impl Rig {
     }
 
     /// This message of a seat with another body.
-    fn instead(&self, bytes: &[u8], change: impl Fn(Body) -> Body) -> Vec<u8> {
+    pub(super) fn instead(&self, bytes: &[u8], change: impl Fn(Body) -> Body) -> Vec<u8> {
         let message = decode(bytes, self.old.n()).unwrap();
         self.forge(message.header.seat, message.header.round, change(message.body))
     }
@@ -253,12 +259,12 @@ fn a_seat_that_was_away_gets_its_share_of_a_key_that_is_certified() {
     quorum.aggregate = [1; 48];
     let forged = rig.forge(0, 0, Body::Cert(Cert { root: made.certificate.root, quorum }));
     let forged = forged[..forged.len() - 65].to_vec();
-    let generation = rig.seats[2].as_mut().unwrap();
-    generation.handle(rig.now, KeyInput::Message { from: 0, bytes: forged });
-    assert_eq!(generation.dropped().count(DropReason::BadSignature), 1);
+    rig.give(2, KeyInput::Message { from: 0, bytes: forged }, &on_time);
+    assert_eq!(rig.seats[2].as_ref().unwrap().dropped().count(DropReason::BadSignature), 1);
     rig.run(rig.until(3), &on_time);
     rig.check(4);
-    assert!(signed(&rig, Kind::Award) && !signed(&rig, Kind::Bundle) && !signed(&rig, Kind::Set));
+    let all = [Kind::Award, Kind::Bundle, Kind::Set].map(|kind| signed(&rig, kind));
+    assert_eq!(all, [true, false, false], "award, bundle, set");
     assert!(rig.proofs.is_empty());
 }
 
@@ -364,8 +370,8 @@ fn who_denies_an_acknowledgement_holds_up_one_attempt() {
     let rig = faulty(4, 3, |rig, _, kind, bytes| match kind {
         Kind::Bundle => vec![rig.instead(bytes, |body| {
             let Body::Bundle(bundle) = body else { return body };
-            let mut said = Contribution::read(rig.terms.setup(), &bundle.payload).unwrap();
-            said.acks = vec![[0; 32]; 4];
+            let mut said = Word::read(rig.terms.setup(), &bundle.payload).unwrap();
+            said.contribution.acks = vec![[0; 32]; 4];
             Body::Bundle(Bundle { payload: said.to_bytes(rig.terms.setup()), ..bundle })
         })],
         // It commits to nothing that follows from its own version.
@@ -478,7 +484,7 @@ fn a_refresh_keeps_the_key_and_old_shares_do_not_mix_with_new_ones() {
     first.run(first.until(1), &on_time);
     let keys = first.check(4);
     let made = &first.done[&0];
-    let record = next_record(&first.old, START, made.set, &keys, &made.certificate).unwrap();
+    let record = next_record(&first.old, &first.terms, made.set, &keys, &made.certificate).unwrap();
     let share = |seat: u16| {
         let bytes = first.done[&seat].share.as_ref().unwrap().to_bytes();
         SealShare::from_bytes(&bytes).unwrap()
@@ -496,7 +502,8 @@ fn a_refresh_keeps_the_key_and_old_shares_do_not_mix_with_new_ones() {
     let mixed = combine(&id, renewed.seal_key(), 3, &shares, |s| renewed.share_key(s));
     assert_eq!(mixed.err(), Some(vendue_sealed_bid::CryptoError::BadShares(vec![1])));
     // A refresh of a key that is not the epoch's has no terms.
-    assert_eq!(Terms::new(&first.old, Purpose::Refresh(keys), START).err(), Some(TermsError::NotTheKey));
+    let refused = Terms::new(&first.old, Purpose::Refresh(keys), START, NOTICE).err();
+    assert_eq!(refused, Some(TermsError::NotTheKey));
 }
 
 #[test]
@@ -506,12 +513,11 @@ fn the_next_record_follows_from_the_old_one_and_the_certificate_only() {
     rig.run(rig.until(1), &on_time);
     let keys = rig.check(4);
     let made = &rig.done[&2];
-    let next = next_record(&rig.old, START, made.set, &keys, &made.certificate).unwrap();
+    let next = next_record(&rig.old, &rig.terms, made.set, &keys, &made.certificate).unwrap();
     assert_eq!((next.epoch, next.key_origin), (1, crate::record::KeyOrigin::Distributed));
     assert_eq!(check_next(&rig.old, &next), Ok(()));
     let generation = next.generation.clone().unwrap();
-    let over = rig.terms.record().params.expiry(0);
-    assert!(next.params.t0(generation.first_round) >= over + 120_000);
+    assert_eq!(generation.first_round, next.params.round_from(START + NOTICE));
     let json = String::from_utf8(next.to_bytes()).unwrap();
     assert_eq!(serde_json::from_str::<MarketRecord>(&json).unwrap(), next);
 
@@ -533,6 +539,7 @@ fn the_next_record_follows_from_the_old_one_and_the_certificate_only() {
     assert_eq!(generation(&|g| g.set[0] ^= 1), Err(EpochError::OtherKeys));
     for error in [
         generation(&|g| g.start_ms += 1),
+        generation(&|g| g.notice_ms += 1),
         generation(&|g| g.refresh = true),
         generation(&|g| g.certificate.aggregate = [1; 48]),
         generation(&|g| g.certificate.round += 1),
@@ -552,7 +559,7 @@ fn an_auction_runs_with_keys_that_were_generated() {
     rig.run(rig.until(1), &on_time);
     let keys = rig.check(4);
     let made = &rig.done[&0];
-    let next = next_record(&rig.old, START, made.set, &keys, &made.certificate).unwrap();
+    let next = next_record(&rig.old, &rig.terms, made.set, &keys, &made.certificate).unwrap();
     let seats: Vec<SeatKeys> = mk_dealt(4)
         .seats
         .into_iter()
@@ -570,8 +577,14 @@ fn an_auction_runs_with_keys_that_were_generated() {
 fn what_is_foreign_malformed_too_much_or_out_of_order_is_dropped_and_counted() {
     let mut rig = Rig::new(4);
     rig.begin(&on_time);
-    let deal_key = Body::DealKey(DealKeyMsg { key: mk_secrets(3, None).deal.public_key().unwrap() });
-    let other = Body::DealKey(DealKeyMsg { key: mk_secrets(8, None).deal.public_key().unwrap() });
+    let deal_key = Body::DealKey(DealKeyMsg {
+        key: mk_secrets(3, None).deal.public_key().unwrap(),
+        commitment: [7; 32],
+    });
+    let other = Body::DealKey(DealKeyMsg {
+        key: mk_secrets(8, None).deal.public_key().unwrap(),
+        commitment: [7; 32],
+    });
     let mut refused = |from: u16, bytes: Vec<u8>, reason: DropReason| {
         let generation = rig.seats[0].as_mut().unwrap();
         let before = generation.dropped().count(reason);
@@ -590,7 +603,7 @@ fn what_is_foreign_malformed_too_much_or_out_of_order_is_dropped_and_counted() {
     refused(3, good[..good.len() - 1].to_vec(), DropReason::Malformed);
     refused(3, vec![0; MAX_LEN], DropReason::Oversize);
     refused(3, forger.forge(3, 1, deal_key), DropReason::WrongRound);
-    let infinity = Body::DealKey(DealKeyMsg { key: [0; 48] });
+    let infinity = Body::DealKey(DealKeyMsg { key: [0; 48], commitment: [7; 32] });
     refused(3, forger.forge(3, 0, infinity), DropReason::Malformed);
     forger_gives(&mut rig, &good);
     let mut refused = |from: u16, bytes: Vec<u8>, reason: DropReason| {

@@ -119,6 +119,11 @@ pub enum LogRecord {
     },
 }
 
+/// Whether a message is one that seats say before the attempts of a key generation.
+fn is_about_keys(bytes: &[u8]) -> bool {
+    matches!(peek_kind(bytes), Some(Kind::DealKey | Kind::Deal | Kind::Acks))
+}
+
 impl LogRecord {
     /// The round that a record is about.
     pub fn round(&self) -> Option<u64> {
@@ -156,7 +161,7 @@ impl LogRecord {
     pub fn is_for_replay(&self) -> bool {
         match self {
             LogRecord::Orders { .. } | LogRecord::Omitted { .. } => true,
-            LogRecord::Heard { bytes, .. } => peek_kind(bytes) != Some(Kind::Deal),
+            LogRecord::Heard { bytes, .. } => !is_about_keys(bytes),
             _ => false,
         }
     }
@@ -171,6 +176,10 @@ impl LogRecord {
     pub fn goes_on_until_ms(&self, params: &Params) -> u64 {
         match self {
             LogRecord::Promise { until_ms, .. } | LogRecord::HandOver { until_ms, .. } => *until_ms,
+            // A log that begins with these is that of a key generation, of which all is needed until its folder is removed.
+            LogRecord::Said { bytes, .. } | LogRecord::Heard { bytes, .. } if is_about_keys(bytes) => {
+                u64::MAX
+            }
             other => other.round().map_or(0, |round| params.expiry(round)),
         }
     }

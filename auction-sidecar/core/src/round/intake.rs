@@ -196,7 +196,7 @@ impl<C: Crypto> Round<C> {
     }
 
     /// Takes up a commit that is new, if it proves itself.
-    fn take_commit(&mut self, set: Digest, commit: Commit, out: &mut Vec<RoundOutput>) -> Intake {
+    pub(super) fn take_commit(&mut self, set: Digest, commit: Commit, out: &mut Vec<RoundOutput>) -> Intake {
         match &self.commit {
             Some((known, _)) if *known == set => Ok(()),
             Some(_) if self.other_commit.is_some() => Err(DropReason::Conflict),

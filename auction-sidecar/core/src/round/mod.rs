@@ -34,7 +34,7 @@ use crate::merkle::Tree;
 use crate::proof::{Fault, FaultProof};
 use crate::record::MarketRecord;
 use crate::wire::{
-    Body, Commit, Header, Kind, Listed, MAX_MESSAGE, Message, NewView, Quorum, ShownSet, VoteWord,
+    Body, Commit, CommitMsg, Header, Kind, Listed, MAX_MESSAGE, Message, NewView, Quorum, ShownSet, VoteWord,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -67,6 +67,8 @@ pub enum RoundInput {
     Orders(Vec<(Digest, Arc<Order>)>),
     /// The answer to [`KeyStep::NeedContribution`].
     Contribution(Vec<u8>),
+    /// A set that is final, as somebody else shows it, in a round about keys.
+    Committed(CommitMsg),
     /// The answer to [`KeyStep::Agreed`].
     Key {
         /// Names the key that follows.
@@ -367,6 +369,10 @@ impl<C: Crypto> Round<C> {
             RoundInput::Orders(orders) => self.take_orders(orders),
             RoundInput::Contribution(bytes) => self.send_contribution(bytes, &mut out),
             RoundInput::Key { root, vote } => self.take_key(root, vote, &mut out),
+            RoundInput::Committed(CommitMsg { set, commit }) => {
+                let taken = self.take_commit(set, commit, &mut out);
+                out.extend(taken.err().map(RoundOutput::Dropped));
+            }
         }
         self.progress(&mut out);
         out
@@ -534,6 +540,8 @@ impl<C: Crypto> Round<C> {
     }
 }
 
+#[cfg(test)]
+mod bundle_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 #[cfg(test)]

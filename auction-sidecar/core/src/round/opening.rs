@@ -4,7 +4,7 @@ use super::{Ballot, KeyStep, Result, Round, RoundDecided, RoundOutput, Subject};
 use crate::clearing::Clearing;
 use crate::crypto::Crypto;
 use crate::drops::DropReason;
-use crate::wire::{AwardVote, Body, Fetch, Listed, MAX_FETCH, VoteWord};
+use crate::wire::{AwardVote, Body, Fetch, Listed, MAX_FETCH, ShownSet, VoteWord};
 use std::sync::Arc;
 use vendue_market::Digest;
 use vendue_sealed_bid::{CryptoError, Sealed};
@@ -70,10 +70,24 @@ impl<C: Crypto> Round<C> {
         known.cloned().or_else(|| Some(self.derived_list()).filter(is_it))
     }
 
-    /// Asks each seat for the missing bundles that its SET lists.
+    /// Asks each seat for the missing bundles that its SET lists, and f + 1 seats in turn for those that no SET here lists.
     fn fetch_bundles(&self, missing: &[Listed], out: &mut Vec<RoundOutput>) {
-        for (seat, set) in self.sets.iter().filter(|(seat, _)| **seat != self.index) {
-            let has = |l: &&Listed| set.set.held.get(usize::from(l.seat)) == Some(&l.d);
+        let others = || self.sets.iter().filter(|(seat, _)| **seat != self.index);
+        let lists = |set: &ShownSet, l: &Listed| set.set.held.get(usize::from(l.seat)) == Some(&l.d);
+        let nowhere = |l: &&Listed| !others().any(|(_, set)| lists(set, l));
+        let unlisted: Vec<Listed> = missing.iter().filter(nowhere).take(MAX_FETCH).copied().collect();
+        if !unlisted.is_empty() {
+            let (n, at_once) = (u64::from(self.record.n()), self.f() as u64 + 1);
+            let turn = self.now / (2 * self.record.params.delay_ms).max(1) * at_once;
+            for seat in (0..at_once).map(|step| ((turn + step) % n) as u16) {
+                if seat != self.index {
+                    let (_, bytes) = self.encode(Body::Fetch(Fetch::Bundles(unlisted.clone())));
+                    out.push(RoundOutput::Send { to: seat, bytes });
+                }
+            }
+        }
+        for (seat, set) in others() {
+            let has = |l: &&Listed| lists(set, l);
             let wanted: Vec<Listed> = missing.iter().filter(has).take(MAX_FETCH).copied().collect();
             if !wanted.is_empty() {
                 let (_, bytes) = self.encode(Body::Fetch(Fetch::Bundles(wanted)));

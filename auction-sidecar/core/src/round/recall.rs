@@ -80,6 +80,22 @@ impl<C: Crypto> Round<C> {
         Ok(recalled)
     }
 
+    /// A round about keys in which this seat may have spoken, and does not know what.
+    pub(crate) fn observe_about_keys(
+        record: Arc<MarketRecord>,
+        crypto: Arc<C>,
+        index: u16,
+        round: u64,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            recalled: true,
+            bidding: Bidding::TooLate,
+            resend_at: now_ms,
+            ..Self::about_keys(record, crypto, index, round, now_ms)
+        }
+    }
+
     fn check_said(&self, bytes: &[u8]) -> Result<Message, RecallError> {
         let message = decode(bytes, self.record.n()).map_err(|_| RecallError::Malformed(self.round))?;
         let header = message.header;

@@ -10,9 +10,7 @@ use crate::wire::tests::mk_order;
 use crate::wire::*;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
-use std::sync::atomic::{AtomicU32, Ordering};
 use vendue_market::{BidTerms, NodeCapacity, OfferCapacity, Outcome, Price, RecordKind};
-use vendue_sealed_bid::{CryptoError, Sealed};
 
 pub(crate) const ROUND: u64 = 7;
 
@@ -307,53 +305,6 @@ fn at_most_one_of_each_is_ever_signed() {
 }
 
 #[test]
-fn two_versions_of_a_bundle_are_both_garbage_when_both_are_admitted() {
-    let mut rig = mk_rig();
-    let now = rig.t0();
-    rig.tick(now);
-    // Seat 0, the cheapest, shows one version to seat 1 and another to seats 2 and 3; all list what they saw,
-    // and seat 0 itself lists the one of seat 1.
-    let second = {
-        let body =
-            Body::Bundle(Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![3] });
-        rig.forge(0, body)
-    };
-    rig.deliver(now, 2, &second);
-    rig.deliver(now, 3, &second);
-    rig.flow(now + 10, |_, _, _| true);
-    rig.tick(now + 100);
-    rig.flow(now + 110, |_, _, _| true);
-    for after in [200, 401, 610, 801] {
-        rig.tick(now + after);
-        rig.flow(now + after, |_, _, _| true);
-    }
-    assert!((0..4).all(|s| rig.winner(s) == Some(1)), "{:?}", rig.dropped);
-    let garbage = |l: &&crate::award::Leaf| matches!(l, crate::award::Leaf::Garbage(b) if b.seat == 0);
-    assert_eq!(rig.decided[&1].table.leaves.iter().filter(garbage).count(), 2);
-}
-
-#[test]
-fn a_copied_bundle_is_garbage_under_another_seat() {
-    let mut rig = mk_rig();
-    let now = rig.t0();
-    rig.tick(now);
-    let (_, bytes) = rig.sent.iter().find(|(from, _)| *from == 0).unwrap().clone();
-    let Body::Bundle(copied) = decode(&bytes, 4).unwrap().body else { panic!("no bundle") };
-    let copy = rig.forge(3, Body::Bundle(copied));
-    // Seat 3's own bundle is kept back; it sends the copy of the cheapest bid instead.
-    rig.sent.retain(|(from, _)| *from != 3);
-    (0..3).for_each(|to| rig.deliver(now, to, &copy));
-    rig.flow(now + 10, |from, _, _| from != 3);
-    for after in [100, 200, 401, 610, 801] {
-        rig.tick(now + after);
-        rig.flow(now + after, |from, _, _| from != 3);
-    }
-    assert_eq!(rig.winner(1), Some(0), "{:?}", rig.dropped);
-    let copy_is_garbage = |l: &crate::award::Leaf| matches!(l, crate::award::Leaf::Garbage(b) if b.seat == 3);
-    assert!(rig.decided[&1].table.leaves.iter().any(copy_is_garbage));
-}
-
-#[test]
 fn invalid_shares_are_thrown_out() {
     let mut rig = mk_rig();
     let now = rig.t0();
@@ -370,23 +321,6 @@ fn invalid_shares_are_thrown_out() {
     }
     assert!(rig.dropped.contains(&(0, DropReason::BadSignature)));
     assert!(rig.rounds[0].result.is_some(), "three good shares, the own one among them, are enough");
-}
-
-#[test]
-fn late_bundles_are_not_listed() {
-    let mut rig = mk_rig();
-    let now = rig.t0();
-    rig.tick(now);
-    let (_, late) = rig.sent.iter().find(|(from, _)| *from == 0).unwrap().clone();
-    rig.flow(now + 10, |from, _, to| from != 0 && to != 0);
-    rig.tick(now + 100);
-    rig.sent.retain(|(from, _)| *from != 0);
-    for to in 1..4 {
-        rig.deliver(now + 101, to, &late);
-    }
-    rig.flow(now + 110, |from, _, _| from != 0);
-    assert!(rig.dropped.contains(&(1, DropReason::Late)));
-    assert_eq!(rig.winner(1), Some(1), "the late and cheaper bid does not count");
 }
 
 #[test]
@@ -416,27 +350,6 @@ fn the_gate_holds_shares_back_and_shares_of_others_lift_it() {
     }
     rig.tick(rig.record.params.t1(ROUND + 1) + 101);
     assert!(rig.rounds.iter().all(Round::has_opened), "after the gate everybody opens");
-}
-
-#[test]
-fn who_is_woken_late_sends_no_bundle_and_no_set_but_votes_and_opens() {
-    let mut rig = mk_rig();
-    let now = rig.t0();
-    rig.rounds[3] = Round::new(rig.record.clone(), rig.keys[3].clone(), 3, ROUND, now + 100);
-    (0..3).for_each(|seat| rig.give(now, seat, RoundInput::Tick));
-    rig.flow(now + 10, |_, _, to| to != 3);
-    (0..3).for_each(|seat| rig.give(now + 100, seat, RoundInput::Tick));
-    let mut kinds = vec![];
-    while !rig.sent.is_empty() {
-        for (from, bytes) in std::mem::take(&mut rig.sent) {
-            if from == 3 {
-                kinds.push(peek_kind(&bytes).unwrap());
-            }
-            (0..4).filter(|to| *to != from).for_each(|to| rig.deliver(now + 110, to, &bytes));
-        }
-    }
-    assert!(!kinds.contains(&Kind::Bundle) && !kinds.contains(&Kind::Set), "{kinds:?}");
-    assert!(kinds.contains(&Kind::Open) && kinds.contains(&Kind::Lock), "{kinds:?}");
 }
 
 #[test]
@@ -502,104 +415,4 @@ fn a_bad_share_is_judged_once() {
     rig.deliver(now + 10, 0, &another);
     assert_eq!(rig.last_drop(), Some(DropReason::BadSignature));
     assert!(!rig.rounds[0].opens.contains_key(&1), "it does not cost another check");
-}
-
-/// Real cryptography that counts how often votes are aggregated.
-struct Counting(Arc<SeatCrypto>, AtomicU32);
-
-impl Crypto for Counting {
-    type Opened = <SeatCrypto as Crypto>::Opened;
-    type Scheme = <SeatCrypto as Crypto>::Scheme;
-
-    fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> std::result::Result<Sealed, CryptoError> {
-        self.0.seal(round, header, payload)
-    }
-    fn share(&self, round: u64) -> [u8; 96] {
-        self.0.share(round)
-    }
-    fn combine(
-        &self,
-        round: u64,
-        shares: &[(u16, [u8; 96])],
-    ) -> std::result::Result<Self::Opened, CryptoError> {
-        self.0.combine(round, shares)
-    }
-    fn open(&self, opened: &Self::Opened, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>> {
-        self.0.open(opened, header, sealed)
-    }
-    fn beacon(&self, opened: &Self::Opened) -> Digest {
-        self.0.beacon(opened)
-    }
-    fn combined(&self, opened: &Self::Opened) -> [u8; 96] {
-        self.0.combined(opened)
-    }
-    fn vote(&self, message: &[u8]) -> [u8; 48] {
-        self.0.vote(message)
-    }
-    fn verify_vote(&self, seat: u16, message: &[u8], vote: &[u8; 48]) -> bool {
-        self.0.verify_vote(seat, message, vote)
-    }
-    fn aggregate(&self, votes: &[[u8; 48]]) -> Option<[u8; 48]> {
-        self.1.fetch_add(1, Ordering::Relaxed);
-        self.0.aggregate(votes)
-    }
-    fn verify_aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool {
-        self.0.verify_aggregate(seats, message, aggregate)
-    }
-    fn sign(&self, hash: &Digest) -> [u8; 65] {
-        self.0.sign(hash)
-    }
-    fn verify(&self, hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool {
-        self.0.verify(hash, signature, key)
-    }
-}
-
-#[test]
-fn votes_are_aggregated_once_however_often_the_round_is_looked_at() {
-    let rig = mk_rig();
-    let now = rig.t0();
-    let crypto = Arc::new(Counting(rig.keys[0].clone(), AtomicU32::new(0)));
-    let mut round = Round::new(rig.record.clone(), crypto.clone(), 0, ROUND, now);
-    let set = [7; 32];
-    for seat in 1..4 {
-        let vote = rig.vote(seat, VoteWord::Admit, &set);
-        let bytes = rig.forge(seat, Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }));
-        let message = Box::new(decode(&bytes, 4).unwrap());
-        round.handle(now + 300, RoundInput::Message { message, bytes });
-    }
-    assert!(round.lock.is_some());
-    for after in 300..400 {
-        round.handle(now + after, RoundInput::Tick);
-    }
-    assert_eq!(crypto.1.load(Ordering::Relaxed), 1);
-}
-
-#[test]
-fn two_versions_of_a_bundle_are_passed_on_once_and_prove_it_to_who_holds_one() {
-    let mut rig = mk_rig();
-    let now = rig.t0();
-    rig.tick(now);
-    rig.sent.clear();
-    let version =
-        |payload| Bundle { order_view: vec![].into(), u: [1; 48], v: [2; 32], payload: vec![payload] };
-    let [a, b] = [3, 4].map(|payload| rig.forge(3, Body::Bundle(version(payload))));
-    rig.deliver(now, 0, &a);
-    rig.deliver(now, 1, &a);
-    rig.deliver(now, 2, &b);
-    assert!(rig.proofs.is_empty());
-    rig.deliver(now, 0, &b);
-    rig.deliver(now, 0, &b);
-    let replies = |rig: &Rig| rig.sent.iter().filter(|(_, b)| peek_kind(b) == Some(Kind::Reply)).count();
-    assert_eq!((rig.proofs.len(), replies(&rig)), (1, 1));
-    let told = rig.sent.iter().find(|(_, b)| peek_kind(b) == Some(Kind::Reply)).unwrap().1.len();
-    assert!(told < 300, "{told} bytes: the bundles themselves stay where they are");
-    rig.flow(now + 10, |from, kind, to| kind == Kind::Reply && from == 0 && to != 3);
-    let proven: BTreeSet<u16> = rig.proofs.iter().map(|(by, _)| *by).collect();
-    assert_eq!((proven.len(), rig.proofs.len()), (3, 3));
-    // Neither is listed by who got it that way.
-    rig.tick(now + 100);
-    let Body::Set(set) = decode(&rig.sent_of(1, Kind::Set), 4).unwrap().body else { panic!("no set") };
-    let first = decode(&a, 4).unwrap();
-    let Body::Bundle(bundle) = &first.body else { panic!("no bundle") };
-    assert_eq!(set.held[3], bundle.digest(&first.header));
 }

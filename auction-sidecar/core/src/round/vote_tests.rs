@@ -2,8 +2,11 @@
 
 use super::tests::{ROUND, Rig, mk_rig};
 use super::*;
+use crate::crypto::SeatCrypto;
 use crate::proof::Verdict;
 use crate::wire::*;
+use std::sync::atomic::{AtomicU32, Ordering};
+use vendue_sealed_bid::{CryptoError, Sealed};
 
 /// A SET that lists everything, with a FULL vote for something else.
 fn false_full(rig: &Rig, seat: u16) -> Vec<u8> {
@@ -161,4 +164,74 @@ fn the_own_bundle_is_shown_only_once_somebody_else_lists_it() {
     let listed = rig.forge(1, Body::Set(SetMsg { held, full: None }));
     rig.deliver(now + 200, 0, &listed);
     assert_eq!(ask(&mut rig), 1, "it has left in time");
+}
+
+/// Real cryptography that counts how often votes are aggregated.
+struct Counting(Arc<SeatCrypto>, AtomicU32);
+
+impl Crypto for Counting {
+    type Opened = <SeatCrypto as Crypto>::Opened;
+    type Scheme = <SeatCrypto as Crypto>::Scheme;
+
+    fn seal(&self, round: u64, header: &[u8], payload: &[u8]) -> std::result::Result<Sealed, CryptoError> {
+        self.0.seal(round, header, payload)
+    }
+    fn share(&self, round: u64) -> [u8; 96] {
+        self.0.share(round)
+    }
+    fn combine(
+        &self,
+        round: u64,
+        shares: &[(u16, [u8; 96])],
+    ) -> std::result::Result<Self::Opened, CryptoError> {
+        self.0.combine(round, shares)
+    }
+    fn open(&self, opened: &Self::Opened, header: &[u8], sealed: &Sealed) -> Option<Vec<u8>> {
+        self.0.open(opened, header, sealed)
+    }
+    fn beacon(&self, opened: &Self::Opened) -> Digest {
+        self.0.beacon(opened)
+    }
+    fn combined(&self, opened: &Self::Opened) -> [u8; 96] {
+        self.0.combined(opened)
+    }
+    fn vote(&self, message: &[u8]) -> [u8; 48] {
+        self.0.vote(message)
+    }
+    fn verify_vote(&self, seat: u16, message: &[u8], vote: &[u8; 48]) -> bool {
+        self.0.verify_vote(seat, message, vote)
+    }
+    fn aggregate(&self, votes: &[[u8; 48]]) -> Option<[u8; 48]> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.aggregate(votes)
+    }
+    fn verify_aggregate(&self, seats: &[u16], message: &[u8], aggregate: &[u8; 48]) -> bool {
+        self.0.verify_aggregate(seats, message, aggregate)
+    }
+    fn sign(&self, hash: &Digest) -> [u8; 65] {
+        self.0.sign(hash)
+    }
+    fn verify(&self, hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> bool {
+        self.0.verify(hash, signature, key)
+    }
+}
+
+#[test]
+fn votes_are_aggregated_once_however_often_the_round_is_looked_at() {
+    let rig = mk_rig();
+    let now = rig.t0();
+    let crypto = Arc::new(Counting(rig.keys[0].clone(), AtomicU32::new(0)));
+    let mut round = Round::new(rig.record.clone(), crypto.clone(), 0, ROUND, now);
+    let set = [7; 32];
+    for seat in 1..4 {
+        let vote = rig.vote(seat, VoteWord::Admit, &set);
+        let bytes = rig.forge(seat, Body::Admit(Admit { view: 0, set, proposal: [0; 32], vote }));
+        let message = Box::new(decode(&bytes, 4).unwrap());
+        round.handle(now + 300, RoundInput::Message { message, bytes });
+    }
+    assert!(round.lock.is_some());
+    for after in 300..400 {
+        round.handle(now + after, RoundInput::Tick);
+    }
+    assert_eq!(crypto.1.load(Ordering::Relaxed), 1);
 }

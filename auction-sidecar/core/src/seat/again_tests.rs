@@ -3,25 +3,21 @@
 use super::handover_tests::from_seat;
 use super::tests::{Rig, kinds, mk_rig};
 use super::*;
-use crate::clearing::opened_ceiling;
 use crate::drops::DropReason;
-use crate::epochs::first_round;
 use crate::home::{Home, HomeInput, HomeOutput, NewOrder};
-use crate::keygen::dealt_next;
 use crate::keys::HomeKeys;
 use crate::pool::Closed;
 use crate::wire::tests::mk_order;
 use crate::wire::{Again, Cancel, Kind, OrderMsg, Proof, Receipt, Taken, Withdraw, decode, peek_kind};
 use vendue_market::{Award, Histogram, Order, Outcome, Price, Reason, Unserved};
-use vendue_sealed_bid::{RoundId, SealShare, combine, open};
 
-fn nobody() -> Outcome {
+pub(super) fn nobody() -> Outcome {
     let mut histogram = Histogram::new(4);
     (0..4).for_each(|_| histogram.add(Reason::FreeGpus));
     Outcome::None(histogram)
 }
 
-fn to_seat_2() -> Outcome {
+pub(super) fn to_seat_2() -> Outcome {
     let price = Price::from_micros(2_000_000).unwrap();
     Outcome::Award(Award { seat: 2, price, spec: 0, stand_bys: vec![] })
 }
@@ -34,7 +30,7 @@ fn again(rig: &Rig, before: &Order, round: u64, first_round: u64) -> Again {
 }
 
 /// Receipts of the seat for a body that its home sends.
-fn say(rig: &mut Rig, again: Again) -> usize {
+pub(super) fn say(rig: &mut Rig, again: Again) -> usize {
     let bytes = rig.say(0, Body::Again(Box::new(again)));
     kinds(&rig.give(0, bytes)).iter().filter(|k| **k == Kind::Receipt).count()
 }
@@ -153,37 +149,30 @@ fn mk_home(rig: &Rig) -> (Home, Digest, Order) {
     mk_home_by(rig, HomeInput::Submit)
 }
 
-const CEILING: i64 = 1_200_000;
-
-fn mk_sealing_home(rig: &Rig) -> (Home, Digest, Order) {
-    let ceiling = Price::from_micros(CEILING).unwrap();
-    mk_home_by(rig, |order| HomeInput::SubmitSealed { order, ceiling })
-}
-
-/// What an order's sealed ceiling is when its first round is opened.
-fn opened(rig: &Rig, order: &Order) -> Option<i64> {
-    opened_by(&rig.record, rig.seats.iter().map(|keys| &keys.share), order)
-}
-
-fn opened_by<'s>(
-    record: &MarketRecord,
-    shares: impl Iterator<Item = &'s SealShare>,
-    order: &Order,
-) -> Option<i64> {
-    let id = RoundId { market: record.market, epoch: record.epoch, round: order.first_round };
-    let shares: Vec<_> = (0..).zip(shares).map(|(seat, share)| (seat, share.sign(&id))).collect();
-    let combined = combine(&id, &record.seal_key, record.q(), &shares, |_| None).unwrap();
-    opened_ceiling(order, |header, sealed| open(&combined, header, sealed)).map(Price::micros)
-}
-
-fn mk_home_by(rig: &Rig, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Home, Digest, Order) {
+pub(super) fn mk_home_by(
+    rig: &Rig,
+    submit: impl FnOnce(Box<NewOrder>) -> HomeInput,
+) -> (Home, Digest, Order) {
     let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
     let (digest, order) = place(&mut home, 500, submit);
     (home, digest, order)
 }
 
 /// The home places an order that expires a minute later.
-fn place(home: &mut Home, now: u64, submit: impl FnOnce(Box<NewOrder>) -> HomeInput) -> (Digest, Order) {
+pub(super) fn place(
+    home: &mut Home,
+    now: u64,
+    submit: impl FnOnce(Box<NewOrder>) -> HomeInput,
+) -> (Digest, Order) {
+    place_until(home, now, now + 59_500, submit)
+}
+
+pub(super) fn place_until(
+    home: &mut Home,
+    now: u64,
+    expires_ms: u64,
+    submit: impl FnOnce(Box<NewOrder>) -> HomeInput,
+) -> (Digest, Order) {
     let mut requirements = mk_order().requirements;
     requirements.include_providers.clear();
     let new = NewOrder {
@@ -192,7 +181,7 @@ fn place(home: &mut Home, now: u64, submit: impl FnOnce(Box<NewOrder>) -> HomeIn
         attempt: 1,
         requirements,
         commitment: [1; 32],
-        expires_ms: now + 59_500,
+        expires_ms,
     };
     let out = home.handle(now, submit(Box::new(new)));
     let ordered = out.into_iter().find_map(|o| match o {
@@ -202,20 +191,20 @@ fn place(home: &mut Home, now: u64, submit: impl FnOnce(Box<NewOrder>) -> HomeIn
     ordered.unwrap()
 }
 
-fn proof_of(rig: &Rig, seat: u16, proof: Proof) -> HomeInput {
+pub(super) fn proof_of(rig: &Rig, seat: u16, proof: Proof) -> HomeInput {
     let header = Header { kind: Kind::Proof, market: rig.record.short_id(), epoch: 0, round: 0, seat };
     let bytes = Message { header, body: Body::Proof(Box::new(proof)), signature: None }.encode();
     HomeInput::Message { from: seat, bytes }
 }
 
-fn relisted(out: &[HomeOutput]) -> Option<Digest> {
+pub(super) fn relisted(out: &[HomeOutput]) -> Option<Digest> {
     out.iter().find_map(|o| match o {
         HomeOutput::Relisted { digest, .. } => Some(*digest),
         _ => None,
     })
 }
 
-fn sent(out: &[HomeOutput], kind: Kind) -> Vec<Body> {
+pub(super) fn sent(out: &[HomeOutput], kind: Kind) -> Vec<Body> {
     let bytes = out.iter().filter_map(|o| match o {
         HomeOutput::Broadcast(bytes) | HomeOutput::Send { bytes, .. } => Some(bytes),
         _ => None,
@@ -260,83 +249,6 @@ fn a_home_lists_an_unserved_order_again_in_the_next_possible_round() {
     home.handle(2_100, HomeInput::Forget { order: second });
     home.handle(10_000, HomeInput::Tick);
     assert_eq!(home.next_wake(), None, "the last words were repeated, and nothing else is left");
-}
-
-#[test]
-fn a_ceiling_is_sealed_anew_in_each_body_and_seats_take_it() {
-    let mut rig = mk_rig();
-    let (mut home, _, order) = mk_sealing_home(&rig);
-    assert_eq!((order.first_round, opened(&rig, &order)), (0, Some(CEILING)));
-    let out = home.handle(1_200, proof_of(&rig, 1, rig.certified(0, &order, nobody())));
-    let [Body::Again(second)] = &sent(&out, Kind::Again)[..] else { panic!("{out:?}") };
-    assert_eq!((second.order.first_round, opened(&rig, &second.order)), (1, Some(CEILING)));
-    rig.now = 1_250;
-    assert_eq!(say(&mut rig, (**second).clone()), 1);
-    let mut none = (**second).clone();
-    none.order.terms.sealed_ceiling = None;
-    assert_eq!(say(&mut rig, none), 0, "nobody takes it out");
-    // Too few seats have that body when its round begins: it is lost, and another one takes its place.
-    let begins = rig.record.params.t0(1);
-    assert!(relisted(&home.handle(begins, HomeInput::Tick)).is_some());
-    let out = sent(&home.handle(begins + 1, HomeInput::Tick), Kind::Order);
-    let [Body::Order(third)] = &out[..] else { panic!("{} orders", out.len()) };
-    assert!(third.order.first_round > 1 && opened(&rig, &third.order) == Some(CEILING));
-}
-
-#[test]
-fn a_ceiling_is_sealed_to_the_epoch_of_its_round() {
-    let rig = mk_rig();
-    let (next, shares) = dealt_next(&rig.record, &rig.seats, 0);
-    let (next, ceiling) = (Arc::new(next), Price::from_micros(CEILING).unwrap());
-    let mut home = Home::new(rig.record.clone(), 0, HomeKeys::from_json(&rig.homes[0].to_json()).unwrap());
-    home.take_next(1, next.clone()).unwrap();
-    let begins = next.params.t0(first_round(&next));
-    let sealed = |mut order: Box<NewOrder>, job: &str| {
-        order.job = job.into();
-        HomeInput::SubmitSealed { order, ceiling }
-    };
-    let (_, before) = place(&mut home, 500, |order| sealed(order, "before"));
-    assert_eq!(opened(&rig, &before), Some(CEILING));
-    let (_, order) = place(&mut home, begins, |order| sealed(order, "after"));
-    assert_eq!(opened_by(&next, shares.iter(), &order), Some(CEILING));
-    assert_eq!(opened(&rig, &order), None, "who has the old shares reads nothing");
-}
-
-#[test]
-fn an_order_with_a_sealed_ceiling_goes_on_without_a_certificate_and_ends_with_what_its_home_forgot() {
-    let rig = mk_rig();
-    let params = rig.record.params;
-    let receipts = |home: &mut Home, order: &Order| {
-        for seat in [1, 2] {
-            let body = Body::Receipt(Receipt { order: order.digest(), from_round: 0, models: vec![] });
-            home.handle(600, from_seat(&rig, seat, 0, body));
-        }
-    };
-    let (mut home, _, order) = mk_sealing_home(&rig);
-    receipts(&mut home, &order);
-    for at in (1_000..params.expiry(0)).step_by(100) {
-        assert_eq!(relisted(&home.handle(at, HomeInput::Tick)), None);
-    }
-    assert!(relisted(&home.handle(params.expiry(0), HomeInput::Tick)).is_some());
-    let out = sent(&home.handle(params.expiry(0) + 1, HomeInput::Tick), Kind::Order);
-    let [Body::Order(next)] = &out[..] else { panic!("{} orders", out.len()) };
-    assert!(next.order.after.is_none() && opened(&rig, &next.order) == Some(CEILING));
-    let step = params.order_step();
-    assert!(next.order.first_round >= step, "no two of its rounds are open together");
-    // A home that has only the body.
-    let keys = || HomeKeys::from_json(&rig.homes[0].to_json()).unwrap();
-    let resumed = |at| {
-        let mut home = Home::new(rig.record.clone(), 0, keys());
-        let resume = HomeInput::Resume { order: Box::new(order.clone()), choice: None };
-        (home.handle(at, resume), home)
-    };
-    let given_up = HomeOutput::GivenUp { order: order.digest() };
-    let (out, mut home) = resumed(params.t0(0) + 50);
-    assert!(!out.contains(&given_up));
-    let asks = (1_100..params.expiry(0)).step_by(100).flat_map(|at| home.handle(at, HomeInput::Tick));
-    assert!(sent(&asks.collect::<Vec<_>>(), Kind::Fetch).len() > 1, "the round may have awarded it");
-    assert!(home.handle(params.expiry(0), HomeInput::Tick).contains(&given_up));
-    assert!(resumed(params.expiry(0)).0.contains(&given_up));
 }
 
 #[test]

@@ -336,4 +336,6 @@ mod epochs_tests;
 #[cfg(test)]
 mod handover_tests;
 #[cfg(test)]
+mod sealed_tests;
+#[cfg(test)]
 mod tests;

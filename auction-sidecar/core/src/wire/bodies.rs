@@ -255,6 +255,8 @@ pub struct Refuse {
 pub struct DealKeyMsg {
     /// The key, compressed G1.
     pub key: [u8; 48],
+    /// The digest of the commitment to the polynomial that the seat is going to deal.
+    pub commitment: Digest,
 }
 
 /// DEAL: a dealing; who generates keys reads what is in it.

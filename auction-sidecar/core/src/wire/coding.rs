@@ -47,7 +47,7 @@ impl Quorum {
 }
 
 impl Commit {
-    fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         match self {
             Commit::Fast { aggregate } => {
                 w.u8(0).raw(aggregate);
@@ -58,7 +58,7 @@ impl Commit {
             }
         }
     }
-    fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
+    pub(crate) fn read(r: &mut Reader<'_>, n: u16) -> Decoded<Self> {
         match r.u8()? {
             0 => Ok(Commit::Fast { aggregate: r.array()? }),
             1 => Ok(Commit::Locked { view: r.u32()?, quorum: Quorum::read(r, n)? }),
@@ -252,7 +252,7 @@ impl Body {
             Body::Fetch(f) => f.write(w),
             Body::Reply(r) => r.write(w),
             Body::DealKey(k) => {
-                w.raw(&k.key);
+                w.raw(&k.key).raw(&k.commitment);
             }
             Body::Deal(d) => {
                 w.bytes(&d.dealing);
@@ -331,7 +331,7 @@ impl Body {
             Kind::Proof => Body::Proof(Box::new(Proof::read(r, n)?)),
             Kind::Fetch => Body::Fetch(Fetch::read(r)?),
             Kind::Reply => Body::Reply(Reply::read(r, n)?),
-            Kind::DealKey => Body::DealKey(DealKeyMsg { key: r.array()? }),
+            Kind::DealKey => Body::DealKey(DealKeyMsg { key: r.array()?, commitment: r.array()? }),
             Kind::Deal => Body::Deal(Deal { dealing: r.bytes("dealing", MAX_DEALING)?.to_vec() }),
             Kind::Acks => Body::Acks(Acks::read(r, n)?),
             Kind::Order

@@ -104,7 +104,7 @@ fn every_body() -> Vec<Body> {
 fn every_key_body() -> Vec<Body> {
     let listed = Listed { seat: 1, d: [2; 32] };
     vec![
-        Body::DealKey(DealKeyMsg { key: [1; 48] }),
+        Body::DealKey(DealKeyMsg { key: [1; 48], commitment: [2; 32] }),
         Body::Deal(Deal { dealing: vec![1, 2, 3] }),
         Body::Acks(Acks { held: vec![[1; 32], [0; 32], [2; 32], [3; 32]] }),
         Body::Fetch(Fetch::Dealings(vec![listed])),

@@ -38,6 +38,11 @@ impl Contribution {
         out
     }
 
+    /// Most bytes of a contribution: one that reveals as many values as a dealer may.
+    pub fn most_bytes(setup: &Setup) -> usize {
+        1 + 32 + 32 + usize::from(setup.seats()) * 32 + 2 + setup.most_reveals() * 34
+    }
+
     /// Reads a contribution.
     pub fn read(setup: &Setup, bytes: &[u8]) -> Result<Self, DkgError> {
         let what = "contribution";

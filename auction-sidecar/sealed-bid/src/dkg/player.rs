@@ -1,8 +1,8 @@
 //! The player's part: dealings in, acknowledgements out, and the outcome of an agreed set of contributions.
 //!
-//! Inputs: dealings, contributions. Outputs: acknowledgements, the public keys, the seat's share. Invariants: a player
-//! acknowledges one commitment per dealer, and only one that it holds a good value of; the outcome depends on the set of
-//! contributions only. The caller stores the dealings before it acknowledges them: taking them in again after a restart
+//! Inputs: announcements, dealings, contributions. Outputs: acknowledgements, the public keys, the seat's share. Invariants:
+//! a player acknowledges one commitment per dealer, and only one that was announced before the player's own seat dealt, and
+//! that it holds a good value of; the outcome depends on the set of contributions only. The caller stores the dealings before it acknowledges them: taking them in again after a restart
 //! restores the player and gives the same acknowledgements.
 
 use super::contribution::{Contribution, NONE, wanted};
@@ -84,6 +84,9 @@ pub struct Player {
     setup: Arc<Setup>,
     seat: u16,
     own: [u8; 48],
+    /// The commitment that a dealer has announced.
+    announced: BTreeMap<u16, [u8; 32]>,
+    has_dealt: bool,
     dealings: Dealings,
     held: BTreeMap<u16, Held>,
 }
@@ -93,7 +96,23 @@ impl Player {
     pub fn new(setup: &Arc<Setup>, seat: u16, deal: &DealKey) -> Result<Self, DkgError> {
         setup.check_seat(seat)?;
         let own = deal.public_key()?;
-        Ok(Self { setup: setup.clone(), seat, own, dealings: Dealings::new(), held: BTreeMap::new() })
+        let (dealings, held, announced) = (Dealings::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { setup: setup.clone(), seat, own, announced, has_dealt: false, dealings, held })
+    }
+
+    /// Takes the digest of the commitment that a dealer is going to deal. The first of a dealer counts, and none that comes
+    /// after this seat has dealt; whether it does.
+    pub fn announce(&mut self, dealer: u16, commitment: [u8; 32]) -> bool {
+        let counts = !self.has_dealt && !self.announced.contains_key(&dealer);
+        if counts {
+            self.announced.insert(dealer, commitment);
+        }
+        counts
+    }
+
+    /// This seat's own dealing is about to be sent. Whoever commits from now on may know it.
+    pub fn deals(&mut self) {
+        self.has_dealt = true;
     }
 
     /// Takes a dealing and opens this seat's envelope. A dealing whose envelope does not open is kept, for others may
@@ -177,9 +196,13 @@ impl Player {
         Ok(own.to_sum().equals(&G1Sum::weighted(&weighted, WeightBits::Batch)))
     }
 
-    /// By dealer, the digest of the commitment that this player holds a good value of; zeros for none.
+    /// By dealer, the digest of the commitment that was announced in time and that this player holds a good value of; zeros
+    /// for none.
     pub fn acks(&self) -> Vec<[u8; 32]> {
-        let ack = |dealer| self.held.get(&dealer).filter(|held| held.good).map_or(NONE, |held| held.digest);
+        let is_due =
+            |dealer: u16, held: &Held| held.good && self.announced.get(&dealer) == Some(&held.digest);
+        let held = |dealer: u16| self.held.get(&dealer).filter(|held| is_due(dealer, held));
+        let ack = |dealer| held(dealer).map_or(NONE, |held| held.digest);
         (0..self.setup.seats()).map(ack).collect()
     }
 

@@ -96,8 +96,22 @@ impl Market {
     pub fn dealing(&self, setup: &Arc<Setup>, seat: u16) -> Dealing {
         self.dealer(setup, seat).dealing(&self.recipients()).unwrap()
     }
+    /// The player of a seat that has dealt; all dealers announced what they deal before that.
     pub fn player(&self, setup: &Arc<Setup>, seat: u16) -> Player {
-        Player::new(setup, seat, &self.deal[usize::from(seat)]).unwrap()
+        let announced = (0..self.n).map(|dealer| (dealer, self.dealer(setup, dealer).digest()));
+        self.player_that_heard(setup, seat, announced)
+    }
+    /// The player of a seat that has dealt and heard these announcements before.
+    pub fn player_that_heard(
+        &self,
+        setup: &Arc<Setup>,
+        seat: u16,
+        announced: impl IntoIterator<Item = (u16, [u8; 32])>,
+    ) -> Player {
+        let mut player = Player::new(setup, seat, &self.deal[usize::from(seat)]).unwrap();
+        announced.into_iter().for_each(|(dealer, digest)| assert!(player.announce(dealer, digest)));
+        player.deals();
+        player
     }
     /// The player of each seat, with the dealings of `dealers` but for the pairs of dealer and player in `lost`.
     pub fn players(&self, setup: &Arc<Setup>, dealers: &[u16], lost: &[(u16, u16)]) -> Vec<Player> {

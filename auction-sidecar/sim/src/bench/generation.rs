@@ -24,6 +24,7 @@ fn secret(label: &str, seat: u16) -> [u8; 32] {
 /// What the last seat gets from all.
 struct Received {
     deal_keys: Vec<[u8; 48]>,
+    announced: Vec<[u8; 32]>,
     dealings: Vec<Vec<u8>>,
     contributions: Vec<Vec<u8>>,
     signed: Vec<([u8; 32], [u8; 65], [u8; 33])>,
@@ -51,7 +52,7 @@ impl Received {
                 signed.push((hash, key.sign(&hash), key.public_key()));
             }
         }
-        Ok(Self { deal_keys, dealings, contributions, signed })
+        Ok(Self { deal_keys, announced: acks, dealings, contributions, signed })
     }
 }
 
@@ -70,6 +71,10 @@ fn last(setup: &Arc<Setup>, received: &Received) -> Result<[(&'static str, f64);
     })?;
     let dealer = dealer?;
     let mut player = Player::new(setup, seat, &deal)?;
+    (0u16..).zip(&received.announced).for_each(|(dealer, digest)| {
+        player.announce(dealer, *digest);
+    });
+    player.deals();
     let (bad, checks) = timed(|| {
         for dealing in &received.dealings {
             player.receive(Dealing::read(setup, dealing)?, &deal)?;

@@ -13,6 +13,7 @@ mod generation;
 mod network;
 mod round;
 
+pub use clearing::UNFIT;
 pub use network::{Emulated, Matrix};
 pub use round::{Recording, Stage, Timed};
 
@@ -59,6 +60,8 @@ pub struct Plan {
     pub runs: usize,
     /// Numbers of orders to clear, ascending.
     pub cleared: Vec<usize>,
+    /// Orders of the round in which nothing fits.
+    pub unfit: usize,
     /// Ciphertexts on which the library that is compared with is measured.
     pub ciphertexts: usize,
     /// Until when the simulated market of `sim_rounds_per_s` runs, in its own milliseconds.
@@ -74,6 +77,7 @@ impl Plan {
             orders: 1000,
             runs: 9,
             cleared: vec![100, 1000, 10_000],
+            unfit: 512,
             ciphertexts: 3,
             market_ms: 60_000,
         }
@@ -86,6 +90,7 @@ impl Plan {
             orders: 12,
             runs: 2,
             cleared: vec![10, 40],
+            unfit: 10,
             ciphertexts: 1,
             market_ms: 9_000,
         }

@@ -11,6 +11,11 @@ impl<C: Crypto> Actor<C> {
         self.take_note(letter);
         let Some(message) = letter.message().cloned() else { return vec![] };
         let round = message.header.round;
+        if self.deviations.contains(&Deviation::ClaimAll)
+            && let Some(d) = letter.bundle()
+        {
+            self.hearsay.entry((round, message.header.seat)).or_insert(d);
+        }
         if self.deviations.contains(&Deviation::Replay) {
             return self.replay(message, letter);
         }

@@ -47,7 +47,7 @@ pub enum Deviation {
     TwoSets,
     /// B14: leaves a seat out of its SET.
     Omit(u16),
-    /// B15: lists bundles that it never got.
+    /// B15: lists bundles that it never got, by what others say of them where it can.
     ClaimAll,
     /// B16: lists its own bundle only.
     StarvedSet,
@@ -196,6 +196,8 @@ pub(crate) struct Actor<C: Crypto> {
     echoed: BTreeSet<[u8; 16]>,
     /// Messages of others, to be replayed.
     heard: Vec<Letter>,
+    /// Bundles by round and seat, whoever sent them.
+    hearsay: BTreeMap<(u64, u16), Digest>,
     /// What may be used against others.
     notes: frame::Notes,
 }
@@ -213,6 +215,7 @@ impl<C: Crypto> Actor<C> {
             extra: BTreeMap::new(),
             echoed: BTreeSet::new(),
             heard: vec![],
+            hearsay: BTreeMap::new(),
             notes: frame::Notes::default(),
         }
     }

@@ -24,8 +24,10 @@ impl<C: Crypto> Actor<C> {
             Deviation::TwoSets if o.to % 2 == 1 => clear((self.seat + 1) % self.record.n()),
             Deviation::Omit(victim) => clear(victim),
             Deviation::ClaimAll => {
-                let missing = held.iter_mut().zip(1u8..).filter(|(d, _)| **d == [0; 32]);
-                missing.for_each(|(d, i)| *d = [i; 32]);
+                for (d, seat) in held.iter_mut().zip(0u16..).filter(|(d, _)| **d == [0; 32]) {
+                    let [_, low] = (seat + 1).to_be_bytes();
+                    *d = self.hearsay.get(&(round, seat)).copied().unwrap_or([low; 32]);
+                }
             }
             Deviation::StarvedSet => {
                 held.iter_mut().filter(|d| **d != own).for_each(|d| *d = [0; 32]);

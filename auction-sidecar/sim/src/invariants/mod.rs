@@ -35,7 +35,7 @@ use std::sync::Arc;
 use vendue_auction_core::evidence::message_hash_by;
 use vendue_auction_core::proof::{FaultProof, Verdict, verify_by};
 use vendue_auction_core::wire::{Body, Header, Kind, Listed};
-use vendue_auction_core::{HomeOutput, MarketRecord, Scheme, SeatOutput};
+use vendue_auction_core::{HomeOutput, MarketRecord, Peer, Scheme, SeatOutput};
 use vendue_market::Digest;
 
 /// An invariant that did not hold.
@@ -267,8 +267,9 @@ impl Watch {
         self.check_finality(now, round);
     }
 
-    /// A message reaches a seat at its local time.
-    pub(crate) fn arrived(&mut self, local_ms: u64, to: u16, letter: &Letter) {
+    /// A message from `from` reaches a seat at its local time. A bundle that comes from anybody but its seat has not come:
+    /// no core takes it, and whoever forwards it decides when.
+    pub(crate) fn arrived(&mut self, local_ms: u64, from: Peer, to: u16, letter: &Letter) {
         if !matches!(letter.kind(), Some(Kind::Bundle | Kind::Open)) {
             return;
         }
@@ -278,7 +279,8 @@ impl Watch {
             self.rounds.entry(round).or_default().opened.insert((to, seat));
         }
         let Some(d) = letter.bundle() else { return };
-        if !self.is_honest(to) || local_ms >= self.record.params.t1(round) {
+        let is_late = local_ms >= self.record.params.t1(round);
+        if from != Peer::Seat(seat) || !self.is_honest(to) || is_late {
             return;
         }
         let seen = self.rounds.entry(round).or_default();

@@ -137,6 +137,8 @@ pub struct World<K: Keys = RealKeys> {
     serial: u64,
     /// Processes that were started again.
     pub(crate) restarts: u64,
+    /// Clocks that were set while their process was down.
+    pub(crate) set_while_down: u64,
     rng: ChaCha20Rng,
     trace: Trace,
     config: Config,
@@ -182,6 +184,7 @@ impl<K: Keys> World<K> {
             queue: BinaryHeap::new(),
             serial: 0,
             restarts: 0,
+            set_while_down: 0,
             rng,
             trace: Trace::default(),
             config,
@@ -226,7 +229,11 @@ impl<K: Keys> World<K> {
         self.skew_ms.insert(seat, skew_ms);
         let local_ms = self.local(seat);
         for node in self.nodes_of(seat) {
-            let Some(at) = self.nodes.get_mut(node).filter(|n| n.down_until.is_none()) else { continue };
+            if self.is_down(node) {
+                self.set_while_down += 1;
+                continue;
+            }
+            let Some(at) = self.nodes.get_mut(node) else { continue };
             let outputs = at.core.clock_was_set(local_ms);
             self.take_outputs(node, outputs);
         }
@@ -384,7 +391,7 @@ impl<K: Keys> World<K> {
                     return;
                 }
                 let local_ms = self.local(seat);
-                self.watch.arrived(local_ms, seat, &letter);
+                self.watch.arrived(local_ms, from, seat, &letter);
                 let said =
                     self.actors.get_mut(&seat).map(|a| a.incoming(local_ms, &letter)).unwrap_or_default();
                 said.into_iter().for_each(|o| self.post_false(seat, o));
