@@ -4,9 +4,10 @@
 //! Threshold Cryptosystem without a Trusted Party", 1991) with acknowledgements instead of complaints. Each seat is
 //! dealer and player:
 //!
-//! 1. A [`Dealer`] has a polynomial of degree q - 1. It sends one [`Dealing`] to all: the commitment to the polynomial
-//!    and, encrypted to each player, its value at the player's point.
-//! 2. A [`Player`] checks its values against the commitments and acknowledges them, one commitment per dealer.
+//! 1. A [`Dealer`] has a polynomial of degree q - 1. It announces the digest of the commitment to it. Then it sends one
+//!    [`Dealing`] to all: the commitment and, encrypted to each player, the polynomial's value at the player's point.
+//! 2. A [`Player`] checks its values against the commitments and acknowledges them, one commitment per dealer, and only
+//!    one that was announced before the player's own seat dealt.
 //! 3. Each seat makes one [`Contribution`]: its own commitment, its acknowledgements, and in public the values of
 //!    those players that did not acknowledge its own commitment, at most n - q of them.
 //! 4. Which contributions count is agreed elsewhere. The key is then a pure function of that set ([`outcome`]): a dealer
@@ -15,9 +16,11 @@
 //! A dealer that counts accounts for every player, so every honest player, and those are q, holds its value or can read it:
 //! the dealer knew that many values of its polynomial and with them all of it, and cannot have chosen its part of the key as
 //! a difference to others' parts. Of an honest dealer at most n - q values are public and f more are with faulty seats,
-//! together fewer than the q that give the polynomial. A dealer that deals last can still bias the distribution of the key
-//! (Gennaro, Jarecki, Krawczyk and Rabin, "Secure Distributed Key Generation for Discrete-Log Based Cryptosystems", 1999),
-//! which is harmless here: the key must be unpredictable, not uniform, and no randomness is taken from it.
+//! together fewer than the q that give the polynomial. At least one honest dealer that counts dealt after all counted faulty
+//! ones had committed, so none of them chose its polynomial by what the others dealt: neither to bias the key (Gennaro, Jarecki,
+//! Krawczyk and Rabin, "Secure Distributed Key Generation for Discrete-Log Based Cryptosystems", 1999) nor to make a share of
+//! it zero, of which there would be no key. Which dealers count they can still choose among; the key must be unpredictable,
+//! not uniform, and no randomness is taken from it.
 //!
 //! A player that acknowledges to the dealer and not in its contribution makes a dealer that revealed nothing for it not
 //! count. The dealer sees that in the agreed set ([`unaccounted`]) and reveals that player's value in its next

@@ -346,4 +346,6 @@ impl<C: Crypto> KeyGeneration<C> {
 #[cfg(test)]
 mod attempts_tests;
 #[cfg(test)]
+mod faulty_tests;
+#[cfg(test)]
 mod tests;

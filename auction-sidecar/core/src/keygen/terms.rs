@@ -50,7 +50,7 @@ pub enum TermsError {
     /// The first round would be too soon or too far off.
     #[error(
         "the notice is {} s; accepted: {} to {} s from the start to the first round with the keys (they are made in its first \
-        half, which must have room for f + 1 attempts)",
+        half, which must have room for 2f + 1 attempts)",
         value_ms / 1000, least_ms.div_ceil(1000), most_ms / 1000
     )]
     Notice {
@@ -219,9 +219,9 @@ pub(super) fn derive(
 }
 
 /// Attempts that the first half of the notice has room for. The other half is left to sign the record and to bring it to all
-/// clusters. Each of f faulty seats can spoil one attempt, so fewer than f + 1 are no promise of a key.
+/// clusters. Each of f faulty seats can spoil two attempts, so fewer than 2f + 1 are no promise of a key.
 fn attempts(params: &Params, f: u16, start_ms: u64, notice_ms: u64) -> Result<u64, TermsError> {
-    let needed = params.expiry(u64::from(f).min(MAX_ATTEMPTS - 1)).saturating_sub(start_ms);
+    let needed = params.expiry((2 * u64::from(f)).min(MAX_ATTEMPTS - 1)).saturating_sub(start_ms);
     let least_ms = LEAST_NOTICE_MS.max(needed.saturating_mul(2));
     let most_ms = MOST_NOTICE_MS.max(least_ms);
     if !(least_ms..=most_ms).contains(&notice_ms) {
@@ -279,7 +279,10 @@ mod tests {
             }
             for inside in [least_ms, most_ms] {
                 let terms = terms(&record, 0, inside).unwrap();
-                assert!((u64::from(record.f()) + 1..=MAX_ATTEMPTS).contains(&terms.attempts()));
+                assert!(
+                    ((2 * u64::from(record.f()) + 1).min(MAX_ATTEMPTS)..=MAX_ATTEMPTS)
+                        .contains(&terms.attempts())
+                );
                 assert!(terms.ends_ms() <= inside / 2, "the second half is the operators'");
             }
         }
