@@ -32,6 +32,11 @@ impl Deal {
         self.dir.join("market.json")
     }
 
+    /// The key that the record is signed with.
+    pub fn issuer(&self) -> PathBuf {
+        self.dir.join("issuer.json")
+    }
+
     /// The keys of one cluster as a file of their own.
     pub fn key_file(&self, cluster: &str) -> PathBuf {
         self.dir.join("keys").join(format!("{cluster}.json"))

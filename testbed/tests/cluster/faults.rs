@@ -83,8 +83,15 @@ pub async fn kill(env: &Env, site: &str, deployment: &str) -> Scenario {
     check(killed > 0, || format!("no process of {deployment} on {site} was killed"))
 }
 
-/// The run went through in one piece, and every line of its count, at least so many, is in the log.
+/// The run went through in one piece, and nothing is left of it.
 pub async fn undisturbed(env: &Env, ns: &str, name: &str, at_least: usize) -> Scenario {
+    in_one_piece(env, ns, name, at_least).await?;
+    env.delete_job(ns, name, 30).await?;
+    env.nothing_left(60).await
+}
+
+/// The run went through in one piece, and every line of its count, at least so many, is in the log.
+pub async fn in_one_piece(env: &Env, ns: &str, name: &str, at_least: usize) -> Scenario {
     let job = env.finished(ns, name, 200).await?;
     let finished = condition(&job, types::FINISHED)?;
     check(finished.reason == reasons::SUCCEEDED, || format!("{}: {}", finished.reason, finished.message))?;
@@ -95,9 +102,7 @@ pub async fn undisturbed(env: &Env, ns: &str, name: &str, at_least: usize) -> Sc
     let counted = logs.stdout.lines().find_map(|l| l.split_once("counted ")?.1.trim().parse::<usize>().ok());
     check(counted == Some(ticks) && ticks >= at_least, || {
         format!("{ticks} lines of {counted:?}, at least {at_least}, are in the log: {logs:?}")
-    })?;
-    env.delete_job(ns, name, 30).await?;
-    env.nothing_left(60).await
+    })
 }
 
 /// The winner's controller is killed while it makes the Ray cluster: it goes on where it was, and nothing is made or

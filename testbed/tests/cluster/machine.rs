@@ -189,7 +189,7 @@ async fn decided_without(env: &Env, ns: &str, wants: &crate::jobs::Job) -> Scena
 }
 
 /// Waits until a seat takes part in rounds again after its restart.
-async fn takes_part(env: &Env, site: &str) -> Scenario {
+pub async fn takes_part(env: &Env, site: &str) -> Scenario {
     wait::until(&format!("the seat of {site} takes part"), Duration::from_secs(90), LOOK, || async {
         Ok(match env.metric(site, Process::Auction, "seat_active").await {
             Ok(1.0) => Poll::Ready(()),

@@ -12,6 +12,7 @@ mod admission;
 mod auction;
 mod demo;
 mod env;
+mod epochs;
 mod faults;
 mod jobs;
 mod junk;
@@ -165,6 +166,8 @@ fn main() -> ExitCode {
         machine::seat_with_a_wrong_clock_is_left_out,
         release::upgrade_and_uninstall_with_a_running_award,
         observe::prometheus_fills_every_panel,
+        // Last: from then on the market is in its next epoch, and the record that the others verify with is the first one.
+        epochs::the_seats_make_new_keys_and_jobs_go_on_across_the_change,
     );
     let alone =
         Trial::test("a_start_that_failed_is_not_tried_by_every_scenario", a_failed_start_is_told_to_all);

@@ -15,7 +15,8 @@ use crate::env::{Env, Failure, Scenario, check, condition};
 use crate::faults::{kill, pod_name, release_gpus, reserved, submissions, submitted_once, take_gpus};
 use crate::jobs::job;
 
-fn outcome(job: &ComputeJob) -> Option<AuctionOutcome> {
+/// How the Job's last round ended.
+pub fn outcome(job: &ComputeJob) -> Option<AuctionOutcome> {
     Some(job.status.as_ref()?.auction.as_ref()?.outcome)
 }
 
