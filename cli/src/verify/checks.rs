@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Serialize;
+use vendue_auction_core::verify::VerifyError;
 use vendue_auction_core::{
     AwardFile, Certificate, CertificateFile, KeyOrigin, MarketRecord, SignedMarketRecord, verify,
 };
@@ -174,8 +175,16 @@ fn certificate(evidence: &Evidence, record: &MarketRecord, checks: &mut Vec<Chec
         Ok(certificate) => certificate,
         Err(error) => return fail(checks, "certificate", error.to_string()),
     };
-    if let Err(error) = verify::certificate(record, &certificate) {
-        return fail(checks, "certificate", error.to_string());
+    match verify::certificate(record, &certificate) {
+        Ok(()) => {}
+        Err(error @ VerifyError::Epoch { found, .. }) => {
+            let next = format!(
+                "give the market record of epoch {found} with --market FILE; seats change their keys with each epoch"
+            );
+            checks.push(Check::fail("certificate", error.to_string(), &next));
+            return None;
+        }
+        Err(error) => return fail(checks, "certificate", error.to_string()),
     }
     let signers: Vec<_> = certificate
         .quorum

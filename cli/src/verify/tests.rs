@@ -216,6 +216,16 @@ fn another_market_record() {
 }
 
 #[test]
+fn the_record_of_another_epoch_is_told_from_a_false_certificate() {
+    let other = Evidence { certificate: edit(&good().1.certificate, "/epoch", json!(1)), ..good().1 };
+    let (checks, facts) = all(&other, None);
+    assert!(facts.is_none());
+    let last = checks.last().unwrap();
+    assert_eq!(last.detail, "certificate is of epoch 1, the record of epoch 0");
+    assert!(last.next.as_ref().unwrap().contains("give the market record of epoch 1 with --market FILE"));
+}
+
+#[test]
 fn a_changed_market_record_and_another_issuer() {
     let (dealt, evidence) = good();
     let record = edit(&evidence.record, "/record/seats/0/provider", json!("mallory"));
