@@ -362,10 +362,20 @@ fn dkg(target: &str) -> Option<Inputs> {
     Some(match target {
         "dkg_dealing" => g.dealings.clone(),
         "dkg_contribution" => g.contributions.clone(),
+        "dkg_word" => words(&g.contributions),
         "dkg_recipient_key" => g.deals.iter().filter_map(|d| Some(d.public_key().ok()?.to_vec())).collect(),
         "dkg_key_set" => vec![g.keys.to_bytes()],
         "dkg_split" => g.splits.clone(),
         "dkg_part" => g.parts.clone(),
         _ => return None,
     })
+}
+
+/// Contributions of seats that voted for no key before, and of ones that did.
+fn words(contributions: &[Vec<u8>]) -> Inputs {
+    let attempt = 2u64.to_be_bytes();
+    let commit = |m: &Vec<u8>| m.get(HEADER_LEN..m.len() - SIGNATURE_LEN).unwrap_or_default().to_vec();
+    let voted = of_kind(Kind::Commit.name()).into_iter().map(|m| [&[1], &attempt[..], &commit(&m)].concat());
+    let before = [vec![0]].into_iter().chain(voted);
+    before.zip(contributions).map(|(before, said)| [before, said.clone()].concat()).collect()
 }

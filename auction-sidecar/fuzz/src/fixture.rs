@@ -384,6 +384,10 @@ impl Generation {
         let (mut players, mut contributions) = (vec![], BTreeMap::new());
         for (seat, (dealer, deal)) in (0u16..4).zip(dealers.iter().zip(&deals)) {
             let mut player = Player::new(&setup, seat, deal).expect("a player");
+            for (of, dealer) in (0u16..4).zip(&dealers) {
+                assert!(player.announce(of, dealer.digest()));
+            }
+            player.deals();
             for dealing in &dealings {
                 assert_eq!(player.receive(dealing.clone(), deal).is_ok(), seat < 3);
             }

@@ -77,6 +77,7 @@ const TARGET_OF: &[(&str, &str)] = &[
     ("core::Kind::from_code", "header"),
     ("core::Plaintext::from_padded", "plaintext"),
     ("core::Signers::from_bitmap", "signers"),
+    ("core::Word::read", "dkg_word"),
     ("core::wire::decode", "message"),
     ("core::wire::peek_kind", "message"),
     ("market::AcceptRules as Deserialize", "offer_json"),

@@ -4,11 +4,13 @@
 use super::Cost::{Bytes, Pairing};
 use super::{Target, target};
 use crate::fixture::{Generation, generation};
+use vendue_auction_core::keygen::Word;
 use vendue_sealed_bid::dkg::{Contribution, Dealing, KeySet, Player, RecipientKey};
 
 pub(super) const TARGETS: &[Target] = &[
     target("dkg_dealing", Pairing, dealing),
     target("dkg_contribution", Bytes, contribution),
+    target("dkg_word", Bytes, word),
     target("dkg_key_set", Pairing, key_set),
     target("dkg_recipient_key", Pairing, recipient_key),
     target("dkg_split", Pairing, split),
@@ -35,6 +37,13 @@ fn contribution(bytes: &[u8]) -> bool {
     let Ok(read) = Contribution::read(setup, bytes) else { return false };
     assert_eq!(read.to_bytes(setup), bytes, "a contribution has two encodings");
     assert!(read.reveals.len() <= setup.most_reveals());
+    true
+}
+
+fn word(bytes: &[u8]) -> bool {
+    let Generation { setup, .. } = generation();
+    let Ok(read) = Word::read(setup, bytes) else { return false };
+    assert_eq!(read.to_bytes(setup), bytes, "a word has two encodings");
     true
 }
 
