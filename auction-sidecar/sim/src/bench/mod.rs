@@ -10,6 +10,7 @@
 mod baseline;
 mod clearing;
 mod generation;
+mod market;
 mod network;
 mod round;
 
@@ -64,8 +65,8 @@ pub struct Plan {
     pub unfit: usize,
     /// Ciphertexts on which the library that is compared with is measured.
     pub ciphertexts: usize,
-    /// Until when the simulated market of `sim_rounds_per_s` runs, in its own milliseconds.
-    pub market_ms: u64,
+    /// Rounds of the simulated market in each run.
+    pub rounds: u64,
 }
 
 impl Plan {
@@ -79,7 +80,7 @@ impl Plan {
             cleared: vec![100, 1000, 10_000],
             unfit: 512,
             ciphertexts: 3,
-            market_ms: 60_000,
+            rounds: 2_000,
         }
     }
     /// The same keys in a few seconds, on small markets.
@@ -92,7 +93,7 @@ impl Plan {
             cleared: vec![10, 40],
             unfit: 10,
             ciphertexts: 1,
-            market_ms: 9_000,
+            rounds: 20,
         }
     }
 }
@@ -177,7 +178,7 @@ const PARTS: [(&str, Part); 6] = [
     ("latency", network::measure),
     ("key generation", generation::measure),
     ("clearing", clearing::measure),
-    ("simulated market", market),
+    ("simulated market", market::measure),
 ];
 
 /// Measures everything, or one part; `say` hears what is being measured.
@@ -191,23 +192,6 @@ pub fn run(plan: &Plan, only: Option<&str>, say: impl Fn(&str)) -> Result<Report
         measure(plan, &mut report)?;
     }
     Ok(report)
-}
-
-/// Rounds of four honest seats in the simulated market for each second of one core, with stand-in cryptography; and with
-/// the real one.
-fn market(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
-    let orders = (plan.market_ms / 600).saturating_sub(10) as u32;
-    let schedule = |seed| crate::Schedule { orders, until_ms: plan.market_ms, ..crate::Schedule::four(seed) };
-    let rate = |certified: usize, ms: f64| certified as f64 / ms * 1e3;
-    let mut rates = Vec::new();
-    for seed in 1..=plan.runs as u64 {
-        let (ran, ms) = timed(|| schedule(seed).run_with::<crate::keys::MockKeys>())?;
-        rates.push(rate(ran?.certified.len(), ms));
-    }
-    report.spread("sim_rounds_per_s", Spread::of(rates)?);
-    let (ran, ms) = timed(|| schedule(1).run())?;
-    report.detail("sim_rounds_per_s with real cryptography", rate(ran?.certified.len(), ms));
-    Ok(())
 }
 
 #[cfg(test)]

@@ -9,9 +9,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use vendue_auction_core::KeyError;
-use vendue_auction_sim::bench::{BenchError, cpu};
 use vendue_auction_sim::keys::{Keys, MockKeys, RealKeys};
-use vendue_auction_sim::sweep::{HANDOVER_MS, Plan, Tally, sweep};
+use vendue_auction_sim::sweep::{Plan, Tally, sweep};
 use vendue_auction_sim::{Schedule, explore};
 use vendue_market::encode::to_hex;
 
@@ -45,15 +44,6 @@ enum Command {
     },
     /// Explores all runs of one round of four seats, one of them faulty, within bounds.
     Explore(ExploreArgs),
-    /// Measures simulated rounds per second: four honest seats, stand-in cryptography, CPU time of one core.
-    BenchRounds {
-        /// Rounds to simulate.
-        #[arg(long, default_value_t = 20_000)]
-        rounds: u64,
-        /// Where the result goes as JSON.
-        #[arg(long)]
-        json: Option<PathBuf>,
-    },
 }
 
 #[derive(Args)]
@@ -169,8 +159,6 @@ struct ReplayArgs {
 enum Error {
     #[error("keys: {0}")]
     Keys(#[from] KeyError),
-    #[error("{0}")]
-    Clock(#[from] BenchError),
     #[error("{0}: {1}")]
     File(PathBuf, std::io::Error),
     #[error("{0} is no schedule: {1}")]
@@ -185,7 +173,6 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::<MockKeys>(&args),
         Command::Costs { seats, rounds, json } => costs(seats, rounds, json.as_ref()),
         Command::Explore(args) => run_explore(&args),
-        Command::BenchRounds { rounds, json } => bench_rounds(rounds, json),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -300,35 +287,6 @@ fn costs(seats: u16, rounds: u64, path: Option<&PathBuf>) -> Result<bool, Error>
     let costs = vendue_auction_sim::costs::costs::<MockKeys>(seats, rounds)?;
     write(path, &json!({ "seats": seats, "crypto": "mock", "costs": costs }))?;
     Ok(true)
-}
-
-fn bench_rounds(rounds: u64, path: Option<PathBuf>) -> Result<bool, Error> {
-    let mut progress = Progress::new();
-    let (mut done, mut messages, mut holds) = (0, 0, true);
-    let before = cpu()?;
-    let mut seed = 0;
-    while done < rounds {
-        let honest =
-            Schedule { orders: 40, until_ms: 25_500, handover_ms: HANDOVER_MS, ..Schedule::four(seed) };
-        let report = honest.run_with::<MockKeys>()?;
-        (done, messages) = (done + report.rounds, messages + report.messages);
-        holds &= report.violations.is_empty() && report.certified.len() as u64 >= report.rounds;
-        seed += 1;
-        if progress.is_due() {
-            eprintln!("{done} of {rounds} rounds, {:.0} per second", progress.rate(done));
-        }
-    }
-    let seconds = cpu()?.saturating_sub(before).as_secs_f64().max(1e-9);
-    let value = json!({
-        "sim_rounds_per_s": done as f64 / seconds,
-        "sim_rounds_per_s_by_the_clock": progress.rate(done),
-        "rounds": done,
-        "messages_per_s": messages as f64 / seconds,
-        "seats": 4,
-        "crypto": "mock",
-    });
-    write(path.as_ref(), &value)?;
-    Ok(holds)
 }
 
 fn run_explore(args: &ExploreArgs) -> Result<bool, Error> {
