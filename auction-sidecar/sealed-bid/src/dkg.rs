@@ -35,8 +35,8 @@
 //! with keys that live on, a refresh would not protect the shares of before.
 //!
 //! Inputs: bytes, keys and seeds. Outputs: bytes, a [`KeySet`] and a seat's [`SealShare`](crate::SealShare). No IO
-//! and no clock. Invariants: everything that a dealer sends is a
-//! function of its seed, so that after a restart it sends the same again; secrets are wiped when dropped.
+//! and no clock. Invariants: everything that a dealer sends is a function of its seed, so that after a restart it sends the
+//! same again; keys, seeds, polynomials and values are wiped when dropped.
 //!
 //! Field arithmetic on a dealer's polynomial is `threshold_crypto`'s; every multiplication of a point by a secret
 //! is blst's, in constant time.
@@ -50,6 +50,7 @@ mod key_set;
 mod player;
 mod poly;
 mod recover;
+mod reveals;
 mod setup;
 
 pub use contribution::{Contribution, unaccounted, wanted};

@@ -6,8 +6,10 @@
 //! beacon. Votes are BLS min-sig multi-signatures.
 //!
 //! Inputs are bytes and random sources that the caller passes; outputs are bytes. Invariants: a point that is the
-//! identity, off the curve, off the subgroup or of the wrong length is refused; secrets are wiped when dropped and
-//! have no `Debug`; sealing the same input twice gives the same bytes, so that a restarted seat cannot say two things.
+//! identity, off the curve, off the subgroup or of the wrong length is refused; keys, shares and the secrets that are
+//! derived from them are wiped when dropped and have no `Debug` (what blst and `threshold_crypto` leave on the stack while
+//! they compute is not wiped); sealing the same input twice gives the same bytes, so that a restarted seat cannot say two
+//! things.
 //!
 //! The seats make the seal key together ([`dkg`]); [`deal`] is for development. Polynomials are `threshold_crypto`'s;
 //! every multiplication of a point by a secret that a seat keeps is done by blst in constant time.

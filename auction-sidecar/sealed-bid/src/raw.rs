@@ -13,7 +13,7 @@ mod sums;
 
 pub(crate) use pairings::{Lines, pairing, pairings_agree};
 pub(crate) use points::{CurvePoint, G1, G2};
-pub(crate) use scalars::{Scalar, Weight, WeightBits, lagrange};
+pub(crate) use scalars::{Scalar, Weight, WeightBits, lagrange, power_sums};
 pub(crate) use sums::{G1Sum, G2Sum, generator_mul_public, interpolate_unchecked, to_points};
 
 /// The effective cofactor of G1, 1 - z (RFC 9380, section 8.8.1): this multiple of any point of the curve is in G1, and

@@ -272,6 +272,31 @@ fn who_denies_its_acknowledgement_holds_a_dealer_up_once() {
 }
 
 #[test]
+fn wrong_values_that_cancel_in_a_sum_exclude_their_dealers_and_no_others() {
+    let market = Market::new(7);
+    let dealers = [0, 1, 2, 3, 4, 5, 6];
+    let (lost, first) = ([(0, 2), (0, 5), (1, 5), (2, 5), (3, 5), (6, 2)], market.setup());
+    let keys = market.run(&first, &dealers, None).0.keys;
+    for setup in [first, market.setup_for(Purpose::Refresh(keys), 0)] {
+        let players = market.players(&setup, &dealers, &lost);
+        let contributions = market.contributions(&setup, &dealers, &players);
+        let counted = |changes: &[(u16, u16, i8)]| -> Vec<u16> {
+            let mut changed = contributions.clone();
+            for (dealer, player, by) in changes {
+                let value = changed.get_mut(dealer).unwrap().reveals.get_mut(player).unwrap();
+                let last = value[31].checked_add_signed(*by).expect("no carry with these seeds");
+                value[31] = last;
+            }
+            outcome(&setup, &changed, players[0].dealings()).unwrap().dealers.into_keys().collect()
+        };
+        assert_eq!(counted(&[]), dealers);
+        assert_eq!(counted(&[(0, 2, 1), (0, 5, -1)]), [1, 2, 3, 4, 5, 6]);
+        assert_eq!(counted(&[(1, 5, 1), (3, 5, -1)]), [0, 2, 4, 5, 6]);
+        assert_eq!(counted(&[(6, 2, -1)]), [0, 1, 2, 3, 4, 5]);
+    }
+}
+
+#[test]
 fn revealed_values_lie_on_the_commitment() {
     let market = Market::new(4);
     let setup = market.setup();

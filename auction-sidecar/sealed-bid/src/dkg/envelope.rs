@@ -72,12 +72,11 @@ impl RecipientKey {
 
 /// Key and nonce, from the shared point and everything public.
 fn cipher(
-    shared: G1,
+    shared: &[u8; 48],
     ephemeral: &[u8],
     recipient: &[u8; 48],
     context: &[u8],
 ) -> Result<(ChaCha20Poly1305, Nonce), CryptoError> {
-    let shared = Zeroizing::new(shared.to_bytes());
     let mut okm = Zeroizing::new([0u8; 44]);
     hkdf::Hkdf::<Sha256>::new(Some(b"VENDUE-V1-DKG-ENVELOPE"), shared.as_slice())
         .expand_multi_info(&[ephemeral, recipient, context], okm.as_mut_slice())
@@ -96,8 +95,8 @@ pub(super) fn seal(
 ) -> Result<[u8; ENVELOPE], DkgError> {
     let refuse = CryptoError::Secret("envelope");
     let public = G1::generator_mul(ephemeral).ok_or(refuse.clone())?.to_bytes();
-    let shared = recipient.point.mul(ephemeral).ok_or(refuse.clone())?;
-    let (cipher, nonce) = cipher(shared, &public, &recipient.bytes, context)?;
+    let shared = recipient.point.shared(ephemeral).ok_or(refuse.clone())?;
+    let (cipher, nonce) = cipher(&shared, &public, &recipient.bytes, context)?;
     let plain = secret.to_bendian();
     let sealed = cipher
         .encrypt(&nonce, Payload { msg: plain.as_slice(), aad: context })
@@ -108,8 +107,8 @@ pub(super) fn seal(
 /// Decrypts an envelope; `None` for anything that was not sealed to this key and context.
 pub(super) fn open(key: &DealKey, context: &[u8], envelope: &[u8; ENVELOPE]) -> Option<Scalar> {
     let (public, sealed) = envelope.split_first_chunk::<48>()?;
-    let shared = G1::from_bytes(public)?.mul(&key.0)?;
-    let (cipher, nonce) = cipher(shared, public, &key.public_key().ok()?, context).ok()?;
+    let shared = G1::from_bytes(public)?.shared(&key.0)?;
+    let (cipher, nonce) = cipher(&shared, public, &key.public_key().ok()?, context).ok()?;
     let plain = Zeroizing::new(cipher.decrypt(&nonce, Payload { msg: sealed, aad: context }).ok()?);
     Scalar::from_bendian(plain.as_slice().try_into().ok()?)
 }
@@ -141,8 +140,8 @@ impl Ephemeral {
         secret: &Scalar,
     ) -> Result<[u8; SEALED], DkgError> {
         let refuse = CryptoError::Secret("envelope");
-        let shared = recipient.point.mul(&self.factor).ok_or(refuse.clone())?;
-        let (cipher, nonce) = cipher(shared, &self.public, &recipient.bytes, context)?;
+        let shared = recipient.point.shared(&self.factor).ok_or(refuse.clone())?;
+        let (cipher, nonce) = cipher(&shared, &self.public, &recipient.bytes, context)?;
         let plain = secret.to_bendian();
         let sealed = cipher
             .encrypt(&nonce, Payload { msg: plain.as_slice(), aad: context })
@@ -159,8 +158,8 @@ pub(super) fn open_shared(
     context: &[u8],
     sealed: &[u8; SEALED],
 ) -> Option<Scalar> {
-    let shared = ephemeral.clear_mul(&key.0)?;
-    let (cipher, nonce) = cipher(shared, &ephemeral.to_bytes(), own, context).ok()?;
+    let shared = ephemeral.clear_shared(&key.0)?;
+    let (cipher, nonce) = cipher(&shared, &ephemeral.to_bytes(), own, context).ok()?;
     let plain = Zeroizing::new(cipher.decrypt(&nonce, Payload { msg: sealed, aad: context }).ok()?);
     Scalar::from_bendian(plain.as_slice().try_into().ok()?)
 }

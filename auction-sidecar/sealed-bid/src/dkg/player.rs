@@ -2,14 +2,16 @@
 //!
 //! Inputs: announcements, dealings, contributions. Outputs: acknowledgements, the public keys, the seat's share. Invariants:
 //! a player acknowledges one commitment per dealer, and only one that was announced before the player's own seat dealt, and
-//! that it holds a good value of; the outcome depends on the set of contributions only. The caller stores the dealings before it acknowledges them: taking them in again after a restart
-//! restores the player and gives the same acknowledgements.
+//! that it holds a good value of; the outcome depends on the set of contributions only. The caller stores the dealings
+//! before it acknowledges them: taking them in again after a restart restores the player and gives the same
+//! acknowledgements.
 
 use super::contribution::{Contribution, NONE, wanted};
 use super::dealing::{Dealing, context};
 use super::envelope::{self, DealKey};
 use super::key_set::KeySet;
 use super::poly::derive;
+use super::reveals::{self, Revealed};
 use super::{DkgError, Purpose, Setup};
 use crate::raw::{G1, G1Sum, Scalar, Weight, WeightBits, to_points};
 use crate::{CryptoError, SealShare, SignerSet};
@@ -45,20 +47,17 @@ pub fn outcome(
     let mut public: BTreeSet<u16> = (0..setup.seats()).collect();
     let mut dealers = BTreeMap::new();
     let wanted = wanted(setup, contributions);
-    if let Some((dealer, _)) = wanted.iter().find(|(dealer, d)| !dealings.contains_key(&(**dealer, **d))) {
-        return Err(DkgError::Missing(*dealer));
+    let mut revealed = Vec::with_capacity(wanted.len());
+    for (dealer, digest) in &wanted {
+        let dealing = dealings.get(&(*dealer, *digest)).ok_or(DkgError::Missing(*dealer))?;
+        let own = contributions.get(dealer).ok_or(DkgError::Missing(*dealer))?;
+        revealed.push(Revealed { dealer: *dealer, commitment: &dealing.commitment, values: &own.reveals });
     }
-    for (dealer, digest) in wanted {
-        let dealing = dealings.get(&(dealer, digest)).ok_or(DkgError::Missing(dealer))?;
-        let own = contributions.get(&dealer).ok_or(DkgError::Missing(dealer))?;
-        let fits = |(player, value): (&u16, &[u8; 32])| {
-            Scalar::from_bendian(value).is_some_and(|value| dealing.commitment.fits(*player, &value))
-        };
-        if own.reveals.iter().all(fits) {
-            dealing.commitment.add_to(&mut sums);
-            public.retain(|seat| own.reveals.contains_key(seat));
-            dealers.insert(dealer, digest);
-        }
+    let good = reveals::good(setup, &revealed)?;
+    for Revealed { dealer, commitment, values } in revealed.iter().filter(|r| good.contains(&r.dealer)) {
+        commitment.add_to(&mut sums);
+        public.retain(|seat| values.contains_key(seat));
+        dealers.insert(*dealer, *commitment.digest());
     }
     let (found, needed) = (dealers.len(), usize::from(setup.quorum()));
     if found < needed {

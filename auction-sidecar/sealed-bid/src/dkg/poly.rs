@@ -9,7 +9,7 @@
 
 use super::{DkgError, Setup};
 use crate::CryptoError;
-use crate::raw::{CurvePoint, G1, G1Sum, Scalar, generator_mul_public};
+use crate::raw::{CurvePoint, G1, G1Sum, Scalar, Weight, power_sums};
 use sha2::{Digest, Sha256};
 use threshold_crypto::Fr;
 use threshold_crypto::ff::{Field, PrimeField, PrimeFieldRepr};
@@ -82,14 +82,20 @@ impl SecretPoly {
 
 fn to_field(scalar: &Scalar) -> Result<Fr, CryptoError> {
     let mut repr = <Fr as PrimeField>::Repr::default();
-    repr.read_be(scalar.to_bendian().as_slice()).map_err(|_| CryptoError::Generation)?;
-    Fr::from_repr(repr).map_err(|_| CryptoError::Generation)
+    let read = repr.read_be(scalar.to_bendian().as_slice());
+    let value = Fr::from_repr(repr);
+    repr.0.zeroize();
+    read.map_err(|_| CryptoError::Generation)?;
+    value.map_err(|_| CryptoError::Generation)
 }
 
 /// Takes a value of `threshold_crypto`'s field to blst; zero is refused.
 pub(crate) fn to_scalar(value: Fr) -> Result<Scalar, CryptoError> {
     let mut bytes = Zeroizing::new([0u8; 32]);
-    value.into_repr().write_be(bytes.as_mut_slice()).map_err(|_| CryptoError::Generation)?;
+    let mut repr = value.into_repr();
+    let written = repr.write_be(bytes.as_mut_slice());
+    repr.0.zeroize();
+    written.map_err(|_| CryptoError::Generation)?;
     Scalar::from_bendian(&bytes).ok_or(CryptoError::Generation)
 }
 
@@ -131,9 +137,12 @@ impl Commitment {
         &self.digest
     }
 
-    /// Whether a public value is that of a seat.
-    pub(super) fn fits(&self, seat: u16, value: &Scalar) -> bool {
-        generator_mul_public(value).minus(&self.evaluate(seat)).clear().is_identity()
+    /// The points, each with what multiplies it where this polynomial's values at seats' points are added up with these
+    /// weights; to be multiplied by the cofactor.
+    pub(super) fn weighted(&self, seats: &[(u16, Weight)]) -> impl Iterator<Item = (Weight, CurvePoint)> {
+        let at: Vec<_> = seats.iter().map(|(seat, weight)| (*weight, u64::from(*seat) + 1)).collect();
+        let factors = power_sums(&at, u32::from(!self.constant), self.points.len());
+        factors.into_iter().zip(self.points.iter().copied())
     }
 
     /// The polynomial's value at a seat's point, in the exponent; to be multiplied by the cofactor.

@@ -2,6 +2,7 @@
 
 use super::{G1Sum, Scalar};
 use blst::*;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A point of G1 that is on the curve, in the subgroup and not the identity.
 #[derive(Clone, Copy)]
@@ -15,6 +16,21 @@ pub(crate) struct G2(pub(super) blst_p2_affine);
 /// effective cofactor, which is in G1: whoever follows from it anything multiplies by that ([`G1Sum::clear`]).
 #[derive(Clone, Copy)]
 pub(crate) struct CurvePoint(pub(super) blst_p1_affine);
+
+/// A multiple of a point, compressed; the point itself is wiped.
+fn shared(point: &G1Sum, scalar: &Scalar) -> Option<Zeroizing<[u8; 48]>> {
+    let (mut product, mut out) = (blst_p1::default(), Zeroizing::new([0; 48]));
+    // SAFETY: all pointers are to live values; the scalar has the 32 bytes that 255 bits need, `out` the 48 that are written.
+    let infinite = unsafe {
+        blst_p1_mult(&mut product, &point.0, scalar.0.as_ptr(), 255);
+        blst_p1_compress(out.as_mut_ptr(), &product);
+        blst_p1_is_inf(&product)
+    };
+    product.x.l.zeroize();
+    product.y.l.zeroize();
+    product.z.l.zeroize();
+    (!infinite).then_some(out)
+}
 
 impl G1 {
     /// Decodes and checks a compressed point.
@@ -43,13 +59,15 @@ impl G1 {
 
     /// Scalar times this point; `None` for the identity.
     pub(crate) fn mul(&self, scalar: &Scalar) -> Option<Self> {
-        let (mut p, mut out) = (blst_p1::default(), blst_p1::default());
+        let (p, mut out) = (self.to_sum(), blst_p1::default());
         // SAFETY: all pointers are to live values; the scalar has the 32 bytes that 255 bits need.
-        unsafe {
-            blst_p1_from_affine(&mut p, &self.0);
-            blst_p1_mult(&mut out, &p, scalar.0.as_ptr(), 255);
-        }
+        unsafe { blst_p1_mult(&mut out, &p.0, scalar.0.as_ptr(), 255) };
         Self::from_projective(&out)
+    }
+
+    /// Scalar times this point, compressed, as a secret; `None` for the identity.
+    pub(crate) fn shared(&self, scalar: &Scalar) -> Option<Zeroizing<[u8; 48]>> {
+        shared(&self.to_sum(), scalar)
     }
 
     /// Scalar times the generator; `None` for the identity.
@@ -110,12 +128,9 @@ impl CurvePoint {
         out
     }
 
-    /// A secret times the point's multiple by the effective cofactor; `None` for the identity.
-    pub(crate) fn clear_mul(&self, scalar: &Scalar) -> Option<G1> {
-        let (cleared, mut out) = (G1Sum::identity().plus_affine(self).clear(), blst_p1::default());
-        // SAFETY: all pointers are to live values; the scalar has the 32 bytes that 255 bits need.
-        unsafe { blst_p1_mult(&mut out, &cleared.0, scalar.0.as_ptr(), 255) };
-        G1::from_projective(&out)
+    /// A secret times the point's multiple by the effective cofactor, as [`G1::shared`]; `None` for the identity.
+    pub(crate) fn clear_shared(&self, scalar: &Scalar) -> Option<Zeroizing<[u8; 48]>> {
+        shared(&G1Sum::identity().plus_affine(self).clear(), scalar)
     }
 }
 

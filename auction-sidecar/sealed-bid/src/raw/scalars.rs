@@ -64,6 +64,31 @@ fn small(v: u64) -> blst_fr {
     out
 }
 
+/// What multiplies the coefficients of x^first, x^(first + 1), ... where values of a polynomial at these points are added
+/// up with these weights: for each power the sum of the weights times it. Everything here is public.
+pub(crate) fn power_sums(points: &[(Weight, u64)], first: u32, count: usize) -> Vec<Weight> {
+    let mut sums = vec![blst_fr::default(); count];
+    for (weight, x) in points {
+        let (x, mut power) = (small(*x), blst_fr::default());
+        // SAFETY: blst permits outputs that alias inputs; all are live values.
+        unsafe {
+            blst_fr_from_scalar(&mut power, &blst_scalar { b: weight.0 });
+            (0..first).for_each(|_| blst_fr_mul(&mut power, &power, &x));
+            for sum in &mut sums {
+                blst_fr_add(sum, sum, &power);
+                blst_fr_mul(&mut power, &power, &x);
+            }
+        }
+    }
+    let weight = |sum: &blst_fr| {
+        let mut out = blst_scalar::default();
+        // SAFETY: both are live values.
+        unsafe { blst_scalar_from_fr(&mut out, sum) };
+        Weight(out.b)
+    };
+    sums.iter().map(weight).collect()
+}
+
 /// Weights that take the values at `seats[i] + 1` of a polynomial of degree `seats.len() - 1` to its value at `at`:
 /// the products over j != i of (x_j - at) / (x_j - x_i). Seats must be distinct; everything here is public.
 pub(crate) fn lagrange(seats: &[u16], at: u16) -> Vec<Weight> {

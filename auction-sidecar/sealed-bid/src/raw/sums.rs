@@ -85,6 +85,18 @@ impl G1Sum {
         if affine.is_empty() { Self::identity() } else { Self(affine.mult(&weights, bits.count())) }
     }
 
+    /// The sum of points of the curve, each times its weight, which may be any scalar; to be multiplied by the cofactor.
+    pub(crate) fn weighted_curve(points: &[(Weight, CurvePoint)]) -> Self {
+        let affine: Vec<blst_p1_affine> = points.iter().map(|(_, p)| p.0).collect();
+        let weights = weight_bytes(points.iter().map(|(w, _)| w), WeightBits::Scalar);
+        // blst indexes the first point.
+        if affine.is_empty() {
+            Self::identity()
+        } else {
+            Self(affine.mult(&weights, WeightBits::Scalar.count()))
+        }
+    }
+
     /// The point, unless it is the identity.
     pub(crate) fn to_point(self) -> Option<G1> {
         G1::from_projective(&self.0)
