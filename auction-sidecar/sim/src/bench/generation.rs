@@ -3,7 +3,8 @@
 //! Measured for the last seat, whose point of the polynomials costs most: the others' deal keys taken in and its own dealing
 //! made, all dealings to it read and checked, its contribution made and all others' read, the evidence signatures of the
 //! four messages that each seat sends, and the key with its share. Not counted: the agreement on the contributions, which
-//! is that of a round without its opening and clearing.
+//! is that of a round without its opening and clearing. As a detail, the key where f seats are absent and all others reveal
+//! the values that these cannot have.
 
 use super::{BenchError, Plan, Report, Spread, timed};
 use sha2::{Digest, Sha256};
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vendue_auction_core::evidence::{self, EvidenceKey};
 use vendue_sealed_bid::dkg::{
-    Contribution, DealKey, Dealer, DealerSeed, Dealing, Player, Purpose, RecipientKey, Setup,
+    Contribution, DealKey, Dealer, DealerSeed, Dealing, Player, Purpose, RecipientKey, Setup, outcome,
 };
 
 /// Messages of a seat outside of the agreement: deal key, dealing, acknowledgements, contribution.
@@ -108,6 +109,22 @@ fn last(setup: &Arc<Setup>, received: &Received) -> Result<[(&'static str, f64);
     ])
 }
 
+/// Milliseconds of the key where the first f seats neither deal nor acknowledge.
+fn key_without_f(setup: &Arc<Setup>, received: &Received) -> Result<f64, BenchError> {
+    let f = setup.seats().saturating_sub(1) / 3;
+    let mut acks = received.announced.clone();
+    acks.iter_mut().take(usize::from(f)).for_each(|ack| *ack = [0; 32]);
+    let (mut dealings, mut contributions) = (BTreeMap::new(), BTreeMap::new());
+    for (seat, dealing) in (0u16..).zip(&received.dealings).skip(usize::from(f)) {
+        let dealer = Dealer::new(setup, seat, &DealerSeed::from_bytes(&secret("seed", seat)))?;
+        contributions.insert(seat, dealer.contribution(acks.clone(), &(0..f).collect())?);
+        dealings.insert((seat, dealer.digest()), Dealing::read(setup, dealing)?);
+    }
+    let (made, ms) = timed(|| outcome(setup, &contributions, &dealings))?;
+    let counts = made?.dealers.len() == contributions.len();
+    counts.then_some(ms).ok_or(BenchError::Missing("a dealer does not count"))
+}
+
 pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError> {
     let setup = Arc::new(Setup::new(Purpose::Key, &[4; 32], plan.large)?);
     let received = Received::new(&setup)?;
@@ -117,6 +134,7 @@ pub(super) fn measure(plan: &Plan, report: &mut Report) -> Result<(), BenchError
         totals.push(steps.iter().map(|(_, ms)| ms).sum());
         steps.iter().for_each(|(name, ms)| report.detail(format!("dkg ms: {name}"), *ms));
     }
+    report.detail("dkg ms: key, f absent", key_without_f(&setup, &received)?);
     report.spread("dkg_cpu_ms_per_node_n100", Spread::of(totals)?);
     Ok(())
 }
