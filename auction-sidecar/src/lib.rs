@@ -31,6 +31,8 @@ pub mod sign_record;
 pub mod signals;
 pub mod store;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 pub mod times;
 pub mod verify_record;
 pub mod wire;

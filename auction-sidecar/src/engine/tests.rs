@@ -1,6 +1,5 @@
 //! Four seats and a home with dealt keys over real QUIC on 127.0.0.1; the test plays the bridges.
 
-use std::net::UdpSocket;
 use std::path::Path;
 
 use vendue_auction_core::{NewOrder, SignedMarketRecord};
@@ -11,6 +10,7 @@ use crate::deal::{self, DealOptions};
 use crate::keys::Keys;
 use crate::log::{Appender, LogOptions};
 use crate::net::{self, NetConfig};
+use crate::testing::free_address;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -19,11 +19,6 @@ struct Process {
     events: mpsc::Receiver<EngineEvent>,
     metrics: Arc<Metrics>,
     address: libp2p::Multiaddr,
-}
-
-fn free_address() -> libp2p::Multiaddr {
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap()
 }
 
 /// Every seat waits for a log of its own.

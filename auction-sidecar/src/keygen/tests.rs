@@ -1,7 +1,7 @@
 //! Four seats that make a key over real QUIC on 127.0.0.1. Every wait is for an event, with a deadline.
 
 use std::fs;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::keys::IssuerFile;
 use crate::log::LogDirError;
 use crate::net::{RoundEvent, StartError};
 use crate::next_epoch::tests::generated;
+use crate::testing::free_address;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Time for all seats of a test to be there.
@@ -36,11 +37,6 @@ pub(super) struct Market {
     addresses: Vec<Multiaddr>,
     /// Where they make keys.
     elsewhere: Vec<Multiaddr>,
-}
-
-fn free_address() -> Multiaddr {
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap()
 }
 
 impl Market {
@@ -432,8 +428,17 @@ async fn a_folder_belongs_to_one_generation_and_one_process() {
     assert!(matches!(refused(market.args(0, later)).await, GenerateError::NoSecrets(_)));
 }
 
+/// How a seat ends that is stopped at once; it is started again while an earlier one still has the port.
 async fn stopped(args: GenerateKeysArgs) -> GenerateError {
-    generate(&args, &watch::channel(Progress::default()).0, async {}).await.unwrap_err()
+    within(async {
+        loop {
+            match generate(&args, &watch::channel(Progress::default()).0, async {}).await.unwrap_err() {
+                GenerateError::Net(StartError::Listen { .. }) => tokio::task::yield_now().await,
+                ended => return ended,
+            }
+        }
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -480,11 +485,14 @@ async fn what_cannot_be_stored_is_not_said() {
     let log = market.file(0, "log");
     // The log is open when its folder for proofs is there; from then on it belongs to somebody else.
     within(async {
-        while !log.join("proofs").exists() {
+        while !log.join("proofs").exists() && !broken.task.is_finished() {
             tokio::task::yield_now().await;
         }
     })
     .await;
+    if broken.task.is_finished() {
+        panic!("ended before it had a log: {:?}", broken.end().await);
+    }
     fs::write(log.join("000000000009-000000000009.log"), "").unwrap();
     let error = broken.end().await.unwrap_err();
     assert!(matches!(error, GenerateError::Log(LogDirError::Fenced { .. })), "{error}");

@@ -1,11 +1,11 @@
 //! Peers over real QUIC on 127.0.0.1. Every wait is for an event, with a deadline.
 
-use std::net::UdpSocket;
 use std::time::Duration;
 
 use libp2p::PeerId;
 
 use super::*;
+use crate::testing::free_address;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -16,9 +16,7 @@ struct Spec {
 
 fn spec() -> Spec {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap();
-    Spec { keypair: Keypair::generate_ed25519(), address }
+    Spec { keypair: Keypair::generate_ed25519(), address: free_address() }
 }
 
 fn member(id: MemberId, spec: &Spec) -> Member {

@@ -1,6 +1,5 @@
 //! A whole delivery in one process: a real courier, two peers over QUIC, home's server and store.
 
-use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -23,6 +22,7 @@ use crate::bridge::tests::{
 use crate::metrics::Metrics;
 use crate::net::{self, CHUNK, Inbound, Member, Members, Net, NetConfig, Protocol};
 use crate::store::Store;
+use crate::testing::free_address;
 use crate::wire::{Bulk, BulkReply, LOG_PATH, MAX_FILES, decode_bulk};
 
 const TOKEN: &str = "0123456789abcdef";
@@ -36,9 +36,7 @@ struct Peer {
 
 impl Peer {
     fn new() -> Self {
-        let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("/ip4/127.0.0.1/udp/{port}/quic-v1").parse().unwrap();
-        Self { keypair: Keypair::generate_ed25519(), address }
+        Self { keypair: Keypair::generate_ed25519(), address: free_address() }
     }
 }
 
