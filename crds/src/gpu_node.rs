@@ -57,6 +57,11 @@ pub struct GpuNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub cuda_driver_version: Option<String>,
+    /// fingerprint of the devices: SHA-256 over driver version, UUIDs, product names, memory and NVLinks, in hexadecimal
+    /// digits. It is absent while a device could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
     /// deviceCount counts the devices.
     #[serde(default)]
     pub device_count: i32,
@@ -113,10 +118,62 @@ pub struct GpuDevice {
     pub pci_bus_id: String,
     /// migMode of the device.
     pub mig_mode: MigMode,
+    /// migDevices of the device, where MIG is on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["uuid".into()]))]
+    pub mig_devices: Vec<MigDevice>,
+    /// pcie is the link to the host at its best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcie: Option<PcieLink>,
+    /// numaNode that the device is near to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub numa_node: Option<i32>,
+    /// nvlinks that are up, by what they lead to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["peer".into()]))]
+    pub nvlinks: Vec<NvLinks>,
     /// health of the device.
     pub health: GpuHealth,
     /// healthReason says why it is not healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub health_reason: Option<String>,
+}
+
+/// A MIG device: a slice of a GPU.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct MigDevice {
+    /// uuid as NVML gives it, "MIG-...".
+    #[schemars(length(max = 96))]
+    pub uuid: String,
+    /// profile of the slice, for example "1g.10gb".
+    #[schemars(length(max = 32))]
+    pub profile: String,
+    /// memoryMib of the slice, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<i64>,
+}
+
+/// A link to the host.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PcieLink {
+    /// generation of PCIe.
+    pub generation: i32,
+    /// width in lanes.
+    pub width: i32,
+}
+
+/// NVLinks from a GPU to one other end.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NvLinks {
+    /// peer: UUID of the other GPU, or the PCI address of a switch.
+    #[schemars(length(max = 96))]
+    pub peer: String,
+    /// links that are up.
+    pub links: i32,
 }

@@ -78,9 +78,12 @@ pub fn award_id(market_id: &str, round: u64, order_digest: &str, seat: u32) -> S
     hex::encode(&hash.finalize()[..8])
 }
 
+/// How the namespaces of awards begin.
+pub const AWARD_NAMESPACE_PREFIX: &str = "vendue-a-";
+
 /// Namespace of an award on the host.
 pub fn award_namespace(award_id: &str) -> String {
-    format!("vendue-a-{award_id}")
+    format!("{AWARD_NAMESPACE_PREFIX}{award_id}")
 }
 
 /// Ray's submission id of one attempt; the same for every retry of the same submission.

@@ -1,19 +1,27 @@
 //! The loop: read, believe, show, and write when it is worth it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use vendue_crds::GpuNodeStatus;
 
+use crate::health::judge::Judge;
+use crate::health::memory::Memory;
+use crate::health::xid;
+use crate::inventory::NodeInventory;
 use crate::metrics::Metrics;
 use crate::observe::Observation;
+use crate::pods::attribution::Known;
+use crate::probe::events::DeviceEvent;
 use crate::probe::thread::ProbeThread;
 use crate::publish::{PublishError, Publisher};
 use crate::server::Pulse;
-use crate::status;
+use crate::status::{self, Due};
 
 /// Longest pause after failed writes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -27,10 +35,44 @@ pub struct Pace {
     pub heartbeat: Duration,
 }
 
+/// What the loop hears of the devices, and who judges them.
+pub struct Devices {
+    /// Reads them.
+    pub probe: ProbeThread,
+    /// What happens on them between two readings.
+    pub events: mpsc::Receiver<DeviceEvent>,
+    /// Judges them.
+    pub judge: Judge,
+    /// Keeps the faults that outlast this process.
+    pub memory: Memory,
+}
+
+/// What the loop tells others of this process.
+pub struct Outlets {
+    /// The devices, by the names under which they are handed out.
+    pub known: watch::Sender<Vec<Known>>,
+    /// What the devices say now.
+    pub view: watch::Sender<View>,
+}
+
+/// What the devices say now.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// The last reading; `None` while there is no good one.
+    pub inventory: Option<Arc<NodeInventory>>,
+    /// The last Xid of each device that had one.
+    pub xids: BTreeMap<String, u64>,
+}
+
 /// Everything that the loop needs.
 pub struct Agent {
     pace: Pace,
     probe: ProbeThread,
+    events: mpsc::Receiver<DeviceEvent>,
+    judge: Judge,
+    memory: Memory,
+    began: Instant,
+    outlets: Outlets,
     publisher: Publisher,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
@@ -45,14 +87,21 @@ impl Agent {
     #[must_use]
     pub fn new(
         pace: Pace,
-        probe: ProbeThread,
+        devices: Devices,
+        outlets: Outlets,
         publisher: Publisher,
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
+        let Devices { probe, events, judge, memory } = devices;
         Self {
             pace,
             probe,
+            events,
+            judge,
+            memory,
+            began: Instant::now(),
+            outlets,
             publisher,
             metrics,
             pulse,
@@ -68,45 +117,92 @@ impl Agent {
         let mut ticks = interval(self.pace.read);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
+            let event = tokio::select! {
+                _ = ticks.tick() => None,
+                // Ends when no probe tells of events; the ticks go on.
+                Some(event) = self.events.recv() => Some(event),
                 () = stop.cancelled() => return,
-            }
+            };
             tokio::select! {
-                () = self.turn() => {}
+                () = self.turn(event) => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    /// One turn of the loop.
-    pub async fn turn(&mut self) {
+    /// One turn of the loop: after an event what follows from it is told at once, else the devices are read first.
+    async fn turn(&mut self, event: Option<DeviceEvent>) {
+        match event {
+            Some(event) => self.hear(&event),
+            None => self.read().await,
+        }
+        // Whatever else waits belongs to the same turn, so that many events make one write.
+        while let Ok(event) = self.events.try_recv() {
+            self.hear(&event);
+        }
+        if let Err(error) = self.memory.remember(self.judge.lasting(), self.began.elapsed()) {
+            tracing::warn!(%error, "faults of GPUs will not outlast this process");
+        }
+        let now = Timestamp::now();
+        let previous = self.last.as_ref().map(|(status, _)| status);
+        let next = status::build(&self.observation, &self.judge, previous, self.publisher.generation(), now);
+        self.metrics.show(&self.observation, &self.judge, status::is_ready(&next));
+        let last = self.last.as_ref().map(|(status, at)| (status, *at));
+        let due = status::due(last, &next, now, self.pace.heartbeat);
+        if due != Due::Nothing && Instant::now() >= self.not_before {
+            self.publish(next, due, now).await;
+        }
+        self.pulse.turned();
+    }
+
+    async fn read(&mut self) {
         let started = Instant::now();
         let outcome = self.probe.read().await;
         self.metrics.count_read(&outcome, started.elapsed());
-        let now = Timestamp::now();
         let before = self.observation.problem.clone();
-        self.observation = std::mem::take(&mut self.observation).after(outcome, now);
+        self.observation = std::mem::take(&mut self.observation).after(outcome, Timestamp::now());
         if before != self.observation.problem {
             match &self.observation.problem {
                 Some(problem) => tracing::warn!(?problem, "devices cannot be read"),
                 None => tracing::info!("devices can be read again"),
             }
         }
-        let previous = self.last.as_ref().map(|(status, _)| status);
-        let next = status::build(&self.observation, previous, self.publisher.generation(), now);
-        self.metrics.show(&self.observation, status::is_ready(&next));
-        let last = self.last.as_ref().map(|(status, at)| (status, *at));
-        if Instant::now() >= self.not_before && status::should_publish(last, &next, now, self.pace.heartbeat)
-        {
-            self.publish(next, now).await;
+        if let (None, Some((inventory, _))) = (&self.observation.problem, &self.observation.last_good) {
+            let now = self.began.elapsed();
+            inventory.devices.iter().for_each(|device| self.judge.reading(device, now));
         }
-        self.pulse.turned();
+        self.tell();
     }
 
-    async fn publish(&mut self, next: GpuNodeStatus, now: Timestamp) {
+    /// Old values are not told as new: where reading fails, there are none.
+    fn tell(&self) {
+        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
+        let inventory = good.map(|(inventory, _)| Arc::new(inventory.clone()));
+        if let Some(inventory) = &inventory {
+            let known = known(inventory);
+            self.outlets.known.send_if_modified(|old| {
+                let changed = *old != known;
+                *old = known;
+                changed
+            });
+        }
+        self.outlets.view.send_modify(|view| view.inventory = inventory);
+    }
+
+    fn hear(&mut self, event: &DeviceEvent) {
+        let class = self.judge.xid(&event.uuid, event.xid, self.began.elapsed());
+        self.metrics.count_xid(event.xid, class);
+        self.outlets.view.send_modify(|view| _ = view.xids.insert(event.uuid.clone(), event.xid));
+        let meaning = xid::meaning(event.xid).unwrap_or("not in the catalogue");
+        tracing::warn!(gpu = event.uuid, xid = event.xid, class = class.name(), meaning, "Xid");
+    }
+
+    async fn publish(&mut self, next: GpuNodeStatus, due: Due, now: Timestamp) {
         let started = Instant::now();
-        let written = self.publisher.write(&next).await;
+        let written = match due {
+            Due::Time => self.publisher.touch(&next).await,
+            Due::Nothing | Due::Everything => self.publisher.write(&next).await,
+        };
         self.metrics.count_publish(written.is_ok(), started.elapsed(), now);
         match written {
             Ok(status) => {
@@ -135,4 +231,14 @@ impl Agent {
         self.not_before = Instant::now() + pause.min(LONGEST_PAUSE);
         tracing::warn!(%error, failures = self.failures, "GpuNode not written");
     }
+}
+
+/// The names under which devices and their MIG instances are handed out.
+fn known(inventory: &NodeInventory) -> Vec<Known> {
+    let whole = inventory
+        .devices
+        .iter()
+        .map(|d| Known { uuid: d.identity.uuid.clone(), minor: d.identity.minor.or(Some(d.identity.index)) });
+    let slices = inventory.devices.iter().flat_map(|d| &d.mig);
+    whole.chain(slices.map(|m| Known { uuid: m.uuid.clone(), minor: None })).collect()
 }

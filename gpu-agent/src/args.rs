@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::health::xid::Policy;
+use crate::pods::kubelet;
+
 /// Reads the GPUs of this node and publishes them as one GpuNode.
 #[derive(Debug, Parser)]
 #[command(name = "vendue-gpu-agent", version)]
@@ -62,6 +65,29 @@ pub struct Run {
     /// A reading that takes longer counts as hung.
     #[arg(long, env = "VENDUE_HANG_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub hang_seconds: u64,
+    /// Folder on the node's disk for what must outlast this process: faults of GPUs.
+    #[arg(long, env = "VENDUE_STATE_DIR", default_value = "/var/lib/vendue/gpu-agent", value_name = "DIR")]
+    pub state_dir: PathBuf,
+    /// Folder with the socket of kubelet's PodResources API.
+    #[arg(long, env = "VENDUE_POD_RESOURCES_DIR", default_value = kubelet::DEFAULT_DIR, value_name = "DIR")]
+    pub pod_resources_dir: PathBuf,
+    /// Serve the metrics under another exporter's names too.
+    #[arg(long, env = "VENDUE_METRICS_COMPAT", value_enum, value_name = "EXPORTER")]
+    pub metrics_compat: Option<Compat>,
+    /// Address for the metrics under another exporter's names.
+    #[arg(long, env = "VENDUE_COMPAT_LISTEN", default_value = "0.0.0.0:9400")]
+    pub compat_listen: SocketAddr,
+    /// Classes of Xids that differ from the catalogue's: CODE=CLASS, separated by commas; classes are informational,
+    /// application, degraded, fatal.
+    #[arg(long, env = "VENDUE_XID_CLASSES", default_value = "", value_name = "LIST")]
+    pub xid_classes: Policy,
+}
+
+/// Exporters whose names are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compat {
+    /// NVIDIA's dcgm-exporter.
+    Dcgm,
 }
 
 impl Run {

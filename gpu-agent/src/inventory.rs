@@ -24,10 +24,70 @@ pub struct DeviceReading {
     pub identity: DeviceIdentity,
     /// Whether MIG is on; `None` on a card that has no MIG.
     pub mig_enabled: Option<bool>,
+    /// Its MIG instances.
+    pub mig: Vec<MigInstance>,
     /// Fault, if any.
     pub fault: Option<DeviceFault>,
+    /// Whether clocks are cut at this moment because the device is too hot.
+    pub thermal_slowdown: bool,
+    /// Its link to the host; `None` where the driver does not tell.
+    pub pcie: Option<Pcie>,
+    /// The NUMA node that it is near to.
+    pub numa_node: Option<u32>,
+    /// The PCI address at the other end of each NVLink that is up, in order.
+    pub nvlink_peers: Vec<String>,
     /// Sensors.
     pub sensors: Sensors,
+}
+
+impl DeviceReading {
+    /// A device of which nothing but its identity is known.
+    #[must_use]
+    pub fn of(identity: DeviceIdentity) -> Self {
+        Self {
+            identity,
+            mig_enabled: None,
+            mig: vec![],
+            fault: None,
+            thermal_slowdown: false,
+            pcie: None,
+            numa_node: None,
+            nvlink_peers: vec![],
+            sensors: Sensors::default(),
+        }
+    }
+}
+
+/// A link to the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pcie {
+    /// Generation at this moment; links of idle cards slow down.
+    pub generation: u32,
+    /// Lanes at this moment.
+    pub width: u32,
+    /// Highest generation of card and slot.
+    pub max_generation: u32,
+    /// Most lanes of card and slot.
+    pub max_width: u32,
+}
+
+/// A MIG instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MigInstance {
+    /// UUID as NVML gives it, `MIG-...`.
+    pub uuid: String,
+    /// Name as NVML gives it, with the profile (`... MIG 1g.10gb`).
+    pub name: String,
+    /// Id of the GPU instance.
+    pub gpu_instance: Option<u32>,
+    /// Id of the compute instance.
+    pub compute_instance: Option<u32>,
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of it in use.
+    pub memory_used_bytes: Option<u64>,
 }
 
 /// What a device is: the same for as long as the card is in its slot.
@@ -44,6 +104,8 @@ pub struct DeviceIdentity {
     pub memory_bytes: u64,
     /// PCI address, for example `00000000:01:00.0`.
     pub pci_bus_id: String,
+    /// Number of its device file, `/dev/nvidia0`.
+    pub minor: Option<u32>,
 }
 
 /// What is wrong with a device.
@@ -80,6 +142,22 @@ pub struct Sensors {
     pub sm_clock_mhz: Option<u32>,
     /// Memory clock in MHz.
     pub memory_clock_mhz: Option<u32>,
+    /// Temperature of the memory.
+    pub memory_temperature_celsius: Option<u32>,
+    /// Bytes of the frame buffer that are free.
+    pub memory_free_bytes: Option<u64>,
+    /// Bytes of the frame buffer that driver and firmware keep.
+    pub memory_reserved_bytes: Option<u64>,
+    /// Share of time that the video encoder ran, in percent.
+    pub encoder_utilization_percent: Option<u32>,
+    /// Share of time that the video decoder ran, in percent.
+    pub decoder_utilization_percent: Option<u32>,
+    /// Packets that the link to the host repeated.
+    pub pcie_replays: Option<u32>,
+    /// Memory rows replaced after errors that were corrected.
+    pub rows_remapped_corrected: Option<u32>,
+    /// Memory rows replaced after errors that were not.
+    pub rows_remapped_uncorrected: Option<u32>,
     /// Memory errors corrected since the driver was loaded.
     pub ecc_corrected: Option<u64>,
     /// Memory errors not corrected since the driver was loaded.

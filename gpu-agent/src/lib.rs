@@ -15,10 +15,14 @@
 
 pub mod agent;
 pub mod args;
+pub mod dcgm;
+pub mod fingerprint;
+pub mod health;
 pub mod inventory;
 pub mod metrics;
 pub mod model;
 pub mod observe;
+pub mod pods;
 pub mod probe;
 pub mod publish;
 pub mod server;

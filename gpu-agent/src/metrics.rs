@@ -10,6 +10,10 @@ use prometheus::{
     TextEncoder,
 };
 
+use vendue_crds::GpuHealth;
+
+use crate::health::judge::Judge;
+use crate::health::xid::{self, Class};
 use crate::inventory::{DeviceReading, Sensors};
 use crate::model;
 use crate::observe::{Observation, Outcome};
@@ -26,10 +30,7 @@ const DEVICE_LABELS: [&str; 2] = ["gpu_uuid", "model"];
 type Reading = fn(&DeviceReading) -> Option<f64>;
 
 /// Gauges of a device: name, help, value.
-const DEVICE_GAUGES: [(&str, &str, Reading); 9] = [
-    ("vendue_gpu_healthy", "1 when the device answers and reports no fault", |d| {
-        Some(if d.fault.is_none() { 1.0 } else { 0.0 })
-    }),
+const DEVICE_GAUGES: [(&str, &str, Reading); 8] = [
     ("vendue_gpu_memory_bytes", "Frame buffer of the device", |d| Some(float(d.identity.memory_bytes))),
     ("vendue_gpu_memory_used_bytes", "Frame buffer in use", |d| d.sensors.memory_used_bytes.map(float)),
     (
@@ -56,8 +57,10 @@ const DEVICE_GAUGES: [(&str, &str, Reading); 9] = [
 pub struct Metrics {
     registry: Registry,
     devices: Vec<(GaugeVec, Reading)>,
+    healthy: GaugeVec,
     energy: CounterVec,
     ecc_errors: CounterVec,
+    xids: IntCounterVec,
     ready: Gauge,
     device_count: Gauge,
     reads: IntCounterVec,
@@ -92,10 +95,21 @@ impl Metrics {
             "Memory errors since the driver was loaded, by kind (corrected, uncorrected)",
             &["gpu_uuid", "model", "kind"],
         )?;
+        let xids = IntCounterVec::new(
+            Opts::new("vendue_agent_xids_total", "Xids since the agent began, by code and class"),
+            &["code", "class"],
+        )?;
+        registry.register(Box::new(xids.clone()))?;
         Ok(Self {
             devices,
+            healthy: gauges(
+                &registry,
+                "vendue_gpu_healthy",
+                "1 when nothing is known against the device",
+            )?,
             energy,
             ecc_errors,
+            xids,
             ready: gauge(&registry, "vendue_agent_ready", "1 when the GpuNode's condition Ready is True")?,
             device_count: gauge(&registry, "vendue_agent_devices", "Devices in the last good reading")?,
             reads: int_counters(
@@ -145,6 +159,13 @@ impl Metrics {
         self.read_seconds.observe(took.as_secs_f64());
     }
 
+    /// Counts an Xid.
+    pub fn count_xid(&self, code: u64, class: Class) {
+        // Codes that nobody knows share a label: what a broken driver makes up must not make series.
+        let code = xid::meaning(code).map_or_else(|| "other".to_owned(), |_| code.to_string());
+        self.xids.with_label_values(&[code.as_str(), class.name()]).inc();
+    }
+
     /// Counts a write.
     pub fn count_publish(&self, worked: bool, took: Duration, now: Timestamp) {
         self.publishes.with_label_values(&[if worked { "success" } else { "error" }]).inc();
@@ -155,11 +176,12 @@ impl Metrics {
     }
 
     /// Shows what is believed.
-    pub fn show(&self, observation: &Observation, ready: bool) {
+    pub fn show(&self, observation: &Observation, judge: &Judge, ready: bool) {
         self.ready.set(if ready { 1.0 } else { 0.0 });
         for (gauge, _) in &self.devices {
             gauge.reset();
         }
+        self.healthy.reset();
         self.energy.reset();
         self.ecc_errors.reset();
         let Some((inventory, at)) = &observation.last_good else { return };
@@ -167,14 +189,16 @@ impl Metrics {
         self.device_count.set(float(u64::try_from(inventory.devices.len()).unwrap_or(u64::MAX)));
         if observation.problem.is_none() {
             for device in &inventory.devices {
-                self.show_device(device);
+                self.show_device(device, judge);
             }
         }
     }
 
-    fn show_device(&self, device: &DeviceReading) {
+    fn show_device(&self, device: &DeviceReading, judge: &Judge) {
         let model = model::from_product_name(&device.identity.product_name);
         let labels = [device.identity.uuid.as_str(), model.as_str()];
+        let is_healthy = judge.opinion(labels[0]).health == GpuHealth::Healthy;
+        self.healthy.with_label_values(&labels).set(f64::from(u8::from(is_healthy)));
         for (gauge, reading) in &self.devices {
             if let Some(value) = reading(device) {
                 gauge.with_label_values(&labels).set(value);
@@ -256,6 +280,8 @@ fn histogram(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::health::judge::Times;
+    use crate::health::xid::Policy;
     use crate::inventory::{DeviceIdentity, NodeInventory};
     use crate::observe::Problem;
 
@@ -266,6 +292,7 @@ mod tests {
             product_name: "NVIDIA L40S".to_owned(),
             memory_bytes: 46_068 << 20,
             pci_bus_id: "00000000:01:00.0".to_owned(),
+            minor: None,
         };
         let sensors = Sensors {
             gpu_utilization_percent: Some(25),
@@ -274,7 +301,7 @@ mod tests {
             ecc_corrected: Some(2),
             ..Sensors::default()
         };
-        let device = DeviceReading { identity, mig_enabled: None, fault: None, sensors };
+        let device = DeviceReading { sensors, ..DeviceReading::of(identity) };
         let inventory = NodeInventory { devices: vec![device], ..NodeInventory::default() };
         let at = Timestamp::from_second(10).expect("time");
         Observation { last_good: Some((inventory, at)), problem: None }
@@ -289,8 +316,9 @@ mod tests {
     fn device_metrics_are_in_base_units_and_go_when_reading_fails() {
         let metrics = Metrics::new("n1").expect("definitions");
         let mut observation = observation();
+        let judge = Judge::new(Policy::default(), Times::default(), vec![]);
         for _ in 0..2 {
-            metrics.show(&observation, true);
+            metrics.show(&observation, &judge, true);
         }
         let labels = r#"{gpu_uuid="GPU-1",model="L40S",node="n1"}"#;
         let expected = [
@@ -305,7 +333,7 @@ mod tests {
         assert_eq!(device_lines(&metrics), expected);
 
         observation.problem = Some(Problem::Hung);
-        metrics.show(&observation, false);
+        metrics.show(&observation, &judge, false);
         assert!(device_lines(&metrics).is_empty());
         assert!(metrics.render().expect("text").contains("vendue_agent_ready{node=\"n1\"} 0"));
     }

@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`.
+//! `/metrics`, `/healthz` and `/readyz`; on another port `/metrics` under dcgm-exporter's names.
 //!
 //! Healthy: the agent's loop turns. Ready: besides, the last write of the GpuNode is no older than it should be. A
 //! broken driver makes neither false: it is told by the GpuNode, and a restart would not mend it.
@@ -13,9 +13,13 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::View;
+use crate::dcgm;
 use crate::metrics::Metrics;
+use crate::pods::watcher::Seen;
 
 /// The loop must turn at least this often: longer than the watchdog's limit and a slow write together.
 const LOOP_LIMIT: Duration = Duration::from_secs(120);
@@ -131,8 +135,41 @@ pub async fn serve(
         .map_err(ServerError::Serve)
 }
 
+/// What the metrics under dcgm-exporter's names are made of.
+#[derive(Clone)]
+pub struct Dcgm {
+    /// The devices.
+    pub view: watch::Receiver<View>,
+    /// Who holds them.
+    pub pods: watch::Receiver<Seen>,
+    /// The node's name.
+    pub node: String,
+}
+
+/// Serves the metrics under dcgm-exporter's names until `stop`.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve_dcgm(listener: TcpListener, dcgm: Dcgm, stop: CancellationToken) -> Result<(), ServerError> {
+    let router = Router::new().route("/metrics", get(scrape_dcgm)).with_state(dcgm);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(async move { stop.cancelled().await })
+        .await
+        .map_err(ServerError::Serve)
+}
+
+async fn scrape_dcgm(State(dcgm): State<Dcgm>) -> Response {
+    let View { inventory, xids } = dcgm.view.borrow().clone();
+    let pods = dcgm.pods.borrow().attribution.clone().map(|(found, _)| found).unwrap_or_default();
+    answer(dcgm::render(&inventory.unwrap_or_default(), &xids, &pods, &dcgm.node))
+}
+
 async fn scrape(State(shared): State<Shared>) -> Response {
-    match shared.metrics.render() {
+    answer(shared.metrics.render())
+}
+
+fn answer(text: Result<String, prometheus::Error>) -> Response {
+    match text {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -13,14 +13,17 @@
 //! | False | `DeviceFaulty` | a device reports a fault, or a reading of one device failed |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{condition, gpu_node};
-use vendue_crds::{GpuDevice, GpuHealth, GpuNodeStatus, MigMode};
+use vendue_crds::{GpuDevice, GpuHealth, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
 
-use crate::inventory::{DeviceFault, DeviceReading, NodeInventory};
+use crate::health::judge::{Cause, Judge, Opinion};
+use crate::fingerprint;
+use crate::inventory::{DeviceReading, MigInstance, NodeInventory, Pcie};
 use crate::model;
 use crate::observe::{Observation, Problem};
 
@@ -47,6 +50,9 @@ pub mod reasons {
 /// Most devices that the API takes.
 const MAX_DEVICES: usize = 64;
 
+/// Most MIG devices of one GPU that the API takes; cards have at most seven.
+const MAX_MIG_DEVICES: usize = 16;
+
 /// Longest message of a condition and longest reason of a device that the API takes; ours stay far below.
 const MAX_TEXT: usize = 256;
 
@@ -54,11 +60,12 @@ const MAX_TEXT: usize = 256;
 #[must_use]
 pub fn build(
     observation: &Observation,
+    judge: &Judge,
     previous: Option<&GpuNodeStatus>,
     generation: Option<i64>,
     now: Timestamp,
 ) -> GpuNodeStatus {
-    let (ready, reason, message) = verdict(observation);
+    let (ready, reason, message) = verdict(observation, judge);
     let mut condition = condition(gpu_node::READY, ready, reason, cut(message), generation, now);
     let before = previous.and_then(|status| ready_condition(&status.conditions));
     if let Some(before) = before.filter(|before| before.status == condition.status) {
@@ -66,30 +73,46 @@ pub fn build(
     }
     let trusted = observation.problem.is_none();
     let inventory = observation.last_good.as_ref().map(|(inventory, _)| inventory);
-    let devices = inventory.map(|i| devices(i, trusted)).unwrap_or_default();
+    let devices = inventory.map(|i| devices(i, judge, trusted)).unwrap_or_default();
     GpuNodeStatus {
         conditions: vec![condition],
         observed_generation: generation,
         observed_at: observation.last_good.as_ref().map(|(_, at)| Time(*at)),
         driver_version: inventory.map(|i| i.driver_version.clone()),
         cuda_driver_version: inventory.and_then(|i| i.cuda_version.clone()),
+        // Of what cannot be read at present, nothing can be sworn to.
+        fingerprint: inventory.filter(|_| trusted).and_then(fingerprint::of),
         device_count: i32::try_from(devices.len()).unwrap_or(i32::MAX),
         devices,
     }
 }
 
-/// Whether `next` is worth a write: at once when it differs in more than its times, else when the last write is
-/// `heartbeat` old.
+/// What a status is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// No write yet.
+    Nothing,
+    /// A write of the time only: the last one is old, and nothing else has changed.
+    Time,
+    /// A write of the whole status.
+    Everything,
+}
+
+/// What `next` is worth: a write at once when it differs in more than its times, else one of its time when the last write
+/// is `heartbeat` old.
 #[must_use]
-pub fn should_publish(
+pub fn due(
     last: Option<(&GpuNodeStatus, Timestamp)>,
     next: &GpuNodeStatus,
     now: Timestamp,
     heartbeat: Duration,
-) -> bool {
-    let Some((last, written)) = last else { return true };
+) -> Due {
+    let Some((last, written)) = last else { return Due::Everything };
+    if timeless(last) != timeless(next) {
+        return Due::Everything;
+    }
     let age = Duration::try_from(now.duration_since(written)).unwrap_or_default();
-    age >= heartbeat || timeless(last) != timeless(next)
+    if age >= heartbeat { Due::Time } else { Due::Nothing }
 }
 
 /// Whether a status says Ready.
@@ -111,7 +134,7 @@ fn ready_condition(conditions: &[Condition]) -> Option<&Condition> {
     conditions.iter().find(|c| c.type_ == gpu_node::READY)
 }
 
-fn verdict(observation: &Observation) -> (bool, &'static str, String) {
+fn verdict(observation: &Observation, judge: &Judge) -> (bool, &'static str, String) {
     match &observation.problem {
         Some(Problem::LibraryMissing(text)) => (false, reasons::LIBRARY_MISSING, text.clone()),
         Some(Problem::DriverNotLoaded(text)) => (false, reasons::DRIVER_NOT_LOADED, text.clone()),
@@ -124,27 +147,28 @@ fn verdict(observation: &Observation) -> (bool, &'static str, String) {
         ),
         None => observation.last_good.as_ref().map_or_else(
             || (false, reasons::UNMONITORED, "the devices were not read yet".to_owned()),
-            |(inventory, _)| inventory_verdict(inventory),
+            |(inventory, _)| inventory_verdict(inventory, judge),
         ),
     }
 }
 
-fn inventory_verdict(inventory: &NodeInventory) -> (bool, &'static str, String) {
+fn inventory_verdict(inventory: &NodeInventory, judge: &Judge) -> (bool, &'static str, String) {
     let total = inventory.devices.len() + inventory.unknown.len();
     if total == 0 {
         let message = format!("driver {} counts no GPU", inventory.driver_version);
         return (false, reasons::NO_DEVICES, message);
     }
-    let lost = inventory.devices.iter().filter(|d| d.fault == Some(DeviceFault::Lost)).map(name);
+    let judged: Vec<(&DeviceReading, Opinion)> =
+        inventory.devices.iter().map(|d| (d, judge.opinion(&d.identity.uuid))).collect();
+    let lost = judged.iter().filter(|(_, o)| o.cause == Some(Cause::Lost)).map(|(d, _)| name(d));
     let unknown = inventory.unknown.iter().map(|d| format!("GPU {} ({})", d.index, d.error));
     let lost: Vec<String> = lost.chain(unknown).collect();
     if !lost.is_empty() {
         return (false, reasons::DEVICE_LOST, format!("{} of {total} lost: {}", lost.len(), lost.join(", ")));
     }
-    let faulty: Vec<String> = inventory
-        .devices
+    let faulty: Vec<String> = judged
         .iter()
-        .filter_map(|d| d.fault.as_ref().map(|f| format!("{} ({})", name(d), fault_text(f))))
+        .filter_map(|(d, o)| o.reason.as_ref().map(|reason| format!("{} ({reason})", name(d))))
         .collect();
     if !faulty.is_empty() {
         let message = format!("{} of {total} faulty: {}", faulty.len(), faulty.join(", "));
@@ -159,27 +183,47 @@ fn name(device: &DeviceReading) -> String {
 
 /// Devices as the API has them. A second device with the UUID of a first is left out: the API's list is keyed by
 /// UUID, and a card that copies another's identity is not to be sold.
-fn devices(inventory: &NodeInventory, trusted: bool) -> Vec<GpuDevice> {
-    let mut seen = std::collections::BTreeSet::new();
+fn devices(inventory: &NodeInventory, judge: &Judge, trusted: bool) -> Vec<GpuDevice> {
+    let mut seen = BTreeSet::new();
     inventory
         .devices
         .iter()
         .filter(|d| seen.insert(d.identity.uuid.as_str()))
         .take(MAX_DEVICES)
-        .map(|d| device(d, trusted))
+        .map(|d| GpuDevice { nvlinks: nvlinks(d, inventory), ..device(d, judge, trusted) })
         .collect()
 }
 
-fn device(reading: &DeviceReading, trusted: bool) -> GpuDevice {
+fn nvlinks(device: &DeviceReading, inventory: &NodeInventory) -> Vec<NvLinks> {
+    let mut links: BTreeMap<&str, i32> = BTreeMap::new();
+    for bus in &device.nvlink_peers {
+        let peer = inventory.devices.iter().find(|d| d.identity.pci_bus_id == *bus);
+        *links.entry(peer.map_or(bus.as_str(), |d| d.identity.uuid.as_str())).or_default() += 1;
+    }
+    links.into_iter().map(|(peer, links)| NvLinks { peer: peer.to_owned(), links }).collect()
+}
+
+fn mig_device(instance: &MigInstance) -> MigDevice {
+    MigDevice {
+        uuid: instance.uuid.clone(),
+        // The profile is the last word of the name: `NVIDIA H100 80GB HBM3 MIG 1g.10gb`.
+        profile: instance.name.split_whitespace().next_back().unwrap_or_default().to_owned(),
+        memory_mib: instance.memory_bytes.map(|bytes| i64::try_from(bytes >> 20).unwrap_or(i64::MAX)),
+    }
+}
+
+fn pcie(link: Pcie) -> PcieLink {
+    let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+    PcieLink { generation: number(link.max_generation), width: number(link.max_width) }
+}
+
+fn device(reading: &DeviceReading, judge: &Judge, trusted: bool) -> GpuDevice {
     let id = &reading.identity;
-    let (health, reason) = match &reading.fault {
-        _ if !trusted => (GpuHealth::Unknown, Some("not read at present")),
-        None => (GpuHealth::Healthy, None),
-        Some(fault @ (DeviceFault::Lost | DeviceFault::RowRemapFailed)) => {
-            (GpuHealth::Failed, Some(fault_text(fault)))
-        }
-        Some(fault @ DeviceFault::RowRemapPending) => (GpuHealth::Degraded, Some(fault_text(fault))),
-        Some(fault @ DeviceFault::Unreadable(_)) => (GpuHealth::Unknown, Some(fault_text(fault))),
+    let (health, reason) = if trusted {
+        let Opinion { health, reason, .. } = judge.opinion(&id.uuid);
+        (health, reason)
+    } else {
+        (GpuHealth::Unknown, Some("not read at present".to_owned()))
     };
     GpuDevice {
         uuid: id.uuid.clone(),
@@ -193,17 +237,12 @@ fn device(reading: &DeviceReading, trusted: bool) -> GpuDevice {
             Some(true) => MigMode::Enabled,
             Some(false) => MigMode::Disabled,
         },
+        mig_devices: reading.mig.iter().take(MAX_MIG_DEVICES).map(mig_device).collect(),
+        pcie: reading.pcie.map(pcie),
+        numa_node: reading.numa_node.and_then(|n| i32::try_from(n).ok()),
+        nvlinks: vec![],
         health,
-        health_reason: reason.map(|text| cut(text.to_owned())),
-    }
-}
-
-fn fault_text(fault: &DeviceFault) -> &str {
-    match fault {
-        DeviceFault::Lost => "the driver lost the device",
-        DeviceFault::RowRemapFailed => "damaged memory rows could not be replaced",
-        DeviceFault::RowRemapPending => "damaged memory rows are replaced at the next reset",
-        DeviceFault::Unreadable(text) => text,
+        health_reason: reason.map(cut),
     }
 }
 
@@ -217,25 +256,46 @@ fn cut(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{DeviceIdentity, Sensors, UnknownDevice};
+    use crate::health::judge::Times;
+    use crate::health::xid::Policy;
+    use crate::inventory::{DeviceFault, DeviceIdentity, UnknownDevice};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).expect("time")
     }
 
     fn reading(index: u32, fault: Option<DeviceFault>) -> DeviceReading {
-        DeviceReading {
-            identity: DeviceIdentity {
+        let identity = DeviceIdentity {
                 index,
                 uuid: format!("GPU-{index}"),
                 product_name: "NVIDIA H100 80GB HBM3".to_owned(),
                 memory_bytes: 81_559 << 20,
                 pci_bus_id: format!("00000000:1{index}:00.0"),
-            },
+                minor: None,
+            };
+        DeviceReading {
             mig_enabled: Some(false),
             fault,
-            sensors: Sensors::default(),
+            ..DeviceReading::of(identity)
         }
+    }
+
+    /// What follows from a first reading.
+    fn judged(observation: &Observation) -> Judge {
+        let mut judge = Judge::new(Policy::default(), Times::default(), vec![]);
+        for device in observation.last_good.iter().flat_map(|(inventory, _)| &inventory.devices) {
+            judge.reading(device, Duration::ZERO);
+        }
+        judge
+    }
+
+    fn build(
+        observation: &Observation,
+        previous: Option<&GpuNodeStatus>,
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> GpuNodeStatus {
+        super::build(observation, &judged(observation), previous, generation, now)
     }
 
     fn observation(devices: Vec<DeviceReading>) -> Observation {
@@ -257,6 +317,10 @@ mod tests {
             memory_mib: 81_559,
             pci_bus_id: format!("00000000:1{index}:00.0"),
             mig_mode: MigMode::Disabled,
+            mig_devices: vec![],
+            pcie: None,
+            numa_node: None,
+            nvlinks: vec![],
             health,
             health_reason: reason.map(str::to_owned),
         }
@@ -371,14 +435,15 @@ mod tests {
         let heartbeat = Duration::from_secs(15);
         let mut seen = observation(vec![reading(0, None)]);
         let written = build(&seen, None, Some(1), at(100));
-        assert!(should_publish(None, &written, at(100), heartbeat));
+        assert_eq!(due(None, &written, at(100), heartbeat), Due::Everything);
         let same = build(&seen, Some(&written), Some(1), at(110));
         let last = Some((&written, at(100)));
-        assert!(!should_publish(last, &same, at(114), heartbeat), "a newer time is no change");
-        assert!(should_publish(last, &same, at(115), heartbeat));
-        assert!(!should_publish(last, &same, at(90), heartbeat), "a clock that went back");
+        let due = |next, second| due(last, next, at(second), heartbeat);
+        assert_eq!(due(&same, 114), Due::Nothing, "a newer time is no change");
+        assert_eq!(due(&same, 115), Due::Time);
+        assert_eq!(due(&same, 90), Due::Nothing, "a clock that went back");
         seen.problem = Some(Problem::Hung);
         let changed = build(&seen, Some(&written), Some(1), at(101));
-        assert!(should_publish(last, &changed, at(101), heartbeat));
+        assert_eq!(due(&changed, 101), Due::Everything);
     }
 }

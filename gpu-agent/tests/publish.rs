@@ -3,6 +3,8 @@
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used, clippy::panic)]
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::Client;
@@ -65,14 +67,38 @@ async fn expect_object(server: &mut Server) {
 }
 
 async fn expect_status(server: &mut Server, code: u16, answer: Value) {
-    let body = json!({
+    expect_whole(server, None, code, answer).await;
+}
+
+async fn expect_status_at(server: &mut Server, code: u16, answer: Value) {
+    expect_whole(server, Some("1970-01-01T00:00:09Z"), code, answer).await;
+}
+
+async fn expect_whole(server: &mut Server, observed_at: Option<&str>, code: u16, answer: Value) {
+    let mut body = json!({
         "apiVersion": "vendue.dev/v1alpha1",
         "kind": "GpuNode",
         "metadata": { "name": "n1" },
         "status": { "observedGeneration": 1, "driverVersion": "580.95.05", "deviceCount": 0 },
     });
+    if let Some(at) = observed_at {
+        body["status"]["observedAt"] = json!(at);
+    }
     let uri = format!("/apis/vendue.dev/v1alpha1/gpunodes/n1/status{APPLY}");
     expect(server, Method::PATCH, &uri, Some(body), code, answer).await;
+}
+
+async fn expect_touch(server: &mut Server, code: u16, answer: Value) {
+    let uri = "/apis/vendue.dev/v1alpha1/gpunodes/n1/status?&fieldManager=vendue-gpu-agent";
+    let (request, reply) = server.next_request().await.expect("a request");
+    assert_eq!((request.method(), request.uri().to_string().as_str()), (&Method::PATCH, uri));
+    assert_eq!(request.headers()["content-type"], "application/merge-patch+json");
+    let bytes = request.into_body().collect().await.expect("body").to_bytes();
+    let body = serde_json::from_slice::<Value>(&bytes).expect("JSON");
+    assert_eq!(body, json!({ "status": { "observedAt": "1970-01-01T00:00:09Z" } }));
+    let code = StatusCode::from_u16(code).expect("code");
+    let body = Body::from(answer.to_string().into_bytes());
+    reply.send_response(Response::builder().status(code).body(body).expect("response"));
 }
 
 fn gpu_node() -> Value {
@@ -121,6 +147,40 @@ async fn an_object_that_is_gone_is_made_again() {
         server
     });
     publisher.write(&status()).await.expect("write");
+    api.await.expect("calls as expected");
+}
+
+#[tokio::test]
+async fn a_heartbeat_writes_the_time_alone_while_the_object_has_the_rest() {
+    let (mut publisher, mut server) = fixture();
+    let api = tokio::spawn(async move {
+        expect_node(&mut server).await;
+        expect_object(&mut server).await;
+        expect_status(&mut server, 200, gpu_node()).await;
+        let mut whole = gpu_node();
+        whole["status"] = json!({ "deviceCount": 0 });
+        expect_touch(&mut server, 200, whole.clone()).await;
+        // Another object of that name, or one whose status is gone, gets everything.
+        whole["metadata"]["generation"] = json!(2);
+        for other in [whole, gpu_node()] {
+            expect_touch(&mut server, 200, other).await;
+            expect_status_at(&mut server, 200, gpu_node()).await;
+        }
+        expect_touch(&mut server, 404, failure(404, "NotFound")).await;
+        expect_status_at(&mut server, 404, failure(404, "NotFound")).await;
+        expect_node(&mut server).await;
+        expect_object(&mut server).await;
+        expect_status_at(&mut server, 200, gpu_node()).await;
+        expect_touch(&mut server, 403, failure(403, "Forbidden")).await;
+        server
+    });
+    publisher.write(&status()).await.expect("write");
+    let now = GpuNodeStatus { observed_at: Some(Time(Timestamp::from_second(9).expect("time"))), ..status() };
+    for _ in 0..4 {
+        publisher.touch(&now).await.expect("touch");
+    }
+    let error = publisher.touch(&now).await.expect_err("refused");
+    assert!(matches!(error, PublishError::Api { operation: "patch GpuNode status", .. }), "{error}");
     api.await.expect("calls as expected");
 }
 

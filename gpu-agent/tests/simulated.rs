@@ -44,7 +44,7 @@ impl Machine {
     }
 
     fn probe(&self) -> NvmlProbe {
-        NvmlProbe::new(Some(self.library()))
+        NvmlProbe::new(Some(self.library())).with_slow(Duration::ZERO)
     }
 }
 
@@ -68,6 +68,7 @@ fn inventory_is_what_the_driver_says() {
         product_name: name.to_owned(),
         memory_bytes: mib << 20,
         pci_bus_id: pci.to_owned(),
+        minor: Some(index),
     };
     let idle = Sensors {
         memory_used_bytes: Some(0),

@@ -1,6 +1,8 @@
 //! Reading devices: the trait that the rest of the agent knows, and its errors.
 
+pub mod events;
 pub mod nvml;
+mod reading;
 pub mod thread;
 
 use std::path::PathBuf;

@@ -1,61 +1,112 @@
-//! Reads devices through NVIDIA's management library.
+//! Reads devices through NVIDIA's management library: its life, and the devices one by one ([`super::reading`]).
 //!
 //! The library is loaded and initialised at the first reading and kept; a failed initialisation, a lost driver and a
-//! machine without devices are tried afresh at the next reading. Identities are remembered by index, so that a device
-//! that falls off the bus can still be named.
-
-// Row remapping is not wrapped by nvml-wrapper, so its raw entry point is called.
-#![allow(unsafe_code)]
+//! machine without devices are tried afresh at the next reading. What is known of a device is remembered by index, so that
+//! one that falls off the bus can still be named, and what changes slowly is read every ten seconds only.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
+use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
-use nvml_wrapper::{Device, Nvml};
 
+use super::events::{EventSink, EventThread};
+use super::reading::{self, Slow};
 use super::{DeviceProbe, ProbeError};
-use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Sensors, UnknownDevice};
+use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, UnknownDevice};
 
 /// What the loader is asked for when no path is given.
 const LIBRARY: &str = "libnvidia-ml.so.1";
 
+/// How old what changes slowly may get: links, MIG instances, memory errors.
+pub const SLOW: Duration = Duration::from_secs(10);
+
+/// A device that was read.
+struct Known {
+    identity: DeviceIdentity,
+    slow: Slow,
+    slow_at: Instant,
+}
+
+/// The library, and the thread that waits for its events.
+struct Library {
+    nvml: Arc<Nvml>,
+    events: Option<EventThread>,
+}
+
 /// Reads through NVML.
 pub struct NvmlProbe {
     library: PathBuf,
-    nvml: Option<Nvml>,
-    known: BTreeMap<u32, DeviceIdentity>,
+    loaded: Option<Library>,
+    known: BTreeMap<u32, Known>,
+    sink: Option<EventSink>,
+    slow: Duration,
 }
 
 impl NvmlProbe {
     /// A probe that loads `library`, or what the loader finds.
     #[must_use]
     pub fn new(library: Option<PathBuf>) -> Self {
-        Self { library: library.unwrap_or_else(|| LIBRARY.into()), nvml: None, known: BTreeMap::new() }
+        let library = library.unwrap_or_else(|| LIBRARY.into());
+        Self { library, loaded: None, known: BTreeMap::new(), sink: None, slow: SLOW }
     }
 
-    fn initialise(&self) -> Result<Nvml, ProbeError> {
-        Nvml::builder().lib_path(self.library.as_os_str()).init().map_err(|error| match error {
+    /// The same, and what changes slowly is read so often.
+    #[must_use]
+    pub fn with_slow(self, slow: Duration) -> Self {
+        Self { slow, ..self }
+    }
+
+    /// The same, and events of the devices go to `sink`.
+    #[must_use]
+    pub fn with_events(self, sink: EventSink) -> Self {
+        Self { sink: Some(sink), ..self }
+    }
+
+    fn initialise(&self) -> Result<Library, ProbeError> {
+        let nvml = Nvml::builder().lib_path(self.library.as_os_str()).init().map_err(|error| match error {
             NvmlError::LibloadingError(error) => {
                 ProbeError::LibraryMissing { library: self.library.clone(), detail: error.to_string() }
             }
             NvmlError::DriverNotLoaded => ProbeError::DriverNotLoaded,
             NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
             other => call("initialise NVML")(other),
-        })
+        })?;
+        Ok(Library { nvml: Arc::new(nvml), events: None })
+    }
+
+    /// Waits for events of the devices that answer.
+    fn watch(&self, library: &mut Library, inventory: &NodeInventory) -> Result<(), ProbeError> {
+        let Some(sink) = &self.sink else { return Ok(()) };
+        let answer = |d: &&DeviceReading| d.fault != Some(DeviceFault::Lost);
+        let uuids: Vec<String> =
+            inventory.devices.iter().filter(answer).map(|d| d.identity.uuid.clone()).collect();
+        if uuids.is_empty() || library.events.as_ref().is_some_and(|events| events.watches(&uuids)) {
+            return Ok(());
+        }
+        let started = EventThread::start(Arc::clone(&library.nvml), uuids, sink.clone());
+        let failed = |error: std::io::Error| ProbeError::Call {
+            operation: "start the thread that waits for events",
+            detail: error.to_string(),
+        };
+        library.events = Some(started.map_err(failed)?);
+        Ok(())
     }
 }
 
 impl DeviceProbe for NvmlProbe {
     fn read(&mut self) -> Result<NodeInventory, ProbeError> {
-        let nvml = match self.nvml.take() {
-            Some(nvml) => nvml,
+        let mut library = match self.loaded.take() {
+            Some(library) => library,
             None => self.initialise()?,
         };
-        let inventory = read_all(&nvml, &mut self.known)?;
+        let inventory = read_all(&library.nvml, &mut self.known, self.slow)?;
         // The driver counts devices when it is initialised: with none, look again from the start.
         if !inventory.devices.is_empty() || !inventory.unknown.is_empty() {
-            self.nvml = Some(nvml);
+            self.watch(&mut library, &inventory)?;
+            self.loaded = Some(library);
         }
         Ok(inventory)
     }
@@ -69,7 +120,11 @@ fn call(operation: &'static str) -> impl Fn(NvmlError) -> ProbeError {
     }
 }
 
-fn read_all(nvml: &Nvml, known: &mut BTreeMap<u32, DeviceIdentity>) -> Result<NodeInventory, ProbeError> {
+fn read_all(
+    nvml: &Nvml,
+    known: &mut BTreeMap<u32, Known>,
+    slow: Duration,
+) -> Result<NodeInventory, ProbeError> {
     let mut inventory = NodeInventory {
         driver_version: nvml.sys_driver_version().map_err(call("read driver version"))?,
         cuda_version: nvml.sys_cuda_driver_version().ok().map(cuda_version),
@@ -78,13 +133,13 @@ fn read_all(nvml: &Nvml, known: &mut BTreeMap<u32, DeviceIdentity>) -> Result<No
     let count = nvml.device_count().map_err(call("count devices"))?;
     known.retain(|index, _| *index < count);
     for index in 0..count {
-        match read_device(nvml, index) {
-            Ok(reading) => {
-                known.insert(index, reading.identity.clone());
+        match read_device(nvml, index, known.get(&index), slow) {
+            Ok((reading, now_known)) => {
+                known.insert(index, now_known);
                 inventory.devices.push(reading);
             }
             Err(error) => match known.get(&index) {
-                Some(identity) => inventory.devices.push(broken(identity.clone(), &error)),
+                Some(Known { identity, .. }) => inventory.devices.push(broken(identity.clone(), &error)),
                 None => inventory.unknown.push(UnknownDevice { index, error: error.to_string() }),
             },
         }
@@ -102,62 +157,23 @@ fn broken(identity: DeviceIdentity, error: &NvmlError) -> DeviceReading {
         NvmlError::GpuLost => DeviceFault::Lost,
         other => DeviceFault::Unreadable(other.to_string()),
     };
-    DeviceReading { identity, mig_enabled: None, fault: Some(fault), sensors: Sensors::default() }
+    DeviceReading { fault: Some(fault), ..DeviceReading::of(identity) }
 }
 
-fn read_device(nvml: &Nvml, index: u32) -> Result<DeviceReading, NvmlError> {
+fn read_device(
+    nvml: &Nvml,
+    index: u32,
+    before: Option<&Known>,
+    slow: Duration,
+) -> Result<(DeviceReading, Known), NvmlError> {
     let device = nvml.device_by_index(index)?;
-    let memory = device.memory_info()?;
-    let identity = DeviceIdentity {
-        index,
-        uuid: device.uuid()?,
-        product_name: device.name()?,
-        memory_bytes: memory.total,
-        pci_bus_id: device.pci_info()?.bus_id,
+    let (identity, memory) = reading::identity(&device, index)?;
+    let now = Instant::now();
+    let fresh = before.filter(|known| known.identity == identity && now.duration_since(known.slow_at) < slow);
+    let (slow, slow_at) = match fresh {
+        Some(known) => (known.slow.clone(), known.slow_at),
+        None => (reading::slow(nvml, &device)?, now),
     };
-    Ok(DeviceReading {
-        identity,
-        mig_enabled: mig_enabled(&device)?,
-        fault: row_fault(nvml, &device),
-        sensors: sensors(&device, memory.used),
-    })
-}
-
-fn mig_enabled(device: &Device<'_>) -> Result<Option<bool>, NvmlError> {
-    match device.mig_mode() {
-        Ok(mode) => Ok(Some(mode.current == 1)),
-        Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Cards and drivers without row remapping report no fault.
-fn row_fault(nvml: &Nvml, device: &Device<'_>) -> Option<DeviceFault> {
-    let (mut corrected, mut uncorrected, mut pending, mut failed) = (0, 0, 0, 0);
-    let symbol = nvml.lib().nvmlDeviceGetRemappedRows.as_ref().ok()?;
-    // SAFETY: the handle is valid while `nvml` lives, and the four pointers point to our own numbers.
-    let code =
-        unsafe { symbol(device.handle(), &mut corrected, &mut uncorrected, &mut pending, &mut failed) };
-    match (code, pending, failed) {
-        (0, _, 1..) => Some(DeviceFault::RowRemapFailed),
-        (0, 1.., 0) => Some(DeviceFault::RowRemapPending),
-        _ => None,
-    }
-}
-
-fn sensors(device: &Device<'_>, memory_used: u64) -> Sensors {
-    let load = device.utilization_rates().ok();
-    let errors = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
-    Sensors {
-        memory_used_bytes: Some(memory_used),
-        gpu_utilization_percent: load.as_ref().map(|l| l.gpu),
-        memory_utilization_percent: load.as_ref().map(|l| l.memory),
-        power_milliwatts: device.power_usage().ok(),
-        energy_millijoules: device.total_energy_consumption().ok(),
-        temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
-        sm_clock_mhz: device.clock_info(Clock::SM).ok(),
-        memory_clock_mhz: device.clock_info(Clock::Memory).ok(),
-        ecc_corrected: errors(MemoryError::Corrected),
-        ecc_uncorrected: errors(MemoryError::Uncorrected),
-    }
+    let reading = reading::fast(&device, identity.clone(), &memory, &slow);
+    Ok((reading, Known { identity, slow, slow_at }))
 }

@@ -1,0 +1,213 @@
+//! What is read of one device: its identity, what changes slowly, what changes each second.
+//!
+//! What a card or driver does not offer is left out; an error is only what means that the device does not answer.
+
+// Row remapping and ids of MIG instances are not wrapped by nvml-wrapper, so their raw entry points are called.
+#![allow(unsafe_code)]
+
+use nvml_wrapper::bitmasks::device::ThrottleReasons;
+use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
+use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::error::NvmlError;
+use nvml_wrapper::struct_wrappers::device::MemoryInfo;
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_MEMORY_TEMP;
+use nvml_wrapper::{Device, Nvml};
+
+use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading, MigInstance, Pcie, Sensors};
+
+/// More links than any card has.
+const MAX_LINKS: u32 = 36;
+
+/// What changes slowly.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slow {
+    mig_enabled: Option<bool>,
+    mig: Vec<MigInstance>,
+    rows: Option<Rows>,
+    pcie_replays: Option<u32>,
+    ecc_corrected: Option<u64>,
+    ecc_uncorrected: Option<u64>,
+    pcie: Option<Pcie>,
+    numa_node: Option<u32>,
+    nvlink_peers: Vec<String>,
+}
+
+/// Rows of memory that were replaced, or are to be.
+#[derive(Clone, Copy, Debug)]
+struct Rows {
+    corrected: u32,
+    uncorrected: u32,
+    is_pending: bool,
+    has_failed: bool,
+}
+
+impl Rows {
+    fn fault(self) -> Option<DeviceFault> {
+        match (self.has_failed, self.is_pending) {
+            (true, _) => Some(DeviceFault::RowRemapFailed),
+            (false, true) => Some(DeviceFault::RowRemapPending),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Who the device is, and how its memory is used.
+pub(super) fn identity(device: &Device<'_>, index: u32) -> Result<(DeviceIdentity, MemoryInfo), NvmlError> {
+    let memory = device.memory_info()?;
+    let identity = DeviceIdentity {
+        index,
+        uuid: device.uuid()?,
+        product_name: device.name()?,
+        memory_bytes: memory.total,
+        pci_bus_id: device.pci_info()?.bus_id,
+        minor: device.minor_number().ok(),
+    };
+    Ok((identity, memory))
+}
+
+/// Reads what changes slowly.
+pub(super) fn slow(nvml: &Nvml, device: &Device<'_>) -> Result<Slow, NvmlError> {
+    let errors = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
+    let mig_enabled = mig_enabled(device)?;
+    Ok(Slow {
+        mig: if mig_enabled == Some(true) { mig_instances(nvml, device) } else { vec![] },
+        mig_enabled,
+        rows: rows(nvml, device),
+        pcie_replays: device.pcie_replay_counter().ok(),
+        ecc_corrected: errors(MemoryError::Corrected),
+        ecc_uncorrected: errors(MemoryError::Uncorrected),
+        pcie: pcie(device),
+        numa_node: device.numa_node_id().ok(),
+        nvlink_peers: nvlink_peers(device),
+    })
+}
+
+/// Reads what changes each second, and adds the rest.
+pub(super) fn fast(
+    device: &Device<'_>,
+    identity: DeviceIdentity,
+    memory: &MemoryInfo,
+    slow: &Slow,
+) -> DeviceReading {
+    let load = device.utilization_rates().ok();
+    let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::empty());
+    DeviceReading {
+        identity,
+        mig_enabled: slow.mig_enabled,
+        mig: slow.mig.clone(),
+        fault: slow.rows.and_then(Rows::fault),
+        thermal_slowdown: reasons
+            .intersects(ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::SW_THERMAL_SLOWDOWN),
+        pcie: slow.pcie,
+        numa_node: slow.numa_node,
+        nvlink_peers: slow.nvlink_peers.clone(),
+        sensors: Sensors {
+            memory_used_bytes: Some(memory.used),
+            memory_free_bytes: Some(memory.free),
+            memory_reserved_bytes: Some(memory.reserved),
+            memory_temperature_celsius: memory_temperature(device),
+            encoder_utilization_percent: device.encoder_utilization().ok().map(|u| u.utilization),
+            decoder_utilization_percent: device.decoder_utilization().ok().map(|u| u.utilization),
+            pcie_replays: slow.pcie_replays,
+            rows_remapped_corrected: slow.rows.map(|rows| rows.corrected),
+            rows_remapped_uncorrected: slow.rows.map(|rows| rows.uncorrected),
+            gpu_utilization_percent: load.as_ref().map(|l| l.gpu),
+            memory_utilization_percent: load.as_ref().map(|l| l.memory),
+            power_milliwatts: device.power_usage().ok(),
+            energy_millijoules: device.total_energy_consumption().ok(),
+            temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
+            sm_clock_mhz: device.clock_info(Clock::SM).ok(),
+            memory_clock_mhz: device.clock_info(Clock::Memory).ok(),
+            ecc_corrected: slow.ecc_corrected,
+            ecc_uncorrected: slow.ecc_uncorrected,
+        },
+    }
+}
+
+fn mig_enabled(device: &Device<'_>) -> Result<Option<bool>, NvmlError> {
+    match device.mig_mode() {
+        Ok(mode) => Ok(Some(mode.current == 1)),
+        Err(NvmlError::NotSupported | NvmlError::FailedToLoadSymbol(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Places without an instance answer that there is none.
+fn mig_instances(nvml: &Nvml, device: &Device<'_>) -> Vec<MigInstance> {
+    let places = device.mig_device_count().unwrap_or(0);
+    let instance = |index| {
+        let instance = device.mig_device_by_index(index).ok()?;
+        let memory = instance.memory_info().ok();
+        Some(MigInstance {
+            uuid: instance.uuid().ok()?,
+            name: instance.name().unwrap_or_default(),
+            gpu_instance: instance_id(nvml, &instance, Id::Gpu),
+            compute_instance: instance_id(nvml, &instance, Id::Compute),
+            memory_bytes: memory.as_ref().map(|m| m.total),
+            memory_used_bytes: memory.as_ref().map(|m| m.used),
+        })
+    };
+    (0..places).filter_map(instance).collect()
+}
+
+#[derive(Clone, Copy)]
+enum Id {
+    Gpu,
+    Compute,
+}
+
+fn instance_id(nvml: &Nvml, instance: &Device<'_>, which: Id) -> Option<u32> {
+    let symbol = match which {
+        Id::Gpu => nvml.lib().nvmlDeviceGetGpuInstanceId.as_ref().ok()?,
+        Id::Compute => nvml.lib().nvmlDeviceGetComputeInstanceId.as_ref().ok()?,
+    };
+    let mut id = 0;
+    // SAFETY: the handle is valid while `nvml` lives, and the pointer points to our own number.
+    let code = unsafe { symbol(instance.handle(), &mut id) };
+    (code == 0).then_some(id)
+}
+
+/// Cards and drivers without row remapping have none to tell of.
+fn rows(nvml: &Nvml, device: &Device<'_>) -> Option<Rows> {
+    let (mut corrected, mut uncorrected, mut pending, mut failed) = (0, 0, 0, 0);
+    let symbol = nvml.lib().nvmlDeviceGetRemappedRows.as_ref().ok()?;
+    // SAFETY: the handle is valid while `nvml` lives, and the four pointers point to our own numbers.
+    let code =
+        unsafe { symbol(device.handle(), &mut corrected, &mut uncorrected, &mut pending, &mut failed) };
+    (code == 0).then_some(Rows { corrected, uncorrected, is_pending: pending > 0, has_failed: failed > 0 })
+}
+
+/// Only cards with HBM have a sensor in the memory.
+fn memory_temperature(device: &Device<'_>) -> Option<u32> {
+    let mut values = device.field_values_for(&[FieldId(NVML_FI_DEV_MEMORY_TEMP)]).ok()?;
+    match values.pop()?.ok()?.value.ok()? {
+        SampleValue::U32(celsius) => Some(celsius),
+        SampleValue::U64(celsius) => u32::try_from(celsius).ok(),
+        _ => None,
+    }
+}
+
+fn pcie(device: &Device<'_>) -> Option<Pcie> {
+    Some(Pcie {
+        generation: device.current_pcie_link_gen().ok()?,
+        width: device.current_pcie_link_width().ok()?,
+        max_generation: device.max_pcie_link_gen().ok()?,
+        max_width: device.max_pcie_link_width().ok()?,
+    })
+}
+
+/// The PCI addresses at the other ends of the links that are up, in order: one for each link.
+fn nvlink_peers(device: &Device<'_>) -> Vec<String> {
+    let mut peers = vec![];
+    for link in (0..MAX_LINKS).map(|link| device.link_wrapper_for(link)) {
+        match link.is_active() {
+            Ok(true) => peers.extend(link.remote_pci_info().ok().map(|pci| pci.bus_id)),
+            Ok(false) => {}
+            // Behind the last link, or on a card without any.
+            Err(_) => break,
+        }
+    }
+    peers.sort();
+    peers
+}

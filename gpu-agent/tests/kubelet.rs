@@ -1,0 +1,169 @@
+//! Pod resources from a kubelet on a Unix socket: its answers, its restarts, and what a broken one does.
+
+// Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
+#![allow(clippy::expect_used)]
+
+use std::convert::Infallible;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tonic::body::Body;
+use tonic::codegen::http;
+use tonic::server::UnaryService;
+use tonic::transport::Server;
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
+use tower::Service;
+use vendue_gpu_agent::pods::api::{
+    ContainerDevices, ContainerResources, LIST, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+};
+use vendue_gpu_agent::pods::attribution::{Known, Serving, attribute};
+use vendue_gpu_agent::pods::kubelet::{Kubelet, KubeletError};
+use vendue_gpu_agent::pods::slices::DeviceNames;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+type Answer = Result<ListPodResourcesResponse, Status>;
+
+/// Kubelet's side: gives the answer that the test has set.
+#[derive(Clone)]
+struct Lister(Arc<Mutex<Answer>>);
+
+impl UnaryService<ListPodResourcesRequest> for Lister {
+    type Response = ListPodResourcesResponse;
+    type Future = BoxFuture<'static, Result<Response<Self::Response>, Status>>;
+
+    fn call(&mut self, _: Request<ListPodResourcesRequest>) -> Self::Future {
+        let answer = self.0.lock().expect("answer").clone();
+        Box::pin(async { answer.map(Response::new) })
+    }
+}
+
+impl Service<http::Request<Body>> for Lister {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        assert_eq!(request.uri().path(), LIST);
+        let lister = self.clone();
+        Box::pin(async move {
+            let codec = ProstCodec::<ListPodResourcesResponse, ListPodResourcesRequest>::default();
+            Ok(tonic::server::Grpc::new(codec).unary(lister, request).await)
+        })
+    }
+}
+
+fn bind(dir: &Path) -> UnixListener {
+    drop(std::fs::remove_file(dir.join("kubelet.sock")));
+    UnixListener::bind(dir.join("kubelet.sock")).expect("bind")
+}
+
+fn serve(dir: &Path, answer: &Arc<Mutex<Answer>>) -> JoinHandle<()> {
+    let (listener, lister) = (bind(dir), Lister(Arc::clone(answer)));
+    let incoming = futures::stream::unfold(listener, |listener| async move {
+        Some((listener.accept().await.map(|(stream, _)| stream), listener))
+    });
+    tokio::spawn(async move {
+        Server::builder().serve_with_incoming(lister, incoming).await.expect("serve");
+    })
+}
+
+fn pods(count: usize) -> ListPodResourcesResponse {
+    let pod = |n: usize| {
+        let devices = ContainerDevices {
+            resource_name: "nvidia.com/gpu".to_owned(),
+            device_ids: (0..8).map(|d| format!("GPU-{:036}", n * 8 + d)).collect(),
+        };
+        let container =
+            ContainerResources { name: "main".to_owned(), devices: vec![devices], dynamic_resources: vec![] };
+        PodResources {
+            name: format!("pod-{n}"),
+            namespace: "vendue-a-00112233445566ff".to_owned(),
+            containers: vec![container],
+        }
+    };
+    ListPodResourcesResponse { pod_resources: (0..count).map(pod).collect() }
+}
+
+#[tokio::test]
+async fn a_list_a_refusal_and_a_restart() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut kubelet = Kubelet::new(dir.path(), LIMIT);
+    let missing = kubelet.list().await.expect_err("no socket yet");
+    let text = missing.to_string();
+    assert!(matches!(missing, KubeletError::Unreachable { .. }), "{text}");
+    assert!(text.contains("kubelet.sock") && text.contains("No such file"), "{text}");
+
+    let answer = Arc::new(Mutex::new(Ok(pods(2))));
+    let server = serve(dir.path(), &answer);
+    for _ in 0..2 {
+        assert_eq!(kubelet.list().await.expect("list"), pods(2));
+    }
+    *answer.lock().expect("answer") = Err(Status::unavailable("too many calls"));
+    let refusal = kubelet.list().await.expect_err("refused");
+    let is_refusal = |error: &KubeletError| matches!(error, KubeletError::Refused { code: Code::Unavailable, .. });
+    assert!(is_refusal(&refusal) && refusal.to_string().contains("too many calls"), "{refusal}");
+
+    // A kubelet that starts again removes the old socket and makes its own.
+    server.abort();
+    assert!(server.await.expect_err("ended").is_cancelled());
+    *answer.lock().expect("answer") = Ok(pods(3));
+    let server = serve(dir.path(), &answer);
+    let mut seen = kubelet.list().await;
+    if seen.is_err() {
+        // The call that finds the old connection closed may fail; the next one connects afresh.
+        seen = kubelet.list().await;
+    }
+    assert_eq!(seen.expect("list"), pods(3));
+    server.abort();
+}
+
+#[tokio::test]
+async fn five_thousand_pods_are_one_answer() {
+    let dir = tempfile::tempdir().expect("dir");
+    let answer = Arc::new(Mutex::new(Ok(pods(5_000))));
+    let server = serve(dir.path(), &answer);
+    let list = Kubelet::new(dir.path(), LIMIT).list().await.expect("list");
+    let known: Vec<Known> =
+        [0, 39_999].map(|n| Known { uuid: format!("GPU-{n:036}"), minor: None }).into_iter().collect();
+    let found = attribute(&list, &known, &DeviceNames::default());
+    for Known { uuid, .. } in &known {
+        assert!(matches!(found.serving(uuid), Serving::Award(_)), "{uuid}");
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_kubelet_that_hangs_or_breaks_off_is_an_error_in_time() {
+    let dir = tempfile::tempdir().expect("dir");
+    let listener = bind(dir.path());
+    // Takes the connection and says nothing.
+    let mut hanging = Kubelet::new(dir.path(), Duration::from_millis(50));
+    assert!(matches!(hanging.list().await, Err(KubeletError::Timeout { .. })));
+    drop(hanging);
+
+    // Answers with something that is no HTTP/2, and closes.
+    let garbage = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("accept");
+            let mut read = [0; 64];
+            if stream.read(&mut read).await.is_ok_and(|n| n > 0) {
+                stream.write_all(b"\0\0\x7f truncated").await.expect("write");
+            }
+        }
+    });
+    let error = Kubelet::new(dir.path(), LIMIT).list().await.expect_err("garbage");
+    assert!(matches!(error, KubeletError::Refused { .. } | KubeletError::Unreachable { .. }), "{error}");
+    garbage.abort();
+}
