@@ -33,7 +33,7 @@ pub use award::{
 };
 pub use bid::{Bid, BidOutcome, BidSpec, BidStatus};
 pub use decimal::Decimal;
-pub use gpu_node::{GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, MigMode};
+pub use gpu_node::{GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
 pub use job::{
     AuctionOutcome, AuctionStatus, AwardSummary, ComputeJob, EnvVar, ExclusionCount, FailureStatus,
     FileSource, JobSpec, JobStatus, OrderStatus, Pricing, ProviderFilter, SecretKey, TrainSpec, UsageStatus,

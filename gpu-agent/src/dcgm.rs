@@ -146,7 +146,13 @@ fn family(name: &str, kind: MetricType, help: &str, metrics: Vec<Metric>) -> Met
 
 /// One series for each holder of the device; one without a Pod when it has none. A device in MIG mode has a series for each
 /// of its instances, as dcgm-exporter shows them.
-fn series(device: &DeviceReading, pods: &Attribution, node: &str, kind: MetricType, value: f64) -> Vec<Metric> {
+fn series(
+    device: &DeviceReading,
+    pods: &Attribution,
+    node: &str,
+    kind: MetricType,
+    value: f64,
+) -> Vec<Metric> {
     let of = |uuid: &str, instance: Option<&MigInstance>| -> Vec<Metric> {
         let holders = pods.holders(uuid);
         let labels = labels(device, instance, node);

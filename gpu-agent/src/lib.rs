@@ -25,5 +25,6 @@ pub mod observe;
 pub mod pods;
 pub mod probe;
 pub mod publish;
+pub mod run;
 pub mod server;
 pub mod status;

@@ -102,11 +102,7 @@ impl Metrics {
         registry.register(Box::new(xids.clone()))?;
         Ok(Self {
             devices,
-            healthy: gauges(
-                &registry,
-                "vendue_gpu_healthy",
-                "1 when nothing is known against the device",
-            )?,
+            healthy: gauges(&registry, "vendue_gpu_healthy", "1 when nothing is known against the device")?,
             energy,
             ecc_errors,
             xids,

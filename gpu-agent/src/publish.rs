@@ -112,7 +112,8 @@ impl Publisher {
     /// When the API server refuses, fails or does not answer.
     pub async fn touch(&mut self, status: &GpuNodeStatus) -> Result<GpuNodeStatus, PublishError> {
         let patch = json!({ "status": { "observedAt": status.observed_at } });
-        let parameters = PatchParams { field_manager: Some(names::MANAGER_AGENT.to_owned()), ..PatchParams::default() };
+        let parameters =
+            PatchParams { field_manager: Some(names::MANAGER_AGENT.to_owned()), ..PatchParams::default() };
         let patch = Patch::Merge(&patch);
         let call = self.gpu_nodes.patch_status(&self.node_name, &parameters, &patch);
         match limited("patch GpuNode status", call).await {

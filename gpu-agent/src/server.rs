@@ -150,7 +150,11 @@ pub struct Dcgm {
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve_dcgm(listener: TcpListener, dcgm: Dcgm, stop: CancellationToken) -> Result<(), ServerError> {
+pub async fn serve_dcgm(
+    listener: TcpListener,
+    dcgm: Dcgm,
+    stop: CancellationToken,
+) -> Result<(), ServerError> {
     let router = Router::new().route("/metrics", get(scrape_dcgm)).with_state(dcgm);
     axum::serve(listener, router)
         .with_graceful_shutdown(async move { stop.cancelled().await })

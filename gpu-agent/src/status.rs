@@ -21,8 +21,8 @@ use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{condition, gpu_node};
 use vendue_crds::{GpuDevice, GpuHealth, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
 
-use crate::health::judge::{Cause, Judge, Opinion};
 use crate::fingerprint;
+use crate::health::judge::{Cause, Judge, Opinion};
 use crate::inventory::{DeviceReading, MigInstance, NodeInventory, Pcie};
 use crate::model;
 use crate::observe::{Observation, Problem};
@@ -266,18 +266,14 @@ mod tests {
 
     fn reading(index: u32, fault: Option<DeviceFault>) -> DeviceReading {
         let identity = DeviceIdentity {
-                index,
-                uuid: format!("GPU-{index}"),
-                product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-                memory_bytes: 81_559 << 20,
-                pci_bus_id: format!("00000000:1{index}:00.0"),
-                minor: None,
-            };
-        DeviceReading {
-            mig_enabled: Some(false),
-            fault,
-            ..DeviceReading::of(identity)
-        }
+            index,
+            uuid: format!("GPU-{index}"),
+            product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+            memory_bytes: 81_559 << 20,
+            pci_bus_id: format!("00000000:1{index}:00.0"),
+            minor: None,
+        };
+        DeviceReading { mig_enabled: Some(false), fault, ..DeviceReading::of(identity) }
     }
 
     /// What follows from a first reading.
@@ -348,17 +344,20 @@ mod tests {
 
     #[test]
     fn healthy_devices() {
-        let status = build(&observation(vec![reading(0, None), reading(1, None)]), None, Some(1), at(100));
+        let observed = observation(vec![reading(0, None), reading(1, None)]);
+        let status = build(&observed, None, Some(1), at(100));
         let expected = GpuNodeStatus {
             conditions: vec![ready("True", "Healthy", "2 GPUs answer and report no fault", 100)],
             observed_generation: Some(1),
             observed_at: Some(Time(at(100))),
             driver_version: Some("580.95.05".to_owned()),
             cuda_driver_version: Some("13.0".to_owned()),
+            fingerprint: observed.last_good.as_ref().and_then(|(inventory, _)| fingerprint::of(inventory)),
             device_count: 2,
             devices: vec![gpu(0, GpuHealth::Healthy, None), gpu(1, GpuHealth::Healthy, None)],
         };
         assert_eq!(status, expected);
+        assert!(status.fingerprint.is_some());
     }
 
     #[test]
@@ -370,6 +369,7 @@ mod tests {
         let message = "a call into the driver does not come back; reboot the node";
         let expected = GpuNodeStatus {
             conditions: vec![ready("False", "Unmonitored", message, 106)],
+            fingerprint: None,
             devices: vec![gpu(0, GpuHealth::Unknown, Some("not read at present"))],
             ..before
         };

@@ -21,7 +21,8 @@ use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::Service;
 use vendue_gpu_agent::pods::api::{
-    ContainerDevices, ContainerResources, LIST, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+    ContainerDevices, ContainerResources, LIST, ListPodResourcesRequest, ListPodResourcesResponse,
+    PodResources,
 };
 use vendue_gpu_agent::pods::attribution::{Known, Serving, attribute};
 use vendue_gpu_agent::pods::kubelet::{Kubelet, KubeletError};
@@ -112,7 +113,8 @@ async fn a_list_a_refusal_and_a_restart() {
     }
     *answer.lock().expect("answer") = Err(Status::unavailable("too many calls"));
     let refusal = kubelet.list().await.expect_err("refused");
-    let is_refusal = |error: &KubeletError| matches!(error, KubeletError::Refused { code: Code::Unavailable, .. });
+    let is_refusal =
+        |error: &KubeletError| matches!(error, KubeletError::Refused { code: Code::Unavailable, .. });
     assert!(is_refusal(&refusal) && refusal.to_string().contains("too many calls"), "{refusal}");
 
     // A kubelet that starts again removes the old socket and makes its own.

@@ -65,6 +65,7 @@ fn node_name_is_needed() {
 struct Running {
     child: Child,
     address: String,
+    compatible: String,
     log: BufReader<std::process::ChildStderr>,
 }
 
@@ -85,8 +86,11 @@ fn start(dir: &Path) -> Running {
     let kubeconfig = dir.join("kubeconfig");
     std::fs::write(&kubeconfig, config).expect("write");
     let mut child = Command::new(AGENT)
-        .args(["--node-name", "n1", "--listen", "127.0.0.1:0", "--log-format", "json", "--nvml-library"])
-        .arg(library())
+        .args(["--node-name", "n1", "--listen", "127.0.0.1:0", "--log-format", "json"])
+        .args(["--metrics-compat", "dcgm", "--compat-listen", "127.0.0.1:0"])
+        .args(["--state-dir".as_ref(), dir.join("agent").as_os_str()])
+        .args(["--pod-resources-dir".as_ref(), dir.as_os_str()])
+        .args(["--nvml-library".as_ref(), library().as_os_str()])
         .env("VENDUE_NVML_STATE", state_file(dir))
         .env("KUBECONFIG", kubeconfig)
         .stderr(Stdio::piped())
@@ -94,8 +98,9 @@ fn start(dir: &Path) -> Running {
         .expect("start");
     let mut log = BufReader::new(child.stderr.take().expect("stderr"));
     let started = next_log(&mut log, "started");
-    let address = started["listen"].as_str().expect("address").to_owned();
-    Running { child, address, log }
+    let compatible = next_log(&mut log, "metrics under the names of dcgm-exporter");
+    let address = |line: Value| line["listen"].as_str().expect("address").to_owned();
+    Running { child, address: address(started), compatible: address(compatible), log }
 }
 
 /// The next log line with this message.
@@ -132,6 +137,9 @@ fn without_an_api_server_it_goes_on_serving_and_stops_on_a_signal() {
     assert_eq!(code, 200);
     assert!(metrics.contains(r#"vendue_agent_publishes_total{result="error",node="n1"}"#), "{metrics}");
     assert!(metrics.contains(r#"model="H100",node="n1"} 85520809984"#), "{metrics}");
+    let (code, metrics) = get(&agent.compatible, "/metrics");
+    assert_eq!(code, 200);
+    assert!(metrics.contains("DCGM_FI_DEV_POWER_USAGE{gpu=\"0\",UUID=\"GPU-"), "{metrics}");
     assert_eq!(get(&agent.address, "/healthz").0, 200);
     let (code, text) = get(&agent.address, "/readyz");
     assert_eq!((code, text.ends_with("the GpuNode was not written yet")), (503, true), "{text}");

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vendue_gpu_agent::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Sensors};
+use vendue_gpu_agent::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Pcie, Sensors};
 use vendue_gpu_agent::observe::Outcome;
 use vendue_gpu_agent::probe::nvml::NvmlProbe;
 use vendue_gpu_agent::probe::thread::ProbeThread;
@@ -72,43 +72,53 @@ fn inventory_is_what_the_driver_says() {
     };
     let idle = Sensors {
         memory_used_bytes: Some(0),
+        memory_free_bytes: Some((81_559 - 551) << 20),
+        memory_reserved_bytes: Some(551 << 20),
         gpu_utilization_percent: Some(0),
         memory_utilization_percent: Some(0),
+        encoder_utilization_percent: Some(0),
+        decoder_utilization_percent: Some(0),
         power_milliwatts: Some(70_000),
         energy_millijoules: Some(0),
         temperature_celsius: Some(30),
+        memory_temperature_celsius: Some(36),
         sm_clock_mhz: Some(345),
         memory_clock_mhz: Some(2619),
+        pcie_replays: Some(0),
+        rows_remapped_corrected: Some(0),
+        rows_remapped_uncorrected: Some(0),
         ecc_corrected: Some(0),
         ecc_uncorrected: Some(0),
     };
     let busy = Sensors {
         memory_used_bytes: Some(1 << 30),
+        memory_free_bytes: Some((46_068 - 588 - 1024) << 20),
+        memory_reserved_bytes: Some(588 << 20),
+        memory_temperature_celsius: Some(91),
         gpu_utilization_percent: Some(100),
         memory_utilization_percent: Some(40),
         power_milliwatts: Some(350_000),
-        energy_millijoules: Some(0),
         temperature_celsius: Some(85),
         sm_clock_mhz: Some(2520),
         memory_clock_mhz: Some(9001),
         ecc_corrected: Some(7),
-        ecc_uncorrected: Some(0),
+        ..idle
     };
+    let pcie = |generation| Some(Pcie { generation, width: 16, max_generation: generation, max_width: 16 });
     let expected = NodeInventory {
         driver_version: "580.95.05".to_owned(),
         cuda_version: Some("13.0".to_owned()),
         devices: vec![
             DeviceReading {
-                identity: identity(0, "NVIDIA H100 80GB HBM3", 81_559, "00000000:10:00.0"),
                 mig_enabled: Some(false),
-                fault: None,
+                pcie: pcie(5),
                 sensors: idle,
+                ..DeviceReading::of(identity(0, "NVIDIA H100 80GB HBM3", 81_559, "00000000:10:00.0"))
             },
             DeviceReading {
-                identity: identity(1, "NVIDIA L40S", 46_068, "00000000:13:00.0"),
-                mig_enabled: None,
-                fault: None,
+                pcie: pcie(4),
                 sensors: busy,
+                ..DeviceReading::of(identity(1, "NVIDIA L40S", 46_068, "00000000:13:00.0"))
             },
         ],
         unknown: Vec::new(),

@@ -299,16 +299,20 @@ mod tests {
 
     fn reading(fault: Option<DeviceFault>) -> DeviceReading {
         let identity = DeviceIdentity {
-                index: 0,
-                uuid: UUID.to_owned(),
-                product_name: "NVIDIA H100 80GB HBM3".to_owned(),
-                memory_bytes: 1,
-                pci_bus_id: "00000000:10:00.0".to_owned(),
-                minor: None,
-            };
+            index: 0,
+            uuid: UUID.to_owned(),
+            product_name: "NVIDIA H100 80GB HBM3".to_owned(),
+            memory_bytes: 1,
+            pci_bus_id: "00000000:10:00.0".to_owned(),
+            minor: None,
+        };
         DeviceReading {
             fault,
-            sensors: Sensors { energy_millijoules: Some(1_000), ecc_uncorrected: Some(0), ..Sensors::default() },
+            sensors: Sensors {
+                energy_millijoules: Some(1_000),
+                ecc_uncorrected: Some(0),
+                ..Sensors::default()
+            },
             ..DeviceReading::of(identity)
         }
     }
@@ -446,7 +450,8 @@ mod tests {
         judge.reading(&reading(Some(DeviceFault::RowRemapPending)), at(0));
         judge.xid(UUID, 119, at(0));
         assert_eq!(seen(&judge), (GpuHealth::Failed, Some(Cause::Xid(119))));
-        let taints = [Cause::Lost, Cause::Xid(1), Cause::RowRemapFailed, Cause::Ecc, Cause::Thermal].map(Cause::taint);
+        let taints =
+            [Cause::Lost, Cause::Xid(1), Cause::RowRemapFailed, Cause::Ecc, Cause::Thermal].map(Cause::taint);
         let [xid, ecc] = ["vendue.dev/xid", "vendue.dev/ecc"];
         assert_eq!(taints, [xid, xid, ecc, ecc, "vendue.dev/thermal"]);
         assert_eq!(judge.opinion("GPU-9").health, GpuHealth::Healthy, "nothing is known against it");

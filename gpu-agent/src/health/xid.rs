@@ -238,6 +238,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Policy>(), Err(error), "{text}");
         }
-        assert_eq!(NAMES.map(|(class, _)| class.name()), ["informational", "application", "degraded", "fatal"]);
+        assert_eq!(
+            NAMES.map(|(class, _)| class.name()),
+            ["informational", "application", "degraded", "fatal"]
+        );
     }
 }

@@ -102,11 +102,7 @@ pub fn award_id(namespace: &str) -> Option<[u8; 8]> {
 
 /// Matches what kubelet lists with the devices of the node.
 #[must_use]
-pub fn attribute(
-    list: &ListPodResourcesResponse,
-    known: &[Known],
-    claimed: &DeviceNames,
-) -> Attribution {
+pub fn attribute(list: &ListPodResourcesResponse, known: &[Known], claimed: &DeviceNames) -> Attribution {
     let mut found = Attribution::default();
     for pod in &list.pod_resources {
         attribute_pod(pod, known, claimed, &mut found);
@@ -172,7 +168,9 @@ fn split_share(id: &str) -> (&str, Option<&str>) {
 /// Plugins hand out UUIDs, or, as GKE's, names of device files.
 fn is_named(known: &Known, name: &str) -> bool {
     known.uuid == name
-        || known.minor.is_some_and(|minor| name.strip_prefix("nvidia").and_then(|n| n.parse().ok()) == Some(minor))
+        || known
+            .minor
+            .is_some_and(|minor| name.strip_prefix("nvidia").and_then(|n| n.parse().ok()) == Some(minor))
 }
 
 #[cfg(test)]
@@ -216,7 +214,11 @@ mod tests {
     fn devices_serve_the_award_whose_namespace_has_them() {
         let names = DeviceNames::default();
         let found = run(
-            vec![pod(AWARD, "w", &["GPU-0", "MIG-7"]), pod("default", "p", &["nvidia1"]), pod("x", "n", &["cpu-3"])],
+            vec![
+                pod(AWARD, "w", &["GPU-0", "MIG-7"]),
+                pod("default", "p", &["nvidia1"]),
+                pod("x", "n", &["cpu-3"]),
+            ],
             &names,
         );
         let served = ["GPU-0", "GPU-1", "GPU-2", "MIG-7"].map(|uuid| found.serving(uuid));
@@ -273,11 +275,8 @@ mod tests {
                 device("n1", "net.example.com"),
             ],
         };
-        let container = ContainerResources {
-            name: "main".to_owned(),
-            devices: vec![],
-            dynamic_resources: vec![dynamic],
-        };
+        let container =
+            ContainerResources { name: "main".to_owned(), devices: vec![], dynamic_resources: vec![dynamic] };
         let claiming =
             PodResources { name: "w".to_owned(), namespace: AWARD.to_owned(), containers: vec![container] };
         let found = run(vec![claiming], &names);

@@ -65,13 +65,17 @@ mod tests {
     fn both_drivers_and_both_versions() {
         let escaped = UID.replace('-', "_");
         for path in [
-            format!("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{escaped}.slice/cri-containerd-12.scope"),
+            format!(
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{escaped}.slice/cri-containerd-12.scope"
+            ),
             format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{escaped}.slice/x"),
             format!("/kubepods.slice/kubepods-pod{escaped}.slice/crio-12.scope"),
             format!("/kubepods/burstable/pod{UID}/12"),
             format!("/kubepods/pod{UID}/12"),
             // Kubelet in a container, as in kind.
-            format!("/docker/34/kubelet.slice/kubelet-kubepods.slice/../kubepods.slice/kubepods-pod{escaped}.slice/x"),
+            format!(
+                "/docker/34/kubelet.slice/kubelet-kubepods.slice/../kubepods.slice/kubepods-pod{escaped}.slice/x"
+            ),
         ] {
             assert_eq!(pod_uid(&format!("0::{path}\n")).as_deref(), Some(UID), "{path}");
             let v1 = format!("12:pids:/user.slice\n3:cpu,cpuacct:{path}\n1:name=systemd:/init.scope\n");

@@ -91,17 +91,19 @@ mod tests {
 
     #[test]
     fn uuids_of_the_newest_generation() {
-        let device = |name: &str, uuid: &str| {
-            json!({ "name": name, "attributes": { "uuid": { "string": uuid }, "index": { "int": 0 } } })
-        };
+        let device = |name: &str, uuid: &str| json!({ "name": name, "attributes": { "uuid": { "string": uuid }, "index": { "int": 0 } } });
         let names = DeviceNames::from_slices(&[
             slice("n1", 1, json!([device("gpu-0", "GPU-old"), device("gpu-9", "GPU-gone")])),
-            slice("n1", 2, json!([
-                device("gpu-0", "GPU-new"),
-                device("odd", "not a uuid"),
-                { "name": "gpu-1", "attributes": { "gpu.nvidia.com/uuid": { "string": "MIG-1" } } },
-                { "name": "bare" },
-            ])),
+            slice(
+                "n1",
+                2,
+                json!([
+                    device("gpu-0", "GPU-new"),
+                    device("odd", "not a uuid"),
+                    { "name": "gpu-1", "attributes": { "gpu.nvidia.com/uuid": { "string": "MIG-1" } } },
+                    { "name": "bare" },
+                ]),
+            ),
             slice("n2", 1, json!([device("gpu-0", "GPU-other")])),
         ]);
         let expected = DeviceNames::new([

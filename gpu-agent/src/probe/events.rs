@@ -149,7 +149,8 @@ fn register<'a>(nvml: &'a Nvml, uuids: &[String]) -> Result<EventSet<'a>, NvmlEr
         let Ok(device) = nvml.device_by_uuid(uuid.as_str()) else { continue };
         let supported = device.supported_event_types().unwrap_or(EventTypes::empty());
         if supported.contains(EventTypes::CRITICAL_XID_ERROR) {
-            set = device.register_events(EventTypes::CRITICAL_XID_ERROR, set).map_err(|failed| failed.error)?;
+            set =
+                device.register_events(EventTypes::CRITICAL_XID_ERROR, set).map_err(|failed| failed.error)?;
         }
     }
     Ok(set)

@@ -66,14 +66,15 @@ impl NvmlProbe {
     }
 
     fn initialise(&self) -> Result<Library, ProbeError> {
-        let nvml = Nvml::builder().lib_path(self.library.as_os_str()).init().map_err(|error| match error {
-            NvmlError::LibloadingError(error) => {
-                ProbeError::LibraryMissing { library: self.library.clone(), detail: error.to_string() }
-            }
-            NvmlError::DriverNotLoaded => ProbeError::DriverNotLoaded,
-            NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
-            other => call("initialise NVML")(other),
-        })?;
+        let nvml =
+            Nvml::builder().lib_path(self.library.as_os_str()).init().map_err(|error| match error {
+                NvmlError::LibloadingError(error) => {
+                    ProbeError::LibraryMissing { library: self.library.clone(), detail: error.to_string() }
+                }
+                NvmlError::DriverNotLoaded => ProbeError::DriverNotLoaded,
+                NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
+                other => call("initialise NVML")(other),
+            })?;
         Ok(Library { nvml: Arc::new(nvml), events: None })
     }
 

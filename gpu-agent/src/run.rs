@@ -1,0 +1,132 @@
+//! The agent at work: everything made and joined, from the command line's values to the end.
+//!
+//! Inputs: arguments, a probe, when to stop. Outputs: none but what the parts do. Invariant: what can be wrong with the
+//! arguments is found before anything runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{Agent, Devices, Outlets, Pace, View};
+use crate::args::{Compat, Run};
+use crate::health::judge::{Judge, Times};
+use crate::health::memory::{self, Memory, MemoryError};
+use crate::metrics::Metrics;
+use crate::pods::kubelet::Kubelet;
+use crate::pods::watcher::{Seen, Slices, Watcher};
+use crate::probe::events::EventSink;
+use crate::probe::nvml::NvmlProbe;
+use crate::probe::thread::ProbeThread;
+use crate::publish::Publisher;
+use crate::server::{self, Dcgm, Pulse, ServerError};
+
+/// Longest wait for kubelet.
+const KUBELET_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why the agent ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The system does not give what is needed.
+    #[error("start: {0}")]
+    Start(std::io::Error),
+    /// No folder for what must outlast the process.
+    #[error("make --state-dir {}: {source}", path.display())]
+    StateDir {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Faults from before cannot be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// There is no configuration for a client.
+    #[error("find the API server: {0}")]
+    Config(#[from] kube::config::InferConfigError),
+    /// No client can be made of it.
+    #[error("make the API client: {0}")]
+    Client(#[source] Box<kube::Error>),
+    /// A definition of a metric is wrong.
+    #[error("define metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Metrics cannot be served.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+}
+
+/// Runs until `stop`, or until something fails for good.
+///
+/// # Errors
+/// When a part cannot be made, or a server ends.
+pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationToken) -> Result<(), RunError> {
+    let listener = server::listen(run.listen).await?;
+    let dcgm = match run.metrics_compat {
+        Some(Compat::Dcgm) => Some(server::listen(run.compat_listen).await?),
+        None => None,
+    };
+    let metrics = Arc::new(Metrics::new(&node)?);
+    let pulse = Arc::new(Pulse::new(run.heartbeat()));
+    let devices = devices(&run, probe)?;
+    let client = client().await?;
+    let (known, devices_known) = watch::channel(vec![]);
+    let (view, viewed) = watch::channel(View::default());
+    let (seen, pods) = watch::channel(Seen::default());
+    let kubelet = Kubelet::new(&run.pod_resources_dir, KUBELET_LIMIT);
+    let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
+    let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
+    let publisher = Publisher::new(client, node.clone());
+    let outlets = Outlets { known, view };
+    let agent = Agent::new(pace, devices, outlets, publisher, Arc::clone(&metrics), Arc::clone(&pulse));
+
+    let address = listener.local_addr().map_err(RunError::Start)?;
+    tracing::info!(node, listen = %address, "started");
+    let served = server::serve(listener, metrics, pulse, stop.clone());
+    let compatible = serve_compatible(dcgm, Dcgm { view: viewed, pods, node }, stop.clone());
+    tokio::select! {
+        ended = served => Ok(ended?),
+        ended = compatible => ended,
+        () = watcher.run(seen, stop.clone()) => Ok(()),
+        () = agent.run(stop.clone()) => Ok(()),
+    }
+}
+
+/// The devices, and what is remembered against them.
+fn devices(run: &Run, probe: NvmlProbe) -> Result<Devices, RunError> {
+    let dir = &run.state_dir;
+    std::fs::create_dir_all(dir).map_err(|source| RunError::StateDir { path: dir.clone(), source })?;
+    let (memory, lasting) = Memory::open(dir, memory::boot_id(Path::new(memory::BOOT_ID))?)?;
+    let judge = Judge::new(run.xid_classes.clone(), Times::default(), lasting);
+    let (sink, events) = EventSink::new();
+    let probe = ProbeThread::start(probe.with_events(sink), run.hang_limit()).map_err(RunError::Start)?;
+    Ok(Devices { probe, events, judge, memory })
+}
+
+async fn client() -> Result<kube::Client, RunError> {
+    let mut config = kube::Config::infer().await?;
+    // The loop tries again by itself, with what it has read by then.
+    config.default_retry = false;
+    kube::Client::try_from(config).map_err(|error| RunError::Client(Box::new(error)))
+}
+
+/// Serves under another exporter's names, where that is asked for.
+async fn serve_compatible(
+    listener: Option<TcpListener>,
+    dcgm: Dcgm,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    match listener {
+        Some(listener) => {
+            let address = listener.local_addr().map_err(RunError::Start)?;
+            tracing::info!(listen = %address, "metrics under the names of dcgm-exporter");
+            Ok(server::serve_dcgm(listener, dcgm, stop).await?)
+        }
+        None => {
+            stop.cancelled().await;
+            Ok(())
+        }
+    }
+}
