@@ -22,6 +22,7 @@ use crate::probe::thread::ProbeThread;
 use crate::publish::{PublishError, Publisher};
 use crate::server::Pulse;
 use crate::status::{self, Due};
+use crate::taints::{self, Tainter};
 
 /// Longest pause after failed writes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -55,6 +56,14 @@ pub struct Outlets {
     pub view: watch::Sender<View>,
 }
 
+/// What the loop writes to the API server.
+pub struct Api {
+    /// The GpuNode.
+    pub publisher: Publisher,
+    /// The Node's taints; `None` to leave them alone.
+    pub tainter: Option<Tainter>,
+}
+
 /// What the devices say now.
 #[derive(Clone, Debug, Default)]
 pub struct View {
@@ -74,6 +83,8 @@ pub struct Agent {
     began: Instant,
     outlets: Outlets,
     publisher: Publisher,
+    tainter: Option<Tainter>,
+    taint_not_before: Instant,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     observation: Observation,
@@ -89,11 +100,12 @@ impl Agent {
         pace: Pace,
         devices: Devices,
         outlets: Outlets,
-        publisher: Publisher,
+        api: Api,
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
         let Devices { probe, events, judge, memory } = devices;
+        let Api { publisher, tainter } = api;
         Self {
             pace,
             probe,
@@ -103,6 +115,8 @@ impl Agent {
             began: Instant::now(),
             outlets,
             publisher,
+            tainter,
+            taint_not_before: Instant::now(),
             metrics,
             pulse,
             observation: Observation::default(),
@@ -152,6 +166,7 @@ impl Agent {
         if due != Due::Nothing && Instant::now() >= self.not_before {
             self.publish(next, due, now).await;
         }
+        self.taint().await;
         self.pulse.turned();
     }
 
@@ -212,6 +227,23 @@ impl Agent {
                 self.last = Some((status, now));
             }
             Err(error) => self.back_off(&error),
+        }
+    }
+
+    /// While nothing can be read, the taints stay as they are.
+    async fn taint(&mut self) {
+        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
+        let (Some((inventory, _)), Some(tainter)) = (good, &mut self.tainter) else { return };
+        let wanted = taints::wanted(inventory, &self.judge);
+        if !tainter.is_due(&wanted) || Instant::now() < self.taint_not_before {
+            return;
+        }
+        match tainter.apply(&wanted).await {
+            Ok(()) => tracing::info!(?wanted, "taints of the node are up to date"),
+            Err(error) => {
+                self.taint_not_before = Instant::now() + LONGEST_PAUSE;
+                tracing::warn!(%error, "taints of the node are not up to date");
+            }
         }
     }
 

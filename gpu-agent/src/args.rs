@@ -77,6 +77,9 @@ pub struct Run {
     /// Address for the metrics under another exporter's names.
     #[arg(long, env = "VENDUE_COMPAT_LISTEN", default_value = "0.0.0.0:9400")]
     pub compat_listen: SocketAddr,
+    /// Do not taint the node while a GPU is in trouble.
+    #[arg(long, env = "VENDUE_NO_TAINTS")]
+    pub no_taints: bool,
     /// Classes of Xids that differ from the catalogue's: CODE=CLASS, separated by commas; classes are informational,
     /// application, degraded, fatal.
     #[arg(long, env = "VENDUE_XID_CLASSES", default_value = "", value_name = "LIST")]

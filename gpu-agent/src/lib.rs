@@ -28,3 +28,4 @@ pub mod publish;
 pub mod run;
 pub mod server;
 pub mod status;
+pub mod taints;

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, Devices, Outlets, Pace, View};
+use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
 use crate::args::{Compat, Run};
 use crate::health::judge::{Judge, Times};
 use crate::health::memory::{self, Memory, MemoryError};
@@ -23,6 +23,7 @@ use crate::probe::nvml::NvmlProbe;
 use crate::probe::thread::ProbeThread;
 use crate::publish::Publisher;
 use crate::server::{self, Dcgm, Pulse, ServerError};
+use crate::taints::Tainter;
 
 /// Longest wait for kubelet.
 const KUBELET_LIMIT: Duration = Duration::from_secs(5);
@@ -78,9 +79,10 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     let kubelet = Kubelet::new(&run.pod_resources_dir, KUBELET_LIMIT);
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
     let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
-    let publisher = Publisher::new(client, node.clone());
+    let tainter = (!run.no_taints).then(|| Tainter::new(client.clone(), node.clone()));
+    let api = Api { publisher: Publisher::new(client, node.clone()), tainter };
     let outlets = Outlets { known, view };
-    let agent = Agent::new(pace, devices, outlets, publisher, Arc::clone(&metrics), Arc::clone(&pulse));
+    let agent = Agent::new(pace, devices, outlets, api, Arc::clone(&metrics), Arc::clone(&pulse));
 
     let address = listener.local_addr().map_err(RunError::Start)?;
     tracing::info!(node, listen = %address, "started");

@@ -60,7 +60,11 @@ async fn every_pod_is_hardened_bounded_and_watched() {
             // Kubelet's socket and the folder on the node belong to root; no Pod has a capability.
             let user = if object["metadata"]["name"] == "vendue-gpu-agent" { 0 } else { 65_532 };
             assert_eq!(spec["securityContext"]["runAsUser"], user, "{name}");
-            assert_eq!(spec["securityContext"]["runAsNonRoot"].as_bool().unwrap_or(false), user != 0, "{name}");
+            assert_eq!(
+                spec["securityContext"]["runAsNonRoot"].as_bool().unwrap_or(false),
+                user != 0,
+                "{name}"
+            );
             assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
             assert!(spec["hostNetwork"].is_null() && spec["hostPID"].is_null(), "{name}");
             for container in spec["containers"].as_array().unwrap() {
