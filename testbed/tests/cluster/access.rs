@@ -78,6 +78,40 @@ pub async fn agents_write_only_their_own_node(env: &Env) -> Scenario {
         };
         check(error.contains("only the GpuNode of its own node"), || format!("another refusal: {error}"))?;
     }
+    agents_change_only_their_own_taints(env, &[&agent, &on]).await
+}
+
+/// Of a Node an agent may change its own taints, of its own node only.
+async fn agents_change_only_their_own_taints(env: &Env, who: &[&str]) -> Scenario {
+    let tools = &env.site("alpha").tools;
+    let node = env.site("alpha").cluster.node().ok_or("alpha has no node")?;
+    // A Node without a machine; it goes at once, before anybody waits for a heartbeat.
+    let other = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "other-node" } });
+    tools.kubectl_with_input(&["create", "-f", "-"], &other.to_string()).await?;
+    let patch = async |name: &str, change: Value| {
+        let change = change.to_string();
+        let args =
+            [&["patch", "node", name, "--type=merge", "--dry-run=server", "-p", &change], who].concat();
+        tools.kubectl(&args).await
+    };
+    let taints = |key: &str| json!({ "spec": { "taints": [{ "key": key, "effect": "NoSchedule" }] } });
+    let allowed = patch(&node, taints("vendue.dev/xid")).await;
+    let mut refusals = vec![];
+    for (name, change, words) in [
+        ("other-node", taints("vendue.dev/xid"), "taints only its own node"),
+        (&node, taints("example.com/mine"), "changes only taints with the keys"),
+        (&node, json!({ "spec": { "unschedulable": true } }), "nothing of a node but its taints"),
+        (&node, json!({ "metadata": { "labels": { "zone": "here" } } }), "nothing of a node but its taints"),
+    ] {
+        let found =
+            patch(name, change).await.map_or_else(|error| error.to_string(), |_| "it was allowed".into());
+        refusals.push((words, found));
+    }
+    tools.kubectl(&["delete", "node", "other-node", "--wait=false"]).await?;
+    allowed?;
+    for (words, found) in refusals {
+        check(found.contains(words), || format!("expected {words:?}, found: {found}"))?;
+    }
     Ok(())
 }
 
