@@ -200,7 +200,7 @@ mod tests {
         let wanted = Wanted::from([("vendue.dev/ecc", String::new()), ("vendue.dev/xid", "79".to_owned())]);
         let (ecc, xid) = (taint("vendue.dev/ecc", None), taint("vendue.dev/xid", Some("79")));
         let all = vec![theirs.clone(), ecc.clone(), xid.clone()];
-        assert_eq!(change(&[theirs.clone()], &wanted), Some(all.clone()));
+        assert_eq!(change(std::slice::from_ref(&theirs), &wanted), Some(all.clone()));
         assert_eq!(change(&all, &wanted), None);
         // The order does not matter, nor whether an empty value is there.
         assert_eq!(change(&[xid.clone(), taint("vendue.dev/ecc", Some("")), theirs.clone()], &wanted), None);
