@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod args;
 pub mod inventory;
+pub mod meter;
 pub mod metrics;
 pub mod model;
 pub mod observe;

@@ -168,8 +168,8 @@ pub struct Gap {
 pub enum GapReason {
     /// The agent did not run, or did not get to look.
     AgentDown,
-    /// The machine was down or suspended.
-    RebootOrSuspend,
+    /// The machine was down.
+    Reboot,
     /// The driver lost the device.
     DeviceLost,
     /// The device was there but did not answer.
@@ -182,24 +182,27 @@ pub enum GapReason {
     DiskLost,
     /// The steady clock jumped.
     Clock,
+    /// The machine was suspended.
+    Suspend,
 }
 
 impl GapReason {
     /// All of them, by code.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AgentDown,
-        Self::RebootOrSuspend,
+        Self::Reboot,
         Self::DeviceLost,
         Self::DeviceNotReadable,
         Self::CounterReset,
         Self::StoreFailed,
         Self::DiskLost,
         Self::Clock,
+        Self::Suspend,
     ];
 
     /// Whether the energy counter after such a gap has nothing to do with the one before.
     pub fn resets_counter(self) -> bool {
-        matches!(self, Self::RebootOrSuspend | Self::CounterReset | Self::DiskLost)
+        matches!(self, Self::Reboot | Self::CounterReset | Self::DiskLost)
     }
 }
 

@@ -79,7 +79,7 @@ pub fn full_chain() -> Vec<Record> {
     let mut records: Vec<Record> = bodies.into_iter().map(|b| chain.sign(b, &old).unwrap()).collect();
     let later = vec![
         Body::Used(Used { xids, activity: None, memory_peak_bytes: None, ..window("GPU-1", 12_000, 20_000) }),
-        gap(None, 20_000, 25_000, GapReason::RebootOrSuspend),
+        gap(None, 20_000, 25_000, GapReason::Reboot),
         closed(25_000),
     ];
     records.extend(later.into_iter().map(|b| chain.sign(b, &new).unwrap()));
