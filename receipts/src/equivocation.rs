@@ -55,7 +55,9 @@ impl Equivocation {
             return Err(EquivocationError::Same);
         }
         let signer = |digest, record: &Record| {
-            recover(&signed_hash(digest), &record.signature).map(PublicKey).map_err(EquivocationError::Signature)
+            recover(&signed_hash(digest), &record.signature)
+                .map(PublicKey)
+                .map_err(EquivocationError::Signature)
         };
         let keys = (signer(&one, first)?, signer(&other, second)?);
         if keys.0 == keys.1 { Ok(keys.0) } else { Err(EquivocationError::Keys(keys.0, keys.1)) }

@@ -85,7 +85,10 @@ fn every_change_is_found_and_named() {
     };
     assert_eq!(with(&again), (8, Fault::AfterClosed));
     assert_eq!(verify(AWARD, Some(key(2).public()), 0, &records).unwrap_err().record, 0);
-    assert_eq!(verify(other, None, 0, &records).unwrap_err().fault, Fault::Award { found: AWARD, expected: other });
+    assert_eq!(
+        verify(other, None, 0, &records).unwrap_err().fault,
+        Fault::Award { found: AWARD, expected: other }
+    );
 }
 
 #[test]
@@ -183,7 +186,8 @@ fn values_that_nothing_can_have_are_refused() {
     assert_eq!(after(Body::Used(busy)), Fault::Value("activity average"));
     assert_eq!(after(metered("GPU-0", 0, 1_000, 11, 10)), Fault::Value("energy above its counter"));
     let energy = Some(Energy { used_mj: 1, counter_mj: 1 });
-    let all = Gap { device: None, t0_ms: 0, t1_ms: 1, reason: GapReason::Clock, energy, xids: Xids::default() };
+    let all =
+        Gap { device: None, t0_ms: 0, t1_ms: 1, reason: GapReason::Clock, energy, xids: Xids::default() };
     assert_eq!(after(Body::Gap(all)), Fault::Value("energy of all devices"));
     let ever = Used { wall_ns: u64::MAX, t1_ms: u64::MAX, ..window("GPU-0", 0, 1_000) };
     assert_eq!(after(Body::Used(ever)), Fault::Overflow);

@@ -42,10 +42,12 @@ fn any_used() -> impl Strategy<Value = Body> {
 fn any_gap() -> impl Strategy<Value = Body> {
     let reason = proptest::sample::select(GapReason::ALL.to_vec());
     let device = proptest::option::of(any_name());
-    (device, any::<[u64; 2]>(), reason, any_energy(), any_xids()).prop_map(|(device, times, reason, energy, xids)| {
-        let [t0_ms, t1_ms] = times;
-        Body::Gap(Gap { device, t0_ms, t1_ms, reason, energy, xids })
-    })
+    (device, any::<[u64; 2]>(), reason, any_energy(), any_xids()).prop_map(
+        |(device, times, reason, energy, xids)| {
+            let [t0_ms, t1_ms] = times;
+            Body::Gap(Gap { device, t0_ms, t1_ms, reason, energy, xids })
+        },
+    )
 }
 
 fn any_body() -> impl Strategy<Value = Body> {

@@ -57,8 +57,7 @@ fn a_device_cannot_serve_two_awards_at_once() {
     let (idle, award) = node();
     let other = chain(OTHER, &key(1), vec![opened(&key(1), 0), used("GPU-0", 9_999, 10_000)]);
     let overlap = refused(key(1).public(), &[&idle, &award, &other]);
-    let (first, second) =
-        (Place { award: AwardId::IDLE, sequence: 1 }, Place { award: OTHER, sequence: 1 });
+    let (first, second) = (Place { award: AwardId::IDLE, sequence: 1 }, Place { award: OTHER, sequence: 1 });
     assert_eq!(overlap, NodeError::Overlap { device: device("GPU-0"), first, second });
     let gap = gap(Some("GPU-0"), 12_000, 13_000, GapReason::AgentDown);
     let other = chain(OTHER, &key(1), vec![opened(&key(1), 0), gap]);
@@ -114,7 +113,8 @@ fn a_bad_chain_is_named() {
 fn two_histories_of_one_key_are_a_proof() {
     let history = |t1_ms| chain(AWARD, &key(1), vec![opened(&key(1), 0), used("GPU-0", 0, t1_ms)]);
     let (one, two) = (history(10_000), history(11_000));
-    let proof = |first: &Record, second: &Record| Equivocation { first: first.clone(), second: second.clone() };
+    let proof =
+        |first: &Record, second: &Record| Equivocation { first: first.clone(), second: second.clone() };
     let caught = proof(&one[1], &two[1]);
     assert_eq!(caught.verify(), Ok(key(1).public()));
     let text = serde_json::to_string(&caught).unwrap();

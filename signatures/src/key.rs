@@ -91,8 +91,7 @@ pub fn recover(hash: &Hash, signature: &[u8; 65]) -> Result<[u8; 33], SignatureE
     if normal != recoverable.to_standard() {
         return Err(SignatureError::Malformed);
     }
-    let key =
-        context().recover_ecdsa(Message::from_digest(*hash), &recoverable).map_err(malformed)?;
+    let key = context().recover_ecdsa(Message::from_digest(*hash), &recoverable).map_err(malformed)?;
     Ok(key.serialize())
 }
 

@@ -22,8 +22,8 @@ mod store;
 mod tick;
 
 pub use clock::Anchor;
-pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use files::{Disk, Files};
+pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use store::{Appended, ChainName, Opened, Store, StoreError, StoreOptions};
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 

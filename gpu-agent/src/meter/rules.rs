@@ -448,7 +448,8 @@ impl Device {
     /// Whether the energy counter is not the one of before any more.
     fn began_anew(&self, now: &Reading) -> bool {
         self.base.as_ref().is_some_and(|(counter, driver)| {
-            now.energy_mj.is_some_and(|now| now < *counter) || driver.as_ref().is_some_and(|d| *d != now.driver)
+            now.energy_mj.is_some_and(|now| now < *counter)
+                || driver.as_ref().is_some_and(|d| *d != now.driver)
         })
     }
 

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use vendue_receipts::{AwardId, Body, Chain, ChainError, NodeKey, PublicKey, Record, Rotated};
 
 use super::clock::Anchor;
-use super::rules::{Draft, Resume};
 use super::files::{Disk, Files, UNFINISHED};
 use super::load::{self, Loaded};
+use super::rules::{Draft, Resume};
 use super::segment::{self, MAX_PAYLOAD};
 
 const REMOVED: &str = "removed";
@@ -211,7 +211,8 @@ impl<F: Files> Store<F> {
         let anchor = load::anchor(&files, &dir.join(ANCHOR))?;
         let Loaded { chains, torn, leftover } = load::chains(&files, dir, &removed)?;
         let ours = key.public();
-        let foreign = chains.values().filter(|k| !k.chain.is_closed() && k.chain.key().is_some_and(|k| k != ours));
+        let foreign =
+            chains.values().filter(|k| !k.chain.is_closed() && k.chain.key().is_some_and(|k| k != ours));
         let fresh = chains.is_empty() && removed.is_empty() && anchor.is_none();
         let opened = Opened { fresh, torn, foreign: foreign.count() as u64 };
         let mut store = Self { options, files, key, chains, removed, anchor };
@@ -302,13 +303,18 @@ impl<F: Files> Store<F> {
     }
 
     /// Writes a batch into the last file of the chain, or into a new one.
-    fn write(&mut self, name: ChainName, before: &Chain, chain: Chain, batch: &[u8]) -> Result<(), StoreError> {
-        let framed = segment::frame(batch);
-        self.make_room(framed.len() as u64, chain.end_ms())?;
-        let end_ms = chain.end_ms();
+    fn write(
+        &mut self,
+        name: ChainName,
+        before: &Chain,
+        chain: Chain,
+        batch: &[u8],
+    ) -> Result<(), StoreError> {
+        let (framed, end_ms) = (segment::frame(batch), chain.end_ms());
         let last = self.chains.get(&name).and_then(|kept| kept.parts.last()).cloned();
         let part = match last.filter(|part| part.bytes < self.options.segment_bytes) {
             Some(part) => {
+                self.make_room(framed.len() as u64, end_ms)?;
                 self.files.append(&part.path, part.bytes, &framed).map_err(io("append to", &part.path))?;
                 Part { bytes: part.bytes + framed.len() as u64, end_ms, ..part }
             }
@@ -325,13 +331,21 @@ impl<F: Files> Store<F> {
     }
 
     /// A new file that begins with the chain as it is.
-    fn begin(&mut self, name: ChainName, before: &Chain, framed: &[u8], end_ms: u64) -> Result<Part, StoreError> {
+    fn begin(
+        &mut self,
+        name: ChainName,
+        before: &Chain,
+        framed: &[u8],
+        end_ms: u64,
+    ) -> Result<Part, StoreError> {
         let first = before.next_sequence();
         let path = self.options.dir.join(format!("{name}-{first:016x}.segment"));
         let head = serde_json::to_vec(before).map_err(|error| io("write", &path)(error.into()))?;
-        let bytes = [&segment::frame(&head)[..], framed].concat();
-        self.files.replace(&path, &bytes).map_err(io("write", &path))?;
-        Ok(Part { path, first, bytes: bytes.len() as u64, end_ms })
+        let content = [&segment::frame(&head)[..], framed].concat();
+        let bytes = content.len() as u64;
+        self.make_room(bytes, end_ms)?;
+        self.files.replace(&path, &content).map_err(io("write", &path))?;
+        Ok(Part { path, first, bytes, end_ms })
     }
 
     /// Takes delivered files away, the oldest first, until there is room for so many bytes.
@@ -343,7 +357,11 @@ impl<F: Files> Store<F> {
         self.drop_delivered(now_ms, 0)?;
         let bytes = self.bytes();
         let dir = || self.options.dir.clone();
-        if bytes + coming <= max_bytes { Ok(()) } else { Err(StoreError::Full { dir: dir(), bytes, max_bytes }) }
+        if bytes + coming <= max_bytes {
+            Ok(())
+        } else {
+            Err(StoreError::Full { dir: dir(), bytes, max_bytes })
+        }
     }
 
     /// Removes what was delivered and is older than the store keeps it; of an open chain never the last file.
@@ -414,7 +432,9 @@ impl<F: Files> Store<F> {
     /// When the file cannot be read or is damaged.
     pub fn next_to_deliver(&self, name: ChainName, most: usize) -> Result<Vec<Record>, StoreError> {
         let kept = self.kept(name)?;
-        let Some(part) = kept.parts.iter().rfind(|part| part.first <= kept.delivered) else { return Ok(vec![]) };
+        let Some(part) = kept.parts.iter().rfind(|part| part.first <= kept.delivered) else {
+            return Ok(vec![]);
+        };
         let segment = load::part(&self.files, &part.path, part.bytes)?;
         let records = segment.records.into_iter().map(|(_, record)| record);
         Ok(records.skip_while(|record| record.sequence < kept.delivered).take(most).collect())

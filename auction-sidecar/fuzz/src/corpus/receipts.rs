@@ -3,8 +3,8 @@
 use super::{Inputs, json};
 use vendue_market::encode::Canonical;
 use vendue_receipts::{
-    Activity, ActivitySource, AwardId, Body, BootId, Chain, Clock, Closed, DeviceId, Energy, Equivocation, Gap,
-    GapReason, NodeKey, Opened, Record, Rotated, SignedHour, Tree, Used, Xids,
+    Activity, ActivitySource, AwardId, Body, BootId, Chain, Clock, Closed, DeviceId, Energy, Equivocation,
+    Gap, GapReason, NodeKey, Opened, Record, Rotated, SignedHour, Tree, Used, Xids,
 };
 
 const AWARD: AwardId = AwardId([1; 8]);

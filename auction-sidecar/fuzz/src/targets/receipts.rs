@@ -5,8 +5,8 @@ use super::market::{both, canonical, text};
 use super::{Target, json, json_value, target};
 use crate::bounds::bounded;
 use vendue_receipts::{
-    AwardId, Body, Chain, DeviceId, DriverVersion, Equivocation, HourStatement, Inclusion, Record, SignedHour,
-    Tree, hour_leaves, hour_of, read_records, verify, verify_node,
+    AwardId, Body, Chain, DeviceId, DriverVersion, Equivocation, HourStatement, Inclusion, Record,
+    SignedHour, Tree, hour_leaves, hour_of, read_records, verify, verify_node,
 };
 
 pub(super) const TARGETS: &[Target] = &[

@@ -16,10 +16,9 @@ fn gap(t0: u64, t1: u64, reason: GapReason, energy: Option<(u64, u64)>) -> Gap {
 
 #[test]
 fn a_device_that_is_lost_leaves_a_gap_with_the_energy_that_was_used_in_it() {
-    for (fault, reason) in [
-        (Unreadable::Lost, GapReason::DeviceLost),
-        (Unreadable::NotReadable, GapReason::DeviceNotReadable),
-    ] {
+    for (fault, reason) in
+        [(Unreadable::Lost, GapReason::DeviceLost), (Unreadable::NotReadable, GapReason::DeviceNotReadable)]
+    {
         let mut node = Node::new(1);
         node.gpus[0].award = A;
         node.tick(0);
@@ -104,8 +103,7 @@ fn nobody_looked_for_long_or_the_machine_was_suspended() {
     node.stop();
     let gaps = node.gaps(A);
     let said: Vec<_> = gaps.iter().map(|g| (g.t0_ms - at(0), g.t1_ms - at(0), g.reason)).collect();
-    let expected =
-        [(6_000, 11_001, GapReason::AgentDown), (11_001, 13_501, GapReason::Suspend)];
+    let expected = [(6_000, 11_001, GapReason::AgentDown), (11_001, 13_501, GapReason::Suspend)];
     assert_eq!(said, expected);
     assert_eq!(gaps[0].energy, Some(Energy { used_mj: 1_500_300, counter_mj: 1_000_000 + 300 * 11_001 }));
     assert_eq!(node.of(0).missing_ms, 0);

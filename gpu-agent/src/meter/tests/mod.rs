@@ -2,6 +2,7 @@
 
 mod crash;
 mod gaps;
+mod memory;
 mod properties;
 mod store;
 mod windows;
@@ -9,8 +10,8 @@ mod windows;
 use std::collections::{BTreeMap, BTreeSet};
 
 use vendue_receipts::{
-    ActivitySource, AwardId, Body, BootId, Chain, DeviceId, DeviceTotals, Gap, GapReason, NodeKey, Record, Used,
-    verify_node,
+    ActivitySource, AwardId, Body, BootId, Chain, DeviceId, DeviceTotals, Gap, GapReason, NodeKey, Record,
+    Used, verify_node,
 };
 
 use super::{DeviceTick, Draft, Meter, Reading, Resume, Settings, Tick, Unreadable};
@@ -175,7 +176,12 @@ impl Node {
 
     /// The records of an award, without the opening.
     pub fn said(&self, award: AwardId) -> Vec<Body> {
-        self.chains.get(&award).into_iter().flat_map(|(_, r)| r.iter().skip(1)).map(|r| r.body.clone()).collect()
+        self.chains
+            .get(&award)
+            .into_iter()
+            .flat_map(|(_, r)| r.iter().skip(1))
+            .map(|r| r.body.clone())
+            .collect()
     }
 
     pub fn windows(&self, award: AwardId) -> Vec<Used> {

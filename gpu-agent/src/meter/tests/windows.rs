@@ -35,7 +35,9 @@ fn a_window_ends_at_each_tenth_second_and_has_what_was_between_two_readings() {
 fn activity_is_weighted_by_time_and_memory_is_the_peak() {
     let mut node = Node::new(1);
     node.tick(0);
-    for (ms, share, memory) in [(1_000, 1_000_000, 5), (3_000, 0, 9), (4_000, 500_000, 7), (2_000, 500_000, 1)] {
+    for (ms, share, memory) in
+        [(1_000, 1_000_000, 5), (3_000, 0, 9), (4_000, 500_000, 7), (2_000, 500_000, 1)]
+    {
         node.gpus[0].activity = Some((ActivitySource::SmActive, share));
         node.gpus[0].memory = Some(memory);
         node.tick(ms);
@@ -146,7 +148,10 @@ fn observation_begins_with_a_gap_of_no_length_that_has_the_counter_and_earlier_x
     node.gpus[0].xids = vec![48];
     node.tick(0);
     let gap = &node.gaps(IDLE)[0];
-    assert_eq!((gap.t0_ms, gap.t1_ms, gap.xids.as_slice()), (at(0), at(0), &[Xid { code: 48, count: 1 }][..]));
+    assert_eq!(
+        (gap.t0_ms, gap.t1_ms, gap.xids.as_slice()),
+        (at(0), at(0), &[Xid { code: 48, count: 1 }][..])
+    );
     assert_eq!(gap.energy, Some(Energy { used_mj: 0, counter_mj: 1_000_000 }));
     // So nothing is lost when the agent dies before the first window ends.
     node.pass(7 * SECOND);
@@ -216,6 +221,7 @@ fn chains_open_with_the_key_in_force() {
     node.pass(SECOND);
     let tick = node.look();
     let drafts = node.meter.tick(&tick).unwrap();
-    let opened = drafts.iter().find_map(|d| if let Body::Opened(o) = &d.body { Some(o.public_key) } else { None });
+    let opened =
+        drafts.iter().find_map(|d| if let Body::Opened(o) = &d.body { Some(o.public_key) } else { None });
     assert_eq!(opened, Some(key(2).public()));
 }
