@@ -24,6 +24,11 @@ impl Record {
         self.body.write(w);
     }
 
+    /// What the record's signature signs.
+    pub fn signed_hash(&self) -> Digest {
+        signed_hash(&self.digest())
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Vec<u8> {
         self.to_bytes()

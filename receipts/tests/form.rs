@@ -152,3 +152,19 @@ fn the_format_is_frozen() {
                     040000000000002ee00000000000371d60";
     assert_eq!(to_hex(&records[3].encode()), format!("{unsigned}{}", to_hex(&records[3].signature)));
 }
+
+#[test]
+fn the_documentation_has_this_vector() {
+    let opening = &full_chain()[0];
+    let encoded = opening.encode();
+    let (unsigned, signature) = encoded.split_at(encoded.len() - 65);
+    let lines = [
+        ("record   ", to_hex(unsigned)),
+        ("digest   ", to_hex(&opening.digest())),
+        ("signed   ", to_hex(&opening.signed_hash())),
+        ("signature", to_hex(signature)),
+    ];
+    let vector: String = lines.iter().map(|(name, hex)| format!("{name} {hex}\n")).collect();
+    let text = include_str!("../../docs/receipts.md");
+    assert!(text.contains(&vector), "docs/receipts.md does not have:\n{vector}");
+}
