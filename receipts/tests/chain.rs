@@ -224,6 +224,22 @@ fn only_the_key_in_force_signs() {
 }
 
 #[test]
+fn there_is_a_bound_on_keys() {
+    let number = |n: usize| {
+        let mut secret = [1; 32];
+        secret[..2].copy_from_slice(&(n as u16).to_be_bytes());
+        NodeKey::from_bytes(&secret).unwrap()
+    };
+    let mut chain = Chain::new(AWARD, 0);
+    chain.sign(opened(&number(0), 0), &number(0)).unwrap();
+    for n in 1..=MAX_KEYS {
+        let rotate = Body::Rotated(Rotated { time_ms: 0, next_key: number(n).public() });
+        let signed = chain.sign(rotate, &number(n - 1)).map(drop).map_err(|error| error.fault);
+        assert_eq!(signed, if n < MAX_KEYS { Ok(()) } else { Err(Fault::Rotation) });
+    }
+}
+
+#[test]
 fn there_is_a_bound_on_devices() {
     let mut chain = Chain::new(AWARD, 0);
     chain.sign(opened(&key(1), 0), &key(1)).unwrap();

@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use vendue_receipts::AwardId;
-
 use super::clock::Anchor;
 use super::files::Files;
 use super::segment::{self, Segment};
@@ -27,11 +25,12 @@ fn damaged(path: &Path, offset: usize, what: impl ToString) -> StoreError {
     StoreError::Damaged { path: path.to_owned(), offset, what: what.to_string() }
 }
 
-/// The awards whose chains are gone.
-pub(super) fn removed(files: &impl Files, path: &Path) -> Result<Vec<AwardId>, StoreError> {
+/// The chains that are gone.
+pub(super) fn removed(files: &impl Files, path: &Path) -> Result<Vec<ChainName>, StoreError> {
     let bytes = files.read(path).map_err(io("read", path))?.unwrap_or_default();
     let text = std::str::from_utf8(&bytes).map_err(|error| damaged(path, error.valid_up_to(), "not text"))?;
-    text.lines().map(|line| line.parse().map_err(|error| damaged(path, 0, error))).collect()
+    let name = |line: &str| name(line).ok_or_else(|| damaged(path, 0, format!("{line:?} is no chain")));
+    text.lines().map(name).collect()
 }
 
 /// Where chain time and the steady clock met.
@@ -40,29 +39,32 @@ pub(super) fn anchor(files: &impl Files, path: &Path) -> Result<Option<Anchor>, 
     serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, error.column(), error))
 }
 
+fn name(text: &str) -> Option<ChainName> {
+    let (award, key) = text.split_once('-')?;
+    let key = u64::from_str_radix(key, 16).ok()?.to_be_bytes();
+    Some(ChainName { award: award.parse().ok()?, key })
+}
+
 /// Chain and first sequence of a file; of a file without records, no sequence.
 fn parse(path: &Path) -> Option<(ChainName, Option<u64>)> {
-    let name = path.file_name()?.to_str()?;
-    let (name, first) = match name.strip_suffix(".segment") {
-        Some(name) => {
-            let (name, first) = name.rsplit_once('-')?;
-            (name, Some(u64::from_str_radix(first, 16).ok()?))
+    let text = path.file_name()?.to_str()?;
+    match text.strip_suffix(".segment") {
+        Some(text) => {
+            let (text, first) = text.rsplit_once('-')?;
+            Some((name(text)?, Some(u64::from_str_radix(first, 16).ok()?)))
         }
-        None => (name.strip_suffix(".delivered")?, None),
-    };
-    let (award, key) = name.split_once('-')?;
-    let key = u64::from_str_radix(key, 16).ok()?.to_be_bytes();
-    Some((ChainName { award: award.parse().ok()?, key }, first))
+        None => Some((name(text.strip_suffix(".delivered")?)?, None)),
+    }
 }
 
 /// All chains.
-pub(super) fn chains(files: &impl Files, dir: &Path, removed: &[AwardId]) -> Result<Loaded, StoreError> {
+pub(super) fn chains(files: &impl Files, dir: &Path, removed: &[ChainName]) -> Result<Loaded, StoreError> {
     let (mut loaded, mut parts) = (Loaded::default(), BTreeMap::<ChainName, BTreeMap<u64, PathBuf>>::new());
     let mut delivered = BTreeMap::new();
     for path in files.list(dir).map_err(io("list", dir))? {
         let Some((name, first)) = parse(&path) else { continue };
         match first {
-            _ if removed.contains(&name.award) => loaded.leftover.push(path),
+            _ if removed.contains(&name) => loaded.leftover.push(path),
             Some(first) => _ = parts.entry(name).or_default().insert(first, path),
             None => _ = delivered.insert(name, read_delivered(files, &path)?),
         }

@@ -24,7 +24,7 @@ mod tick;
 pub use clock::Anchor;
 pub use files::{Disk, Files};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
-pub use store::{Appended, ChainName, Opened, Store, StoreError, StoreOptions};
+pub use store::{Appended, ChainName, Found, Store, StoreError, StoreOptions};
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 
 #[cfg(test)]

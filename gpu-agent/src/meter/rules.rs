@@ -154,14 +154,13 @@ impl Meter {
         let Resume { anchor, chains, removed, not_before_ms, disk_lost } = resume;
         let latest_ms = chains.iter().map(Chain::end_ms).max().unwrap_or_default().max(not_before_ms);
         let (mut awards, mut ended) = (BTreeMap::new(), removed);
-        for chain in &chains {
+        for chain in chains.iter().filter(|chain| chain.opening_key().is_some()) {
             if chain.is_closed() {
                 ended.insert(chain.award());
                 continue;
             }
             let (opened_ms, offset_ms) = (chain.started_ms(), chain.clock_offset_ms());
-            let open = chain.next_sequence() > 0;
-            awards.insert(chain.award(), Award { open, opened_ms, offset_ms, ending: false });
+            awards.insert(chain.award(), Award { open: true, opened_ms, offset_ms, ending: false });
         }
         Self {
             settings,

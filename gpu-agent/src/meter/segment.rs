@@ -14,13 +14,16 @@ use vendue_receipts::{Chain, Record, read_records};
 
 /// Length and checksum.
 const HEAD: usize = 8;
-/// Longest payload.
-pub(super) const MAX_PAYLOAD: usize = 1 << 20;
+/// Longest payload: four times the longest batch, which is as many gaps as can wait for a store that failed.
+const MAX_PAYLOAD: usize = 16 << 20;
 
-/// A frame around a payload.
-pub(super) fn frame(payload: &[u8]) -> Vec<u8> {
+/// A frame around a payload. None around one that is empty or too long.
+pub(super) fn frame(payload: &[u8]) -> Option<Vec<u8>> {
+    if !(1..=MAX_PAYLOAD).contains(&payload.len()) {
+        return None;
+    }
     let (length, sum) = (payload.len() as u32, crc32c::crc32c(payload));
-    [&length.to_be_bytes()[..], &sum.to_be_bytes(), payload].concat()
+    Some([&length.to_be_bytes()[..], &sum.to_be_bytes(), payload].concat())
 }
 
 /// The payload of the frame at `at`, if one is whole there.
@@ -75,4 +78,23 @@ pub(super) fn read(bytes: &[u8], may_be_torn: bool) -> Result<Segment, Damage> {
         return Err(damage(end, &"the batch that begins here was changed after it was stored"));
     }
     Ok(Segment { before, records, end, torn })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_framed_is_found_and_nothing_else_is_framed() {
+        let longest = vec![7; MAX_PAYLOAD];
+        for payload in [&[1][..], &longest] {
+            let framed = frame(payload).unwrap();
+            assert_eq!(payload_at(&framed, 0), Some(HEAD..framed.len()));
+            assert_eq!(payload_at(&framed[..framed.len() - 1], 0), None);
+        }
+        assert_eq!(frame(&[]), None);
+        assert_eq!(frame(&vec![7; MAX_PAYLOAD + 1]), None);
+        // Zeros at the end of a file, as some file systems leave them after a crash, are no frame.
+        assert_eq!(payload_at(&[0; 64], 0), None);
+    }
 }

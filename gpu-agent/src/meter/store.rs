@@ -17,12 +17,13 @@ use vendue_receipts::{AwardId, Body, Chain, ChainError, NodeKey, PublicKey, Reco
 use super::clock::Anchor;
 use super::files::{Disk, Files, UNFINISHED};
 use super::load::{self, Loaded};
-use super::rules::{Draft, Resume};
-use super::segment::{self, MAX_PAYLOAD};
+use super::rules::{Draft, Meter, Resume, TickError};
+use super::segment;
+use super::tick::Tick;
 
 const REMOVED: &str = "removed";
 const ANCHOR: &str = "anchor.json";
-/// Most awards whose chains are gone that are remembered; older ones are forgotten.
+/// Most chains that are gone and remembered; older ones are forgotten.
 const MAX_REMOVED: usize = 65_536;
 
 /// How chains are kept.
@@ -94,9 +95,9 @@ pub enum StoreError {
         error: ChainError,
     },
     /// The chain was closed, delivered and removed.
-    #[error("receipts: the chain of award {0} is closed and gone")]
-    Removed(AwardId),
-    /// There is no such chain, or there is one already.
+    #[error("receipts: chain {0} is closed and gone")]
+    Removed(ChainName),
+    /// Something else is wrong with a chain.
     #[error("receipts: chain {name}: {what}")]
     Name {
         /// The chain.
@@ -153,7 +154,7 @@ pub(super) struct Kept {
 
 /// What opening found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Opened {
+pub struct Found {
     /// There was nothing: a new node, or one that lost its disk.
     pub fresh: bool,
     /// Bytes at ends of files that were never durable.
@@ -167,15 +168,16 @@ pub struct Opened {
 pub struct Appended {
     /// Records that are durable.
     pub records: u64,
-    /// Chains of which nothing was stored, and why.
-    pub failed: BTreeMap<AwardId, StoreError>,
+    /// Chains of which nothing was stored, for [`Meter::settle`].
+    pub failed: BTreeSet<AwardId>,
+    /// Why.
+    pub errors: Vec<StoreError>,
 }
 
 impl Appended {
-    /// The chains of which nothing was stored, for [`super::Meter::settle`].
-    #[must_use]
-    pub fn failed_awards(&self) -> BTreeSet<AwardId> {
-        self.failed.keys().copied().collect()
+    fn fail(&mut self, award: AwardId, error: StoreError) {
+        self.failed.insert(award);
+        self.errors.push(error);
     }
 }
 
@@ -185,7 +187,7 @@ pub struct Store<F: Files = Disk> {
     files: F,
     key: NodeKey,
     chains: BTreeMap<ChainName, Kept>,
-    removed: Vec<AwardId>,
+    removed: Vec<ChainName>,
     anchor: Option<Anchor>,
 }
 
@@ -194,7 +196,7 @@ impl Store<Disk> {
     ///
     /// # Errors
     /// When it cannot be read, another process has it, or a file in it is damaged.
-    pub fn open(options: StoreOptions, key: NodeKey) -> Result<(Self, Opened), StoreError> {
+    pub fn open(options: StoreOptions, key: NodeKey) -> Result<(Self, Found), StoreError> {
         let files = Disk::open(&options.dir)?;
         Self::open_with(options, key, files)
     }
@@ -205,7 +207,7 @@ impl<F: Files> Store<F> {
     ///
     /// # Errors
     /// When it cannot be read, or a file in it is damaged.
-    pub fn open_with(options: StoreOptions, key: NodeKey, files: F) -> Result<(Self, Opened), StoreError> {
+    pub fn open_with(options: StoreOptions, key: NodeKey, files: F) -> Result<(Self, Found), StoreError> {
         let dir = &options.dir;
         let removed = load::removed(&files, &dir.join(REMOVED))?;
         let anchor = load::anchor(&files, &dir.join(ANCHOR))?;
@@ -214,12 +216,12 @@ impl<F: Files> Store<F> {
         let foreign =
             chains.values().filter(|k| !k.chain.is_closed() && k.chain.key().is_some_and(|k| k != ours));
         let fresh = chains.is_empty() && removed.is_empty() && anchor.is_none();
-        let opened = Opened { fresh, torn, foreign: foreign.count() as u64 };
+        let found = Found { fresh, torn, foreign: foreign.count() as u64 };
         let mut store = Self { options, files, key, chains, removed, anchor };
         for path in leftover.into_iter().chain([store.options.dir.join(UNFINISHED)]) {
             store.remove(&path)?;
         }
-        Ok((store, opened))
+        Ok((store, found))
     }
 
     /// What a meter goes on from.
@@ -229,7 +231,8 @@ impl<F: Files> Store<F> {
         Resume {
             anchor: self.anchor,
             chains: ours.map(|kept| kept.chain.clone()).collect(),
-            removed: self.removed.iter().copied().collect(),
+            // The idle chain of a lost key goes, idle time does not.
+            removed: self.removed.iter().map(|name| name.award).filter(|award| !award.is_idle()).collect(),
             not_before_ms: self.chains.values().map(|k| k.chain.end_ms()).max().unwrap_or_default(),
             disk_lost: false,
         }
@@ -259,6 +262,24 @@ impl<F: Files> Store<F> {
         Ok(())
     }
 
+    /// Lets the meter take a tick and stores what it says.
+    ///
+    /// # Errors
+    /// When the meter refuses the tick. A store that fails is no error here: the meter knows, and the result says so.
+    pub fn step(&mut self, meter: &mut Meter, tick: &Tick) -> Result<Appended, TickError> {
+        let drafts = meter.tick(tick)?.to_vec();
+        // Records that are stored without their clock would make the next agent believe in a reboot.
+        let appended = match self.keep_anchor(meter.anchor()) {
+            Ok(()) => self.append(&drafts),
+            Err(error) => {
+                let failed = drafts.iter().map(|draft| draft.award).collect();
+                Appended { records: 0, failed, errors: vec![error] }
+            }
+        };
+        meter.settle(&appended.failed);
+        Ok(appended)
+    }
+
     /// Signs and stores drafts, chain by chain. Of each chain all drafts are stored, or none.
     pub fn append(&mut self, drafts: &[Draft]) -> Appended {
         let mut of_award: BTreeMap<AwardId, Vec<&Body>> = BTreeMap::new();
@@ -267,7 +288,7 @@ impl<F: Files> Store<F> {
         for (award, bodies) in of_award {
             match self.append_to(award, &bodies) {
                 Ok(()) => appended.records += bodies.len() as u64,
-                Err(error) => _ = appended.failed.insert(award, error),
+                Err(error) => appended.fail(award, error),
             }
         }
         appended
@@ -283,10 +304,10 @@ impl<F: Files> Store<F> {
     }
 
     fn append_to(&mut self, award: AwardId, bodies: &[&Body]) -> Result<(), StoreError> {
-        if self.removed.contains(&award) {
-            return Err(StoreError::Removed(award));
-        }
         let name = self.name_of(award);
+        if self.removed.contains(&name) {
+            return Err(StoreError::Removed(name));
+        }
         let kept = self.chains.get(&name);
         let mut chain = kept.map_or_else(|| Chain::new(award, 0), |kept| kept.chain.clone());
         let before = chain.clone();
@@ -295,9 +316,6 @@ impl<F: Files> Store<F> {
             let record = chain.sign((*body).clone(), &self.key);
             let record = record.map_err(|error| StoreError::Chain { award, error })?;
             batch.extend(record.encode());
-        }
-        if batch.len() > MAX_PAYLOAD {
-            return Err(StoreError::Name { name, what: "more records at once than one batch may have" });
         }
         self.write(name, &before, chain, &batch)
     }
@@ -310,7 +328,7 @@ impl<F: Files> Store<F> {
         chain: Chain,
         batch: &[u8],
     ) -> Result<(), StoreError> {
-        let (framed, end_ms) = (segment::frame(batch), chain.end_ms());
+        let (framed, end_ms) = (frame(name, batch)?, chain.end_ms());
         let last = self.chains.get(&name).and_then(|kept| kept.parts.last()).cloned();
         let part = match last.filter(|part| part.bytes < self.options.segment_bytes) {
             Some(part) => {
@@ -341,7 +359,7 @@ impl<F: Files> Store<F> {
         let first = before.next_sequence();
         let path = self.options.dir.join(format!("{name}-{first:016x}.segment"));
         let head = serde_json::to_vec(before).map_err(|error| io("write", &path)(error.into()))?;
-        let content = [&segment::frame(&head)[..], framed].concat();
+        let content = [&frame(name, &head)?[..], framed].concat();
         let bytes = content.len() as u64;
         self.make_room(bytes, end_ms)?;
         self.files.replace(&path, &content).map_err(io("write", &path))?;
@@ -364,7 +382,8 @@ impl<F: Files> Store<F> {
         }
     }
 
-    /// Removes what was delivered and is older than the store keeps it; of an open chain never the last file.
+    /// Removes what was delivered and is older than the store keeps it; of an open chain never the last file. A chain of
+    /// another key than the one in force counts as closed: rotate before.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -374,7 +393,8 @@ impl<F: Files> Store<F> {
 
     fn drop_delivered(&mut self, now_ms: u64, retain_ms: u64) -> Result<(), StoreError> {
         let old = |end_ms: u64| end_ms.saturating_add(retain_ms) <= now_ms;
-        let over = self.chains.iter().filter(|(_, kept)| kept.is_over() && old(kept.chain.end_ms()));
+        let ours = self.key.public();
+        let over = self.chains.iter().filter(|(_, kept)| kept.is_over(ours) && old(kept.chain.end_ms()));
         let over: Vec<ChainName> = over.map(|(name, _)| *name).collect();
         self.remember_removed(&over)?;
         for name in over {
@@ -398,10 +418,9 @@ impl<F: Files> Store<F> {
         if names.is_empty() {
             return Ok(());
         }
-        let known = self.removed.iter().copied().filter(|a| !names.iter().any(|name| name.award == *a));
-        let mut all: Vec<AwardId> = known.chain(names.iter().map(|name| name.award)).collect();
+        let mut all = [&self.removed[..], names].concat();
         all.drain(..all.len().saturating_sub(MAX_REMOVED));
-        let text: String = all.iter().map(|award| format!("{award}\n")).collect();
+        let text: String = all.iter().map(|name| format!("{name}\n")).collect();
         let path = self.options.dir.join(REMOVED);
         self.files.replace(&path, text.as_bytes()).map_err(io("write", &path))?;
         self.removed = all;
@@ -503,9 +522,10 @@ impl<F: Files> Store<F> {
 }
 
 impl Kept {
-    /// Closed, and the receiver has it all.
-    fn is_over(&self) -> bool {
-        self.chain.is_closed() && self.delivered >= self.chain.next_sequence()
+    /// Closed, or of a key that is not in force any more, and the receiver has it all.
+    fn is_over(&self, ours: PublicKey) -> bool {
+        let ended = self.chain.is_closed() || self.chain.key().is_some_and(|key| key != ours);
+        ended && self.delivered >= self.chain.next_sequence()
     }
 
     /// The first file, if it is not the last, the receiver has all of it, and it is old.
@@ -513,6 +533,10 @@ impl Kept {
         let [first, next, ..] = self.parts.as_slice() else { return None };
         (next.first <= self.delivered && old(first.end_ms)).then(|| first.path.clone())
     }
+}
+
+fn frame(name: ChainName, payload: &[u8]) -> Result<Vec<u8>, StoreError> {
+    segment::frame(payload).ok_or(StoreError::Name { name, what: "more at once than one batch may have" })
 }
 
 pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {

@@ -52,17 +52,20 @@ impl Agent {
     fn tick(&mut self) {
         self.node.pass(SECOND);
         let tick = self.node.look();
-        let drafts = self.node.meter.tick(&tick).unwrap().to_vec();
-        if self.store.keep_anchor(self.node.meter.anchor()).is_err() {
-            let all = drafts.iter().map(|d| d.award).collect();
-            return self.node.meter.settle(&all);
-        }
-        let appended = self.store.append(&drafts);
-        let failed = appended.failed_awards();
-        for draft in drafts.iter().filter(|d| !failed.contains(&d.award)) {
-            *self.stored.entry(draft.award).or_default() += 1;
-        }
-        self.node.meter.settle(&failed);
+        let before = self.counts();
+        let appended = self.store.step(&mut self.node.meter, &tick).unwrap();
+        assert_eq!(appended.failed.is_empty(), appended.errors.is_empty());
+        let after = self.counts();
+        let more = after.iter().map(|(award, count)| count - before.get(award).copied().unwrap_or_default());
+        assert_eq!(more.sum::<u64>(), appended.records);
+        self.stored = after;
+    }
+
+    /// The number of records of each chain that were reported stored.
+    fn counts(&self) -> BTreeMap<AwardId, u64> {
+        let mut counts = self.stored.clone();
+        counts.extend(self.store.chains().map(|(name, chain)| (name.award, chain.next_sequence())));
+        counts
     }
 
     /// Delivers and cleans up, as far as that works.
@@ -101,6 +104,13 @@ impl Agent {
     fn restart(&mut self) {
         self.files.0.borrow_mut().fail = None;
         self.store = open(&self.files);
+        let left = self.files.0.borrow().files.keys().cloned().collect::<Vec<_>>();
+        let removed = self.store.resume().removed;
+        let is_gone = |path: &PathBuf| {
+            let text = path.to_str().unwrap();
+            text.ends_with("unfinished") || removed.iter().any(|award| text.contains(&award.to_string()))
+        };
+        assert!(!left.iter().any(is_gone), "what is not whole and what is removed is cleaned up: {left:?}");
         for (name, chain) in self.store.chains() {
             let reported = self.stored.get(&name.award).copied().unwrap_or_default();
             assert!(chain.next_sequence() >= reported, "{name}: {reported} were reported stored");

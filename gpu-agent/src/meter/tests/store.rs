@@ -10,15 +10,13 @@ use vendue_receipts::{
 
 use super::memory::Memory;
 use super::{A, B, IDLE, SECOND, key, name};
-use crate::meter::{
-    Anchor, ChainName, Draft, Meter, Opened, Settings, Store, StoreError, StoreOptions, Tick,
-};
+use crate::meter::{Anchor, ChainName, Draft, Found, Meter, Settings, Store, StoreError, StoreOptions, Tick};
 
 fn open(dir: &Path) -> Store {
     open_by(StoreOptions::new(dir), key(1)).unwrap().0
 }
 
-fn open_by(options: StoreOptions, key: NodeKey) -> Result<(Store, Opened), StoreError> {
+fn open_by(options: StoreOptions, key: NodeKey) -> Result<(Store, Found), StoreError> {
     Store::open(options, key)
 }
 
@@ -50,14 +48,14 @@ fn closed(award: AwardId, time_ms: u64) -> Draft {
 fn windows(store: &mut Store, award: AwardId, from: u64, count: u64) {
     for n in from..from + count {
         let appended = store.append(&[used(award, n * SECOND, (n + 1) * SECOND)]);
-        assert!(appended.failed.is_empty(), "{:?}", appended.failed);
+        assert!(appended.failed.is_empty(), "{:?}", appended.errors);
     }
 }
 
 fn fault(store: &mut Store, drafts: &[Draft]) -> StoreError {
     let appended = store.append(drafts);
     assert_eq!(appended.records, 0);
-    appended.failed.into_values().next().unwrap()
+    appended.errors.into_iter().next().unwrap()
 }
 
 fn name_of(award: AwardId) -> ChainName {
@@ -92,7 +90,7 @@ fn deliver(store: &mut Store) -> Vec<Record> {
 fn what_was_stored_is_there_when_the_store_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, found) = open_by(StoreOptions::new(dir.path()), key(1)).unwrap();
-    assert_eq!(found, Opened { fresh: true, torn: 0, foreign: 0 });
+    assert_eq!(found, Found { fresh: true, torn: 0, foreign: 0 });
     let drafts =
         [opened(IDLE, &key(1), 0), used(IDLE, 0, 1_000), opened(A, &key(1), 1_000), closed(A, 2_000)];
     let appended = store.append(&drafts);
@@ -102,7 +100,7 @@ fn what_was_stored_is_there_when_the_store_is_opened_again() {
     assert!(matches!(Store::open(StoreOptions::new(dir.path()), key(1)), Err(StoreError::InUse(_))));
     drop(store);
     let (mut store, found) = open_by(StoreOptions::new(dir.path()), key(1)).unwrap();
-    assert_eq!(found, Opened { fresh: false, torn: 0, foreign: 0 });
+    assert_eq!(found, Found { fresh: false, torn: 0, foreign: 0 });
     assert!(store.chains().map(|(name, chain)| (name, chain.clone())).eq(chains));
     let delivered = deliver(&mut store);
     let of = |award| delivered.iter().filter(|r| r.award == award).cloned().collect::<Vec<_>>();
@@ -127,7 +125,7 @@ fn in_memory(batches: &[u64]) -> (Memory, PathBuf, Vec<usize>) {
     (files, path, ends)
 }
 
-fn remembered(files: &Memory) -> Result<(Store<Memory>, Opened), StoreError> {
+fn remembered(files: &Memory) -> Result<(Store<Memory>, Found), StoreError> {
     Store::open_with(StoreOptions::new("/receipts"), key(1), files.clone())
 }
 
@@ -198,7 +196,9 @@ fn a_byte_that_was_changed_later_is_an_error_with_its_place() {
 
 #[test]
 fn other_files_that_are_no_such_files_are_named() {
-    for (file, text) in [("anchor.json", "{}"), ("removed", "zz\n"), ("removed", "\u{e9}")] {
+    for (file, text) in
+        [("anchor.json", "{}"), ("removed", "zz\n"), ("removed", "0011223344556677\n"), ("removed", "\u{e9}")]
+    {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join(file), text).unwrap();
         let error = open_by(StoreOptions::new(dir.path()), key(1)).err().unwrap().to_string();
@@ -231,8 +231,8 @@ fn a_chain_that_cannot_go_on_does_not_hold_up_the_others() {
     let mut store = open(dir.path());
     store.append(&[opened(IDLE, &key(1), 0), opened(A, &key(1), 0)]);
     let appended = store.append(&[used(IDLE, 0, 1_000), used(A, 5, 6), used(A, 0, 1)]);
-    assert_eq!((appended.records, appended.failed_awards()), (1, [A].into()));
-    assert!(matches!(appended.failed[&A], StoreError::Chain { award: A, .. }));
+    assert_eq!((appended.records, &appended.failed), (1, &[A].into()));
+    assert!(matches!(appended.errors[..], [StoreError::Chain { award: A, .. }]));
     let of_a = store.chains().find(|(name, _)| name.award == A).unwrap().1;
     assert_eq!(of_a.next_sequence(), 1, "of a chain all is stored or nothing");
     assert!(matches!(fault(&mut store, &[used(B, 0, 1)]), StoreError::Chain { award: B, .. }));
@@ -258,7 +258,7 @@ fn delivered_records_go_when_they_are_old_and_closed_chains_do_not_come_back() {
     store.prune(100_000).unwrap();
     assert_eq!(segments(dir.path()).len(), 1, "of an open chain the last file stays");
     for _ in 0..2 {
-        assert!(matches!(fault(&mut store, &[opened(A, &key(1), 9_000)]), StoreError::Removed(A)));
+        assert!(matches!(fault(&mut store, &[opened(A, &key(1), 9_000)]), StoreError::Removed(_)));
         assert_eq!(store.resume().removed, [A].into());
         drop(store);
         store = open_by(options.clone(), key(1)).unwrap().0;
@@ -276,7 +276,7 @@ fn a_full_store_says_so_and_goes_on_when_there_is_room() {
     let mut stored = 0;
     let error = loop {
         let appended = store.append(&[used(IDLE, stored * SECOND, (stored + 1) * SECOND)]);
-        match appended.failed.into_values().next() {
+        match appended.errors.into_iter().next() {
             None => stored += 1,
             Some(error) => break error,
         }
@@ -350,6 +350,31 @@ fn a_lost_key_leaves_its_chains_to_be_delivered_and_a_new_key_opens_new_ones() {
     let delivered = deliver(&mut store);
     assert_eq!(delivered.len(), 4, "two records of each key, one of them of the clock");
     assert_eq!(store.chains().count(), 2);
+    // What was delivered of the lost key goes like what is closed; idle time goes on.
+    store.prune(100_000_000).unwrap();
+    assert_eq!(store.chains().count(), 1);
+    assert!(store.resume().removed.is_empty());
+    drop(store);
+    let (mut store, found) = open_by(StoreOptions::new(dir.path()), key(3)).unwrap();
+    assert_eq!(found.foreign, 0);
+    windows(&mut store, IDLE, 7, 1);
+}
+
+#[test]
+fn removing_one_chain_of_an_award_leaves_that_of_a_lost_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { retain_ms: 0, ..StoreOptions::new(dir.path()) };
+    let mut store = open_by(options.clone(), key(1)).unwrap().0;
+    store.append(&[opened(A, &key(1), 0), used(A, 0, 1_000)]);
+    drop(store);
+    let mut store = open_by(options.clone(), key(3)).unwrap().0;
+    store.append(&[opened(A, &key(3), 1_000), closed(A, 2_000)]);
+    store.acknowledge(ChainName::new(A, key(3).public()), 2).unwrap();
+    store.prune(2_000).unwrap();
+    drop(store);
+    let (mut store, found) = open_by(options, key(3)).unwrap();
+    assert_eq!((found.foreign, store.chains().count()), (1, 1));
+    assert_eq!(deliver(&mut store).len(), 2);
 }
 
 #[test]
