@@ -14,7 +14,8 @@ use vendue_market::Digest;
 use vendue_market::encode::{DecodeError, hex_array};
 use vendue_signatures::{SignatureError, check_public_key, recover};
 
-/// Most devices in one chain.
+/// Most devices whose last window a chain keeps in mind. Of more, those that ended first are dropped; whatever is not in
+/// mind begins no earlier than they ended.
 pub const MAX_DEVICES: usize = 1024;
 /// Most keys that sign one chain, one after another.
 pub const MAX_KEYS: usize = 256;
@@ -136,9 +137,6 @@ pub enum Fault {
     /// A value that nothing can have.
     #[error("{0} is not possible")]
     Value(&'static str),
-    /// More devices than a chain may have.
-    #[error("names one device too many; at most {MAX_DEVICES} are accepted")]
-    Devices,
     /// A sum that no chain can have.
     #[error("makes the totals overflow")]
     Overflow,
@@ -160,6 +158,8 @@ pub struct Chain {
     clock_offset_ms: i64,
     used_until_ms: u64,
     devices: BTreeMap<DeviceId, DeviceState>,
+    /// No device that is not among them has a window that ends later.
+    dropped_until_ms: u64,
     totals: Totals,
 }
 
@@ -184,6 +184,7 @@ impl Chain {
             clock_offset_ms: 0,
             used_until_ms: 0,
             devices: BTreeMap::new(),
+            dropped_until_ms: 0,
             totals: Totals::default(),
         }
     }
@@ -277,7 +278,7 @@ impl Chain {
             Body::Opened(Opened { public_key, time_ms, .. }) => {
                 self.keys.push(*public_key);
                 self.started_ms = *time_ms;
-                self.used_until_ms = *time_ms;
+                (self.used_until_ms, self.dropped_until_ms) = (*time_ms, *time_ms);
             }
             Body::Used(_) => {}
             Body::Gap(gap) => self.pass_over(gap),
@@ -289,8 +290,21 @@ impl Chain {
         }
         if let Some((device, state)) = step.device {
             self.devices.insert(device, state);
+            self.drop_oldest();
         }
         Ok(())
+    }
+
+    /// Keeps the devices that ended last; of two that ended together the one with the later name.
+    fn drop_oldest(&mut self) {
+        if self.devices.len() <= MAX_DEVICES {
+            return;
+        }
+        let oldest = self.devices.iter().min_by_key(|(name, state)| (state.end_ms, *name));
+        if let Some((name, state)) = oldest.map(|(name, state)| (name.clone(), *state)) {
+            self.devices.remove(&name);
+            self.dropped_until_ms = self.dropped_until_ms.max(state.end_ms);
+        }
     }
 
     /// A gap of all devices moves each of them on.
@@ -357,12 +371,8 @@ impl Chain {
 
     /// The device's state before a window, if the window may follow it.
     fn before(&self, device: &DeviceId, t0_ms: u64, t1_ms: u64) -> Result<DeviceState, Fault> {
-        let new = DeviceState { first_ms: t0_ms, end_ms: self.started_ms, ..DeviceState::default() };
-        let state = self.devices.get(device).copied();
-        if state.is_none() && self.devices.len() >= MAX_DEVICES {
-            return Err(Fault::Devices);
-        }
-        let state = state.unwrap_or(new);
+        let new = DeviceState { first_ms: t0_ms, end_ms: self.dropped_until_ms, ..DeviceState::default() };
+        let state = self.devices.get(device).copied().unwrap_or(new);
         if t1_ms < t0_ms || t0_ms < state.end_ms { Err(Fault::Window) } else { Ok(state) }
     }
 
@@ -402,7 +412,7 @@ impl Chain {
                 Some((device.clone(), state.after(gap.t1_ms, gap.energy, gap.reason.resets_counter())))
             }
             None => {
-                let latest = self.devices.values().map(|d| d.end_ms).max().unwrap_or(self.started_ms);
+                let latest = self.devices.values().map(|d| d.end_ms).max().unwrap_or(self.dropped_until_ms);
                 if gap.t1_ms < gap.t0_ms || gap.t0_ms < latest {
                     return Err(Fault::Window);
                 }

@@ -172,6 +172,13 @@ fn a_window_is_as_long_as_its_times_say() {
 }
 
 #[test]
+fn a_long_window_does_not_use_up_time_in_which_nothing_was_said() {
+    let long = Used { wall_ns: 5 * SECOND_NS, ..window("GPU-0", 10_000, 11_000) };
+    let bodies = vec![opened(&key(1), 0), used("GPU-0", 0, 1_000), Body::Used(long)];
+    assert_eq!(refused(bodies), Fault::Length);
+}
+
+#[test]
 fn short_windows_do_not_add_up_to_more_than_the_time_that_passed() {
     let short = |_| Body::Used(Used { wall_ns: 600_000, ..window("GPU-0", 1_000, 1_000) });
     let bodies = std::iter::once(opened(&key(1), 1_000)).chain((0..2).map(short));
@@ -240,14 +247,25 @@ fn there_is_a_bound_on_keys() {
 }
 
 #[test]
-fn there_is_a_bound_on_devices() {
+fn of_many_devices_those_that_ended_last_are_kept_in_mind_and_none_overlaps() {
     let mut chain = Chain::new(AWARD, 0);
     chain.sign(opened(&key(1), 0), &key(1)).unwrap();
-    for n in 0..MAX_DEVICES {
-        chain.sign(used(&format!("GPU-{n}"), 0, 1_000), &key(1)).unwrap();
+    for n in 0..MAX_DEVICES as u64 + 2 {
+        chain.sign(used(&format!("GPU-{n}"), n, 1_000 + n), &key(1)).unwrap();
     }
-    assert_eq!(chain.sign(used("GPU-x", 0, 1_000), &key(1)).unwrap_err().fault, Fault::Devices);
-    chain.sign(used("GPU-0", 1_000, 2_000), &key(1)).unwrap();
+    assert_eq!(chain.devices().len(), MAX_DEVICES);
+    assert!(
+        !chain.devices().contains_key(&device("GPU-1")) && chain.devices().contains_key(&device("GPU-2"))
+    );
+    let next = |name: &str, t0_ms| {
+        let signed = chain.clone().sign(used(name, t0_ms, 9_000), &key(1));
+        signed.map(drop).map_err(|error| error.fault)
+    };
+    // GPU-1 ended at 1001 and is not in mind, like one that was never there.
+    for name in ["GPU-0", "GPU-1", "GPU-new"] {
+        assert_eq!((next(name, 1_000), next(name, 1_001)), (Err(Fault::Window), Ok(())), "{name}");
+    }
+    assert_eq!((next("GPU-2", 1_001), next("GPU-2", 1_002)), (Err(Fault::Window), Ok(())));
 }
 
 #[test]

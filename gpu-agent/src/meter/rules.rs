@@ -353,7 +353,6 @@ impl Meter {
         }
         if seen.reading.as_ref().is_ok_and(|reading| device.began_anew(reading)) {
             device.base = None;
-            device.span.iter_mut().for_each(Span::forget_counter);
         }
         let from_mj = device.base.as_ref().map(|(counter, _)| *counter);
         let is_gap = matches!(kind, Kind::Gap(_));

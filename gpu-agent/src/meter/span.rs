@@ -57,11 +57,6 @@ impl Span {
         }
     }
 
-    /// The counter before says nothing about the one now.
-    pub fn forget_counter(&mut self) {
-        self.from_mj = None;
-    }
-
     /// Goes on to a tick that shows this.
     pub fn extend(&mut self, t1_ns: u64, reading: Option<&Reading>) {
         let length = t1_ns.saturating_sub(self.t1_ns);
@@ -84,7 +79,6 @@ impl Span {
         let wall_ns = self.t1_ns.saturating_sub(self.t0_ns);
         match self.kind {
             Kind::Gap(reason) => {
-                let energy = energy.filter(|_| reason != GapReason::CounterReset);
                 Body::Gap(Gap { device: Some(device), t0_ms, t1_ms, reason, energy, xids: self.xids })
             }
             Kind::Use { driver, source } => {

@@ -160,6 +160,44 @@ fn after_a_reboot_time_goes_on_at_the_later_of_the_two_clocks() {
 }
 
 #[test]
+fn a_counter_after_a_reboot_says_nothing_about_the_time_before() {
+    let mut node = Node::new(1);
+    node.tick(0);
+    node.ticks(10);
+    node.reboot(60_000);
+    // However far it has come.
+    node.gpus[0].energy_mj = Some(9_000_000_000);
+    node.ticks(2);
+    node.stop();
+    assert_eq!(node.gaps(IDLE)[0].energy, None);
+    assert_eq!((node.of(0).idle_mj, node.of(0).gap_mj), (3_300_000, 0));
+}
+
+#[test]
+fn another_driver_is_a_gap_on_a_device_without_a_counter_too() {
+    let mut node = Node::new(1);
+    node.gpus[0].energy_mj = None;
+    node.ticks(3);
+    node.gpus[0].driver = "590.1";
+    node.ticks(3);
+    assert_eq!(node.reasons(IDLE), [GapReason::CounterReset]);
+}
+
+#[test]
+fn an_idle_chain_that_is_not_there_yet_takes_earlier_gaps() {
+    let mut node = Node::new(1);
+    node.gpus[0].award = A;
+    node.tick(0);
+    node.ticks(10);
+    node.chains.remove(&IDLE);
+    node.restart();
+    node.gpus[0].award = IDLE;
+    node.ticks(5);
+    assert_eq!(node.reasons(IDLE), [GapReason::AgentDown]);
+    assert_eq!(node.of(0).missing_ms, 0);
+}
+
+#[test]
 fn an_anchor_that_was_lost_counts_as_a_reboot() {
     let mut node = Node::new(1);
     node.tick(0);

@@ -195,6 +195,24 @@ fn a_byte_that_was_changed_later_is_an_error_with_its_place() {
 }
 
 #[test]
+fn what_a_failed_write_left_is_cut_and_a_file_that_lost_something_is_not_written_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    store.append(&[opened(IDLE, &key(1), 0)]);
+    let path = segments(dir.path()).remove(0);
+    let mut more = fs::read(&path).unwrap();
+    let length = more.len();
+    more.extend([9; 4_000]);
+    fs::write(&path, more).unwrap();
+    windows(&mut store, IDLE, 0, 1);
+    assert_eq!(fs::metadata(&path).unwrap().len(), store.bytes());
+    fs::write(&path, &fs::read(&path).unwrap()[..length]).unwrap();
+    let error = fault(&mut store, &[used(IDLE, 1_000, 2_000)]).to_string();
+    assert!(error.contains("append to") && error.contains("shorter than what was stored"), "{error}");
+    assert!(matches!(store.next_to_deliver(name_of(IDLE), 9), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
 fn other_files_that_are_no_such_files_are_named() {
     for (file, text) in
         [("anchor.json", "{}"), ("removed", "zz\n"), ("removed", "0011223344556677\n"), ("removed", "\u{e9}")]
@@ -223,6 +241,34 @@ fn a_file_in_the_middle_that_is_missing_is_an_error() {
     fs::remove_file(&paths[1]).unwrap();
     let error = open_by(options, key(1)).err().unwrap();
     assert!(matches!(&error, StoreError::Damaged { path, .. } if *path == paths[2]), "{error}");
+}
+
+#[test]
+fn only_the_last_file_of_a_chain_may_end_in_the_middle_of_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { segment_bytes: 1, ..StoreOptions::new(dir.path()) };
+    let mut store = open_by(options.clone(), key(1)).unwrap().0;
+    store.append(&[opened(IDLE, &key(1), 0)]);
+    windows(&mut store, IDLE, 0, 2);
+    drop(store);
+    let path = segments(dir.path()).remove(1);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+    let error = open_by(options, key(1)).err().unwrap();
+    let StoreError::Damaged { path: named, offset, .. } = error else { panic!("{error}") };
+    assert_eq!((named, offset), (path, head_of(&whole)));
+}
+
+#[test]
+fn a_record_that_does_not_continue_its_chain_is_damage_however_well_it_is_framed() {
+    let (files, path, ends) = in_memory(&[1, 1]);
+    let whole = files.0.borrow().files[&path].clone();
+    let twice = [&whole[..], &whole[ends[1]..]].concat();
+    files.0.borrow_mut().files.insert(path.clone(), twice);
+    let error = remembered(&files).err().unwrap();
+    let StoreError::Damaged { path: named, offset, what } = error else { panic!("{error}") };
+    assert_eq!((named, offset), (path, whole.len()));
+    assert!(what.contains("has sequence 2 where 3 is expected"), "{what}");
 }
 
 #[test]
@@ -394,6 +440,8 @@ fn a_lost_disk_goes_on_from_what_was_delivered_without_two_histories() {
     let other = Chain::new(A, 0);
     assert!(matches!(store.adopt(other), Err(StoreError::Name { .. })));
     drop(store);
+    // Even if what is delivered was not noted before a crash.
+    fs::remove_file(files(empty.path(), ".delivered").remove(0)).unwrap();
     let mut store = open(empty.path());
     assert!(store.undelivered().next().is_none());
     assert_eq!(store.resume().chains, [known]);

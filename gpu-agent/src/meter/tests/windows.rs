@@ -186,6 +186,18 @@ fn a_step_of_the_system_clock_is_recorded_in_each_chain_and_moves_no_window() {
 }
 
 #[test]
+fn a_step_is_a_second_since_it_was_recorded_last() {
+    let mut node = Node::new(1);
+    node.tick(0);
+    let steps = [999, 1, 999, -1_998, -1].map(|ms| {
+        node.system_ms += ms;
+        let is_clock = |draft: &&crate::meter::Draft| matches!(draft.body, Body::Clock(_));
+        node.tick(SECOND).iter().filter(is_clock).count()
+    });
+    assert_eq!(steps, [0, 1, 0, 0, 1]);
+}
+
+#[test]
 fn a_device_that_is_named_twice_is_taken_once() {
     let mut node = Node::new(1);
     node.tick(0);
