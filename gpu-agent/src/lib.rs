@@ -19,6 +19,7 @@ pub mod dcgm;
 pub mod fingerprint;
 pub mod health;
 pub mod inventory;
+pub mod meter;
 pub mod metrics;
 pub mod model;
 pub mod observe;

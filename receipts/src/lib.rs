@@ -1,13 +1,38 @@
-//! The metering record: how long which GPUs served an award and what that costs, as a chain that cannot be changed.
+//! Metering receipts: what ran on which GPU for how long, as chains of signed records that cannot be changed.
 //!
-//! Each record names its predecessor by digest, so the last digest ("head") stands for the whole history. Inputs are
-//! records in order; outputs are digests, totals or the first fault found. Invariant: a verified chain covers one
-//! award, its windows follow each other without overlap, and its totals are the sums of its records.
-//!
-//! Money is in whole millionths; what a window costs is computed by whoever writes the record.
+//! ```text
+//!  agent: Body --Chain::sign--> Record --bytes or JSON--> reader: Chain::push --> Totals, or the first fault
+//!                                  |                               |
+//!                                hour: Merkle root, signed       node: all chains of a node
+//! ```
+//! Each record names the one before by digest, so the last digest ("head") stands for the whole history. There is one
+//! chain for each award and node key, and one for the node's idle time. Inputs are records in order; outputs are digests,
+//! totals, or the first fault and where it is. Invariants: a verified chain is of one award, every record in it is signed
+//! by the key that is in force there, its time never runs backwards, windows of one device do not overlap, and its totals
+//! are the sums of its records.
 
 mod chain;
+mod cost;
+mod encoding;
+mod equivocation;
+mod hour;
+mod merkle;
+mod names;
+mod node;
 mod record;
 
-pub use chain::{Chain, ChainError, Totals, verify};
-pub use record::{DecodeError, Digest, ENCODED_LEN, UsageRecord};
+pub use chain::{Chain, ChainError, DeviceState, Fault, MAX_DEVICES, MAX_KEYS, Totals, verify};
+pub use cost::cost_micros;
+pub use encoding::{MAX_ENCODED, read_records};
+pub use equivocation::{Equivocation, EquivocationError};
+pub use hour::{HourError, HourStatement, SignedHour, hour_leaves, hour_of};
+pub use merkle::{Inclusion, Sibling, Tree};
+pub use names::{AwardId, BootId, DeviceId, DriverVersion, Name, NameError, NodeKey, PublicKey};
+pub use node::{DeviceTotals, NodeError, Place, verify_node};
+pub use record::{
+    Activity, ActivitySource, Body, Clock, Closed, Energy, Gap, GapReason, MAX_XIDS, Opened, Record, Rotated,
+    Used, Version, Xid, Xids,
+};
+pub use vendue_market::Digest;
+pub use vendue_market::encode::DecodeError;
+pub use vendue_signatures::SignatureError;

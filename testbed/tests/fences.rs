@@ -13,13 +13,14 @@ use serde_json::Value;
 /// Crate -> the crates of this workspace that it may depend on. `docs/architecture.md` draws the same arrows.
 const ARROWS: &[(&str, &[&str])] = &[
     ("vendue-market", &[]),
-    ("vendue-receipts", &[]),
+    ("vendue-signatures", &[]),
+    ("vendue-receipts", &["vendue-market", "vendue-signatures"]),
     ("vendue-nvml-sim", &[]),
     ("vendue-sealed-bid", &[]),
     ("vendue-crds", &["vendue-market"]),
     ("vendue-controller-core", &["vendue-crds", "vendue-market", "vendue-receipts"]),
     ("vendue-controller", &["vendue-controller-core", "vendue-crds", "vendue-market"]),
-    ("vendue-auction-core", &["vendue-market", "vendue-sealed-bid"]),
+    ("vendue-auction-core", &["vendue-market", "vendue-sealed-bid", "vendue-signatures"]),
     (
         "vendue-auction",
         &["vendue-auction-core", "vendue-sealed-bid", "vendue-market", "vendue-receipts", "vendue-crds"],
@@ -44,6 +45,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Crates that decide and therefore may do no IO.
 const PURE: &[&str] = &[
     "vendue-market",
+    "vendue-signatures",
     "vendue-receipts",
     "vendue-sealed-bid",
     "vendue-auction-core",

@@ -1,47 +1,20 @@
 //! Evidence signatures: secp256k1 over EIP-712 hashes, so that a contract can check who said what.
 //!
-//! The domain binds the 32-byte market id; each message kind has a type of its own. Signatures are 65 bytes
-//! `r | s | recovery id` with low s, so a hash has one signature per nonce and nothing can be re-encoded.
+//! The domain binds the 32-byte market id; each message kind has a type of its own. Keys, signatures and the way to hash
+//! a struct are those of `vendue-signatures`.
 
 use crate::crypto::{Curves, Scheme};
 use crate::record::MarketRecord;
 use crate::wire::{Admitted, Body, HEADER_LEN, Header, Kind, Message, SIGNATURE_LEN, ShownSet, signed_view};
-use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
-use secp256k1::{All, PublicKey, Scalar, Secp256k1, SecretKey};
-use sha3::{Digest as _, Keccak256};
 use std::cell::Cell;
 use std::sync::OnceLock;
 use vendue_market::encode::Writer;
 use vendue_market::{Digest, Order};
-use zeroize::Zeroizing;
+use vendue_signatures::{Domain, keccak};
 
-/// Why a signature is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum EvidenceError {
-    /// Not a signature in the one accepted form.
-    #[error("signature is malformed")]
-    Malformed,
-    /// A valid signature of another key.
-    #[error("signature is by another key")]
-    WrongKey,
-    /// Not a valid secret key.
-    #[error("secret key is not valid")]
-    Secret,
-    /// Not a public key, or one from which no other follows with this tweak.
-    #[error("public key is not valid")]
-    Public,
-}
-
-fn context() -> &'static Secp256k1<All> {
-    static CONTEXT: OnceLock<Secp256k1<All>> = OnceLock::new();
-    CONTEXT.get_or_init(Secp256k1::new)
-}
-
-fn keccak(parts: &[&[u8]]) -> Digest {
-    let mut hasher = Keccak256::new();
-    parts.iter().for_each(|p| hasher.update(p));
-    hasher.finalize().into()
-}
+pub use vendue_signatures::{
+    Field, SignatureError as EvidenceError, SigningKey as EvidenceKey, recover, tweaked, verify,
+};
 
 /// A struct that is signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,18 +29,8 @@ pub enum Struct {
     MarketRecord,
 }
 
-/// A field of a struct that is signed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field<'a> {
-    /// Of any length.
-    Bytes(&'a [u8]),
-    /// 32 bytes that stand for themselves.
-    Word(&'a Digest),
-}
-
 /// Hashes of struct types.
 struct TypeHashes {
-    domain: [Digest; 3],
     messages: [Digest; Kind::ALL.len()],
     order: Digest,
     close: Digest,
@@ -79,11 +42,6 @@ impl TypeHashes {
     fn get() -> &'static Self {
         static HASHES: OnceLock<TypeHashes> = OnceLock::new();
         HASHES.get_or_init(|| Self {
-            domain: [
-                keccak(&[b"EIP712Domain(string name,string version,bytes32 salt)"]),
-                keccak(&[b"VENDUE"]),
-                keccak(&[b"1"]),
-            ],
             messages: Kind::ALL.map(|k| keccak(&[k.type_name().as_bytes(), b"(bytes header,bytes body)"])),
             order: keccak(&[b"Order(bytes32 digest)"]),
             close: keccak(&[b"Close(string award,bytes32 order,bool notTaken)"]),
@@ -104,32 +62,22 @@ impl TypeHashes {
     }
 }
 
-/// The hash of a market's EIP-712 domain; a process mostly asks for one market's.
-fn domain_hash(market: &Digest) -> Digest {
+/// A market's EIP-712 domain; a process mostly asks for one market's.
+fn domain(market: &Digest) -> Domain {
     thread_local! {
-        static LAST: Cell<Option<(Digest, Digest)>> = const { Cell::new(None) };
+        static LAST: Cell<Option<(Digest, Domain)>> = const { Cell::new(None) };
     }
-    if let Some((_, hash)) = LAST.get().filter(|(of, _)| of == market) {
-        return hash;
+    if let Some((_, domain)) = LAST.get().filter(|(of, _)| of == market) {
+        return domain;
     }
-    let [domain_type, name, version] = &TypeHashes::get().domain;
-    let hash = keccak(&[domain_type, name, version, market]);
-    LAST.set(Some((*market, hash)));
-    hash
+    let domain = Domain::salted(market);
+    LAST.set(Some((*market, domain)));
+    domain
 }
 
 /// The EIP-712 hash of a struct in a market's domain.
 pub(crate) fn typed_hash(market: &Digest, what: Struct, fields: &[Field<'_>]) -> Digest {
-    let mut hasher = Keccak256::new();
-    hasher.update(TypeHashes::get().of(what));
-    for field in fields {
-        match field {
-            Field::Bytes(bytes) => hasher.update(keccak(&[bytes])),
-            Field::Word(word) => hasher.update(word),
-        }
-    }
-    let struct_hash: Digest = hasher.finalize().into();
-    keccak(&[&[0x19, 0x01], &domain_hash(market), &struct_hash])
+    vendue_signatures::typed_hash(&domain(market), TypeHashes::get().of(what), fields)
 }
 
 /// What the evidence signature of a message signs. For a BUNDLE the body stands as its digest d, so that the
@@ -232,100 +180,9 @@ pub fn record_hash(record: &MarketRecord) -> Digest {
     typed_hash(&record.market, Struct::MarketRecord, &[Field::Word(&record.digest())])
 }
 
-/// A secret key for evidence signatures; wiped when dropped.
-pub struct EvidenceKey(SecretKey);
-
-impl EvidenceKey {
-    /// From 32 bytes.
-    pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, EvidenceError> {
-        SecretKey::from_byte_array(*bytes).map(Self).map_err(|_| EvidenceError::Secret)
-    }
-    /// As 32 bytes, to be stored as a secret.
-    pub fn to_bytes(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.0.secret_bytes())
-    }
-    /// The public key, compressed.
-    pub fn public_key(&self) -> [u8; 33] {
-        PublicKey::from_secret_key(context(), &self.0).serialize()
-    }
-    /// The key that follows from this one and a tweak. Its public key is [`tweaked`] of this one's; who learns it and the tweak
-    /// has this one too.
-    pub fn tweaked(&self, tweak: &Digest) -> Result<Self, EvidenceError> {
-        let tweak = Scalar::from_be_bytes(*tweak).map_err(|_| EvidenceError::Secret)?;
-        self.0.add_tweak(&tweak).map(Self).map_err(|_| EvidenceError::Secret)
-    }
-    /// Signs a hash.
-    pub fn sign(&self, hash: &Digest) -> [u8; 65] {
-        let signature = context().sign_ecdsa_recoverable(secp256k1::Message::from_digest(*hash), &self.0);
-        let (id, compact) = signature.serialize_compact();
-        let mut out = [0; 65];
-        let (rs, v) = out.split_at_mut(64);
-        rs.copy_from_slice(&compact);
-        v.fill(i32::from(id) as u8);
-        out
-    }
-}
-
-impl Drop for EvidenceKey {
-    fn drop(&mut self) {
-        self.0.non_secure_erase();
-    }
-}
-
-/// The public key of [`EvidenceKey::tweaked`], for who has the public key only.
-pub fn tweaked(key: &[u8; 33], tweak: &Digest) -> Result<[u8; 33], EvidenceError> {
-    let key = PublicKey::from_byte_array_compressed(*key).map_err(|_| EvidenceError::Public)?;
-    let tweak = Scalar::from_be_bytes(*tweak).map_err(|_| EvidenceError::Public)?;
-    let tweaked = key.add_exp_tweak(context(), &tweak).map_err(|_| EvidenceError::Public)?;
-    Ok(tweaked.serialize())
-}
-
-/// The key that made a signature.
-pub fn recover(hash: &Digest, signature: &[u8; 65]) -> Result<[u8; 33], EvidenceError> {
-    let malformed = |_| EvidenceError::Malformed;
-    let (rs, v) = signature.split_at(64);
-    let id = v.first().copied().filter(|v| *v < 4).ok_or(EvidenceError::Malformed)?;
-    let id = RecoveryId::try_from(i32::from(id)).map_err(malformed)?;
-    let recoverable = RecoverableSignature::from_compact(rs, id).map_err(malformed)?;
-    let mut normal = recoverable.to_standard();
-    normal.normalize_s();
-    if normal != recoverable.to_standard() {
-        return Err(EvidenceError::Malformed);
-    }
-    let key =
-        context().recover_ecdsa(secp256k1::Message::from_digest(*hash), &recoverable).map_err(malformed)?;
-    Ok(key.serialize())
-}
-
-/// Whether `signature` is `key`'s signature of `hash`.
-pub fn verify(hash: &Digest, signature: &[u8; 65], key: &[u8; 33]) -> Result<(), EvidenceError> {
-    if &recover(hash, signature)? == key { Ok(()) } else { Err(EvidenceError::WrongKey) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sign_recover_and_refuse() {
-        let key = EvidenceKey::from_bytes(&[7; 32]).unwrap();
-        let signature = key.sign(&[1; 32]);
-        assert_eq!(recover(&[1; 32], &signature), Ok(key.public_key()));
-        assert_eq!(verify(&[2; 32], &signature, &key.public_key()), Err(EvidenceError::WrongKey));
-        assert_eq!(recover(&[1; 32], &[0xff; 65]), Err(EvidenceError::Malformed));
-        assert!(EvidenceKey::from_bytes(&[0; 32]).is_err());
-    }
-
-    #[test]
-    fn a_tweaked_key_is_another_one_whose_public_key_anybody_can_work_out() {
-        let key = EvidenceKey::from_bytes(&[7; 32]).unwrap();
-        let other = key.tweaked(&[1; 32]).unwrap();
-        assert_eq!(tweaked(&key.public_key(), &[1; 32]), Ok(other.public_key()));
-        assert_ne!(other.public_key(), key.public_key());
-        assert_ne!(tweaked(&key.public_key(), &[2; 32]), Ok(other.public_key()));
-        assert_eq!(tweaked(&key.public_key(), &[0xff; 32]), Err(EvidenceError::Public));
-        assert_eq!(tweaked(&[0; 33], &[1; 32]), Err(EvidenceError::Public));
-    }
 
     #[test]
     fn a_typed_hash_is_that_of_eip_712() {
@@ -364,22 +221,5 @@ mod tests {
         ] {
             assert_ne!(one, other);
         }
-    }
-
-    #[test]
-    fn high_s_is_refused() {
-        let key = EvidenceKey::from_bytes(&[7; 32]).unwrap();
-        let signature = key.sign(&[1; 32]);
-        // n - s with the other parity recovers the same key, but is a second encoding.
-        let n = hex::decode("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141").unwrap();
-        let mut high = signature;
-        let mut borrow = 0i16;
-        for i in (0..32).rev() {
-            let v = i16::from(n[i]) - i16::from(signature[32 + i]) - borrow;
-            borrow = i16::from(v < 0);
-            high[32 + i] = (v + 256 * borrow) as u8;
-        }
-        high[64] ^= 1;
-        assert_eq!(recover(&[1; 32], &high), Err(EvidenceError::Malformed));
     }
 }

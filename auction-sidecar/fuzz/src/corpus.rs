@@ -4,6 +4,7 @@
 //! every target has inputs, and accepts each of them.
 
 mod outside;
+mod receipts;
 mod rounds;
 
 pub use outside::close;
@@ -21,7 +22,6 @@ use vendue_market::{
     AcceptRules, BidTerms, Cost, Digest, Offer, OfferCapacity, Order, Outcome, Price, Reason, RecordKind,
     Unserved,
 };
-use vendue_receipts::{Chain, UsageRecord};
 use vendue_sealed_bid::{MultiVote, SignerSet};
 
 type Inputs = Vec<Vec<u8>>;
@@ -72,7 +72,8 @@ pub fn seeds(target: &str) -> Inputs {
         "seat" => vec![a_round(), rounds::a_round_with_terms()],
         "home" => vec![a_hand_over()],
         other => {
-            let of_parts = || market(other).or_else(|| sealed(other)).or_else(|| dkg(other));
+            let of_values = || market(other).or_else(|| receipts::seeds(other));
+            let of_parts = || of_values().or_else(|| sealed(other)).or_else(|| dkg(other));
             of_parts().or_else(|| rounds::seeds(other)).or_else(|| outside::seeds(other)).unwrap_or_default()
         }
     }
@@ -100,7 +101,6 @@ fn market(target: &str) -> Option<Inputs> {
         outcomes().filter_map(|o| if let Outcome::None(h) = o { Some(h.to_bytes()) } else { None });
     let node = crate::fixture::offers(0).into_iter().flat_map(|o| o.nodes).map(|n| n.capacity);
     let nodes: Vec<_> = node.collect();
-    let (chain, records) = usage();
     let bytes = |texts: &[&str]| texts.iter().map(|t| t.as_bytes().to_vec()).collect();
     Some(match target {
         "order" => orders().iter().map(Canonical::to_bytes).collect(),
@@ -128,12 +128,6 @@ fn market(target: &str) -> Option<Inputs> {
         "image_pattern" => {
             bytes(&["registry.example/*:1\nregistry.example/train:1", "a\na", "*\n", "a*b*c\na-b-c"])
         }
-        "usage_record" => records.iter().map(|r| r.to_bytes().to_vec()).collect(),
-        "usage_chain" => {
-            let all = records.iter().flat_map(|r| r.to_bytes());
-            vec![[1u8; 32].into_iter().chain(all).collect()]
-        }
-        "usage_chain_json" => vec![json(&chain)],
         _ => return None,
     })
 }
@@ -161,14 +155,6 @@ fn limited(offer: Offer) -> Offer {
     let terms = BidTerms { start_ms: 1_000, duration_s: 3_600, may_interrupt: true };
     let rules = AcceptRules { homes: vec!["home".into()], ..offer.rules };
     Offer { terms, rules, ..offer }
-}
-
-fn usage() -> (Chain, Vec<UsageRecord>) {
-    let mut chain = Chain::new([1; 32]);
-    let windows = [(1_000, 2_000, 2), (2_000, 2_500, 0), (3_000, 4_000, 4)];
-    let records = windows.iter().filter_map(|(from, to, gpus)| chain.record(*from, *to, *gpus, 10).ok());
-    let records = records.collect();
-    (chain, records)
 }
 
 fn plaintexts() -> Inputs {

@@ -1,6 +1,6 @@
-//! The market's vocabulary and the metering record.
+//! The market's vocabulary.
 
-use super::Cost::{Bytes, Signature};
+use super::Cost::Bytes;
 use super::{Target, json, json_value, target};
 use crate::bounds::bounded;
 use std::fmt::{Debug, Display};
@@ -10,7 +10,6 @@ use vendue_market::{
     Cost, GpuModel, Histogram, NodeCapacity, Offer, OfferCapacity, Order, Outcome, Price, Requirements,
     glob_match,
 };
-use vendue_receipts::{Chain, ENCODED_LEN, UsageRecord, verify};
 
 pub(super) const TARGETS: &[Target] = &[
     target("order", Bytes, canonical::<Order>),
@@ -31,9 +30,6 @@ pub(super) const TARGETS: &[Target] = &[
     target("gpu_model_text", Bytes, text::<GpuModel>),
     target("hex_text", Bytes, hex_text),
     target("image_pattern", Bytes, image_pattern),
-    target("usage_record", Bytes, usage_record),
-    target("usage_chain", Bytes, usage_chain),
-    target("usage_chain_json", Signature, json::<Chain>),
 ];
 
 /// A type with one encoding per value.
@@ -46,7 +42,7 @@ pub(crate) fn canonical<T: Canonical + PartialEq + Debug>(bytes: &[u8]) -> bool 
 }
 
 /// JSON of a value that has a canonical encoding too: where both read it, they read the same.
-fn both<T>(bytes: &[u8]) -> bool
+pub(super) fn both<T>(bytes: &[u8]) -> bool
 where
     T: Canonical + PartialEq + Debug + serde::Serialize + serde::de::DeserializeOwned,
 {
@@ -58,7 +54,7 @@ where
 }
 
 /// A text form: what is shown reads as the same value.
-fn text<T: FromStr + Display + PartialEq + Debug>(bytes: &[u8]) -> bool {
+pub(super) fn text<T: FromStr + Display + PartialEq + Debug>(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let Ok(value) = bounded(bytes.len(), 0, || text.parse::<T>()) else { return false };
     assert_eq!(value.to_string().parse::<T>().ok().as_ref(), Some(&value), "{text:?} shows as {value}");
@@ -89,23 +85,4 @@ fn image_pattern(bytes: &[u8]) -> bool {
     assert!(pattern.contains('*') || matches == (pattern == text), "{pattern:?} against {text:?}");
     assert!(glob_match(&format!("*{pattern}*"), text) || !matches);
     matches
-}
-
-fn usage_record(bytes: &[u8]) -> bool {
-    let Ok(record) = bounded(bytes.len(), 0, || UsageRecord::from_bytes(bytes)) else { return false };
-    assert_eq!(record.to_bytes().as_slice(), bytes, "{record:?} has two encodings");
-    true
-}
-
-/// An award, then its records. A chain that verifies adds up and ends in its last record.
-fn usage_chain(bytes: &[u8]) -> bool {
-    let Some((award, rest)) = bytes.split_first_chunk::<32>() else { return false };
-    let records: Result<Vec<UsageRecord>, _> =
-        rest.chunks(ENCODED_LEN).map(UsageRecord::from_bytes).collect();
-    let Ok(records) = records else { return false };
-    let Ok(chain) = bounded(bytes.len(), 0, || verify(*award, &records)) else { return false };
-    let gpu_ms: u64 = records.iter().map(|r| (r.t1_ms - r.t0_ms) * u64::from(r.gpus)).sum();
-    assert_eq!((chain.totals().records, chain.totals().gpu_ms), (records.len() as u64, gpu_ms));
-    assert_eq!(chain.head(), records.last().map_or([0; 32], UsageRecord::digest));
-    true
 }

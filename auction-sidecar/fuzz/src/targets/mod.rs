@@ -9,6 +9,7 @@ mod log;
 mod market;
 mod members;
 mod proof;
+mod receipts;
 mod sealed;
 mod wire;
 
@@ -60,6 +61,7 @@ const fn target(name: &'static str, cost: Cost, run: fn(&[u8]) -> bool) -> Targe
 pub fn all() -> impl Iterator<Item = Target> {
     let groups = [
         market::TARGETS,
+        receipts::TARGETS,
         wire::TARGETS,
         award::TARGETS,
         proof::TARGETS,

@@ -1,0 +1,128 @@
+//! Reading a store's folder.
+//!
+//! Inputs: the files. Outputs: the chains in them. Invariants: every record continues its chain; files of a chain follow
+//! each other without a hole; the receiver has no more records than are here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::clock::Anchor;
+use super::files::Files;
+use super::segment::{self, Segment};
+use super::store::{ChainName, Kept, Part, StoreError, io};
+
+/// The chains of a folder.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub chains: BTreeMap<ChainName, Kept>,
+    /// Bytes at ends of files that were never durable.
+    pub torn: u64,
+    /// Files of chains whose removal was begun.
+    pub leftover: Vec<PathBuf>,
+}
+
+fn damaged(path: &Path, offset: usize, what: impl ToString) -> StoreError {
+    StoreError::Damaged { path: path.to_owned(), offset, what: what.to_string() }
+}
+
+/// The chains that are gone.
+pub(super) fn removed(files: &impl Files, path: &Path) -> Result<Vec<ChainName>, StoreError> {
+    let bytes = files.read(path).map_err(io("read", path))?.unwrap_or_default();
+    let text = std::str::from_utf8(&bytes).map_err(|error| damaged(path, error.valid_up_to(), "not text"))?;
+    let name = |line: &str| name(line).ok_or_else(|| damaged(path, 0, format!("{line:?} is no chain")));
+    text.lines().map(name).collect()
+}
+
+/// Where chain time and the steady clock met.
+pub(super) fn anchor(files: &impl Files, path: &Path) -> Result<Option<Anchor>, StoreError> {
+    let Some(bytes) = files.read(path).map_err(io("read", path))? else { return Ok(None) };
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, error.column(), error))
+}
+
+fn name(text: &str) -> Option<ChainName> {
+    let (award, key) = text.split_once('-')?;
+    let key = u64::from_str_radix(key, 16).ok()?.to_be_bytes();
+    Some(ChainName { award: award.parse().ok()?, key })
+}
+
+/// Chain and first sequence of a file; of a file without records, no sequence.
+fn parse(path: &Path) -> Option<(ChainName, Option<u64>)> {
+    let text = path.file_name()?.to_str()?;
+    match text.strip_suffix(".segment") {
+        Some(text) => {
+            let (text, first) = text.rsplit_once('-')?;
+            Some((name(text)?, Some(u64::from_str_radix(first, 16).ok()?)))
+        }
+        None => Some((name(text.strip_suffix(".delivered")?)?, None)),
+    }
+}
+
+/// All chains.
+pub(super) fn chains(files: &impl Files, dir: &Path, removed: &[ChainName]) -> Result<Loaded, StoreError> {
+    let (mut loaded, mut parts) = (Loaded::default(), BTreeMap::<ChainName, BTreeMap<u64, PathBuf>>::new());
+    let mut delivered = BTreeMap::new();
+    for path in files.list(dir).map_err(io("list", dir))? {
+        let Some((name, first)) = parse(&path) else { continue };
+        match first {
+            _ if removed.contains(&name) => loaded.leftover.push(path),
+            Some(first) => _ = parts.entry(name).or_default().insert(first, path),
+            None => _ = delivered.insert(name, read_delivered(files, &path)?),
+        }
+    }
+    for (name, parts) in parts {
+        let (mut kept, torn) = chain(files, parts)?;
+        // Files go when the receiver has what is in them.
+        let gone = kept.parts.first().map_or(0, |part| part.first);
+        kept.delivered = delivered.get(&name).copied().unwrap_or_default().max(gone);
+        let there = kept.chain.next_sequence();
+        if kept.delivered > there
+            && let Some(last) = kept.parts.last()
+        {
+            let what = format!("the receiver has {} records, here are {there}", kept.delivered);
+            return Err(damaged(&last.path, last.bytes as usize, what));
+        }
+        loaded.torn += torn;
+        loaded.chains.insert(name, kept);
+    }
+    Ok(loaded)
+}
+
+fn read_delivered(files: &impl Files, path: &Path) -> Result<u64, StoreError> {
+    let bytes = files.read(path).map_err(io("read", path))?.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    text.trim_end().parse().map_err(|_| damaged(path, 0, format!("{text:?} is not a number")))
+}
+
+/// The chain in these files, and the bytes of it that were never durable.
+fn chain(files: &impl Files, paths: BTreeMap<u64, PathBuf>) -> Result<(Kept, u64), StoreError> {
+    let (mut kept, mut torn, count): (Option<Kept>, u64, usize) = (None, 0, paths.len());
+    for (at, (first, path)) in paths.into_iter().enumerate() {
+        let bytes = files.read(&path).map_err(io("read", &path))?.unwrap_or_default();
+        let read = segment::read(&bytes, at + 1 == count);
+        let segment = read.map_err(|damage| damaged(&path, damage.offset, damage.what))?;
+        let Segment { before, records, end, torn: loose } = segment;
+        let follows = kept.as_ref().is_none_or(|kept| kept.chain == before);
+        if before.next_sequence() != first || !follows {
+            return Err(damaged(&path, 0, "does not continue the file before it"));
+        }
+        let mut chain = before.clone();
+        for (offset, record) in &records {
+            chain.replay(record).map_err(|error| damaged(&path, *offset, error))?;
+        }
+        torn += loose as u64;
+        let part = Part { path, first, bytes: end as u64, end_ms: chain.end_ms() };
+        let new = Kept { chain: before, parts: vec![], delivered: 0 };
+        let kept = kept.get_or_insert(new);
+        kept.chain = chain;
+        kept.parts.push(part);
+    }
+    let none = StoreError::Damaged { path: PathBuf::new(), offset: 0, what: "no files".to_owned() };
+    kept.map(|kept| (kept, torn)).ok_or(none)
+}
+
+/// The durable part of one file, read again.
+pub(super) fn part(files: &impl Files, path: &Path, bytes: u64) -> Result<Segment, StoreError> {
+    let all = files.read(path).map_err(io("read", path))?.unwrap_or_default();
+    let durable = all.get(..bytes as usize).ok_or_else(|| damaged(path, all.len(), "is cut"))?;
+    segment::read(durable, false).map_err(|damage| damaged(path, damage.offset, damage.what))
+}
