@@ -17,6 +17,7 @@ mod load;
 mod owed;
 mod rules;
 mod segment;
+mod sights;
 mod span;
 mod store;
 mod tick;
@@ -24,6 +25,7 @@ mod tick;
 pub use clock::Anchor;
 pub use files::{Disk, Files};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
+pub use sights::{Clocks, Sights};
 pub use store::{Appended, ChainName, Found, Store, StoreError, StoreOptions};
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 
