@@ -1,17 +1,19 @@
-//! What the sensors of one device read at one moment. Pure: the same state and time give the same values.
+//! What the sensors of one device read at one moment. Pure: the same state, loads and time give the same values.
 //!
-//! Power, temperature and clocks follow utilisation linearly between the profile's idle and full-load figures. The
-//! energy counter is the exact integral of that power, because power is constant between two [`EnergyMark`]s and
-//! every change of load sets a new mark ([`settle_energy`]).
+//! Power, temperature and clocks follow load linearly between the profile's idle and full-load figures; what cuts
+//! clocks cuts power with them.
 
-use crate::profile::Profile;
-use crate::state::{Device, DeviceHealth, EnergyMark};
+use crate::machine::Moment;
 
 const MIB: u64 = 1 << 20;
 
 /// Readings of one device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Telemetry {
+    /// Share of time that kernels ran, in percent.
+    pub gpu_percent: u32,
+    /// Share of time that memory was read or written, in percent.
+    pub memory_percent: u32,
     /// Power now, in milliwatts.
     pub power_milliwatts: u32,
     /// Energy since the driver was loaded, in millijoules.
@@ -32,24 +34,27 @@ pub struct Telemetry {
     pub memory_free_bytes: u64,
 }
 
-/// Reads all sensors at `now_unix_ms`.
+/// Reads all sensors.
 #[must_use]
-pub fn read(device: &Device, profile: &Profile, now_unix_ms: u64) -> Telemetry {
-    let load = device.gpu_utilization_percent.min(100);
-    let between = |idle: u32, full: u32| idle + (full.saturating_sub(idle)) * load / 100;
-    let power = power_milliwatts(device, profile);
-    let temperature = between(profile.idle_temperature_celsius, profile.max_temperature_celsius);
-    let total = profile.memory_mib * MIB;
+pub fn read(moment: &Moment<'_>) -> Telemetry {
+    let (device, profile, condition) = (moment.device, moment.profile, moment.condition());
+    let load = condition.busy / 100;
+    let between = |idle: u32, full: u32| idle + full.saturating_sub(idle) * load / 100;
+    let cool = between(profile.idle_temperature_celsius, profile.max_temperature_celsius);
+    let temperature = if condition.too_hot { profile.slowdown_temperature_celsius.max(cool) } else { cool };
+    let registered = load.saturating_sub(device.gpu_utilization_percent.min(100));
+    let total = device.disguise.memory_mib.unwrap_or(profile.memory_mib).saturating_mul(MIB);
     let reserved = (profile.reserved_memory_mib * MIB).min(total);
-    let held: u64 =
-        device.processes.iter().map(|p| p.memory_mib.saturating_mul(MIB)).fold(0, u64::saturating_add);
-    let used = held.min(total - reserved);
+    let used = condition.memory_mib.saturating_mul(MIB).min(total - reserved);
     Telemetry {
-        power_milliwatts: power,
-        energy_millijoules: energy(device.energy, power, now_unix_ms),
+        gpu_percent: load,
+        memory_percent: device.memory_utilization_percent.saturating_add(registered / 2).min(100),
+        power_milliwatts: moment.segment.power_milliwatts,
+        energy_millijoules: moment.timeline().counter(moment.now_ns).millijoules(),
         temperature_celsius: temperature,
         memory_temperature_celsius: temperature + 6,
-        sm_clock_mhz: between(profile.idle_sm_clock_mhz, profile.max_sm_clock_mhz),
+        sm_clock_mhz: between(profile.idle_sm_clock_mhz, profile.max_sm_clock_mhz)
+            .min(profile.max_sm_clock_mhz * condition.clock_percent / 100),
         memory_total_bytes: total,
         memory_reserved_bytes: reserved,
         memory_used_bytes: used,
@@ -57,45 +62,31 @@ pub fn read(device: &Device, profile: &Profile, now_unix_ms: u64) -> Telemetry {
     }
 }
 
-/// Moves the energy mark to `now_unix_ms`. To be called before anything that changes the power.
-pub fn settle_energy(device: &mut Device, profile: &Profile, now_unix_ms: u64) {
-    let power = power_milliwatts(device, profile);
-    device.energy = EnergyMark {
-        millijoules: energy(device.energy, power, now_unix_ms),
-        at_unix_ms: now_unix_ms.max(device.energy.at_unix_ms),
-    };
-}
-
-fn power_milliwatts(device: &Device, profile: &Profile) -> u32 {
-    if device.health == DeviceHealth::Lost {
-        return 0;
-    }
-    let span = u64::from(profile.power_limit_milliwatts.saturating_sub(profile.idle_power_milliwatts));
-    let above_idle = span * u64::from(device.gpu_utilization_percent.min(100)) / 100;
-    profile.idle_power_milliwatts.saturating_add(u32::try_from(above_idle).unwrap_or(u32::MAX))
-}
-
-/// A clock that went back adds nothing: the counter never falls.
-fn energy(mark: EnergyMark, power_milliwatts: u32, now_unix_ms: u64) -> u64 {
-    let elapsed_ms = now_unix_ms.saturating_sub(mark.at_unix_ms);
-    mark.millijoules.saturating_add(elapsed_ms.saturating_mul(u64::from(power_milliwatts)) / 1000)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::state::{Process, State};
+    use std::sync::Arc;
 
-    fn h100() -> (Device, Profile) {
-        let state = State::generate(&[("H100".to_owned(), 1)], "s", 1_000).expect("state");
-        (state.devices[0].clone(), state.profiles["H100"].clone())
+    use super::*;
+    use crate::machine::Machine;
+    use crate::state::{Device, Process, State};
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn h100(change: impl Fn(&mut Device)) -> Machine {
+        let mut state = State::generate(&[("H100".to_owned(), 1)], "s", 1_000).expect("state");
+        change(&mut state.devices[0]);
+        Machine::new(Arc::new(state), &[])
+    }
+
+    fn at(machine: &Machine, seconds: u64) -> Telemetry {
+        read(&machine.device(0, seconds * SECOND).expect("device"))
     }
 
     #[test]
     fn idle_and_loaded_readings() {
-        let (mut device, profile) = h100();
-        let idle = read(&device, &profile, 11_000);
-        let expected = Telemetry {
+        let idle = Telemetry {
+            gpu_percent: 0,
+            memory_percent: 0,
             power_milliwatts: 70_000,
             energy_millijoules: 700_000,
             temperature_celsius: 30,
@@ -106,39 +97,43 @@ mod tests {
             memory_used_bytes: 0,
             memory_free_bytes: 81_008 * MIB,
         };
-        assert_eq!(idle, expected);
-
-        settle_energy(&mut device, &profile, 11_000);
-        device.gpu_utilization_percent = 50;
-        device.processes = vec![Process { pid: 1, memory_mib: 1_008, sm_percent: 50 }];
-        let busy = read(&device, &profile, 12_000);
+        assert_eq!(at(&h100(|_| {}), 11), idle);
+        let busy = h100(|device| {
+            device.gpu_utilization_percent = 50;
+            device.processes = vec![Process { pid: 1, memory_mib: 1_008, sm_percent: 50 }];
+        });
         let expected = Telemetry {
+            gpu_percent: 50,
             power_milliwatts: 385_000,
-            energy_millijoules: 1_085_000,
+            energy_millijoules: 385_000,
             temperature_celsius: 57,
             memory_temperature_celsius: 63,
             sm_clock_mhz: 1_162,
             memory_used_bytes: 1_008 * MIB,
             memory_free_bytes: 80_000 * MIB,
-            ..expected
+            ..idle
         };
-        assert_eq!(busy, expected);
-    }
-
-    #[test]
-    fn energy_never_falls_when_the_clock_does() {
-        let (mut device, profile) = h100();
-        settle_energy(&mut device, &profile, 5_000);
-        let before = device.energy;
-        settle_energy(&mut device, &profile, 2_000);
-        assert_eq!(device.energy, before);
+        assert_eq!(at(&busy, 2), expected);
     }
 
     #[test]
     fn absurd_process_memory_is_capped_by_the_card() {
-        let (mut device, profile) = h100();
-        device.processes = vec![Process { pid: 1, memory_mib: u64::MAX, sm_percent: 0 }; 2];
-        let t = read(&device, &profile, 1_000);
+        let machine = h100(|device| {
+            device.processes = vec![Process { pid: 1, memory_mib: u64::MAX, sm_percent: 0 }; 2];
+        });
+        let t = at(&machine, 1);
         assert_eq!((t.memory_free_bytes, t.memory_used_bytes), (0, 81_008 * MIB));
+    }
+
+    #[test]
+    fn a_disguised_card_says_what_it_wants() {
+        let machine = h100(|device| {
+            device.disguise.memory_mib = Some(188_000);
+            device.disguise.power_percent = Some(50);
+        });
+        let t = at(&machine, 11);
+        assert_eq!((t.memory_total_bytes, t.power_milliwatts), (188_000 * MIB, 35_000));
+        let truth = machine.timeline(0).expect("device").used_between(SECOND, 11 * SECOND).expect("known");
+        assert_eq!((t.energy_millijoules, truth.millijoules()), (350_000, 700_000));
     }
 }

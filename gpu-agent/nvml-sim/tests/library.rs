@@ -184,7 +184,9 @@ fn wrong_arguments_get_codes_not_crashes() {
         assert_eq!(lib.nvmlDeviceGetMemoryInfo_v2(device, null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetCount_v2(null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetHandleByUUID(null(), null_mut()), 2);
-        assert_eq!(lib.nvmlDeviceGetHandleByUUID(c"GPU-none".as_ptr(), null_mut()), 6);
+        let mut found = null_mut();
+        assert_eq!(lib.nvmlDeviceGetHandleByUUID(c"GPU-none".as_ptr(), null_mut()), 2);
+        assert_eq!(lib.nvmlDeviceGetHandleByUUID(c"GPU-none".as_ptr(), &mut found), 6);
         assert_eq!(lib.nvmlDeviceGetComputeRunningProcesses_v3(device, &mut count, null_mut()), 0, "none");
         assert_eq!(lib.nvmlDeviceGetComputeRunningProcesses_v3(device, null_mut(), null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetMigMode(device, &mut count, null_mut()), 2);
