@@ -11,11 +11,11 @@ use vendue_nvml_sim::machine::Machine;
 use vendue_nvml_sim::plugin::allocate::Layout;
 use vendue_nvml_sim::script::{self, Plan};
 use vendue_nvml_sim::state::{Device, DeviceHealth, DriverHealth, Process, State};
-use vendue_nvml_sim::{mig, plugin, profile, source, telemetry};
+use vendue_nvml_sim::{library, mig, plugin, profile, source, telemetry};
 
 use crate::{
-    ClockArgs, Command, DevicePlugin, DriverState, Failure, Format, Health, Inject, Load, Mig, Set, Show,
-    Start, Timeline,
+    ClockArgs, Command, DevicePlugin, DriverState, Failure, Format, Health, Inject, LibraryArgs, Load, Mig,
+    Set, Show, Start, Timeline,
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -30,6 +30,7 @@ pub(crate) fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Timeline(args) => timeline(&args),
         Command::Mig(args) => split(&args),
         Command::Clock(args) => clock(&args),
+        Command::Library(args) => older_library(&args),
         Command::DevicePlugin(args) => device_plugin(args),
         Command::Profiles => {
             for name in profile::names() {
@@ -326,6 +327,19 @@ fn clock(args: &ClockArgs) -> Result<(), Failure> {
     }
     let state = source::load(&args.file.state)?;
     println!("{} ns, rate {}", state.clock.at(source::now_unix_ns()), state.clock.rate);
+    Ok(())
+}
+
+fn older_library(args: &LibraryArgs) -> Result<(), Failure> {
+    let error = |what: &'static str, path: &std::path::Path| {
+        let operation = format!("{what} {}", path.display());
+        move |source| Failure::System { operation, source }
+    };
+    let built = std::fs::read(&args.built).map_err(error("read", &args.built))?;
+    let missing = library::missing(&args.driver_version)?;
+    let copy = library::without(&built, &missing)?;
+    std::fs::write(&args.output, copy).map_err(error("write", &args.output))?;
+    println!("{} symbols left out", missing.len());
     Ok(())
 }
 

@@ -22,6 +22,7 @@
 //! | [`machine`] | all devices at any moment |
 //! | [`telemetry`] | what the sensors of one device read |
 //! | [`visible`] | which devices a process may see |
+//! | [`library`] | the library as an older driver would have it |
 //! | [`source`] | reading, re-reading and writing the files |
 //! | [`fleet`] | simulated GPUs for tests: load, faults, virtual time and the truth about energy |
 //! | `abi` | the exported C functions |
@@ -32,6 +33,7 @@ pub mod clock;
 pub mod energy;
 pub mod fault;
 pub mod fleet;
+pub mod library;
 pub mod load;
 pub mod machine;
 pub mod mig;

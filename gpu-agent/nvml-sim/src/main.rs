@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use vendue_nvml_sim::fleet::FleetError;
+use vendue_nvml_sim::library::LibraryError;
 use vendue_nvml_sim::mig::LayoutError;
 use vendue_nvml_sim::plugin::PluginError;
 use vendue_nvml_sim::source::SourceError;
@@ -41,6 +42,8 @@ enum Command {
     Mig(Mig),
     /// Show the simulated clock, set it forward, or change its rate.
     Clock(ClockArgs),
+    /// Write the library as an older driver would have it, without the symbols that came later.
+    Library(LibraryArgs),
     /// Advertise the devices to kubelet until stopped.
     DevicePlugin(DevicePlugin),
     /// List the built-in profiles.
@@ -241,6 +244,19 @@ enum DriverState {
 }
 
 #[derive(Debug, Args)]
+struct LibraryArgs {
+    /// The built library.
+    #[arg(long, value_name = "FILE")]
+    built: PathBuf,
+    /// Version of the driver, for example 470.57.02.
+    #[arg(long, value_name = "VERSION")]
+    driver_version: String,
+    /// Where the copy goes.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct DevicePlugin {
     #[command(flatten)]
     file: StateFile,
@@ -268,6 +284,8 @@ enum Failure {
     Fleet(#[from] FleetError),
     #[error(transparent)]
     Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Library(#[from] LibraryError),
     #[error(transparent)]
     Plugin(#[from] PluginError),
     #[error("{0}")]

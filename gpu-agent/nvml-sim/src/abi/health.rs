@@ -146,7 +146,7 @@ exports! {
         addresses: *mut c_ulonglong,
     ) {
         initialised()?;
-        page_cause(cause)?;
+        page_cause(cause, count)?;
         on_device(device, |v| {
             without_rows(v)?;
             put_list(count, addresses, &[])
@@ -162,7 +162,7 @@ exports! {
         _times: *mut c_ulonglong,
     ) {
         initialised()?;
-        page_cause(cause)?;
+        page_cause(cause, count)?;
         on_device(device, |v| {
             without_rows(v)?;
             put_list(count, addresses, &[])
@@ -178,8 +178,8 @@ exports! {
     }
 }
 
-fn page_cause(cause: sys::nvmlPageRetirementCause_t) -> super::Outcome {
-    if cause < sys::nvmlPageRetirementCause_enum_NVML_PAGE_RETIREMENT_CAUSE_COUNT {
+fn page_cause(cause: sys::nvmlPageRetirementCause_t, count: *const c_uint) -> super::Outcome {
+    if !count.is_null() && cause < sys::nvmlPageRetirementCause_enum_NVML_PAGE_RETIREMENT_CAUSE_COUNT {
         Ok(())
     } else {
         Err(code::INVALID_ARGUMENT)
