@@ -5,7 +5,7 @@
 //! the state file; readers of the library need no lock.
 //!
 //! ```no_run
-//! # use vendue_nvml_sim::{clock::Clock, fault::Fault, fleet::Fleet, load::Work};
+//! # use vendue_gpu_sim::{clock::Clock, fault::Fault, fleet::Fleet, load::Work};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let fleet = Fleet::create("/tmp/sim/state.json".as_ref(), &[("H100", 8)], "seed", Clock::stopped(0))?;
 //! let load = fleet.load(Work { pid: 4711, device: 0, intensity: 80, memory_mib: 60_000, ..Work::default() })?;

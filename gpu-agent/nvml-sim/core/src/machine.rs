@@ -53,6 +53,7 @@ pub struct Moment<'a> {
     pub segment: &'a Segment,
     /// The moment, on the simulated clock.
     pub now_ns: u64,
+    real: &'a Profile,
     timeline: &'a Timeline,
     loads: &'a [Load],
 }
@@ -107,8 +108,9 @@ impl Machine {
     #[must_use]
     pub fn device(&self, index: u32, now_ns: u64) -> Option<Moment<'_>> {
         let (device, profile) = self.state.device(index)?;
-        let timeline = self.timeline(index)?;
-        Some(Moment { device, profile, segment: timeline.at(now_ns), now_ns, timeline, loads: &self.loads })
+        let (real, timeline) = (self.state.real_profile(device)?, self.timeline(index)?);
+        let segment = timeline.at(now_ns);
+        Some(Moment { device, profile, segment, now_ns, real, timeline, loads: &self.loads })
     }
 
     /// All devices at one moment.
@@ -194,6 +196,12 @@ impl<'a> Moment<'a> {
     #[must_use]
     pub fn condition(&self) -> &'a Condition {
         &self.segment.condition
+    }
+
+    /// The card that it really is.
+    #[must_use]
+    pub fn real_profile(&self) -> &'a Profile {
+        self.real
     }
 
     /// Its history.
