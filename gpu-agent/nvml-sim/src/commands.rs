@@ -55,6 +55,9 @@ fn start(args: Start) -> Result<(), Failure> {
     if clock_rate != 1 {
         state.clock = Clock::running(clock_rate, now, now);
     }
+    for device in &mut state.devices {
+        device.energy.at_ns = now;
+    }
     if let Some(version) = driver_version {
         state.driver.version = version;
     }
