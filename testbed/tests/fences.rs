@@ -14,7 +14,9 @@ use serde_json::Value;
 const ARROWS: &[(&str, &[&str])] = &[
     ("vendue-market", &[]),
     ("vendue-receipts", &[]),
-    ("vendue-nvml-sim", &[]),
+    ("vendue-gpu-sim", &[]),
+    ("vendue-nvml-sim", &["vendue-gpu-sim"]),
+    ("vendue-cuda-sim", &["vendue-gpu-sim"]),
     ("vendue-sealed-bid", &[]),
     ("vendue-crds", &["vendue-market"]),
     ("vendue-controller-core", &["vendue-crds", "vendue-market", "vendue-receipts"]),

@@ -26,7 +26,8 @@ fn fleet(dir: &Path) -> Fleet {
     let clock = Clock::stopped(1_000_000_000_000);
     let fleet = Fleet::create(&dir.join("state.json"), &groups, "python", clock).expect("fleet");
     let split = |index, model, names: &[&str]| {
-        let instances = mig::layout(&profile::built_in(model).expect("profile").1, names, "x").expect("layout");
+        let instances =
+            mig::layout(&profile::built_in(model).expect("profile").1, names, "x").expect("layout");
         fleet.inject(Some(index), Fault::Mig { enabled: true, instances }).expect("split");
     };
     split(1, "H100", &["3g.40gb", "1g.10gb"]);

@@ -67,8 +67,11 @@ fn happen(rng: &mut ChaCha8Rng, device: u32, at_ns: u64, events: &mut Vec<Event>
             add(Fault::Xid { code: 63 });
         }
         72..88 => {
-            let reason =
-                if rng.next_u32() % 2 == 0 { ThrottleReason::HwThermal } else { ThrottleReason::SwThermal };
+            let reason = if rng.next_u32().is_multiple_of(2) {
+                ThrottleReason::HwThermal
+            } else {
+                ThrottleReason::SwThermal
+            };
             add(Fault::Throttle { reason, clock_percent: 30 + rng.next_u32() % 60, for_ns: duration });
         }
         88..95 => add(Fault::Hang { for_ns: duration }),
