@@ -120,7 +120,7 @@ fn set(args: &Set) -> Result<(), Failure> {
         if let Some((name, profile)) = &real {
             state.profiles.entry(name.clone()).or_insert_with(|| profile.clone());
         }
-        let mut recovered = Vec::new();
+        let mut changed = Vec::new();
         let mut matched = 0;
         for device in &mut state.devices {
             let wanted = |id: &String| *id == device.uuid || id.parse() == Ok(device.index);
@@ -133,27 +133,29 @@ fn set(args: &Set) -> Result<(), Failure> {
                 device.disguise.real_profile = Some(name.clone());
             }
             if args.health.is_some() {
-                recovered.push(device.index);
+                changed.push(device.index);
             }
         }
         if let (Some(id), 0) = (&args.device, matched) {
             return Err(Failure::Usage(format!("no device {id:?}; see nvml-sim show")));
         }
-        // What a script did to the condition of these devices is over: the condition set by hand counts.
-        state.events.retain(|e| {
-            let conditions = matches!(e.fault, Fault::Health { .. } | Fault::Hang { .. } | Fault::Recover);
-            !(conditions && e.device.is_some_and(|d| recovered.contains(&d)))
-        });
+        let at_ns = state.clock.at(source::now_unix_ns());
+        for device in changed {
+            let mut happen = |fault| state.events.push(Event { at_ns, device: Some(device), fault });
+            // Whatever a script did to the device is over.
+            happen(Fault::Recover);
+            match args.health.map(device_health) {
+                None | Some(DeviceHealth::Healthy) => {}
+                Some(health) => happen(Fault::Health { health }),
+            }
+        }
         Ok(())
     })?;
     print_table(&fleet)
 }
 
 fn change(device: &mut Device, args: &Set, processes: Option<&Vec<Process>>) {
-    if let Some(health) = args.health {
-        device.health = device_health(health);
-        device.ecc_uncorrected += u64::from(device.health == DeviceHealth::EccFailed);
-    }
+    device.ecc_uncorrected += u64::from(matches!(args.health, Some(Health::EccFailed)));
     device.gpu_utilization_percent = args.utilization.unwrap_or(device.gpu_utilization_percent);
     device.mig_enabled = args.mig.unwrap_or(device.mig_enabled);
     if let Some(processes) = processes {

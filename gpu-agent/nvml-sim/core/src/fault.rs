@@ -142,7 +142,7 @@ impl ThrottleReason {
     }
 }
 
-/// The Xid that goes with an NVML event type; 0 where there is none.
+/// What event sets hear of a fault: nothing of most.
 #[must_use]
 pub fn occurrences(fault: &Fault) -> Vec<Occurrence> {
     match fault {

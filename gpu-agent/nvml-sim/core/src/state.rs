@@ -17,6 +17,9 @@ use crate::profile::{self, Profile, ProfileError};
 /// Highest number of devices in one state file.
 pub const MAX_DEVICES: usize = 64;
 
+/// Highest number of events in one state file; every reader goes through all of them.
+pub const MAX_EVENTS: usize = 65_536;
+
 /// Driver version that new state files get; from 580.82 on NVML's newer numbering of field ids applies.
 pub const DEFAULT_DRIVER_VERSION: &str = "580.95.05";
 
@@ -288,6 +291,10 @@ impl State {
             }
             self.check_mig(position, device)?;
         }
+        if self.events.len() > MAX_EVENTS {
+            let message = format!("{} events, at most {MAX_EVENTS} are allowed", self.events.len());
+            return Err(StateError::Inconsistent(message));
+        }
         for (position, event) in self.events.iter().enumerate() {
             if let Some(device) = event.device.filter(|d| self.device(*d).is_none()) {
                 let message = format!(
@@ -425,6 +432,10 @@ mod tests {
         let bent = text.replace(r#""index":0"#, r#""index":4"#);
         let error = State::parse(bent.as_bytes()).expect_err("wrong index");
         assert_eq!(error.to_string(), "check state: devices[0].index is 4, expected 0");
+        let event = Event { at_ns: 0, device: None, fault: crate::fault::Fault::Recover };
+        let crowded = State { events: vec![event; MAX_EVENTS + 1], ..state.clone() };
+        let error = crowded.check().expect_err("too many events");
+        assert_eq!(error.to_string(), "check state: 65537 events, at most 65536 are allowed");
         let bent = text.replace(r#""profile":"H100""#, r#""profile":"B300""#);
         let error = State::parse(bent.as_bytes()).expect_err("missing profile");
         assert_eq!(error.to_string(), r#"check state: devices[0].profile "B300" is not in profiles"#);
