@@ -391,12 +391,12 @@ fn attribute_of(moment: &Moment<'_>, attribute: c_uint) -> Result<c_int> {
     match attribute {
         1 => Ok(1024), // MAX_THREADS_PER_BLOCK
         10 => Ok(32),  // WARP_SIZE
-        13 => number(p.max_sm_clock_mhz * 1000),
+        13 => number(p.max_sm_clock_mhz.saturating_mul(1000)),
         16 => number(p.multiprocessors),
         32 => Ok(1), // ECC_ENABLED
         33 => number(moment.device.pci.bus),
         34 => number(moment.device.pci.device),
-        36 => number(p.memory_clock_mhz * 1000),
+        36 => number(p.memory_clock_mhz.saturating_mul(1000)),
         37 => number(p.memory_bus_width),
         50 => number(moment.device.pci.domain),
         75 => Ok(p.compute_capability[0]),

@@ -176,7 +176,7 @@ impl Driver {
         let held = self.held(device);
         self.at(device, |m| {
             let claimed = claimed_bytes(m);
-            Ok((claimed.saturating_sub(held + (m.condition().memory_mib << 20)), claimed))
+            Ok((claimed.saturating_sub(held.saturating_add(mib(m.condition().memory_mib))), claimed))
         })
     }
 
@@ -193,7 +193,7 @@ impl Driver {
         let held = self.held(device);
         self.at(device, |m| {
             usable(m)?;
-            let room = real_bytes(m).saturating_sub(m.condition().memory_mib << 20);
+            let room = real_bytes(m).saturating_sub(mib(m.condition().memory_mib));
             if held.checked_add(bytes).is_some_and(|all| all <= room) {
                 Ok(())
             } else {
@@ -201,6 +201,7 @@ impl Driver {
             }
         })?;
         let address = self.next_address;
+        // Lies within the card's memory, so neither sum can overflow.
         self.next_address += bytes.next_multiple_of(ALIGNMENT);
         self.allocations.insert(address, Allocation { context, device, bytes });
         Ok(address)
@@ -226,7 +227,7 @@ impl Driver {
         // Megabytes per second are bytes per microsecond.
         let rate = self.at(device, |m| {
             usable(m)?;
-            Ok((m.real_profile().memory_bandwidth_mbps * BANDWIDTH_PERCENT / 100).max(1))
+            Ok((m.real_profile().memory_bandwidth_mbps.saturating_mul(BANDWIDTH_PERCENT) / 100).max(1))
         })?;
         let time = u128::from(bytes) * 1_000 / u128::from(rate);
         self.spend(context, u64::try_from(time).unwrap_or(u64::MAX))
@@ -276,7 +277,7 @@ impl Driver {
             usable(m)?;
             // A lane moves about 985 MB/s in generation 3 and twice as much with each later one.
             let lane = 985_u64 << m.profile.pcie_generation.saturating_sub(3).min(8);
-            Ok((lane * u64::from(m.profile.pcie_width)).max(1))
+            Ok(lane.saturating_mul(u64::from(m.profile.pcie_width)).max(1))
         })?;
         self.spend(context, bytes.saturating_mul(1_000) / rate)
     }
@@ -316,7 +317,7 @@ impl Driver {
         let mhz = self.at(device, |m| {
             usable(m)?;
             let percent = m.device.disguise.clock_percent.unwrap_or(100).min(m.condition().clock_percent);
-            Ok((m.real_profile().max_sm_clock_mhz * percent / 100).max(1))
+            Ok((u64::from(m.real_profile().max_sm_clock_mhz) * u64::from(percent) / 100).max(1))
         })?;
         let time = u128::from(cycles) * 1_000 / u128::from(mhz);
         self.spend(context, u64::try_from(time).unwrap_or(u64::MAX))
@@ -372,11 +373,16 @@ fn usable(moment: &Moment<'_>) -> Result<()> {
 /// Memory that programs may use, by what the card says.
 pub(crate) fn claimed_bytes(moment: &Moment<'_>) -> u64 {
     let total = moment.device.disguise.memory_mib.unwrap_or(moment.profile.memory_mib);
-    total.saturating_sub(moment.profile.reserved_memory_mib) << 20
+    mib(total.saturating_sub(moment.profile.reserved_memory_mib))
 }
 
 /// Memory that is really there. A card that only lies about its size has its profile's.
 fn real_bytes(moment: &Moment<'_>) -> u64 {
     let real = moment.real_profile();
-    real.memory_mib.saturating_sub(real.reserved_memory_mib) << 20
+    mib(real.memory_mib.saturating_sub(real.reserved_memory_mib))
+}
+
+/// Bytes in so many MiB; a state file may hold absurd numbers.
+fn mib(count: u64) -> u64 {
+    count.saturating_mul(1 << 20)
 }

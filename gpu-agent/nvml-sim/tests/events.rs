@@ -90,6 +90,16 @@ fn each_event_reaches_each_set_once_and_only_those_that_wait_for_it() {
     assert_eq!(drain(both), [(8, 79), (8, 13), (8, 13)]);
     assert_eq!(drain(second), [(8, 13), (8, 13), (1, 0), (2, 0)]);
     assert_eq!((drain(both), drain(second)), (Vec::new(), Vec::new()));
+    rig.fleet.inject(Some(1), Fault::Xid { code: 31 }).expect("inject");
+    // An older caller's struct is this much shorter.
+    let mut old = [u64::MAX; 4];
+    // SAFETY: the same file is the same library to the loader; the set is one of it; there is room for the whole struct.
+    let code = unsafe {
+        let library = libloading::Library::new(rig.dir.path().join("libnvidia-ml.so.1")).expect("load");
+        type Wait = unsafe extern "C" fn(sys::nvmlEventSet_t, *mut u64, u32) -> u32;
+        library.get::<Wait>(b"nvmlEventSetWait").expect("symbol")(both, old.as_mut_ptr(), 0)
+    };
+    assert_eq!((code, old[1], old[2], old[3]), (0, 8, 31, u64::MAX), "nothing is written beyond its end");
     // SAFETY: freeing and waiting for a freed set is the contract under test.
     unsafe {
         let free = *rig.nvml.lib().nvmlEventSetFree.as_ref().expect("symbol");

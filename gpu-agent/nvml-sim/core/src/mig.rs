@@ -49,11 +49,11 @@ pub fn layout(profile: &Profile, names: &[&str], salt: &str) -> Result<Vec<MigIn
             return Err(full());
         }
         let free = |start: &u32| {
-            let end = start + kind.placement_size;
+            let end = start.saturating_add(kind.placement_size);
             !taken.iter().any(|(from, to)| *start < *to && *from < end)
         };
         let start = kind.placement_starts.iter().copied().find(free).ok_or_else(full)?;
-        taken.push((start, start + kind.placement_size));
+        taken.push((start, start.saturating_add(kind.placement_size)));
         let id = free_id(kind.slices, &instances);
         instances.push(MigInstance {
             gpu_instance_id: id,

@@ -39,12 +39,15 @@ pub struct Telemetry {
 pub fn read(moment: &Moment<'_>) -> Telemetry {
     let (device, profile, condition) = (moment.device, moment.profile, moment.condition());
     let load = condition.busy / 100;
-    let between = |idle: u32, full: u32| idle + full.saturating_sub(idle) * load / 100;
+    let percent = |value: u32, percent: u32| {
+        u32::try_from(u64::from(value) * u64::from(percent) / 100).unwrap_or(u32::MAX)
+    };
+    let between = |idle: u32, full: u32| idle.saturating_add(percent(full.saturating_sub(idle), load));
     let cool = between(profile.idle_temperature_celsius, profile.max_temperature_celsius);
     let temperature = if condition.too_hot { profile.slowdown_temperature_celsius.max(cool) } else { cool };
     let registered = load.saturating_sub(device.gpu_utilization_percent.min(100));
     let total = device.disguise.memory_mib.unwrap_or(profile.memory_mib).saturating_mul(MIB);
-    let reserved = (profile.reserved_memory_mib * MIB).min(total);
+    let reserved = profile.reserved_memory_mib.saturating_mul(MIB).min(total);
     let used = condition.memory_mib.saturating_mul(MIB).min(total - reserved);
     Telemetry {
         gpu_percent: load,
@@ -52,9 +55,9 @@ pub fn read(moment: &Moment<'_>) -> Telemetry {
         power_milliwatts: moment.segment.power_milliwatts,
         energy_millijoules: moment.timeline().counter(moment.now_ns).millijoules(),
         temperature_celsius: temperature,
-        memory_temperature_celsius: temperature + 6,
+        memory_temperature_celsius: temperature.saturating_add(6),
         sm_clock_mhz: between(profile.idle_sm_clock_mhz, profile.max_sm_clock_mhz)
-            .min(profile.max_sm_clock_mhz * condition.clock_percent / 100),
+            .min(percent(profile.max_sm_clock_mhz, condition.clock_percent)),
         memory_total_bytes: total,
         memory_reserved_bytes: reserved,
         memory_used_bytes: used,
@@ -123,6 +126,22 @@ mod tests {
         });
         let t = at(&machine, 1);
         assert_eq!((t.memory_free_bytes, t.memory_used_bytes), (0, 81_008 * MIB));
+    }
+
+    #[test]
+    fn absurd_figures_are_read_without_overflow() {
+        let mut state = State::generate(&[("H100".to_owned(), 1)], "s", 0).expect("state");
+        let profile = state.profiles.get_mut("H100").expect("profile");
+        (profile.memory_mib, profile.reserved_memory_mib) = (u64::MAX, u64::MAX);
+        (profile.max_sm_clock_mhz, profile.slowdown_temperature_celsius) = (u32::MAX, u32::MAX);
+        (profile.power_limit_milliwatts, profile.max_temperature_celsius) = (u32::MAX, u32::MAX);
+        profile.multiprocessors = 0;
+        state.devices[0].gpu_utilization_percent = u32::MAX;
+        state.devices[0].memory_utilization_percent = u32::MAX;
+        let machine = Machine::new(Arc::new(state), &[]);
+        let t = read(&machine.device(0, u64::MAX).expect("device"));
+        assert_eq!((t.sm_clock_mhz, t.power_milliwatts, t.memory_percent), (u32::MAX, u32::MAX, 100));
+        assert_eq!((t.memory_free_bytes, t.memory_temperature_celsius), (0, u32::MAX));
     }
 
     #[test]

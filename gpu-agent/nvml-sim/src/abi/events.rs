@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::session::{self, POLL, Snapshot, answer, on_device, snapshot};
-use super::{Outcome, code, exports, handle, put, sys};
+use super::{code, exports, handle, put, sys};
 use crate::fault::SUPPORTED_EVENTS;
 use crate::machine::Announced;
 use sys::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t, nvmlReturn_t};
@@ -115,12 +115,22 @@ exports! {
 
     /// Waits for the next event.
     fn nvmlEventSetWait_v2(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout_ms: c_uint) {
-        wait(set, data, timeout_ms)
+        let event = wait(set, data, timeout_ms)?;
+        put(data, nvmlEventData_t {
+            device: handle(event.device),
+            eventType: event.occurrence.kind.bit(),
+            eventData: event.occurrence.data,
+            gpuInstanceId: NO_INSTANCE,
+            computeInstanceId: NO_INSTANCE,
+        })
     }
 
-    /// Older name.
+    /// The same for callers whose struct ends before the MIG instance: nothing is written there.
     fn nvmlEventSetWait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout_ms: c_uint) {
-        wait(set, data, timeout_ms)
+        let event = wait(set, data, timeout_ms)?;
+        put(&raw mut (*data).device, handle(event.device))?;
+        put(&raw mut (*data).eventType, event.occurrence.kind.bit())?;
+        put(&raw mut (*data).eventData, event.occurrence.data)
     }
 
     /// Ends a set.
@@ -131,7 +141,12 @@ exports! {
     }
 }
 
-fn wait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout_ms: c_uint) -> Outcome {
+/// The next event that the set is to hear of.
+fn wait(
+    set: nvmlEventSet_t,
+    data: *const nvmlEventData_t,
+    timeout_ms: c_uint,
+) -> Result<Announced, nvmlReturn_t> {
     session::initialised()?;
     let id = set_id(set)?;
     if data.is_null() {
@@ -141,17 +156,8 @@ fn wait(set: nvmlEventSet_t, data: *mut nvmlEventData_t, timeout_ms: c_uint) -> 
     loop {
         // The lock is not held while waiting: other threads use other sets, and may free this one.
         let snapshot = snapshot()?;
-        let due = lock().sets.get_mut(&id).ok_or(code::INVALID_ARGUMENT)?.take(&snapshot);
-        if let Some(event) = due {
-            let answer = nvmlEventData_t {
-                device: handle(event.device),
-                eventType: event.occurrence.kind.bit(),
-                eventData: event.occurrence.data,
-                gpuInstanceId: NO_INSTANCE,
-                computeInstanceId: NO_INSTANCE,
-            };
-            // SAFETY: checked for NULL; the caller promises room for one struct.
-            return unsafe { put(data, answer) };
+        if let Some(event) = lock().sets.get_mut(&id).ok_or(code::INVALID_ARGUMENT)?.take(&snapshot) {
+            return Ok(event);
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {

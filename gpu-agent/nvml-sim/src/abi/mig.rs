@@ -151,7 +151,7 @@ exports! {
             }
             let taken: Vec<_> = v.condition().mig.instances.iter().filter_map(|i| slices_of(v, i)).collect();
             let free = |start: &&u32| {
-                let end = **start + profile.placement_size;
+                let end = start.saturating_add(profile.placement_size);
                 !taken.iter().any(|(from, to)| **start < *to && *from < end)
             };
             let fit = c_uint::try_from(profile.placement_starts.iter().filter(free).count()).unwrap_or(0);
@@ -346,7 +346,7 @@ fn compute_profile(profile: &MigProfile) -> c_uint {
 /// Memory slices of an instance.
 fn slices_of(view: &View<'_>, instance: &MigInstance) -> Option<(u32, u32)> {
     let profile = view.profile.mig_profile(&instance.profile)?;
-    Some((instance.start, instance.start + profile.placement_size))
+    Some((instance.start, instance.start.saturating_add(profile.placement_size)))
 }
 
 fn profile_v2(m: &MigProfile, version: c_uint) -> sys::nvmlGpuInstanceProfileInfo_v2_t {

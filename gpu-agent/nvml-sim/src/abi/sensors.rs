@@ -302,7 +302,7 @@ fn threshold_of(
             Ok(p.slowdown_temperature_celsius)
         }
         sys::nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_MEM_MAX => {
-            Ok(p.slowdown_temperature_celsius + 6)
+            Ok(p.slowdown_temperature_celsius.saturating_add(6))
         }
         sys::nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_GPU_MAX => {
             Ok(p.max_temperature_celsius)
