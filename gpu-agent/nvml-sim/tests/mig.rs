@@ -83,6 +83,9 @@ fn each_model_is_split_as_its_guide_says() {
         let uuid = device.uuid().expect("uuid");
         assert!(uuid.starts_with("MIG-"), "{uuid}");
         assert!(device.name().expect("name").ends_with(&format!(" MIG {name}")));
+        assert_eq!(device.index().expect("index"), 0, "its number within the device");
+        let window = device.bar1_memory_info().expect("window").total;
+        assert!(window > 0 && window < parent.bar1_memory_info().expect("window").total, "{model}");
         let found = rig.nvml.device_by_uuid(uuid).expect("by uuid");
         // SAFETY: only compared.
         assert_eq!(unsafe { found.handle() }, handle);

@@ -79,7 +79,7 @@ fn expected(moment: &Moment<'_>) -> Value {
         "smClock": t.sm_clock_mhz,
         "reasons": c.throttle_reasons | idle,
         "ecc": [c.ecc.corrected, c.ecc.uncorrected],
-        "rows": if moment.profile.row_remapping {
+        "rows": if moment.profile.row_remapping && c.mig.instances.is_empty() {
             json!([c.rows.correctable, c.rows.uncorrectable, u32::from(c.rows.pending), u32::from(c.rows.failed)])
         } else {
             json!("NVMLError_NotSupported")

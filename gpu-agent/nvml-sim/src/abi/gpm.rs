@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::c_uint;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::session::{View, answer, initialised, on_device, snapshot};
+use super::session::{View, answer, initialised, on_any, on_device, snapshot};
 use super::{Outcome, code, exports, put, sys};
 use crate::profile::Architecture;
 use sys::{nvmlDevice_t, nvmlGpmMetric_t, nvmlGpmSample_t, nvmlReturn_t};
@@ -83,15 +83,17 @@ exports! {
         Ok(())
     }
 
-    /// Takes a sample of a device.
+    /// Takes a sample of a device or MIG device.
     fn nvmlGpmSampleGet(device: nvmlDevice_t, sample: nvmlGpmSample_t) {
         initialised()?;
         let id = sample_id(sample)?;
-        on_device(device, |v| {
+        on_any(device, |v| {
             supported(v)?;
-            // Under MIG only instances are measured.
-            v.without_mig()?;
-            take(id, v, None)
+            match v.instance {
+                Some((instance, _)) => take(id, v, Some(instance.gpu_instance_id)),
+                // Under MIG only instances are measured.
+                None => v.without_mig().and_then(|()| take(id, v, None)),
+            }
         })
     }
 

@@ -94,7 +94,7 @@ exports! {
         })
     }
 
-    /// Rows of memory that were replaced by spare ones.
+    /// Rows of memory that were replaced by spare ones. Not told while there are MIG instances.
     fn nvmlDeviceGetRemappedRows(
         device: nvmlDevice_t,
         corrected: *mut c_uint,
@@ -109,6 +109,9 @@ exports! {
         on_device(device, |v| {
             let rows = v.condition().rows;
             with_rows(v)?;
+            if !v.condition().mig.instances.is_empty() {
+                return Err(code::NOT_SUPPORTED);
+            }
             put(corrected, rows.correctable)?;
             put(uncorrected, rows.uncorrectable.max(fixed_rows(v)))?;
             put(pending, c_uint::from(rows.pending))?;

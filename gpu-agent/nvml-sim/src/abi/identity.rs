@@ -77,8 +77,14 @@ exports! {
         find(device, |m| is_pci_id(m, id))
     }
 
-    /// Index that this process sees.
-    fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) { answer(device, index, |v| Ok(v.index)) }
+    /// Index that this process sees; of a MIG device, its number within the device.
+    fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) {
+        answer_any(device, index, |v| {
+            let Some((own, _)) = v.instance else { return Ok(v.index) };
+            let position = v.condition().mig.instances.iter().position(|i| i == own);
+            position.and_then(|p| c_uint::try_from(p).ok()).ok_or(code::NOT_FOUND)
+        })
+    }
 
     /// Number of the device file, which is the position on the bus.
     fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) {
@@ -192,7 +198,7 @@ exports! {
 
     /// Number of CUDA cores.
     fn nvmlDeviceGetNumGpuCores(device: nvmlDevice_t, cores: *mut c_uint) {
-        answer(device, cores, |v| Ok(v.profile.cores))
+        answer(device, cores, |v| v.without_mig().map(|()| v.profile.cores))
     }
 
     /// PCI address and ids.

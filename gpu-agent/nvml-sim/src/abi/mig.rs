@@ -43,9 +43,9 @@ exports! {
         answer(device, status, |_| Err(code::NO_PERMISSION))
     }
 
-    /// Highest number of MIG devices; none on a card without MIG.
+    /// Highest number of MIG devices; none while the mode is off.
     fn nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: *mut c_uint) {
-        answer(device, count, |v| Ok(if v.profile.mig_capable() { MAX_MIG_DEVICES } else { 0 }))
+        answer(device, count, |v| Ok(if v.condition().mig.enabled { MAX_MIG_DEVICES } else { 0 }))
     }
 
     /// MIG devices by number.
