@@ -1,4 +1,4 @@
-//! NVIDIA's Python bindings and gpustat read the built library; each value must be what the simulated machine says.
+//! NVIDIA's Python bindings, gpustat and nvitop read the built library; each value must be what the simulated machine says.
 //!
 //! Needs Python with `tests/python/requirements.txt` installed. `VENDUE_SIM_PYTHON` names the interpreter; default is
 //! `python3`. Run with `cargo test -p vendue-nvml-sim --test python -- --ignored`.
@@ -104,6 +104,19 @@ fn watched(moment: &Moment<'_>) -> Value {
     ])
 }
 
+fn topped(moment: &Moment<'_>) -> Value {
+    let t = telemetry::read(moment);
+    let load = if moment.condition().mig.enabled { json!("N/A") } else { json!(t.gpu_percent) };
+    json!([
+        &*moment.condition().uuid,
+        t.temperature_celsius,
+        load,
+        t.power_milliwatts,
+        t.memory_used_bytes,
+        t.memory_total_bytes,
+    ])
+}
+
 fn now(machine: &Machine) -> u64 {
     machine.at_real(0)
 }
@@ -136,4 +149,6 @@ fn the_python_tools_agree_on_each_value() {
     assert_eq!(answer["devices"].as_array().map(Vec::len), Some(5));
     let gpustat: Vec<Value> = machine.devices(at).map(|m| watched(&m)).collect();
     assert_eq!(answer["gpustat"], Value::Array(gpustat));
+    let nvitop: Vec<Value> = machine.devices(at).map(|m| topped(&m)).collect();
+    assert_eq!(answer["nvitop"], Value::Array(nvitop));
 }

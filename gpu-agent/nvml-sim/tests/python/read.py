@@ -1,4 +1,4 @@
-"""Reads every device through NVIDIA's own Python bindings and gpustat, and prints what they say as JSON."""
+"""Reads every device through NVIDIA's own Python bindings, gpustat and nvitop, and prints what they say as JSON."""
 
 import json
 
@@ -79,9 +79,20 @@ def watched():
     ]
 
 
+def topped():
+    """nvitop's view: UUID, temperature, utilisation, power in milliwatts, memory in bytes; "N/A" where there is none."""
+    from nvitop import Device
+
+    return [
+        [d.uuid(), d.temperature(), d.gpu_utilization(), d.power_usage(), d.memory_used(), d.memory_total()]
+        for d in Device.all()
+    ]
+
+
 nv.nvmlInit()
 count = nv.nvmlDeviceGetCount()
 answer = {"driver": nv.nvmlSystemGetDriverVersion(), "devices": [device(i) for i in range(count)]}
 nv.nvmlShutdown()
 answer["gpustat"] = watched()
+answer["nvitop"] = topped()
 print(json.dumps(answer))
