@@ -33,7 +33,7 @@ exports! {
         answer_any(device, memory, |v| {
             // A MIG device has the part of the window that it has of the memory slices, which are eight.
             let slices = v.instance.map_or(8, |(_, mig)| u64::from(mig.placement_size));
-            let total = v.profile.bar1_mib / 8 * slices << 20;
+            let total = (v.profile.bar1_mib / 8).saturating_mul(slices) << 20;
             let used = total.min(1 << 20);
             Ok(sys::nvmlBAR1Memory_t { bar1Total: total, bar1Free: total - used, bar1Used: used })
         })
