@@ -3,17 +3,18 @@
 //! Input: arguments. Output: a state file, or its content on standard output. Exit codes: 0 done, 1 failed, 2 wrong
 //! arguments.
 
+mod commands;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tokio_util::sync::CancellationToken;
-use vendue_nvml_sim::plugin::allocate::Layout;
-use vendue_nvml_sim::plugin::{self, PluginError};
-use vendue_nvml_sim::profile::Profile;
-use vendue_nvml_sim::source::{self, SourceError};
-use vendue_nvml_sim::state::{DeviceHealth, DriverHealth, Process, State, StateError};
-use vendue_nvml_sim::telemetry;
+use vendue_nvml_sim::fleet::FleetError;
+use vendue_nvml_sim::library::LibraryError;
+use vendue_nvml_sim::mig::LayoutError;
+use vendue_nvml_sim::plugin::PluginError;
+use vendue_nvml_sim::source::SourceError;
+use vendue_nvml_sim::state::StateError;
 
 /// Simulated NVIDIA GPUs: programs that load libnvidia-ml.so.1 see what the state file says.
 #[derive(Debug, Parser)]
@@ -31,6 +32,18 @@ enum Command {
     Show(Show),
     /// Change devices or the driver.
     Set(Set),
+    /// Register what a process does on a device, or end it.
+    Load(Load),
+    /// Make something happen, now or later.
+    Inject(Inject),
+    /// Show the scripted events, add to them, or drop them.
+    Timeline(Timeline),
+    /// Split a device into MIG instances, or undo that.
+    Mig(Mig),
+    /// Show the simulated clock, set it forward, or change its rate.
+    Clock(ClockArgs),
+    /// Write the library as an older driver would have it, without the symbols that came later.
+    Library(LibraryArgs),
     /// Advertise the devices to kubelet until stopped.
     DevicePlugin(DevicePlugin),
     /// List the built-in profiles.
@@ -60,6 +73,9 @@ struct Start {
     /// Version of the simulated driver.
     #[arg(long, value_name = "VERSION")]
     driver_version: Option<String>,
+    /// Simulated seconds per real second; 0 is a clock that only `clock --advance` moves.
+    #[arg(long, value_name = "RATE", default_value_t = 1)]
+    clock_rate: u32,
 }
 
 #[derive(Debug, Args)]
@@ -101,6 +117,115 @@ struct Set {
     /// New condition of the driver.
     #[arg(long, value_enum)]
     driver: Option<DriverState>,
+    /// UUID that the devices have from now on; given to several, they are clones.
+    #[arg(long)]
+    uuid: Option<String>,
+    /// The card that the devices really are, behind the one that they say they are.
+    #[arg(long, value_name = "PROFILE")]
+    real_profile: Option<String>,
+    /// Memory that the devices say they have.
+    #[arg(long, value_name = "MIB")]
+    claimed_memory_mib: Option<u64>,
+    /// Share of the true power that sensors show.
+    #[arg(long, value_name = "PERCENT")]
+    shown_power_percent: Option<u32>,
+    /// Share of the clock shown that the devices really run at.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=100))]
+    real_clock_percent: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+struct Load {
+    #[command(flatten)]
+    file: StateFile,
+    /// Index of the device.
+    #[arg(long, default_value_t = 0)]
+    device: u32,
+    /// Share of the SMs, in percent.
+    #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
+    intensity: u32,
+    /// Device memory that the process holds.
+    #[arg(long, value_name = "MIB", default_value_t = 0)]
+    memory_mib: u64,
+    /// Process id that NVML reports.
+    #[arg(long, required_unless_present = "end")]
+    pid: Option<u32>,
+    /// GPU instance, on a device in MIG mode.
+    #[arg(long, value_name = "ID")]
+    gpu_instance: Option<u32>,
+    /// End the load when the process does.
+    #[arg(long)]
+    watch: bool,
+    /// End the load with this id, which `load` printed when it began.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["pid", "watch"])]
+    end: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+struct Inject {
+    #[command(flatten)]
+    file: StateFile,
+    /// Index of the device; without it, all devices.
+    #[arg(long)]
+    device: Option<u32>,
+    /// Seconds from now on the simulated clock.
+    #[arg(long = "in", value_name = "SECONDS", default_value_t = 0)]
+    after: u64,
+    /// Seconds that hang, throttle and driver-reload last.
+    #[arg(long = "for", value_name = "SECONDS")]
+    lasting: Option<u64>,
+    /// xid=CODE, ecc-corrected=N, ecc-uncorrected=N, sram-uncorrected=N, remapped=N, remap-pending, remap-failed,
+    /// throttle=hw-thermal:PERCENT (or sw-thermal, hw-power-brake, sw-power-cap), hang, lost, recover, driver-reload,
+    /// uuid=UUID.
+    fault: String,
+}
+
+#[derive(Debug, Args)]
+struct Timeline {
+    #[command(flatten)]
+    file: StateFile,
+    /// Add the events of a JSON file; their times count from now.
+    #[arg(long, value_name = "FILE")]
+    add: Option<PathBuf>,
+    /// Add random events from this seed.
+    #[arg(long, value_name = "SEED")]
+    generate: Option<u64>,
+    /// Length of the random time-line.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+    seconds: u64,
+    /// Mean time between two random faults of one device.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    mean_gap: u64,
+    /// Drop all events first, also those that happened.
+    #[arg(long)]
+    clear: bool,
+}
+
+#[derive(Debug, Args)]
+struct Mig {
+    #[command(flatten)]
+    file: StateFile,
+    /// Index of the device.
+    #[arg(long)]
+    device: u32,
+    /// Instances, for example 3g.40gb,1g.10gb; empty for MIG mode without instances.
+    #[arg(long, value_name = "LIST", required_unless_present = "disable")]
+    instances: Option<String>,
+    /// Turn MIG mode off.
+    #[arg(long, conflicts_with = "instances")]
+    disable: bool,
+}
+
+#[derive(Debug, Args)]
+struct ClockArgs {
+    #[command(flatten)]
+    file: StateFile,
+    /// Set the clock forward.
+    #[arg(long, value_name = "SECONDS")]
+    advance: Option<u64>,
+    /// Simulated seconds per real second from now on.
+    #[arg(long, value_name = "RATE")]
+    rate: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -116,6 +241,19 @@ enum DriverState {
     Loaded,
     NotLoaded,
     Mismatch,
+}
+
+#[derive(Debug, Args)]
+struct LibraryArgs {
+    /// The built library.
+    #[arg(long, value_name = "FILE")]
+    built: PathBuf,
+    /// Version of the driver, for example 470.57.02.
+    #[arg(long, value_name = "VERSION")]
+    driver_version: String,
+    /// Where the copy goes.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -143,168 +281,30 @@ enum Failure {
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
+    Fleet(#[from] FleetError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Library(#[from] LibraryError),
+    #[error(transparent)]
     Plugin(#[from] PluginError),
     #[error("{0}")]
     Usage(String),
-    #[error("start runtime: {0}")]
-    Runtime(std::io::Error),
-    #[error("print: {0}")]
-    Print(#[from] serde_json::Error),
+    #[error("{operation}: {source}")]
+    System { operation: String, source: std::io::Error },
+    #[error("{operation}: {source}")]
+    Json { operation: String, source: serde_json::Error },
 }
 
 fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match dispatch(Cli::parse().command) {
+    match commands::dispatch(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("nvml-sim: {error}");
             if matches!(error, Failure::Usage(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
-}
-
-fn dispatch(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Start(args) => start(args),
-        Command::Show(args) => show(&args),
-        Command::Set(args) => set(&args),
-        Command::DevicePlugin(args) => device_plugin(args),
-        Command::Profiles => {
-            for name in vendue_nvml_sim::profile::names() {
-                println!("{name}");
-            }
-            Ok(())
-        }
-    }
-}
-
-fn start(args: Start) -> Result<(), Failure> {
-    let Start { file, profile, count, seed, driver_version } = args;
-    if profile.len() != count.len() {
-        return Err(Failure::Usage(format!("{} --profile but {} --count", profile.len(), count.len())));
-    }
-    let seed = seed.unwrap_or_else(|| {
-        std::path::absolute(&file.state).unwrap_or_else(|_| file.state.clone()).to_string_lossy().into_owned()
-    });
-    let groups: Vec<_> = profile.into_iter().zip(count).collect();
-    let mut state = State::generate(&groups, &seed, source::now_unix_ms())?;
-    if let Some(version) = driver_version {
-        state.driver.version = version;
-    }
-    source::store(&file.state, &state)?;
-    print_table(&state);
-    Ok(())
-}
-
-fn show(args: &Show) -> Result<(), Failure> {
-    let state = source::load(&args.file.state)?;
-    match args.output {
-        Format::Text => print_table(&state),
-        Format::Json => println!("{}", serde_json::to_string_pretty(&state)?),
-    }
-    Ok(())
-}
-
-fn print_table(state: &State) {
-    println!("driver {} ({:?})", state.driver.version, state.driver.health);
-    let now = source::now_unix_ms();
-    for (device, profile) in state.devices.iter().filter_map(|d| state.device(d.index)) {
-        let t = telemetry::read(device, profile, now);
-        println!(
-            "{:>2}  {}  {}  {}  {:?}  {} %  {} W  {} MiB used",
-            device.index,
-            device.uuid,
-            profile.product_name,
-            device.pci.long(),
-            device.health,
-            device.gpu_utilization_percent,
-            t.power_milliwatts / 1000,
-            t.memory_used_bytes >> 20,
-        );
-    }
-}
-
-fn set(args: &Set) -> Result<(), Failure> {
-    let mut state = source::load(&args.file.state)?;
-    if let Some(driver) = args.driver {
-        state.driver.health = match driver {
-            DriverState::Loaded => DriverHealth::Loaded,
-            DriverState::NotLoaded => DriverHealth::NotLoaded,
-            DriverState::Mismatch => DriverHealth::Mismatch,
-        };
-    }
-    let processes = args.processes.as_deref().map(parse_processes).transpose()?;
-    let profiles: std::collections::BTreeMap<String, Profile> = state.profiles.clone();
-    let now = source::now_unix_ms();
-    let mut matched = 0;
-    for device in &mut state.devices {
-        let wanted = |id: &String| *id == device.uuid || id.parse() == Ok(device.index);
-        if !args.device.as_ref().is_none_or(wanted) {
-            continue;
-        }
-        matched += 1;
-        if let Some(profile) = profiles.get(&device.profile) {
-            telemetry::settle_energy(device, profile, now);
-        }
-        if let Some(health) = args.health {
-            device.health = device_health(health);
-            device.ecc_uncorrected += u64::from(device.health == DeviceHealth::EccFailed);
-        }
-        device.gpu_utilization_percent = args.utilization.unwrap_or(device.gpu_utilization_percent);
-        device.mig_enabled = args.mig.unwrap_or(device.mig_enabled);
-        if let Some(processes) = &processes {
-            device.processes.clone_from(processes);
-        }
-    }
-    if let (Some(id), 0) = (&args.device, matched) {
-        return Err(Failure::Usage(format!("no device {id:?}; see nvml-sim show")));
-    }
-    source::store(&args.file.state, &state)?;
-    print_table(&state);
-    Ok(())
-}
-
-fn device_health(health: Health) -> DeviceHealth {
-    match health {
-        Health::Healthy => DeviceHealth::Healthy,
-        Health::Lost => DeviceHealth::Lost,
-        Health::EccFailed => DeviceHealth::EccFailed,
-        Health::Hung => DeviceHealth::Hung,
-    }
-}
-
-fn parse_processes(list: &str) -> Result<Vec<Process>, Failure> {
-    let parse = |entry: &str| {
-        let (pid, memory) = entry.split_once(':')?;
-        Some(Process { pid: pid.parse().ok()?, memory_mib: memory.parse().ok()?, sm_percent: 0 })
-    };
-    list.split(',')
-        .map(str::trim)
-        .filter(|entry| !entry.is_empty())
-        .map(|entry| parse(entry).ok_or_else(|| Failure::Usage(format!("{entry:?} is not PID:MEMORY_MIB"))))
-        .collect()
-}
-
-fn device_plugin(args: DevicePlugin) -> Result<(), Failure> {
-    let DevicePlugin { file, library, kubelet_dir, resource, container_dir } = args;
-    let layout = Layout { library, state: file.state, container_dir };
-    let config = plugin::Config { layout, kubelet_dir, resource };
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let signalled = stop.clone();
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-            .map_err(Failure::Runtime)?;
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            signalled.cancel();
-        });
-        plugin::run(config, stop).await.map_err(Failure::from)
-    })
 }

@@ -23,7 +23,15 @@ fn load(library: &Path) -> Result<Nvml, NvmlError> {
 
 #[test]
 fn every_model_is_read_as_its_profile_says() {
-    let (_dir, library, file) = installed(&[("H100", 1), ("A100", 1), ("A100-40GB", 1), ("L40S", 1)]);
+    let (_dir, library, file) = installed(&[
+        ("H100", 1),
+        ("A100", 1),
+        ("A100-40GB", 1),
+        ("L40S", 1),
+        ("T4", 1),
+        ("H200", 1),
+        ("B200", 1),
+    ]);
     let nvml = load(&library).expect("init");
     assert_eq!(nvml.sys_driver_version().expect("driver"), "580.95.05");
     assert_eq!(nvml.sys_nvml_version().expect("nvml"), "13.580.95.05");
@@ -33,8 +41,11 @@ fn every_model_is_read_as_its_profile_says() {
         ("NVIDIA A100-SXM4-80GB", 81_920, (8, 0), Some(false)),
         ("NVIDIA A100-SXM4-40GB", 40_960, (8, 0), Some(false)),
         ("NVIDIA L40S", 46_068, (8, 9), None),
+        ("Tesla T4", 15_360, (7, 5), None),
+        ("NVIDIA H200", 143_771, (9, 0), Some(false)),
+        ("NVIDIA B200", 183_359, (10, 0), Some(false)),
     ];
-    assert_eq!(nvml.device_count().expect("count"), 4);
+    assert_eq!(nvml.device_count().expect("count"), 7);
     let truth = vendue_nvml_sim::source::load(&file).expect("state");
     for ((index, (name, mib, compute, mig)), device) in (0..).zip(expected).zip(&truth.devices) {
         let gpu = nvml.device_by_index(index).expect("handle");
@@ -184,7 +195,9 @@ fn wrong_arguments_get_codes_not_crashes() {
         assert_eq!(lib.nvmlDeviceGetMemoryInfo_v2(device, null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetCount_v2(null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetHandleByUUID(null(), null_mut()), 2);
-        assert_eq!(lib.nvmlDeviceGetHandleByUUID(c"GPU-none".as_ptr(), null_mut()), 6);
+        let mut found = null_mut();
+        assert_eq!(lib.nvmlDeviceGetHandleByUUID(c"GPU-none".as_ptr(), null_mut()), 2);
+        assert_eq!(lib.nvmlDeviceGetHandleByUUID(c"GPU-none".as_ptr(), &mut found), 6);
         assert_eq!(lib.nvmlDeviceGetComputeRunningProcesses_v3(device, &mut count, null_mut()), 0, "none");
         assert_eq!(lib.nvmlDeviceGetComputeRunningProcesses_v3(device, null_mut(), null_mut()), 2);
         assert_eq!(lib.nvmlDeviceGetMigMode(device, &mut count, null_mut()), 2);
@@ -205,6 +218,28 @@ fn wrong_arguments_get_codes_not_crashes() {
         assert_eq!(lib.nvmlDeviceGetFanSpeed_v2(device, 0, &mut count), 3, "no fan");
         assert!(!lib.nvmlErrorString(12345).is_null());
     }
+}
+
+#[test]
+fn an_old_drivers_library_lacks_later_symbols() {
+    let (_dir, library, file) = installed(&[("T4", 1)]);
+    let built = std::fs::read(common::library()).expect("read");
+    let missing = vendue_nvml_sim::library::missing("470.57.02").expect("list");
+    let old = vendue_nvml_sim::library::without(&built, &missing).expect("copy");
+    std::fs::write(&library, old).expect("write");
+    let mut state = state(&[("T4", 1)]);
+    state.driver.version = "470.57.02".to_owned();
+    save(&file, &state);
+    let nvml = load(&library).expect("init");
+    assert_eq!(nvml.sys_driver_version().expect("driver"), "470.57.02");
+    let gpu = nvml.device_by_index(0).expect("device");
+    assert!(matches!(gpu.memory_info(), Err(NvmlError::FailedToLoadSymbol(_))), "came with 510");
+    assert!(nvml.lib().nvmlDeviceGetSramEccErrorStatus.is_err() && nvml.lib().nvmlGpmSampleAlloc.is_err());
+    assert_eq!(gpu.power_usage().expect("power"), 9_000);
+    let mut memory = sys::nvmlMemory_t { total: 0, free: 0, used: 0 };
+    // SAFETY: handle and pointer are valid.
+    assert_eq!(unsafe { nvml.lib().nvmlDeviceGetMemoryInfo(gpu.handle(), &mut memory) }, 0);
+    assert_eq!(memory.total, 15_360 << 20);
 }
 
 #[test]

@@ -24,6 +24,8 @@ use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 use tower::Service;
+use vendue_nvml_sim::fault::{Event, Fault};
+use vendue_nvml_sim::fleet::Fleet;
 use vendue_nvml_sim::plugin::api;
 use vendue_nvml_sim::state::DeviceHealth;
 
@@ -172,6 +174,17 @@ async fn registers_lists_allocates_and_survives_kubelet() {
     common::save(&fixture.state, &broken);
     let list = within("second list", lists.message()).await.expect("message").expect("list");
     assert_eq!(health(&list), ["Unhealthy", "Healthy"]);
+
+    let fleet = Fleet::open(&fixture.state);
+    let at_ns = fleet.now_ns().expect("now") + 300_000_000;
+    let fault = Fault::Health { health: DeviceHealth::Lost };
+    fleet.script(vec![Event { at_ns, device: Some(1), fault }]).expect("script");
+    let list = within("third list", lists.message()).await.expect("message").expect("list");
+    assert_eq!(
+        health(&list),
+        ["Unhealthy", "Unhealthy"],
+        "a script takes effect without a change of the file"
+    );
 
     kubelet.server.abort();
     let mut kubelet = Kubelet::start(&fixture.plugins);

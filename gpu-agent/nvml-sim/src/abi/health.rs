@@ -1,17 +1,22 @@
-//! Memory errors, MIG mode, links and modes of operation.
+//! Memory errors, retired pages and remapped rows.
 
 use std::ffi::{c_uint, c_ulonglong};
 
-use super::session::{View, answer, on_device};
-use super::{code, exports, put, sys};
+use super::session::{View, answer, answer_versioned, initialised, on_device};
+use super::{code, exports, put, put_list, struct_version, sys};
 use crate::state::DeviceHealth;
+use crate::timeline::EccCounts;
 use sys::{nvmlDevice_t, nvmlReturn_t};
+
+/// Banks of memory per GiB, each with its own spare rows.
+const BANKS_PER_GIB: u64 = 16;
 
 exports! {
     /// Whether memory errors are corrected: on all simulated cards.
     fn nvmlDeviceGetEccMode(
         device: nvmlDevice_t, current: *mut sys::nvmlEnableState_t, pending: *mut sys::nvmlEnableState_t,
     ) {
+        initialised()?;
         if pending.is_null() {
             return Err(code::INVALID_ARGUMENT);
         }
@@ -26,20 +31,15 @@ exports! {
         answer(device, mode, |_| Ok(sys::nvmlEnableState_enum_NVML_FEATURE_ENABLED))
     }
 
-    /// Number of memory errors.
+    /// Number of memory errors: volatile since the driver was loaded, aggregate in the card's life.
     fn nvmlDeviceGetTotalEccErrors(
         device: nvmlDevice_t,
         kind: sys::nvmlMemoryErrorType_t,
         counter: sys::nvmlEccCounterType_t,
         count: *mut c_ulonglong,
-    ) {
-        if counter >= sys::nvmlEccCounterType_enum_NVML_ECC_COUNTER_TYPE_COUNT {
-            return Err(code::INVALID_ARGUMENT);
-        }
-        answer(device, count, |v| ecc_errors(v, kind))
-    }
+    ) { answer(device, count, |v| errors(counts(v, counter)?, kind).map(|(all, _)| all)) }
 
-    /// Number of memory errors by place: all in device memory.
+    /// Number of memory errors by place: device memory or SRAM.
     fn nvmlDeviceGetMemoryErrorCounter(
         device: nvmlDevice_t,
         kind: sys::nvmlMemoryErrorType_t,
@@ -47,16 +47,54 @@ exports! {
         location: sys::nvmlMemoryLocation_t,
         count: *mut c_ulonglong,
     ) {
-        if counter >= sys::nvmlEccCounterType_enum_NVML_ECC_COUNTER_TYPE_COUNT {
-            return Err(code::INVALID_ARGUMENT);
-        }
         answer(device, count, |v| {
-            let all = ecc_errors(v, kind)?;
-            Ok(if location == sys::nvmlMemoryLocation_enum_NVML_MEMORY_LOCATION_DEVICE_MEMORY { all } else { 0 })
+            let (all, sram) = errors(counts(v, counter)?, kind)?;
+            match location {
+                sys::nvmlMemoryLocation_enum_NVML_MEMORY_LOCATION_DEVICE_MEMORY => Ok(all - sram),
+                sys::nvmlMemoryLocation_enum_NVML_MEMORY_LOCATION_SRAM => Ok(sram),
+                l if l < sys::nvmlMemoryLocation_enum_NVML_MEMORY_LOCATION_COUNT => Err(code::NOT_SUPPORTED),
+                _ => Err(code::INVALID_ARGUMENT),
+            }
         })
     }
 
-    /// Rows of memory that were replaced by spare ones.
+    /// The same, all places at once; what is in SRAM counts as L2 cache.
+    fn nvmlDeviceGetDetailedEccErrors(
+        device: nvmlDevice_t,
+        kind: sys::nvmlMemoryErrorType_t,
+        counter: sys::nvmlEccCounterType_t,
+        out: *mut sys::nvmlEccErrorCounts_t,
+    ) {
+        answer(device, out, |v| {
+            let (all, sram) = errors(counts(v, counter)?, kind)?;
+            Ok(sys::nvmlEccErrorCounts_t { l1Cache: 0, l2Cache: sram, deviceMemory: all - sram, registerFile: 0 })
+        })
+    }
+
+    /// Errors in SRAM. The threshold is exceeded by the first uncorrected one.
+    fn nvmlDeviceGetSramEccErrorStatus(device: nvmlDevice_t, out: *mut sys::nvmlEccSramErrorStatus_t) {
+        let version = struct_version::<sys::nvmlEccSramErrorStatus_v1_t>(1);
+        answer_versioned(device, out, version, |v| {
+            let (now, ever) = (v.condition().ecc, v.condition().ecc_aggregate);
+            Ok(sys::nvmlEccSramErrorStatus_v1_t {
+                version,
+                aggregateUncParity: 0,
+                aggregateUncSecDed: ever.sram_uncorrected,
+                aggregateCor: ever.sram_corrected,
+                volatileUncParity: 0,
+                volatileUncSecDed: now.sram_uncorrected,
+                volatileCor: now.sram_corrected,
+                aggregateUncBucketL2: ever.sram_uncorrected,
+                aggregateUncBucketSm: 0,
+                aggregateUncBucketPcie: 0,
+                aggregateUncBucketMcu: 0,
+                aggregateUncBucketOther: 0,
+                bThresholdExceeded: c_uint::from(ever.sram_uncorrected > 0),
+            })
+        })
+    }
+
+    /// Rows of memory that were replaced by spare ones. Not told while there are MIG instances.
     fn nvmlDeviceGetRemappedRows(
         device: nvmlDevice_t,
         corrected: *mut c_uint,
@@ -64,110 +102,128 @@ exports! {
         pending: *mut c_uint,
         failed: *mut c_uint,
     ) {
+        initialised()?;
         if [corrected, uncorrected, pending, failed].iter().any(|p| p.is_null()) {
             return Err(code::INVALID_ARGUMENT);
         }
         on_device(device, |v| {
-            put(corrected, 0)?;
-            put(uncorrected, c_uint::try_from(v.device.ecc_uncorrected).unwrap_or(c_uint::MAX))?;
-            put(pending, 0)?;
-            put(failed, c_uint::from(v.device.health == DeviceHealth::EccFailed))
-        })
-    }
-
-    /// Whether the card is split into instances; not every card can be.
-    fn nvmlDeviceGetMigMode(device: nvmlDevice_t, current: *mut c_uint, pending: *mut c_uint) {
-        if pending.is_null() {
-            return Err(code::INVALID_ARGUMENT);
-        }
-        answer(device, current, |v| {
-            if !v.profile.mig_capable {
+            let rows = v.condition().rows;
+            with_rows(v)?;
+            if !v.condition().mig.instances.is_empty() {
                 return Err(code::NOT_SUPPORTED);
             }
-            let mode =
-                if v.device.mig_enabled { sys::NVML_DEVICE_MIG_ENABLE } else { sys::NVML_DEVICE_MIG_DISABLE };
-            put(pending, mode)?;
-            Ok(mode)
+            put(corrected, rows.correctable)?;
+            put(uncorrected, rows.uncorrectable.max(fixed_rows(v)))?;
+            put(pending, c_uint::from(rows.pending))?;
+            put(failed, c_uint::from(remap_failed(v)))
         })
     }
 
-    /// Highest number of instances: none can be made yet.
-    fn nvmlDeviceGetMaxMigDeviceCount(device: nvmlDevice_t, count: *mut c_uint) { answer(device, count, |_| Ok(0)) }
-
-    /// Instances by index: there are none.
-    fn nvmlDeviceGetMigDeviceHandleByIndex(device: nvmlDevice_t, _index: c_uint, out: *mut nvmlDevice_t) {
-        if out.is_null() {
-            return Err(code::INVALID_ARGUMENT);
-        }
-        on_device(device, |_| Err(code::NOT_FOUND))
+    /// How many banks have how many spare rows left.
+    fn nvmlDeviceGetRowRemapperHistogram(
+        device: nvmlDevice_t, out: *mut sys::nvmlRowRemapperHistogramValues_t,
+    ) {
+        answer(device, out, |v| {
+            with_rows(v)?;
+            let rows = v.condition().rows;
+            let banks = c_uint::try_from((v.profile.memory_mib / 1024 + 1) * BANKS_PER_GIB).unwrap_or(c_uint::MAX);
+            let touched = rows.correctable.saturating_add(rows.uncorrectable.max(fixed_rows(v))).min(banks);
+            // A bank that could not remap has no spare row left.
+            let empty = c_uint::from(remap_failed(v)).min(banks);
+            let high = touched.saturating_sub(empty);
+            Ok(sys::nvmlRowRemapperHistogramValues_t {
+                max: banks - high - empty,
+                high,
+                partial: 0,
+                low: 0,
+                none: empty,
+            })
+        })
     }
 
-    /// Whether a handle is an instance: never.
-    fn nvmlDeviceIsMigDeviceHandle(device: nvmlDevice_t, is_mig: *mut c_uint) { answer(device, is_mig, |_| Ok(0)) }
-
-    /// PCIe generation in use.
-    fn nvmlDeviceGetCurrPcieLinkGeneration(device: nvmlDevice_t, generation: *mut c_uint) {
-        answer(device, generation, |v| Ok(v.profile.pcie_generation))
+    /// Pages taken out of use, on cards that cannot remap rows: none.
+    fn nvmlDeviceGetRetiredPages(
+        device: nvmlDevice_t,
+        cause: sys::nvmlPageRetirementCause_t,
+        count: *mut c_uint,
+        addresses: *mut c_ulonglong,
+    ) {
+        initialised()?;
+        page_cause(cause, count)?;
+        on_device(device, |v| {
+            without_rows(v)?;
+            put_list(count, addresses, &[])
+        })
     }
 
-    /// Highest PCIe generation.
-    fn nvmlDeviceGetMaxPcieLinkGeneration(device: nvmlDevice_t, generation: *mut c_uint) {
-        answer(device, generation, |v| Ok(v.profile.pcie_generation))
+    /// The same, with times.
+    fn nvmlDeviceGetRetiredPages_v2(
+        device: nvmlDevice_t,
+        cause: sys::nvmlPageRetirementCause_t,
+        count: *mut c_uint,
+        addresses: *mut c_ulonglong,
+        _times: *mut c_ulonglong,
+    ) {
+        initialised()?;
+        page_cause(cause, count)?;
+        on_device(device, |v| {
+            without_rows(v)?;
+            put_list(count, addresses, &[])
+        })
     }
 
-    /// PCIe lanes in use.
-    fn nvmlDeviceGetCurrPcieLinkWidth(device: nvmlDevice_t, width: *mut c_uint) {
-        answer(device, width, |v| Ok(v.profile.pcie_width))
-    }
-
-    /// Highest number of PCIe lanes.
-    fn nvmlDeviceGetMaxPcieLinkWidth(device: nvmlDevice_t, width: *mut c_uint) {
-        answer(device, width, |v| Ok(v.profile.pcie_width))
-    }
-
-    /// PCIe packets sent again.
-    fn nvmlDeviceGetPcieReplayCounter(device: nvmlDevice_t, count: *mut c_uint) { answer(device, count, |_| Ok(0)) }
-
-    /// PCIe traffic, in kB/s.
-    fn nvmlDeviceGetPcieThroughput(device: nvmlDevice_t, _counter: sys::nvmlPcieUtilCounter_t, rate: *mut c_uint) {
-        answer(device, rate, |_| Ok(0))
-    }
-
-    /// Width of the memory bus, in bits.
-    fn nvmlDeviceGetMemoryBusWidth(device: nvmlDevice_t, width: *mut c_uint) {
-        answer(device, width, |v| Ok(v.profile.memory_bus_width))
-    }
-
-    /// Whether the driver stays loaded without clients: yes.
-    fn nvmlDeviceGetPersistenceMode(device: nvmlDevice_t, mode: *mut sys::nvmlEnableState_t) {
-        answer(device, mode, |_| Ok(sys::nvmlEnableState_enum_NVML_FEATURE_ENABLED))
-    }
-
-    /// Who may compute: everybody.
-    fn nvmlDeviceGetComputeMode(device: nvmlDevice_t, mode: *mut sys::nvmlComputeMode_t) {
-        answer(device, mode, |_| Ok(sys::nvmlComputeMode_enum_NVML_COMPUTEMODE_DEFAULT))
-    }
-
-    /// Whether a display is connected: no.
-    fn nvmlDeviceGetDisplayMode(device: nvmlDevice_t, mode: *mut sys::nvmlEnableState_t) {
-        answer(device, mode, |_| Ok(sys::nvmlEnableState_enum_NVML_FEATURE_DISABLED))
-    }
-
-    /// Whether a display is drawn: no.
-    fn nvmlDeviceGetDisplayActive(device: nvmlDevice_t, mode: *mut sys::nvmlEnableState_t) {
-        answer(device, mode, |_| Ok(sys::nvmlEnableState_enum_NVML_FEATURE_DISABLED))
-    }
-
-    /// Virtualisation: none.
-    fn nvmlDeviceGetVirtualizationMode(device: nvmlDevice_t, mode: *mut sys::nvmlGpuVirtualizationMode_t) {
-        answer(device, mode, |_| Ok(sys::nvmlGpuVirtualizationMode_NVML_GPU_VIRTUALIZATION_MODE_NONE))
+    /// Whether pages wait to be retired.
+    fn nvmlDeviceGetRetiredPagesPendingStatus(device: nvmlDevice_t, pending: *mut sys::nvmlEnableState_t) {
+        answer(device, pending, |v| {
+            without_rows(v)?;
+            Ok(sys::nvmlEnableState_enum_NVML_FEATURE_DISABLED)
+        })
     }
 }
 
-fn ecc_errors(view: &View<'_>, kind: sys::nvmlMemoryErrorType_t) -> Result<c_ulonglong, nvmlReturn_t> {
+fn page_cause(cause: sys::nvmlPageRetirementCause_t, count: *const c_uint) -> super::Outcome {
+    if !count.is_null() && cause < sys::nvmlPageRetirementCause_enum_NVML_PAGE_RETIREMENT_CAUSE_COUNT {
+        Ok(())
+    } else {
+        Err(code::INVALID_ARGUMENT)
+    }
+}
+
+fn with_rows(view: &View<'_>) -> super::Outcome {
+    if view.profile.row_remapping { Ok(()) } else { Err(code::NOT_SUPPORTED) }
+}
+
+fn without_rows(view: &View<'_>) -> super::Outcome {
+    if view.profile.row_remapping { Err(code::NOT_SUPPORTED) } else { Ok(()) }
+}
+
+/// Uncorrected errors that the state file gives the card have each cost a row.
+fn fixed_rows(view: &View<'_>) -> c_uint {
+    c_uint::try_from(view.device.ecc_uncorrected).unwrap_or(c_uint::MAX)
+}
+
+/// Whether a row could not be replaced.
+pub(super) fn remap_failed(view: &View<'_>) -> bool {
+    view.condition().rows.failed || view.condition().health == DeviceHealth::EccFailed
+}
+
+fn counts(view: &View<'_>, counter: sys::nvmlEccCounterType_t) -> Result<EccCounts, nvmlReturn_t> {
+    match counter {
+        sys::nvmlEccCounterType_enum_NVML_VOLATILE_ECC => Ok(view.condition().ecc),
+        sys::nvmlEccCounterType_enum_NVML_AGGREGATE_ECC => Ok(view.condition().ecc_aggregate),
+        _ => Err(code::INVALID_ARGUMENT),
+    }
+}
+
+/// All errors of a kind, and those of them in SRAM.
+fn errors(counts: EccCounts, kind: sys::nvmlMemoryErrorType_t) -> Result<(u64, u64), nvmlReturn_t> {
     match kind {
-        sys::nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_CORRECTED => Ok(view.device.ecc_corrected),
-        sys::nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_UNCORRECTED => Ok(view.device.ecc_uncorrected),
+        sys::nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_CORRECTED => {
+            Ok((counts.corrected, counts.sram_corrected))
+        }
+        sys::nvmlMemoryErrorType_enum_NVML_MEMORY_ERROR_TYPE_UNCORRECTED => {
+            Ok((counts.uncorrected, counts.sram_uncorrected))
+        }
         _ => Err(code::INVALID_ARGUMENT),
     }
 }

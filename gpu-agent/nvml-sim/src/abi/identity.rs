@@ -2,11 +2,29 @@
 
 use std::ffi::{c_char, c_int, c_uint};
 
-use super::session::{answer, on_device, snapshot};
-use super::{Outcome, code, exports, handle, handle_index, put, put_text, sys, text_argument, text_array};
+use super::session::{
+    Snapshot, View, answer, answer_any, answer_versioned, initialised, on_any, on_device, snapshot,
+};
+use super::{
+    HANDLE_TAG, Handle, Outcome, code, exports, handle, put, put_text, struct_version, sys, text_argument,
+    text_array,
+};
+use crate::machine::Moment;
 use crate::profile::Architecture;
-use crate::state::{Device, DeviceHealth};
+use crate::state::DeviceHealth;
 use sys::{nvmlDevice_t, nvmlReturn_t};
+
+/// PCI class of a display controller.
+const PCI_CLASS_DISPLAY: c_uint = 3;
+
+/// PCI subclass of a 3D controller, which cards without an output are.
+const PCI_SUBCLASS_3D: c_uint = 2;
+
+/// `NVML_UUID_TYPE_ASCII`.
+const UUID_ASCII: c_uint = 1;
+
+/// `NVML_UUID_TYPE_BINARY`.
+const UUID_BINARY: c_uint = 2;
 
 exports! {
     /// Number of visible devices.
@@ -27,24 +45,46 @@ exports! {
 
     /// Handle by UUID.
     fn nvmlDeviceGetHandleByUUID(uuid: *const c_char, device: *mut nvmlDevice_t) {
-        let uuid = text_argument(uuid)?;
-        find(device, |d| d.uuid == uuid)
+        initialised()?;
+        by_uuid(text_argument(uuid)?, device)
+    }
+
+    /// Handle by UUID, as text or as 16 bytes.
+    fn nvmlDeviceGetHandleByUUIDV(uuid: *const sys::nvmlUUID_t, device: *mut nvmlDevice_t) {
+        initialised()?;
+        super::check_version(uuid.cast(), struct_version::<sys::nvmlUUID_v1_t>(1))?;
+        match (*uuid).type_ {
+            UUID_ASCII => by_uuid(text_argument((&raw const (*uuid).value.str_).cast())?, device),
+            UUID_BINARY => {
+                let bytes = (*uuid).value.bytes;
+                find(device, |m| binary_uuid(&m.condition().uuid) == Some(bytes))
+            }
+            _ => Err(code::INVALID_ARGUMENT),
+        }
     }
 
     /// Handle by PCI address, in either notation and any case.
     fn nvmlDeviceGetHandleByPciBusId_v2(id: *const c_char, device: *mut nvmlDevice_t) {
+        initialised()?;
         let id = text_argument(id)?;
-        find(device, |d| is_pci_id(d, id))
+        find(device, |m| is_pci_id(m, id))
     }
 
     /// Older name.
     fn nvmlDeviceGetHandleByPciBusId(id: *const c_char, device: *mut nvmlDevice_t) {
+        initialised()?;
         let id = text_argument(id)?;
-        find(device, |d| is_pci_id(d, id))
+        find(device, |m| is_pci_id(m, id))
     }
 
-    /// Index that this process sees.
-    fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) { answer(device, index, |v| Ok(v.index)) }
+    /// Index that this process sees; of a MIG device, its number within the device.
+    fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) {
+        answer_any(device, index, |v| {
+            let Some((own, _)) = v.instance else { return Ok(v.index) };
+            let position = v.condition().mig.instances.iter().position(|i| i == own);
+            position.and_then(|p| c_uint::try_from(p).ok()).ok_or(code::NOT_FOUND)
+        })
+    }
 
     /// Number of the device file, which is the position on the bus.
     fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) {
@@ -58,12 +98,18 @@ exports! {
 
     /// Product name.
     fn nvmlDeviceGetName(device: nvmlDevice_t, name: *mut c_char, length: c_uint) {
-        on_device(device, |v| put_text(name, length, &v.profile.product_name))
+        on_any(device, |v| match v.instance {
+            None => put_text(name, length, &v.profile.product_name),
+            Some((_, mig)) => put_text(name, length, &format!("{} MIG {}", v.profile.product_name, mig.name)),
+        })
     }
 
     /// UUID.
     fn nvmlDeviceGetUUID(device: nvmlDevice_t, uuid: *mut c_char, length: c_uint) {
-        on_device(device, |v| put_text(uuid, length, &v.device.uuid))
+        on_any(device, |v| match v.instance {
+            None => put_text(uuid, length, &v.condition().uuid),
+            Some((instance, _)) => put_text(uuid, length, &instance.uuid),
+        })
     }
 
     /// Serial number.
@@ -81,9 +127,57 @@ exports! {
         on_device(device, |v| put_text(version, length, &v.profile.vbios_version))
     }
 
-    /// Brand: data-centre cards all say NVIDIA.
+    /// Brand: data-centre cards since Ampere say NVIDIA, older ones Tesla.
     fn nvmlDeviceGetBrand(device: nvmlDevice_t, brand: *mut sys::nvmlBrandType_t) {
-        answer(device, brand, |_| Ok(sys::nvmlBrandType_enum_NVML_BRAND_NVIDIA))
+        answer_any(device, brand, |v| match v.profile.architecture {
+            Architecture::Turing => Ok(sys::nvmlBrandType_enum_NVML_BRAND_TESLA),
+            _ => Ok(sys::nvmlBrandType_enum_NVML_BRAND_NVIDIA),
+        })
+    }
+
+    /// Version of one part of the card's information ROM.
+    fn nvmlDeviceGetInforomVersion(
+        device: nvmlDevice_t, object: sys::nvmlInforomObject_t, version: *mut c_char, length: c_uint,
+    ) {
+        initialised()?;
+        let text = match object {
+            sys::nvmlInforomObject_enum_NVML_INFOROM_OEM => "2.1",
+            sys::nvmlInforomObject_enum_NVML_INFOROM_ECC => "7.16",
+            sys::nvmlInforomObject_enum_NVML_INFOROM_POWER => "1.0",
+            o if o < sys::nvmlInforomObject_enum_NVML_INFOROM_COUNT => return Err(code::NOT_SUPPORTED),
+            _ => return Err(code::INVALID_ARGUMENT),
+        };
+        on_device(device, |_| put_text(version, length, text))
+    }
+
+    /// Version of the whole information ROM.
+    fn nvmlDeviceGetInforomImageVersion(device: nvmlDevice_t, version: *mut c_char, length: c_uint) {
+        on_device(device, |v| put_text(version, length, &format!("{}.01", v.profile.board_part_number)))
+    }
+
+    /// Checksum of the information ROM.
+    fn nvmlDeviceGetInforomConfigurationChecksum(device: nvmlDevice_t, checksum: *mut c_uint) {
+        answer(device, checksum, |v| Ok(v.profile.pci_device_id.0.rotate_left(7) ^ v.profile.cores))
+    }
+
+    /// Whether the information ROM is intact: yes.
+    fn nvmlDeviceValidateInforom(device: nvmlDevice_t) { on_device(device, |_| Ok(())) }
+
+    /// Version of the firmware of the card's own driver processor, into a buffer of 64 bytes by contract.
+    fn nvmlDeviceGetGspFirmwareVersion(device: nvmlDevice_t, version: *mut c_char) {
+        on_device(device, |v| put_text(version, 64, &v.snapshot.machine.state().driver.version))
+    }
+
+    /// Whether that processor is used: yes, by default.
+    fn nvmlDeviceGetGspFirmwareMode(device: nvmlDevice_t, enabled: *mut c_uint, default: *mut c_uint) {
+        initialised()?;
+        if default.is_null() {
+            return Err(code::INVALID_ARGUMENT);
+        }
+        answer(device, enabled, |_| {
+            put(default, 1)?;
+            Ok(1)
+        })
     }
 
     /// Architecture.
@@ -104,11 +198,30 @@ exports! {
 
     /// Number of CUDA cores.
     fn nvmlDeviceGetNumGpuCores(device: nvmlDevice_t, cores: *mut c_uint) {
-        answer(device, cores, |v| Ok(v.profile.cores))
+        answer(device, cores, |v| v.without_mig().map(|()| v.profile.cores))
     }
 
     /// PCI address and ids.
     fn nvmlDeviceGetPciInfo_v3(device: nvmlDevice_t, pci: *mut sys::nvmlPciInfo_t) { pci_info(device, pci) }
+
+    /// PCI address, ids and class.
+    fn nvmlDeviceGetPciInfoExt(device: nvmlDevice_t, pci: *mut sys::nvmlPciInfoExt_t) {
+        let version = struct_version::<sys::nvmlPciInfoExt_v1_t>(1);
+        answer_versioned(device, pci, version, |v| {
+            let address = v.device.pci;
+            Ok(sys::nvmlPciInfoExt_v1_t {
+                version,
+                domain: address.domain,
+                bus: address.bus,
+                device: address.device,
+                pciDeviceId: v.profile.pci_device_id.0,
+                pciSubSystemId: v.profile.pci_subsystem_id.0,
+                baseClass: PCI_CLASS_DISPLAY,
+                subClass: PCI_SUBCLASS_3D,
+                busId: text_array(&address.long()),
+            })
+        })
+    }
 
     /// Older name, same layout.
     fn nvmlDeviceGetPciInfo_v2(device: nvmlDevice_t, pci: *mut sys::nvmlPciInfo_t) { pci_info(device, pci) }
@@ -121,7 +234,8 @@ exports! {
 
     /// Whether two handles sit on one board: only when they are the same device.
     fn nvmlDeviceOnSameBoard(one: nvmlDevice_t, two: nvmlDevice_t, same: *mut c_int) {
-        let other = handle_index(two)?;
+        initialised()?;
+        let other = Handle::of(two)?.device;
         answer(one, same, |v| Ok(c_int::from(v.device.index == other)))
     }
 }
@@ -129,23 +243,53 @@ exports! {
 fn by_index(index: c_uint, out: *mut nvmlDevice_t) -> Outcome {
     let visible = snapshot()?.visible;
     let wanted = usize::try_from(index).ok().and_then(|i| visible.get(i)).ok_or(code::INVALID_ARGUMENT)?;
-    find(out, |d| d.index == *wanted)
+    find(out, |m| m.device.index == *wanted)
+}
+
+/// UUIDs name whole devices and MIG devices. Of two devices with one UUID the first is found.
+fn by_uuid(uuid: &str, out: *mut nvmlDevice_t) -> Outcome {
+    if out.is_null() {
+        return Err(code::INVALID_ARGUMENT);
+    }
+    let snapshot = snapshot()?;
+    for moment in visible(&snapshot) {
+        let instance = moment.condition().mig.instances.iter().find(|i| i.uuid == uuid);
+        if let Some(instance) = instance {
+            let handle = Handle { device: moment.device.index, instance: Some(instance.gpu_instance_id) };
+            // SAFETY: checked for NULL by `put`; the caller promises room for one handle.
+            return unsafe { put(out, handle.pointer(HANDLE_TAG)) };
+        }
+    }
+    find(out, |m| &*m.condition().uuid == uuid)
+}
+
+/// The 16 bytes that a UUID's digits stand for.
+fn binary_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: String = text.strip_prefix("GPU-")?.chars().filter(|c| *c != '-').collect();
+    u128::from_str_radix(&digits, 16).ok().map(u128::to_be_bytes)
+}
+
+fn visible(snapshot: &Snapshot) -> impl Iterator<Item = Moment<'_>> {
+    snapshot.visible.iter().filter_map(|i| snapshot.machine.device(*i, snapshot.now_ns))
 }
 
 /// Handle of the visible device that `matches`.
-pub(super) fn find(out: *mut nvmlDevice_t, matches: impl Fn(&Device) -> bool) -> Outcome {
+pub(super) fn find(out: *mut nvmlDevice_t, matches: impl Fn(&Moment<'_>) -> bool) -> Outcome {
+    if out.is_null() {
+        return Err(code::INVALID_ARGUMENT);
+    }
     let snapshot = snapshot()?;
-    let mut visible = snapshot.visible.iter().filter_map(|i| snapshot.state.device(*i));
-    let (device, _) = visible.find(|(d, _)| matches(d)).ok_or(code::NOT_FOUND)?;
-    if device.health == DeviceHealth::Lost {
+    let found = visible(&snapshot).find(|m| matches(m)).ok_or(code::NOT_FOUND)?;
+    if found.condition().health == DeviceHealth::Lost {
         return Err(code::GPU_IS_LOST);
     }
     // SAFETY: checked for NULL by `put`; the caller promises room for one handle.
-    unsafe { put(out, handle(device.index)) }
+    unsafe { put(out, handle(found.device.index)) }
 }
 
-fn is_pci_id(device: &Device, id: &str) -> bool {
-    id.eq_ignore_ascii_case(&device.pci.long()) || id.eq_ignore_ascii_case(&device.pci.legacy())
+fn is_pci_id(moment: &Moment<'_>, id: &str) -> bool {
+    let pci = moment.device.pci;
+    id.eq_ignore_ascii_case(&pci.long()) || id.eq_ignore_ascii_case(&pci.legacy())
 }
 
 fn architecture_code(architecture: Architecture) -> sys::nvmlDeviceArchitecture_t {
@@ -159,7 +303,7 @@ fn architecture_code(architecture: Architecture) -> sys::nvmlDeviceArchitecture_
 }
 
 fn pci_info(device: nvmlDevice_t, out: *mut sys::nvmlPciInfo_t) -> Outcome {
-    let read = |view: &super::session::View<'_>| -> Result<sys::nvmlPciInfo_t, nvmlReturn_t> {
+    let read = |view: &View<'_>| -> Result<sys::nvmlPciInfo_t, nvmlReturn_t> {
         let pci = view.device.pci;
         Ok(sys::nvmlPciInfo_t {
             busIdLegacy: text_array(&pci.legacy()),

@@ -8,8 +8,14 @@
 // A C library's entry points take raw pointers from callers that no compiler checks.
 #![allow(unsafe_code, non_snake_case)]
 
+mod events;
+mod fields;
+mod gpm;
 mod health;
 mod identity;
+mod link;
+mod mig;
+mod modes;
 mod process;
 mod sensors;
 mod session;
@@ -27,11 +33,14 @@ pub(crate) mod code {
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH as VERSION_MISMATCH;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_DRIVER_NOT_LOADED as DRIVER_NOT_LOADED;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_GPU_IS_LOST as GPU_IS_LOST;
+    pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_RESOURCES as INSUFFICIENT_RESOURCES;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE as INSUFFICIENT_SIZE;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_INVALID_ARGUMENT as INVALID_ARGUMENT;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_LIB_RM_VERSION_MISMATCH as LIB_RM_VERSION_MISMATCH;
+    pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_NO_PERMISSION as NO_PERMISSION;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_NOT_FOUND as NOT_FOUND;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED as NOT_SUPPORTED;
+    pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_TIMEOUT as TIMEOUT;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_UNINITIALIZED as UNINITIALIZED;
     pub(crate) use sys::nvmlReturn_enum_NVML_ERROR_UNKNOWN as UNKNOWN;
     pub(crate) use sys::nvmlReturn_enum_NVML_SUCCESS as SUCCESS;
@@ -138,19 +147,44 @@ fn struct_version<T>(version: c_uint) -> c_uint {
     c_uint::try_from(size_of::<T>()).unwrap_or(c_uint::MAX) | version << 24
 }
 
-/// Handles are opaque to callers: a tag, so that a stray pointer is noticed, and the device's index on the bus.
-const HANDLE_TAG: usize = 0x5644_4e56 << 16;
-
-fn handle(index: u32) -> nvmlDevice_t {
-    std::ptr::without_provenance_mut(HANDLE_TAG | usize::try_from(index).unwrap_or(0xFFFF))
-}
-
-fn handle_index(device: nvmlDevice_t) -> Result<u32, nvmlReturn_t> {
-    let address = device.addr();
-    if address & !0xFFFF != HANDLE_TAG {
+/// Checks the `version` field with which a versioned struct begins.
+unsafe fn check_version(field: *const c_uint, version: c_uint) -> Outcome {
+    if field.is_null() {
         return Err(code::INVALID_ARGUMENT);
     }
-    u32::try_from(address & 0xFFFF).map_err(|_| code::INVALID_ARGUMENT)
+    // SAFETY: not NULL; the caller promises a struct that begins with its version.
+    if unsafe { field.read() } == version { Ok(()) } else { Err(code::VERSION_MISMATCH) }
+}
+
+/// Handles are opaque to callers: a tag, so that a stray pointer is noticed, the device's index on the bus and, for a
+/// MIG device, its GPU instance.
+const HANDLE_TAG: usize = 0x5644_4e56 << 16;
+
+/// What a device handle stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Handle {
+    device: u32,
+    instance: Option<u32>,
+}
+
+impl Handle {
+    fn of(device: nvmlDevice_t) -> Result<Self, nvmlReturn_t> {
+        let address = device.addr();
+        let bits = u32::try_from(address & 0xFFFF).map_err(|_| code::INVALID_ARGUMENT)?;
+        if address & !0xFFFF_usize != HANDLE_TAG {
+            return Err(code::INVALID_ARGUMENT);
+        }
+        Ok(Self { device: bits & 0xFF, instance: (bits >> 8).checked_sub(1) })
+    }
+
+    fn pointer<T>(self, tag: usize) -> *mut T {
+        let bits = self.device & 0xFF | (self.instance.map_or(0, |id| id + 1) & 0xFF) << 8;
+        std::ptr::without_provenance_mut(tag | usize::try_from(bits).unwrap_or(0xFFFF))
+    }
+}
+
+fn handle(device: u32) -> nvmlDevice_t {
+    Handle { device, instance: None }.pointer(HANDLE_TAG)
 }
 
 #[cfg(test)]
@@ -188,9 +222,11 @@ mod tests {
 
     #[test]
     fn stray_handles_are_refused_and_panics_become_codes() {
-        assert_eq!(handle_index(handle(63)), Ok(63));
-        assert_eq!(handle_index(std::ptr::null_mut()), Err(code::INVALID_ARGUMENT));
-        assert_eq!(handle_index(std::ptr::without_provenance_mut(0xdead_beef)), Err(code::INVALID_ARGUMENT));
+        for wanted in [None, Some(0), Some(13)].map(|instance| Handle { device: 63, instance }) {
+            assert_eq!(Handle::of(wanted.pointer(HANDLE_TAG)), Ok(wanted));
+        }
+        assert_eq!(Handle::of(std::ptr::null_mut()), Err(code::INVALID_ARGUMENT));
+        assert_eq!(Handle::of(std::ptr::without_provenance_mut(0xdead_beef)), Err(code::INVALID_ARGUMENT));
         assert_eq!(guard(|| panic!("must not reach C")), code::UNKNOWN);
     }
 

@@ -2,68 +2,49 @@
 
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
-use super::session::{View, answer, on_device};
-use super::{Outcome, code, exports, put, struct_version, sys};
-use crate::source;
-use sys::field_id::{
-    NVML_FI_DEV_MEMORY_TEMP as FI_DEV_MEMORY_TEMP, NVML_FI_DEV_POWER_AVERAGE as FI_DEV_POWER_AVERAGE,
-    NVML_FI_DEV_POWER_CURRENT_LIMIT as FI_DEV_POWER_CURRENT_LIMIT,
-    NVML_FI_DEV_POWER_INSTANT as FI_DEV_POWER_INSTANT,
-    NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION as FI_DEV_TOTAL_ENERGY_CONSUMPTION,
-};
+use super::session::{View, answer, answer_any, answer_versioned, initialised};
+use super::{Outcome, code, exports, put, put_list, struct_version, sys};
 use sys::{nvmlDevice_t, nvmlReturn_t};
 
 /// Sampling period that the video engines report, in microseconds.
 const SAMPLING_PERIOD_US: c_uint = 167_000;
 
+/// Idle, application clocks, and what a script can impose.
+const SUPPORTED_REASONS: c_ulonglong = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80;
+
 exports! {
     /// Frame buffer, first layout: what is reserved counts as used.
     fn nvmlDeviceGetMemoryInfo(device: nvmlDevice_t, memory: *mut sys::nvmlMemory_t) {
-        answer(device, memory, |v| {
-            let t = v.telemetry();
-            Ok(sys::nvmlMemory_t {
-                total: t.memory_total_bytes,
-                free: t.memory_free_bytes,
-                used: t.memory_used_bytes + t.memory_reserved_bytes,
-            })
+        answer_any(device, memory, |v| {
+            let m = memory_of(v);
+            Ok(sys::nvmlMemory_t { total: m.total, free: m.free, used: m.used + m.reserved })
         })
     }
 
     /// Frame buffer, second layout: the caller states the layout that it was built with.
     fn nvmlDeviceGetMemoryInfo_v2(device: nvmlDevice_t, memory: *mut sys::nvmlMemory_v2_t) {
-        let version = struct_version::<sys::nvmlMemory_v2_t>(2);
-        if !memory.is_null() && (*memory).version != version {
-            return Err(code::VERSION_MISMATCH);
-        }
-        answer(device, memory, |v| {
-            let t = v.telemetry();
-            Ok(sys::nvmlMemory_v2_t {
-                version,
-                total: t.memory_total_bytes,
-                reserved: t.memory_reserved_bytes,
-                free: t.memory_free_bytes,
-                used: t.memory_used_bytes,
-            })
-        })
+        initialised()?;
+        super::check_version(memory.cast(), struct_version::<sys::nvmlMemory_v2_t>(2))?;
+        answer_any(device, memory, |v| Ok(memory_of(v)))
     }
 
     /// BAR1 window.
     fn nvmlDeviceGetBAR1MemoryInfo(device: nvmlDevice_t, memory: *mut sys::nvmlBAR1Memory_t) {
-        answer(device, memory, |v| {
-            let total = v.profile.bar1_mib << 20;
+        answer_any(device, memory, |v| {
+            // A MIG device has the part of the window that it has of the memory slices, which are eight.
+            let slices = v.instance.map_or(8, |(_, mig)| u64::from(mig.placement_size));
+            let total = (v.profile.bar1_mib / 8).saturating_mul(slices) << 20;
             let used = total.min(1 << 20);
             Ok(sys::nvmlBAR1Memory_t { bar1Total: total, bar1Free: total - used, bar1Used: used })
         })
     }
 
-    /// Share of time that kernels ran and memory was used.
+    /// Share of time that kernels ran and memory was used. Not measured under MIG.
     fn nvmlDeviceGetUtilizationRates(device: nvmlDevice_t, rates: *mut sys::nvmlUtilization_t) {
         answer(device, rates, |v| {
-            let d = v.device;
-            Ok(sys::nvmlUtilization_t {
-                gpu: d.gpu_utilization_percent.min(100),
-                memory: d.memory_utilization_percent.min(100),
-            })
+            v.without_mig()?;
+            let t = v.telemetry();
+            Ok(sys::nvmlUtilization_t { gpu: t.gpu_percent, memory: t.memory_percent })
         })
     }
 
@@ -74,6 +55,16 @@ exports! {
 
     /// Video decoder: idle.
     fn nvmlDeviceGetDecoderUtilization(device: nvmlDevice_t, percent: *mut c_uint, period_us: *mut c_uint) {
+        idle_engine(device, percent, period_us)
+    }
+
+    /// JPEG engine: idle.
+    fn nvmlDeviceGetJpgUtilization(device: nvmlDevice_t, percent: *mut c_uint, period_us: *mut c_uint) {
+        idle_engine(device, percent, period_us)
+    }
+
+    /// Optical-flow engine: idle.
+    fn nvmlDeviceGetOfaUtilization(device: nvmlDevice_t, percent: *mut c_uint, period_us: *mut c_uint) {
         idle_engine(device, percent, period_us)
     }
 
@@ -95,6 +86,7 @@ exports! {
 
     /// Range in which the power limit may be set.
     fn nvmlDeviceGetPowerManagementLimitConstraints(device: nvmlDevice_t, low: *mut c_uint, high: *mut c_uint) {
+        initialised()?;
         if high.is_null() {
             return Err(code::INVALID_ARGUMENT);
         }
@@ -116,21 +108,28 @@ exports! {
 
     /// Temperature of the chip, the only sensor of this call.
     fn nvmlDeviceGetTemperature(device: nvmlDevice_t, sensor: sys::nvmlTemperatureSensors_t, out: *mut c_uint) {
+        initialised()?;
         gpu_sensor(sensor)?;
         answer(device, out, |v| Ok(v.telemetry().temperature_celsius))
     }
 
     /// The same, with a versioned struct.
     fn nvmlDeviceGetTemperatureV(device: nvmlDevice_t, out: *mut sys::nvmlTemperature_v1_t) {
-        if out.is_null() {
-            return Err(code::INVALID_ARGUMENT);
-        }
-        if (*out).version != struct_version::<sys::nvmlTemperature_v1_t>(1) {
-            return Err(code::VERSION_MISMATCH);
-        }
+        initialised()?;
+        super::check_version(out.cast_const().cast(), struct_version::<sys::nvmlTemperature_v1_t>(1))?;
         gpu_sensor((*out).sensorType)?;
         answer(device, &raw mut (*out).temperature, |v| {
             c_int::try_from(v.telemetry().temperature_celsius).map_err(|_| code::UNKNOWN)
+        })
+    }
+
+    /// Degrees left until clocks are cut.
+    fn nvmlDeviceGetMarginTemperature(device: nvmlDevice_t, out: *mut sys::nvmlMarginTemperature_t) {
+        let version = struct_version::<sys::nvmlMarginTemperature_v1_t>(1);
+        answer_versioned(device, out, version, |v| {
+            let left = i64::from(v.profile.slowdown_temperature_celsius) - i64::from(v.telemetry().temperature_celsius);
+            let margin = c_int::try_from(left).map_err(|_| code::UNKNOWN)?;
+            Ok(sys::nvmlMarginTemperature_v1_t { version, marginTemperature: margin })
         })
     }
 
@@ -185,10 +184,39 @@ exports! {
         })
     }
 
-    /// Performance state: 0 under load, 8 when idle.
-    fn nvmlDeviceGetPerformanceState(device: nvmlDevice_t, state: *mut sys::nvmlPstates_t) {
-        answer(device, state, |v| Ok(if v.device.gpu_utilization_percent == 0 { 8 } else { 0 }))
+    /// Clock of a new card under applications: the highest.
+    fn nvmlDeviceGetDefaultApplicationsClock(
+        device: nvmlDevice_t, clock: sys::nvmlClockType_t, mhz: *mut c_uint,
+    ) { answer(device, mhz, |v| clock_of(v, clock, v.profile.max_sm_clock_mhz)) }
+
+    /// Highest clock that a customer may ask for.
+    fn nvmlDeviceGetMaxCustomerBoostClock(device: nvmlDevice_t, clock: sys::nvmlClockType_t, mhz: *mut c_uint) {
+        answer(device, mhz, |v| clock_of(v, clock, v.profile.max_sm_clock_mhz))
     }
+
+    /// Memory clocks that may be asked for: the one there is.
+    fn nvmlDeviceGetSupportedMemoryClocks(device: nvmlDevice_t, count: *mut c_uint, mhz: *mut c_uint) {
+        super::session::on_device(device, |v| put_list(count, mhz, &[v.profile.memory_clock_mhz]))
+    }
+
+    /// Graphics clocks that may be asked for at a memory clock, highest first, in steps of 15 MHz.
+    fn nvmlDeviceGetSupportedGraphicsClocks(
+        device: nvmlDevice_t, memory_mhz: c_uint, count: *mut c_uint, mhz: *mut c_uint,
+    ) {
+        super::session::on_device(device, |v| {
+            if memory_mhz != v.profile.memory_clock_mhz {
+                return Err(code::NOT_FOUND);
+            }
+            let clocks = v.profile.idle_sm_clock_mhz..=v.profile.max_sm_clock_mhz;
+            put_list(count, mhz, &clocks.rev().step_by(15).collect::<Vec<_>>())
+        })
+    }
+
+    /// Performance state: 0 under load, 8 when idle.
+    fn nvmlDeviceGetPerformanceState(device: nvmlDevice_t, state: *mut sys::nvmlPstates_t) { pstate(device, state) }
+
+    /// Older name.
+    fn nvmlDeviceGetPowerState(device: nvmlDevice_t, state: *mut sys::nvmlPstates_t) { pstate(device, state) }
 
     /// Why clocks are below their highest.
     fn nvmlDeviceGetCurrentClocksThrottleReasons(device: nvmlDevice_t, reasons: *mut c_ulonglong) {
@@ -200,28 +228,50 @@ exports! {
         answer(device, reasons, |v| Ok(clock_reasons(v)))
     }
 
-    /// Values by field id; each entry has its own return code.
-    fn nvmlDeviceGetFieldValues(device: nvmlDevice_t, count: c_int, values: *mut sys::nvmlFieldValue_t) {
-        let count = usize::try_from(count).map_err(|_| code::INVALID_ARGUMENT)?;
-        if values.is_null() || count == 0 {
-            return Err(code::INVALID_ARGUMENT);
-        }
-        on_device(device, |v| {
-            for entry in std::slice::from_raw_parts_mut(values, count) {
-                fill_field(v, entry);
-            }
-            Ok(())
-        })
+    /// Reasons that can be reported.
+    fn nvmlDeviceGetSupportedClocksThrottleReasons(device: nvmlDevice_t, reasons: *mut c_ulonglong) {
+        answer(device, reasons, |_| Ok(SUPPORTED_REASONS))
+    }
+
+    /// Newer name.
+    fn nvmlDeviceGetSupportedClocksEventReasons(device: nvmlDevice_t, reasons: *mut c_ulonglong) {
+        answer(device, reasons, |_| Ok(SUPPORTED_REASONS))
     }
 }
 
+/// What a device or MIG device says of its memory. A MIG device's processes are those that run on it.
+fn memory_of(view: &View<'_>) -> sys::nvmlMemory_v2_t {
+    let version = struct_version::<sys::nvmlMemory_v2_t>(2);
+    let t = view.telemetry();
+    let Some((_, mig)) = view.instance else {
+        return sys::nvmlMemory_v2_t {
+            version,
+            total: t.memory_total_bytes,
+            reserved: t.memory_reserved_bytes,
+            free: t.memory_free_bytes,
+            used: t.memory_used_bytes,
+        };
+    };
+    let total = mig.memory_mib << 20;
+    let held = view.processes().iter().map(|p| p.memory_bytes).fold(0, u64::saturating_add);
+    let used = held.min(total);
+    sys::nvmlMemory_v2_t { version, total, reserved: 0, free: total - used, used }
+}
+
+fn pstate(device: nvmlDevice_t, state: *mut sys::nvmlPstates_t) -> Outcome {
+    // SAFETY: `answer` checks for NULL.
+    unsafe { answer(device, state, |v| Ok(if v.condition().busy == 0 { 8 } else { 0 })) }
+}
+
 fn idle_engine(device: nvmlDevice_t, percent: *mut c_uint, period_us: *mut c_uint) -> Outcome {
+    initialised()?;
     if period_us.is_null() {
         return Err(code::INVALID_ARGUMENT);
     }
     // SAFETY: both pointers are checked for NULL before they are written.
     unsafe {
-        answer(device, percent, |_| {
+        answer(device, percent, |v| {
+            v.without_mig()?;
             put(period_us, SAMPLING_PERIOD_US)?;
             Ok(0)
         })
@@ -254,7 +304,7 @@ fn threshold_of(
             Ok(p.slowdown_temperature_celsius)
         }
         sys::nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_MEM_MAX => {
-            Ok(p.slowdown_temperature_celsius + 6)
+            Ok(p.slowdown_temperature_celsius.saturating_add(6))
         }
         sys::nvmlTemperatureThresholds_enum_NVML_TEMPERATURE_THRESHOLD_GPU_MAX => {
             Ok(p.max_temperature_celsius)
@@ -274,7 +324,7 @@ fn fan(device: nvmlDevice_t, number: c_uint, percent: *mut c_uint) -> Outcome {
         if number >= v.profile.fans {
             return Err(code::INVALID_ARGUMENT);
         }
-        Ok(30 + v.device.gpu_utilization_percent.min(100) / 2)
+        Ok(30 + v.telemetry().gpu_percent / 2)
     };
     // SAFETY: `answer` checks for NULL.
     unsafe { answer(device, percent, read) }
@@ -289,37 +339,8 @@ fn clock_of(view: &View<'_>, clock: sys::nvmlClockType_t, sm_mhz: u32) -> Result
     }
 }
 
+/// Idle cards say that they are idle; what cuts clocks is said at any load.
 fn clock_reasons(view: &View<'_>) -> c_ulonglong {
-    if view.device.gpu_utilization_percent == 0 {
-        c_ulonglong::from(sys::nvmlClocksEventReasonGpuIdle)
-    } else {
-        0
-    }
-}
-
-/// These field ids are the same in all of NVML's numberings.
-fn fill_field(view: &View<'_>, entry: &mut sys::nvmlFieldValue_t) {
-    let t = view.telemetry();
-    let unsigned =
-        |value| (sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT, sys::nvmlValue_t { uiVal: value });
-    let answer = match entry.fieldId {
-        FI_DEV_MEMORY_TEMP => Some(unsigned(t.memory_temperature_celsius)),
-        FI_DEV_TOTAL_ENERGY_CONSUMPTION => Some((
-            sys::nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
-            sys::nvmlValue_t { ullVal: t.energy_millijoules },
-        )),
-        FI_DEV_POWER_AVERAGE | FI_DEV_POWER_INSTANT => Some(unsigned(t.power_milliwatts)),
-        FI_DEV_POWER_CURRENT_LIMIT => Some(unsigned(view.profile.power_limit_milliwatts)),
-        _ => None,
-    };
-    entry.timestamp = i64::try_from(source::now_unix_ms()).unwrap_or(i64::MAX).saturating_mul(1000);
-    entry.latencyUsec = 0;
-    match answer {
-        Some((kind, value)) => {
-            entry.nvmlReturn = code::SUCCESS;
-            entry.valueType = kind;
-            entry.value = value;
-        }
-        None => entry.nvmlReturn = code::NOT_SUPPORTED,
-    }
+    let idle = if view.condition().busy == 0 { sys::nvmlClocksEventReasonGpuIdle } else { 0 };
+    c_ulonglong::from(idle) | view.condition().throttle_reasons
 }

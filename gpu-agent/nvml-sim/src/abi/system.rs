@@ -22,27 +22,30 @@ exports! {
 
     /// Version of the kernel driver.
     fn nvmlSystemGetDriverVersion(version: *mut c_char, length: c_uint) {
-        put_text(version, length, &session::snapshot()?.state.driver.version)
+        put_text(version, length, &session::snapshot()?.machine.state().driver.version)
     }
 
     /// Version of this library.
     fn nvmlSystemGetNVMLVersion(version: *mut c_char, length: c_uint) {
-        put_text(version, length, &session::snapshot()?.state.driver.nvml_version())
+        put_text(version, length, &session::snapshot()?.machine.state().driver.nvml_version())
     }
 
     /// CUDA version that the driver supports.
     fn nvmlSystemGetCudaDriverVersion_v2(version: *mut c_int) {
-        put(version, session::snapshot()?.state.driver.cuda_version)
+        put(version, session::snapshot()?.machine.state().driver.cuda_version)
     }
 
     /// Older name.
     fn nvmlSystemGetCudaDriverVersion(version: *mut c_int) {
-        put(version, session::snapshot()?.state.driver.cuda_version)
+        put(version, session::snapshot()?.machine.state().driver.cuda_version)
     }
 
     /// Name of a process on this machine.
     fn nvmlSystemGetProcessName(pid: c_uint, name: *mut c_char, length: c_uint) {
         session::snapshot()?;
+        if name.is_null() {
+            return Err(code::INVALID_ARGUMENT);
+        }
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).map_err(|_| code::NOT_FOUND)?;
         let first = command.split(|b| *b == 0).next().unwrap_or_default();
         put_text(name, length, std::str::from_utf8(first).map_err(|_| code::NOT_FOUND)?)
@@ -56,8 +59,9 @@ exports! {
 
     /// Handle by serial number.
     fn nvmlDeviceGetHandleBySerial(serial: *const c_char, device: *mut sys::nvmlDevice_t) {
+        session::initialised()?;
         let serial = text_argument(serial)?;
-        super::identity::find(device, |d| d.serial == serial)
+        super::identity::find(device, |m| m.device.serial == serial)
     }
 }
 

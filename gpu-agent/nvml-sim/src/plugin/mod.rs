@@ -110,7 +110,7 @@ pub async fn run(mut config: Config, stop: CancellationToken) -> Result<(), Plug
     config.layout.state = absolute("state", &config.layout.state)?;
     let mut source = Source::new(config.layout.state.clone());
     source.refresh()?;
-    let first = source.state().cloned().unwrap_or_else(|| Arc::new(empty()));
+    let first = Arc::new(present(&source).unwrap_or_else(empty));
     let (sender, receiver) = watch::channel(first);
     let follow = tokio::spawn(follow_state(source, sender, stop.clone()));
 
@@ -141,7 +141,14 @@ fn empty() -> State {
         },
         profiles: std::collections::BTreeMap::new(),
         devices: Vec::new(),
+        clock: crate::clock::Clock::default(),
+        events: Vec::new(),
     }
+}
+
+/// What is true now: events take effect without any change of the file.
+fn present(source: &Source) -> Option<State> {
+    source.machine().map(|m| m.flattened(m.at_real(crate::source::now_unix_ns())))
 }
 
 /// Publishes every new good state.
@@ -149,20 +156,25 @@ async fn follow_state(mut source: Source, sender: watch::Sender<Arc<State>>, sto
     let mut last_error = None;
     while !stop.is_cancelled() {
         match source.refresh() {
-            Ok(true) => {
-                tracing::info!("state changed");
-                if let Some(state) = source.state() {
-                    sender.send_replace(Arc::clone(state));
-                }
-                last_error = None;
-            }
-            Ok(false) => {}
+            Ok(_) => last_error = None,
             Err(error) => {
                 let text = error.to_string();
                 if last_error.as_ref() != Some(&text) {
                     tracing::warn!(error = %text, "state file unusable, keeping the last good state");
                     last_error = Some(text);
                 }
+            }
+        }
+        if let Some(now) = present(&source) {
+            let changed = sender.send_if_modified(|held| {
+                let changed = **held != now;
+                if changed {
+                    *held = Arc::new(now);
+                }
+                changed
+            });
+            if changed {
+                tracing::info!("state changed");
             }
         }
         pause(&stop).await;

@@ -1,5 +1,8 @@
 //! Shared by the tests: where the built library is, and state files.
 
+// Each test file is a program of its own and uses some of this.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 
 use vendue_nvml_sim::source;

@@ -1,4 +1,5 @@
-//! The state file on disk: where it is, reading it again when it changes, writing it so that no reader sees half.
+//! State file and register of loads on disk: where they are, reading them again when they change, writing the state
+//! so that no reader sees half.
 //!
 //! Invariant: a missing, truncated or broken file never replaces a good state; readers keep the last good one.
 
@@ -6,8 +7,10 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::load::{self, Register};
+use crate::machine::Machine;
 use crate::state::{State, StateError};
 
 /// Environment variable that names the state file.
@@ -60,9 +63,18 @@ pub fn default_path(env: Option<PathBuf>, library_dir: Option<&Path>) -> PathBuf
 /// Milliseconds since 1970.
 #[must_use]
 pub fn now_unix_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    now_unix_ns() / 1_000_000
 }
+
+/// Nanoseconds since 1970.
+#[must_use]
+pub fn now_unix_ns() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How often a reader looks whether watched processes live.
+const BURIAL_PERIOD: Duration = Duration::from_millis(100);
 
 /// Tells one version of the file from the next without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,47 +96,77 @@ impl Fingerprint {
     }
 }
 
-/// A state file that is read again whenever it changes.
+/// State and loads, read again whenever they change.
 #[derive(Debug)]
 pub struct Source {
     path: PathBuf,
     seen: Option<Fingerprint>,
-    state: Option<Arc<State>>,
+    register: Register,
+    buried: Option<Instant>,
+    machine: Option<Arc<Machine>>,
 }
 
 impl Source {
     /// A source that has read nothing yet.
     #[must_use]
     pub fn new(path: PathBuf) -> Self {
-        Self { path, seen: None, state: None }
+        let register = Register::new(load::path_beside(&path));
+        Self { path, seen: None, register, buried: None, machine: None }
+    }
+
+    /// The machine by the last good state.
+    #[must_use]
+    pub fn machine(&self) -> Option<&Arc<Machine>> {
+        self.machine.as_ref()
     }
 
     /// The last good state.
     #[must_use]
     pub fn state(&self) -> Option<&Arc<State>> {
-        self.state.as_ref()
+        self.machine.as_ref().map(|m| m.state())
     }
 
-    /// Reads the file if it changed. `Ok(true)` says that the state is a new one. A given broken version of the
-    /// file is reported once, by the call that first met it.
+    /// Reads what changed. `Ok(true)` says that the machine is a new one. A given broken version of the state file is
+    /// reported once, by the call that first met it.
     ///
     /// # Errors
-    /// When the file is missing, unreadable or broken. The last good state stays.
+    /// When the state file is missing, unreadable or broken. The last good state stays.
     pub fn refresh(&mut self) -> Result<bool, SourceError> {
+        let state = self.changed_state();
+        let mut loads = self.register.refresh();
+        if let Some(machine) = self.machine.as_ref().filter(|_| self.burial_due()) {
+            let now = || machine.at_real(now_unix_ns());
+            loads |= self.register.bury(now);
+            self.buried = Some(Instant::now());
+        }
+        let new = match (&state, &self.machine) {
+            (Ok(Some(state)), _) => Some(Arc::clone(state)),
+            (_, Some(machine)) if loads => Some(Arc::clone(machine.state())),
+            _ => None,
+        };
+        let changed = new.is_some();
+        if let Some(state) = new {
+            self.machine = Some(Arc::new(Machine::new(state, self.register.loads())));
+        }
+        state.map(|_| changed)
+    }
+
+    fn burial_due(&self) -> bool {
+        self.buried.is_none_or(|last| last.elapsed() >= BURIAL_PERIOD)
+    }
+
+    /// The state, if the file holds another one than before.
+    fn changed_state(&mut self) -> Result<Option<Arc<State>>, SourceError> {
         let read_error = |source| SourceError::Read { path: self.path.clone(), source };
         let fingerprint = Fingerprint::of(&std::fs::metadata(&self.path).map_err(read_error)?);
         if self.seen == Some(fingerprint) {
-            return Ok(false);
+            return Ok(None);
         }
         let text = std::fs::read(&self.path).map_err(read_error)?;
         self.seen = Some(fingerprint);
         let state =
             State::parse(&text).map_err(|source| SourceError::Content { path: self.path.clone(), source })?;
-        let changed = self.state.as_deref() != Some(&state);
-        if changed {
-            self.state = Some(Arc::new(state));
-        }
-        Ok(changed)
+        Ok((self.state().map(Arc::as_ref) != Some(&state)).then(|| Arc::new(state)))
     }
 }
 

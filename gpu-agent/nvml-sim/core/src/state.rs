@@ -8,10 +8,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::energy::EnergyMark;
+
+use crate::clock::Clock;
+use crate::fault::Event;
 use crate::profile::{self, Profile, ProfileError};
 
 /// Highest number of devices in one state file.
 pub const MAX_DEVICES: usize = 64;
+
+/// Highest number of events in one state file; every reader goes through all of them.
+pub const MAX_EVENTS: usize = 65_536;
 
 /// Driver version that new state files get; from 580.82 on NVML's newer numbering of field ids applies.
 pub const DEFAULT_DRIVER_VERSION: &str = "580.95.05";
@@ -26,6 +33,12 @@ pub struct State {
     pub profiles: BTreeMap<String, Profile>,
     /// The devices, in order of index.
     pub devices: Vec<Device>,
+    /// The simulated clock.
+    #[serde(default)]
+    pub clock: Clock,
+    /// What happens, and when; in any order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<Event>,
 }
 
 /// The simulated driver.
@@ -97,6 +110,9 @@ pub struct Device {
     /// Whether MIG mode is on (on a card that can).
     #[serde(default)]
     pub mig_enabled: bool,
+    /// MIG instances, if the mode is on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mig_instances: Vec<MigInstance>,
     /// Share of time that kernels ran, in percent.
     #[serde(default)]
     pub gpu_utilization_percent: u32,
@@ -115,6 +131,49 @@ pub struct Device {
     /// Memory errors that were not.
     #[serde(default)]
     pub ecc_uncorrected: u64,
+    /// How the card deceives.
+    #[serde(default, skip_serializing_if = "Disguise::is_none")]
+    pub disguise: Disguise,
+}
+
+/// How what a card is differs from what it says. Measurements through the CUDA driver show the truth.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Disguise {
+    /// Name, in [`State::profiles`], of the card that it really is; `profile` is what it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub real_profile: Option<String>,
+    /// Memory that it says it has, in MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+    /// Share of the true power that sensor and energy counter show, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_percent: Option<u32>,
+    /// Share of the clock shown that it really runs at, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_percent: Option<u32>,
+}
+
+impl Disguise {
+    /// Whether the card is honest.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// One MIG device: a GPU instance with one compute instance that fills it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MigInstance {
+    /// Id of the GPU instance.
+    pub gpu_instance_id: u32,
+    /// Name of its profile, for example `1g.10gb`.
+    pub profile: String,
+    /// First memory slice that it takes.
+    pub start: u32,
+    /// UUID, for example `MIG-5fb3...`.
+    pub uuid: String,
 }
 
 /// Place on the PCI bus.
@@ -156,16 +215,6 @@ pub struct Process {
     pub sm_percent: u32,
 }
 
-/// Energy counter at one moment. Between marks power is constant, so the counter at a later time is exact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct EnergyMark {
-    /// Counter at the mark.
-    pub millijoules: u64,
-    /// The moment, in milliseconds since 1970.
-    pub at_unix_ms: u64,
-}
-
 /// Why a text is no usable state.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
@@ -204,6 +253,8 @@ impl State {
             },
             profiles: BTreeMap::new(),
             devices: Vec::new(),
+            clock: Clock::default(),
+            events: Vec::new(),
         };
         for (name, count) in groups {
             let (name, profile) = profile::built_in(name)?;
@@ -217,7 +268,11 @@ impl State {
         Ok(state)
     }
 
-    fn check(&self) -> Result<(), StateError> {
+    /// Whether the state is consistent.
+    ///
+    /// # Errors
+    /// When it contradicts itself; the message names the field.
+    pub fn check(&self) -> Result<(), StateError> {
         if self.devices.len() > MAX_DEVICES {
             let message = format!("{} devices, at most {MAX_DEVICES} are allowed", self.devices.len());
             return Err(StateError::Inconsistent(message));
@@ -227,12 +282,48 @@ impl State {
                 let message = format!("devices[{position}].index is {}, expected {position}", device.index);
                 return Err(StateError::Inconsistent(message));
             }
-            if !self.profiles.contains_key(&device.profile) {
-                let message = format!("devices[{position}].profile {:?} is not in profiles", device.profile);
+            let real = device.disguise.real_profile.as_ref();
+            for (field, name) in [("profile", Some(&device.profile)), ("disguise.realProfile", real)] {
+                if let Some(name) = name.filter(|name| !self.profiles.contains_key(*name)) {
+                    let message = format!("devices[{position}].{field} {name:?} is not in profiles");
+                    return Err(StateError::Inconsistent(message));
+                }
+            }
+            self.check_mig(position, device)?;
+        }
+        if self.events.len() > MAX_EVENTS {
+            let message = format!("{} events, at most {MAX_EVENTS} are allowed", self.events.len());
+            return Err(StateError::Inconsistent(message));
+        }
+        for (position, event) in self.events.iter().enumerate() {
+            if let Some(device) = event.device.filter(|d| self.device(*d).is_none()) {
+                let message = format!(
+                    "events[{position}].device is {device}, but there are {} devices",
+                    self.devices.len()
+                );
                 return Err(StateError::Inconsistent(message));
             }
         }
         Ok(())
+    }
+
+    fn check_mig(&self, position: usize, device: &Device) -> Result<(), StateError> {
+        let Some(profile) = self.profiles.get(&device.profile) else { return Ok(()) };
+        match device.mig_instances.iter().find(|i| profile.mig_profile(&i.profile).is_none()) {
+            None => Ok(()),
+            Some(instance) => Err(StateError::Inconsistent(format!(
+                "devices[{position}].migInstances has profile {:?}, accepted for {}: {}",
+                instance.profile,
+                device.profile,
+                profile.mig_profile_names()
+            ))),
+        }
+    }
+
+    /// The card that a device really is.
+    #[must_use]
+    pub fn real_profile(&self, device: &Device) -> Option<&Profile> {
+        self.profiles.get(device.disguise.real_profile.as_ref().unwrap_or(&device.profile))
     }
 
     /// The device with its profile.
@@ -250,17 +341,19 @@ impl Device {
         Self {
             index,
             profile: profile.to_owned(),
-            uuid: uuid(high, low),
+            uuid: uuid("GPU", high, low),
             serial: format!("16{:011}", mix(low, 3) % 100_000_000_000),
             pci: PciAddress { domain: 0, bus: 0x10 + index * 3 % 0xE0, device: 0 },
             health: DeviceHealth::Healthy,
             mig_enabled: false,
+            mig_instances: Vec::new(),
             gpu_utilization_percent: 0,
             memory_utilization_percent: 0,
             processes: Vec::new(),
-            energy: EnergyMark { millijoules: 0, at_unix_ms: now_unix_ms },
+            energy: EnergyMark { at_ns: now_unix_ms.saturating_mul(1_000_000), ..EnergyMark::default() },
             ecc_corrected: 0,
             ecc_uncorrected: 0,
+            disguise: Disguise::default(),
         }
     }
 }
@@ -280,9 +373,16 @@ fn mix(seed: u64, step: u64) -> u64 {
 }
 
 /// 128 bits in NVML's notation.
-fn uuid(high: u64, low: u64) -> String {
+fn uuid(prefix: &str, high: u64, low: u64) -> String {
     let hex = format!("{high:016x}{low:016x}");
-    format!("GPU-{}-{}-{}-{}-{}", &hex[0..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
+    format!("{prefix}-{}-{}-{}-{}-{}", &hex[0..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..32])
+}
+
+/// A UUID that follows from a text and a number.
+#[must_use]
+pub fn derived_uuid(prefix: &str, text: &str, number: u32) -> String {
+    let high = mix(seed_hash(text), u64::from(number));
+    uuid(prefix, high, mix(high, u64::from(number)))
 }
 
 #[cfg(test)]
@@ -332,6 +432,10 @@ mod tests {
         let bent = text.replace(r#""index":0"#, r#""index":4"#);
         let error = State::parse(bent.as_bytes()).expect_err("wrong index");
         assert_eq!(error.to_string(), "check state: devices[0].index is 4, expected 0");
+        let event = Event { at_ns: 0, device: None, fault: crate::fault::Fault::Recover };
+        let crowded = State { events: vec![event; MAX_EVENTS + 1], ..state.clone() };
+        let error = crowded.check().expect_err("too many events");
+        assert_eq!(error.to_string(), "check state: 65537 events, at most 65536 are allowed");
         let bent = text.replace(r#""profile":"H100""#, r#""profile":"B300""#);
         let error = State::parse(bent.as_bytes()).expect_err("missing profile");
         assert_eq!(error.to_string(), r#"check state: devices[0].profile "B300" is not in profiles"#);

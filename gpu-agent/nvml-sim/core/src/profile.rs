@@ -6,12 +6,15 @@
 use serde::{Deserialize, Serialize};
 
 /// The built-in profiles: name, then the file's text. `A100` is short for the 80 GB card.
-const BUILT_IN: [(&str, &str); 5] = [
+const BUILT_IN: [(&str, &str); 8] = [
+    ("B200", include_str!("../profiles/b200.json")),
+    ("H200", include_str!("../profiles/h200.json")),
     ("H100", include_str!("../profiles/h100.json")),
     ("A100", include_str!("../profiles/a100-80gb.json")),
     ("A100-80GB", include_str!("../profiles/a100-80gb.json")),
     ("A100-40GB", include_str!("../profiles/a100-40gb.json")),
     ("L40S", include_str!("../profiles/l40s.json")),
+    ("T4", include_str!("../profiles/t4.json")),
 ];
 
 /// NVIDIA's GPU generations that a profile can name.
@@ -84,10 +87,87 @@ pub struct Profile {
     pub vbios_version: String,
     /// Part number of the board.
     pub board_part_number: String,
-    /// Whether the card can be split into MIG instances.
-    pub mig_capable: bool,
     /// Number of fans; data-centre cards have none.
     pub fans: u32,
+    /// Number of SMs.
+    pub multiprocessors: u32,
+    /// Highest rate at which memory is read or written, in megabytes per second.
+    pub memory_bandwidth_mbps: u64,
+    /// Whether damaged rows of memory are replaced; older cards retire pages instead.
+    pub row_remapping: bool,
+    /// NVLink, on a card that has it.
+    pub nvlink: Option<NvLink>,
+    /// Where the figures are from.
+    pub sources: Vec<String>,
+    /// GPU instance profiles; a card without any cannot be split.
+    pub mig: Vec<MigProfile>,
+}
+
+/// NVLink of a card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NvLink {
+    /// Number of links.
+    pub links: u32,
+    /// Version in NVML's numbering: 4 is NVLink 3.0, 6 is 4.0, 7 is 5.0.
+    pub version: u32,
+    /// Speed of one link in one direction, in megabytes per second.
+    pub mbps: u32,
+}
+
+/// One way to cut a GPU instance out of a card.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MigProfile {
+    /// Name, for example `1g.10gb`.
+    pub name: String,
+    /// Number of the `NVML_GPU_INSTANCE_PROFILE_*` constant.
+    pub gpu_instance_profile: u32,
+    /// Id that `nvidia-smi mig -lgip` prints.
+    pub profile_id: u32,
+    /// Compute slices.
+    pub slices: u32,
+    /// How many fit on an empty card.
+    pub max_instances: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// Number of SMs.
+    pub multiprocessors: u32,
+    /// Copy engines.
+    pub copy_engines: u32,
+    /// Video decoders.
+    pub decoders: u32,
+    /// JPEG engines.
+    pub jpeg_engines: u32,
+    /// Optical-flow engines.
+    pub ofa_engines: u32,
+    /// Memory slices at which an instance may begin.
+    pub placement_starts: Vec<u32>,
+    /// Memory slices that an instance takes, of eight.
+    pub placement_size: u32,
+}
+
+impl Profile {
+    /// Whether the card can be split into MIG instances.
+    #[must_use]
+    pub fn mig_capable(&self) -> bool {
+        !self.mig.is_empty()
+    }
+
+    /// The GPU instance profile of that name.
+    #[must_use]
+    pub fn mig_profile(&self, name: &str) -> Option<&MigProfile> {
+        self.mig.iter().find(|p| p.name == name)
+    }
+
+    /// Names of the GPU instance profiles, for error messages.
+    #[must_use]
+    pub fn mig_profile_names(&self) -> String {
+        if self.mig.is_empty() {
+            return "none, the card has no MIG".to_owned();
+        }
+        self.mig.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// A 32-bit number written in a JSON file as hexadecimal text, as PCI ids are in every other tool.
@@ -160,7 +240,13 @@ mod tests {
         for name in names() {
             let (known, p) = built_in(&name.to_lowercase()).expect("built-in profile");
             assert_eq!(known, name);
-            assert!(p.product_name.starts_with("NVIDIA "), "{name}");
+            assert!(p.product_name.starts_with("NVIDIA ") || name == "T4", "{name}");
+            assert!(!p.sources.is_empty(), "{name}: figures need a source");
+            for m in &p.mig {
+                assert!(m.multiprocessors <= p.multiprocessors && m.memory_mib <= p.memory_mib, "{}", m.name);
+                let last = m.placement_starts.iter().max().expect("a place");
+                assert!(last + m.placement_size <= 8, "{name} {}: eight memory slices", m.name);
+            }
             assert!(p.reserved_memory_mib < p.memory_mib / 10, "{name}");
             assert!(p.idle_power_milliwatts < p.min_power_limit_milliwatts, "{name}");
             assert!(p.min_power_limit_milliwatts < p.power_limit_milliwatts, "{name}");
@@ -172,13 +258,16 @@ mod tests {
     #[test]
     fn memory_sizes_are_those_nvidia_smi_shows() {
         let sizes: Vec<u64> =
-            ["H100", "A100", "A100-40GB", "L40S"].map(|n| built_in(n).expect("profile").1.memory_mib).into();
-        assert_eq!(sizes, [81559, 81920, 40960, 46068]);
+            names().into_iter().map(|n| built_in(n).expect("profile").1.memory_mib).collect();
+        assert_eq!(sizes, [183_359, 143_771, 81_559, 81_920, 81_920, 40_960, 46_068, 15_360]);
     }
 
     #[test]
     fn unknown_profile_names_the_known_ones() {
         let text = built_in("H900").expect_err("no such card").to_string();
-        assert_eq!(text, r#"unknown profile "H900"; known: H100, A100, A100-80GB, A100-40GB, L40S"#);
+        assert_eq!(
+            text,
+            r#"unknown profile "H900"; known: B200, H200, H100, A100, A100-80GB, A100-40GB, L40S, T4"#
+        );
     }
 }
