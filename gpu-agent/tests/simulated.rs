@@ -6,13 +6,26 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use vendue_crds::GpuHealth;
+use vendue_gpu_agent::health::judge::{Judge, Times};
+use vendue_gpu_agent::health::xid::{Class, Policy};
 use vendue_gpu_agent::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Pcie, Sensors};
 use vendue_gpu_agent::observe::Outcome;
+use vendue_gpu_agent::probe::events::EventSink;
 use vendue_gpu_agent::probe::nvml::NvmlProbe;
 use vendue_gpu_agent::probe::thread::ProbeThread;
 use vendue_gpu_agent::probe::{DeviceProbe, ProbeError};
+use vendue_nvml_sim::clock::Clock;
+use vendue_nvml_sim::fault::Fault;
+use vendue_nvml_sim::fleet::Fleet;
 use vendue_nvml_sim::source;
 use vendue_nvml_sim::state::{DeviceHealth, DriverHealth, Process, State};
+
+fn built_library() -> PathBuf {
+    let exe = std::env::current_exe().expect("path of the test");
+    let name = "libvendue_nvml_sim.so";
+    exe.ancestors().skip(1).map(|dir| dir.join(name)).find(|path| path.exists()).expect("built library")
+}
 
 /// A folder with a copy of the library and its state; each copy has a state of its own.
 struct Machine {
@@ -22,15 +35,7 @@ struct Machine {
 impl Machine {
     fn new(state: &State) -> Self {
         let machine = Self { dir: tempfile::tempdir().expect("dir") };
-        let exe = std::env::current_exe().expect("path of the test");
-        let name = "libvendue_nvml_sim.so";
-        let built = exe
-            .ancestors()
-            .skip(1)
-            .map(|dir| dir.join(name))
-            .find(|path| path.exists())
-            .expect("built library");
-        std::fs::copy(built, machine.library()).expect("copy the library");
+        std::fs::copy(built_library(), machine.library()).expect("copy the library");
         machine.set(state);
         machine
     }
@@ -112,11 +117,18 @@ fn inventory_is_what_the_driver_says() {
             DeviceReading {
                 mig_enabled: Some(false),
                 pcie: pcie(5),
+                numa_node: Some(0),
+                // Eighteen links to four switches.
+                nvlink_peers: [(5, 5), (6, 5), (7, 4), (8, 4)]
+                    .iter()
+                    .flat_map(|(bus, links)| vec![format!("00000000:{bus:02x}:00.0"); *links])
+                    .collect(),
                 sensors: idle,
                 ..DeviceReading::of(identity(0, "NVIDIA H100 80GB HBM3", 81_559, "00000000:10:00.0"))
             },
             DeviceReading {
                 pcie: pcie(4),
+                numa_node: Some(1),
                 sensors: busy,
                 ..DeviceReading::of(identity(1, "NVIDIA L40S", 46_068, "00000000:13:00.0"))
             },
@@ -196,4 +208,42 @@ async fn a_hung_driver_is_noticed_and_its_end_too() {
 fn sixty_four_devices_are_read() {
     let inventory = Machine::new(&state(&[("A100", 64)])).probe().read().expect("inventory");
     assert_eq!(inventory.devices.len(), 64);
+}
+
+#[tokio::test]
+async fn an_xid_is_heard_as_it_happens_and_a_reset_of_the_device_is_seen() {
+    let dir = tempfile::tempdir().expect("dir");
+    let fleet = Fleet::create(
+        &dir.path().join("state.json"),
+        &[("H100", 2)],
+        "xids",
+        Clock::stopped(1_000_000_000_000),
+    )
+    .expect("fleet");
+    let library = fleet.install(&built_library()).expect("install");
+    let (sink, mut events) = EventSink::new();
+    let mut probe = NvmlProbe::new(Some(library)).with_slow(Duration::ZERO).with_events(sink);
+    let mut judge = Judge::new(Policy::default(), Times::default(), vec![]);
+    let mut look = |judge: &mut Judge, second: u64| {
+        let inventory = probe.read().expect("inventory");
+        inventory.devices.iter().for_each(|d| judge.reading(d, Duration::from_secs(second)));
+        inventory.devices.into_iter().map(|d| d.identity.uuid).collect::<Vec<_>>()
+    };
+    fleet.advance(Duration::from_secs(10)).expect("advance");
+    let uuids = look(&mut judge, 0);
+    fleet.inject(Some(1), Fault::Xid { code: 119 }).expect("inject");
+    let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.expect("in time");
+    let event = event.expect("event");
+    assert_eq!((event.uuid.as_str(), event.xid), (uuids[1].as_str(), 119));
+    assert_eq!(judge.xid(&event.uuid, event.xid, Duration::from_secs(1)), Class::Fatal);
+    look(&mut judge, 2);
+    assert_eq!(judge.opinion(&uuids[1]).health, GpuHealth::Failed);
+    assert_eq!(judge.opinion(&uuids[0]).health, GpuHealth::Healthy);
+    assert!(events.try_recv().is_err(), "each Xid is told once");
+
+    fleet.inject(None, Fault::DriverReload { for_ns: 0 }).expect("inject");
+    // The session of before ends with the driver; the next one is the new driver's.
+    let again = (0..3).find_map(|_| probe.read().ok()).expect("the driver is back");
+    again.devices.iter().for_each(|d| judge.reading(d, Duration::from_secs(3)));
+    assert_eq!(judge.opinion(&uuids[1]).health, GpuHealth::Healthy);
 }

@@ -2,7 +2,9 @@
 //!
 //! | sign | health | clears |
 //! |---|---|---|
-//! | Xid of class fatal, lost, row remapping failed | Failed | when the device was reset |
+//! | Xid of class fatal | Failed | when the device was reset |
+//! | lost | Failed | when it has answered for a while: it was reset, for nothing else brings it back |
+//! | row remapping failed | Failed | when the device says so no more |
 //! | Xid of class degraded, uncorrected ECC errors | Degraded | after a quiet time |
 //! | thermal slowdown for some time | Degraded | after a quiet time |
 //! | row remapping pending | Degraded | when it is done |
@@ -24,6 +26,8 @@ pub struct Times {
     pub thermal_onset: Duration,
     /// Without a sign for so long, a thermal fault clears.
     pub thermal_quiet: Duration,
+    /// A lost device that answers for so long was reset.
+    pub lost_quiet: Duration,
     /// Without a sign for so long, an error that the device survived clears.
     pub error_quiet: Duration,
     /// Longest quiet time that is asked for of a fault that comes back.
@@ -35,6 +39,7 @@ impl Default for Times {
         Self {
             thermal_onset: Duration::from_secs(10),
             thermal_quiet: Duration::from_secs(60),
+            lost_quiet: Duration::from_secs(15),
             error_quiet: Duration::from_secs(600),
             longest_quiet: Duration::from_secs(6 * 3600),
         }
@@ -184,7 +189,7 @@ impl Judge {
         self.device(uuid).unreadable = None;
         if reading.fault == Some(DeviceFault::Lost) {
             // Whatever it was before, it answers no more; its sensors say nothing.
-            self.sign(uuid, Cause::Lost, true, None, now);
+            self.sign(uuid, Cause::Lost, true, Some(self.times.lost_quiet), now);
             return;
         }
         self.note_reset(uuid, reading.sensors.energy_millijoules);
@@ -429,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_device_stays_lost_and_an_unreadable_one_is_unknown_while_it_is() {
+    fn a_lost_device_is_believed_after_a_while_and_an_unreadable_one_is_unknown_while_it_is() {
         let mut judge = judge();
         judge.reading(&reading(Some(DeviceFault::Unreadable("timeout".to_owned()))), at(0));
         let unknown = Opinion { health: GpuHealth::Unknown, cause: None, reason: Some("timeout".to_owned()) };
@@ -437,10 +442,15 @@ mod tests {
         judge.reading(&reading(None), at(1));
         assert_eq!(seen(&judge), HEALTHY);
         judge.reading(&reading(Some(DeviceFault::Lost)), at(2));
-        judge.reading(&reading(None), at(3));
         assert_eq!(seen(&judge), (GpuHealth::Failed, Some(Cause::Lost)));
-        judge.reading(&with(|r| r.sensors.energy_millijoules = Some(0)), at(4));
+        judge.reading(&reading(None), at(16));
+        assert_eq!(seen(&judge), (GpuHealth::Failed, Some(Cause::Lost)));
+        judge.reading(&reading(None), at(17));
         assert_eq!(seen(&judge), HEALTHY);
+        // One that comes and goes is believed later and later.
+        judge.reading(&reading(Some(DeviceFault::Lost)), at(20));
+        judge.reading(&reading(None), at(49));
+        assert_eq!(seen(&judge), (GpuHealth::Failed, Some(Cause::Lost)));
     }
 
     #[test]

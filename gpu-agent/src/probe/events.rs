@@ -1,11 +1,12 @@
 //! The thread that waits for the driver's events: Xids, of each device.
 //!
 //! * Inputs: NVML, the devices. Output: [`DeviceEvent`]s through a bounded channel.
-//! * Invariants: a wait ends often enough that the thread ends soon after it is asked to; events that find the channel
+//! * Invariants: a wait ends often enough that the thread ends within half a second after it is asked to; events that find the channel
 //!   full are counted, never waited with, for the driver keeps only the latest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nvml_wrapper::Nvml;
@@ -67,11 +68,13 @@ impl EventSink {
     }
 }
 
-/// Handle of the waiting thread; dropping it asks the thread to end.
+/// Handle of the waiting thread. Dropping it ends the thread and waits for that, half a second at most: NVML counts how
+/// often it was initialised, and a driver that was loaded anew is seen only after the last of the old ones has let go.
 #[derive(Debug)]
 pub struct EventThread {
     stop: Arc<AtomicBool>,
     watched: Vec<String>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl EventThread {
@@ -82,10 +85,10 @@ impl EventThread {
     pub fn start(nvml: Arc<Nvml>, watched: Vec<String>, sink: EventSink) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (ends, uuids) = (Arc::clone(&stop), watched.clone());
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("nvml-events".to_owned())
             .spawn(move || watch(&nvml, &uuids, &sink, &ends))?;
-        Ok(Self { stop, watched })
+        Ok(Self { stop, watched, thread: Some(thread) })
     }
 
     /// Whether it waits for events of exactly these devices.
@@ -98,6 +101,10 @@ impl EventThread {
 impl Drop for EventThread {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has ended too.
+            drop(thread.join());
+        }
     }
 }
 

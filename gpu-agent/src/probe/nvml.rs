@@ -30,7 +30,7 @@ struct Known {
     slow_at: Instant,
 }
 
-/// The library, and the thread that waits for its events.
+/// The library, and the thread that waits for its events. Dropped in this order, the thread's is the last hold of it.
 struct Library {
     nvml: Arc<Nvml>,
     events: Option<EventThread>,
