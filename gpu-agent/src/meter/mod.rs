@@ -13,6 +13,7 @@
 
 mod clock;
 mod files;
+mod keeper;
 mod load;
 mod owed;
 mod rules;
@@ -24,6 +25,7 @@ mod tick;
 
 pub use clock::Anchor;
 pub use files::{Disk, Files};
+pub use keeper::{Keeper, KeeperError, Kept};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use sights::{Clocks, Sights};
 pub use store::{Appended, ChainName, Found, Store, StoreError, StoreOptions};
