@@ -14,6 +14,7 @@ use crate::health::judge::Judge;
 use crate::health::memory::Memory;
 use crate::health::xid;
 use crate::inventory::NodeInventory;
+use crate::metering::Metering;
 use crate::metrics::Metrics;
 use crate::observe::Observation;
 use crate::pods::attribution::Known;
@@ -54,6 +55,8 @@ pub struct Outlets {
     pub known: watch::Sender<Vec<Known>>,
     /// What the devices say now.
     pub view: watch::Sender<View>,
+    /// What they are used for.
+    pub metering: Metering,
 }
 
 /// What the loop writes to the API server.
@@ -190,7 +193,12 @@ impl Agent {
     }
 
     /// Old values are not told as new: where reading fails, there are none.
-    fn tell(&self) {
+    fn tell(&mut self) {
+        if let Some((inventory, _)) = &self.observation.last_good {
+            self.outlets.metering.see(inventory, self.observation.problem.is_none());
+        }
+        let (kept, dropped) = self.outlets.metering.kept();
+        self.metrics.show_metering(&kept, dropped);
         let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
         let inventory = good.map(|(inventory, _)| Arc::new(inventory.clone()));
         if let Some(inventory) = &inventory {
@@ -207,6 +215,7 @@ impl Agent {
     fn hear(&mut self, event: &DeviceEvent) {
         let class = self.judge.xid(&event.uuid, event.xid, self.began.elapsed());
         self.metrics.count_xid(event.xid, class);
+        self.outlets.metering.xid(&event.uuid, event.xid);
         self.outlets.view.send_modify(|view| _ = view.xids.insert(event.uuid.clone(), event.xid));
         let meaning = xid::meaning(event.xid).unwrap_or("not in the catalogue");
         tracing::warn!(gpu = event.uuid, xid = event.xid, class = class.name(), meaning, "Xid");

@@ -20,6 +20,7 @@ pub mod fingerprint;
 pub mod health;
 pub mod inventory;
 pub mod meter;
+pub mod metering;
 pub mod metrics;
 pub mod model;
 pub mod observe;

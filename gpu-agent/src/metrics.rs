@@ -15,6 +15,7 @@ use vendue_crds::GpuHealth;
 use crate::health::judge::Judge;
 use crate::health::xid::{self, Class};
 use crate::inventory::{DeviceReading, Sensors};
+use crate::meter::Kept;
 use crate::model;
 use crate::observe::{Observation, Outcome};
 
@@ -61,6 +62,9 @@ pub struct Metrics {
     energy: CounterVec,
     ecc_errors: CounterVec,
     xids: IntCounterVec,
+    metering: Gauge,
+    receipts: Gauge,
+    looks_lost: Gauge,
     ready: Gauge,
     device_count: Gauge,
     reads: IntCounterVec,
@@ -106,6 +110,17 @@ impl Metrics {
             energy,
             ecc_errors,
             xids,
+            metering: gauge(&registry, "vendue_agent_metering", "1 while receipts can be stored")?,
+            receipts: gauge(
+                &registry,
+                "vendue_agent_receipts_stored",
+                "Receipts stored since the agent began",
+            )?,
+            looks_lost: gauge(
+                &registry,
+                "vendue_agent_metering_looks_lost",
+                "Readings that could not be metered since the agent began: each is a second of a gap",
+            )?,
             ready: gauge(&registry, "vendue_agent_ready", "1 when the GpuNode's condition Ready is True")?,
             device_count: gauge(&registry, "vendue_agent_devices", "Devices in the last good reading")?,
             reads: int_counters(
@@ -160,6 +175,13 @@ impl Metrics {
         // Codes that nobody knows share a label: what a broken driver makes up must not make series.
         let code = xid::meaning(code).map_or_else(|| "other".to_owned(), |_| code.to_string());
         self.xids.with_label_values(&[code.as_str(), class.name()]).inc();
+    }
+
+    /// Shows how metering goes.
+    pub fn show_metering(&self, kept: &Kept, dropped: u64) {
+        self.metering.set(f64::from(u8::from(kept.error.is_none())));
+        self.receipts.set(float(kept.records));
+        self.looks_lost.set(float(dropped.saturating_add(kept.dropped_ticks)));
     }
 
     /// Counts a write.

@@ -15,6 +15,7 @@ use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
 use crate::args::{Compat, Run};
 use crate::health::judge::{Judge, Times};
 use crate::health::memory::{self, Memory, MemoryError};
+use crate::metering::{Metering, MeteringError};
 use crate::metrics::Metrics;
 use crate::pods::kubelet::Kubelet;
 use crate::pods::watcher::{Seen, Slices, Watcher};
@@ -45,6 +46,9 @@ pub enum RunError {
     /// Faults from before cannot be read.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// Metering cannot begin.
+    #[error(transparent)]
+    Metering(#[from] MeteringError),
     /// There is no configuration for a client.
     #[error("find the API server: {0}")]
     Config(#[from] kube::config::InferConfigError),
@@ -71,17 +75,20 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     };
     let metrics = Arc::new(Metrics::new(&node)?);
     let pulse = Arc::new(Pulse::new(run.heartbeat()));
-    let devices = devices(&run, probe)?;
+    let boot = memory::boot_id(Path::new(memory::BOOT_ID))?;
+    let devices = devices(&run, probe, boot.clone())?;
     let client = client().await?;
     let (known, devices_known) = watch::channel(vec![]);
     let (view, viewed) = watch::channel(View::default());
     let (seen, pods) = watch::channel(Seen::default());
+    let metering = Metering::start(&run.state_dir, &boot, pods.clone())?;
+    tracing::info!(public_key = %metering.public_key(), "receipts are signed by this key");
     let kubelet = Kubelet::new(&run.pod_resources_dir, KUBELET_LIMIT);
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
     let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
     let tainter = (!run.no_taints).then(|| Tainter::new(client.clone(), node.clone()));
     let api = Api { publisher: Publisher::new(client, node.clone()), tainter };
-    let outlets = Outlets { known, view };
+    let outlets = Outlets { known, view, metering };
     let agent = Agent::new(pace, devices, outlets, api, Arc::clone(&metrics), Arc::clone(&pulse));
 
     let address = listener.local_addr().map_err(RunError::Start)?;
@@ -97,10 +104,10 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
 }
 
 /// The devices, and what is remembered against them.
-fn devices(run: &Run, probe: NvmlProbe) -> Result<Devices, RunError> {
+fn devices(run: &Run, probe: NvmlProbe, boot: String) -> Result<Devices, RunError> {
     let dir = &run.state_dir;
     std::fs::create_dir_all(dir).map_err(|source| RunError::StateDir { path: dir.clone(), source })?;
-    let (memory, lasting) = Memory::open(dir, memory::boot_id(Path::new(memory::BOOT_ID))?)?;
+    let (memory, lasting) = Memory::open(dir, boot)?;
     let judge = Judge::new(run.xid_classes.clone(), Times::default(), lasting);
     let (sink, events) = EventSink::new();
     let probe = ProbeThread::start(probe.with_events(sink), run.hang_limit()).map_err(RunError::Start)?;

@@ -12,6 +12,7 @@
 //! [`Meter`] decides and is pure. [`Store`] keeps.
 
 mod clock;
+pub mod clocks;
 mod files;
 mod keeper;
 mod load;
