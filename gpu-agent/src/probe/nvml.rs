@@ -1,4 +1,4 @@
-//! Reads devices through NVIDIA's management library: its life, and the devices one by one ([`super::reading`]).
+//! Reads devices through NVIDIA's management library: its life, and the devices one by one (`reading`).
 //!
 //! The library is loaded and initialised at the first reading and kept; a failed initialisation, a lost driver and a
 //! machine without devices are tried afresh at the next reading. What is known of a device is remembered by index, so that
