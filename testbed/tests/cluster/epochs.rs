@@ -147,7 +147,7 @@ async fn round_of(env: &Env, ns: &str, name: &str) -> Result<u64, Failure> {
     Ok(u64::try_from(award.round)?)
 }
 
-/// Waits for a time in milliseconds since 1970.
+/// Waits for a time in milliseconds since 1970: rounds, and with them the change, begin by the clock and by no event.
 async fn wait_until(at_ms: u64) {
     let at = UNIX_EPOCH + Duration::from_millis(at_ms);
     // A time that is over is not waited for.

@@ -79,22 +79,19 @@ impl G1Sum {
 
     /// The sum of public points, each times its weight.
     pub(crate) fn weighted(points: &[(Weight, G1)], bits: WeightBits) -> Self {
-        let affine: Vec<blst_p1_affine> = points.iter().map(|(_, p)| p.0).collect();
-        let weights = weight_bytes(points.iter().map(|(w, _)| w), bits);
-        // blst indexes the first point.
-        if affine.is_empty() { Self::identity() } else { Self(affine.mult(&weights, bits.count())) }
+        Self::of_affine(points.iter().map(|(w, p)| (w, p.0)), bits)
     }
 
     /// The sum of points of the curve, each times its weight, which may be any scalar; to be multiplied by the cofactor.
     pub(crate) fn weighted_curve(points: &[(Weight, CurvePoint)]) -> Self {
-        let affine: Vec<blst_p1_affine> = points.iter().map(|(_, p)| p.0).collect();
-        let weights = weight_bytes(points.iter().map(|(w, _)| w), WeightBits::Scalar);
+        Self::of_affine(points.iter().map(|(w, p)| (w, p.0)), WeightBits::Scalar)
+    }
+
+    fn of_affine<'w>(points: impl Iterator<Item = (&'w Weight, blst_p1_affine)>, bits: WeightBits) -> Self {
+        let (weights, affine): (Vec<&Weight>, Vec<blst_p1_affine>) = points.unzip();
+        let weights = weight_bytes(weights.into_iter(), bits);
         // blst indexes the first point.
-        if affine.is_empty() {
-            Self::identity()
-        } else {
-            Self(affine.mult(&weights, WeightBits::Scalar.count()))
-        }
+        if affine.is_empty() { Self::identity() } else { Self(affine.mult(&weights, bits.count())) }
     }
 
     /// The point, unless it is the identity.
