@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use vendue_gpu_agent::inventory::NodeInventory;
-use vendue_gpu_agent::meter::{Clocks, Keeper, Sights, Store, StoreOptions};
+use vendue_gpu_agent::meter::{Clocks, Keeper, Sights, Store, options};
 use vendue_gpu_agent::pods::api::{
     ContainerDevices, ContainerResources, ListPodResourcesResponse, PodResources,
 };
@@ -55,14 +55,14 @@ fn records(dir: &Path) -> BTreeMap<AwardId, Vec<Record>> {
     let bytes: Vec<u8> =
         (0..32).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).expect("digits")).collect();
     let key = NodeKey::from_bytes(&bytes.try_into().expect("32 bytes")).expect("key");
-    let (mut store, _) = Store::open(StoreOptions::new(dir.join("receipts")), key).expect("store");
+    let (mut store, _) = Store::open(options(dir.join("receipts")), key).expect("store");
     let mut all: BTreeMap<AwardId, Vec<Record>> = BTreeMap::new();
     loop {
-        let Some((name, _)) = store.undelivered().next() else { return all };
-        let next = store.next_to_deliver(name, 100).expect("records");
+        let Some((name, from)) = store.chains().undelivered().next() else { return all };
+        let next = store.chains().records(name, from, 100).expect("records");
         let last = next.last().expect("a record").sequence;
         all.entry(name.award).or_default().extend(next);
-        store.acknowledge(name, last + 1).expect("acknowledge");
+        store.chains_mut().acknowledge(name, last + 1).expect("acknowledge");
     }
 }
 

@@ -27,7 +27,7 @@ pub use encoding::{MAX_ENCODED, read_records};
 pub use equivocation::{Equivocation, EquivocationError};
 pub use hour::{HourError, HourStatement, SignedHour, hour_leaves, hour_of};
 pub use merkle::{Inclusion, Sibling, Tree};
-pub use names::{AwardId, BootId, DeviceId, DriverVersion, Name, NameError, NodeKey, PublicKey};
+pub use names::{AwardId, BootId, ChainName, DeviceId, DriverVersion, Name, NameError, NodeKey, PublicKey};
 pub use node::{DeviceTotals, NodeError, Place, verify_node};
 pub use record::{
     Activity, ActivitySource, Body, Clock, Closed, Energy, Gap, GapReason, MAX_XIDS, Opened, Record, Rotated,

@@ -2,7 +2,7 @@
 //!
 //! Inputs: bytes and texts of others. Outputs: values that are well formed. Invariant: each value has one text form.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use std::fmt;
 use std::str::FromStr;
 use vendue_market::encode::{from_hex, hex_array, to_hex};
@@ -14,6 +14,9 @@ pub enum NameError {
     /// Not the digits of an award.
     #[error("award id {0:?} is not 16 lower-case hex digits")]
     Award(String),
+    /// Not the name of a chain.
+    #[error("chain {0:?} is not 16 lower-case hex digits of an award, a dash and 16 of a key")]
+    Chain(String),
     /// Not what a device or a driver is called.
     #[error("name {found:?} is not 1 to {max} printable ASCII characters")]
     Name {
@@ -56,6 +59,60 @@ impl FromStr for AwardId {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let bytes = from_hex(text).and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or_else(|| NameError::Award(text.to_owned()))
+    }
+}
+
+/// A chain by its award and the key that opened it. As text: 16 hex digits of the award, a dash, 16 of the key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChainName {
+    /// The award.
+    pub award: AwardId,
+    /// The first bytes of the key's x coordinate.
+    pub key: [u8; 8],
+}
+
+impl ChainName {
+    /// The name of an award's chain under the key that opens it.
+    #[must_use]
+    pub fn new(award: AwardId, opening_key: PublicKey) -> Self {
+        let mut key = [0; 8];
+        key.iter_mut().zip(opening_key.0.iter().skip(1)).for_each(|(to, from)| *to = *from);
+        Self { award, key }
+    }
+}
+
+impl fmt::Display for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.award, to_hex(&self.key))
+    }
+}
+
+impl fmt::Debug for ChainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ChainName({self})")
+    }
+}
+
+impl FromStr for ChainName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let parts = text.split_once('-').and_then(|(award, key)| {
+            let key = from_hex(key).and_then(|bytes| bytes.try_into().ok())?;
+            Some(Self { award: award.parse().ok()?, key })
+        });
+        parts.ok_or_else(|| NameError::Chain(text.to_owned()))
+    }
+}
+
+impl Serialize for ChainName {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ChainName {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
     }
 }
 

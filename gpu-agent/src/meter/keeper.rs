@@ -13,9 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use vendue_receipts::{NodeKey, PublicKey, SignatureError};
+use vendue_receipts_store::StoreError;
 
 use super::rules::{Meter, Settings};
-use super::store::{Store, StoreError, StoreOptions};
+use super::store::{Store, options};
 use super::tick::Tick;
 
 /// Name of the key's file.
@@ -82,7 +83,7 @@ impl Keeper {
     pub fn start(dir: &Path) -> Result<Self, KeeperError> {
         let key = node_key(&dir.join(KEY_FILE))?;
         let public_key = key.public();
-        let (store, found) = Store::open(StoreOptions::new(dir.join("receipts")), key)?;
+        let (store, found) = Store::open(options(dir.join("receipts")), key)?;
         if found.torn > 0 {
             tracing::warn!(bytes = found.torn, "ends of receipt files that were never durable are dropped");
         }

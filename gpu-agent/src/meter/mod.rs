@@ -13,23 +13,19 @@
 
 mod clock;
 pub mod clocks;
-mod files;
 mod keeper;
-mod load;
 mod owed;
 mod rules;
-mod segment;
 mod sights;
 mod span;
 mod store;
 mod tick;
 
 pub use clock::Anchor;
-pub use files::{Disk, Files};
 pub use keeper::{Keeper, KeeperError, Kept};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use sights::{Clocks, Sights};
-pub use store::{Appended, ChainName, Found, Store, StoreError, StoreOptions};
+pub use store::{Appended, Found, Store, options};
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 
 #[cfg(test)]

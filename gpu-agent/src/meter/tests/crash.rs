@@ -7,7 +7,9 @@ use vendue_receipts::{AwardId, GapReason, Record, verify_node};
 
 use super::memory::{Done, Memory};
 use super::{A, B, IDLE, Node, SECOND, key, name};
-use crate::meter::{Meter, Settings, Store, StoreOptions};
+use vendue_receipts_store::Options;
+
+use crate::meter::{Meter, Settings, Store};
 
 /// What arrived, by place. The same place never arrives with two contents.
 #[derive(Default)]
@@ -38,7 +40,7 @@ struct Agent {
 fn open(files: &Memory) -> Store<Memory> {
     let dir = PathBuf::from("/receipts");
     // Small files, so that there are many writes of each kind.
-    let options = StoreOptions { dir, segment_bytes: 1_200, retain_ms: 3_000, max_bytes: 1 << 20 };
+    let options = Options { dir, segment_bytes: 1_200, retain_ms: 3_000, max_bytes: 1 << 20, delivers: true };
     Store::open_with(options, key(1), files.clone()).unwrap().0
 }
 
@@ -64,21 +66,21 @@ impl Agent {
     /// The number of records of each chain that were reported stored.
     fn counts(&self) -> BTreeMap<AwardId, u64> {
         let mut counts = self.stored.clone();
-        counts.extend(self.store.chains().map(|(name, chain)| (name.award, chain.next_sequence())));
+        counts.extend(self.store.chains().iter().map(|(name, chain)| (name.award, chain.next_sequence())));
         counts
     }
 
     /// Delivers and cleans up, as far as that works.
     fn deliver(&mut self) {
-        let names: Vec<_> = self.store.undelivered().map(|(name, _)| name).collect();
-        for name in names {
-            let records = self.store.next_to_deliver(name, 100).unwrap();
+        let waiting: Vec<_> = self.store.chains().undelivered().collect();
+        for (name, from) in waiting {
+            let records = self.store.chains().records(name, from, 100).unwrap();
             let Some(next) = records.last().map(|r| r.sequence + 1) else { continue };
             records.into_iter().for_each(|record| self.receiver.take(record));
             // A receiver that has them does not help if that is not noted: they come again.
-            drop(self.store.acknowledge(name, next));
+            drop(self.store.chains_mut().acknowledge(name, next));
         }
-        drop(self.store.prune(self.node.meter.time_ms()));
+        drop(self.store.chains_mut().prune(self.node.meter.time_ms()));
     }
 
     /// Some work in which every kind of write occurs.
@@ -111,7 +113,7 @@ impl Agent {
             text.ends_with("unfinished") || removed.iter().any(|award| text.contains(&award.to_string()))
         };
         assert!(!left.iter().any(is_gone), "what is not whole and what is removed is cleaned up: {left:?}");
-        for (name, chain) in self.store.chains() {
+        for (name, chain) in self.store.chains().iter() {
             let reported = self.stored.get(&name.award).copied().unwrap_or_default();
             assert!(chain.next_sequence() >= reported, "{name}: {reported} were reported stored");
         }
@@ -128,7 +130,7 @@ impl Agent {
         for _ in 0..20 {
             self.deliver();
         }
-        assert_eq!(self.store.undelivered().count(), 0);
+        assert_eq!(self.store.chains().undelivered().count(), 0);
         let chains = self.receiver.chains();
         let chains: Vec<&[Record]> = chains.iter().map(Vec::as_slice).collect();
         let totals = verify_node(key(1).public(), &chains).unwrap();
@@ -140,7 +142,7 @@ impl Agent {
             assert!(if exact { energy == used } else { energy <= used }, "{energy} of {used}");
         }
         let removed = self.store.resume().removed;
-        let is_known = removed.contains(&A) || self.store.chains().any(|(name, _)| name.award == A);
+        let is_known = removed.contains(&A) || self.store.chains().iter().any(|(name, _)| name.award == A);
         assert!(is_known || !self.stored.contains_key(&A));
     }
 }
@@ -171,7 +173,7 @@ fn a_process_that_ends_at_any_write_leaves_chains_that_go_on() {
         agent.work();
         agent.restart();
         // What was not stored before the first record is not known to anybody.
-        let began = agent.store.chains().next().is_some();
+        let began = agent.store.chains().iter().next().is_some();
         agent.check(began);
     });
 }

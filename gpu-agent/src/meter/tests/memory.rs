@@ -6,8 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use crate::meter::Files;
-use crate::meter::files::UNFINISHED;
+use vendue_receipts_store::{Files, UNFINISHED};
 
 /// How much of a write is done before it fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

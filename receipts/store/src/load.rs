@@ -6,14 +6,16 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::clock::Anchor;
-use super::files::Files;
-use super::segment::{self, Segment};
-use super::store::{ChainName, Kept, Part, StoreError, io};
+use vendue_receipts::ChainName;
+
+use crate::chains::{Kept, Part};
+use crate::error::{StoreError, io};
+use crate::files::Files;
+use crate::segment::{self, Segment};
 
 /// The chains of a folder.
 #[derive(Debug, Default)]
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub chains: BTreeMap<ChainName, Kept>,
     /// Bytes at ends of files that were never durable.
     pub torn: u64,
@@ -26,23 +28,10 @@ fn damaged(path: &Path, offset: usize, what: impl ToString) -> StoreError {
 }
 
 /// The chains that are gone.
-pub(super) fn removed(files: &impl Files, path: &Path) -> Result<Vec<ChainName>, StoreError> {
+pub(crate) fn removed(files: &impl Files, path: &Path) -> Result<Vec<ChainName>, StoreError> {
     let bytes = files.read(path).map_err(io("read", path))?.unwrap_or_default();
     let text = std::str::from_utf8(&bytes).map_err(|error| damaged(path, error.valid_up_to(), "not text"))?;
-    let name = |line: &str| name(line).ok_or_else(|| damaged(path, 0, format!("{line:?} is no chain")));
-    text.lines().map(name).collect()
-}
-
-/// Where chain time and the steady clock met.
-pub(super) fn anchor(files: &impl Files, path: &Path) -> Result<Option<Anchor>, StoreError> {
-    let Some(bytes) = files.read(path).map_err(io("read", path))? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(path, error.column(), error))
-}
-
-fn name(text: &str) -> Option<ChainName> {
-    let (award, key) = text.split_once('-')?;
-    let key = u64::from_str_radix(key, 16).ok()?.to_be_bytes();
-    Some(ChainName { award: award.parse().ok()?, key })
+    text.lines().map(|line| line.parse().map_err(|error| damaged(path, 0, error))).collect()
 }
 
 /// Chain and first sequence of a file; of a file without records, no sequence.
@@ -51,14 +40,14 @@ fn parse(path: &Path) -> Option<(ChainName, Option<u64>)> {
     match text.strip_suffix(".segment") {
         Some(text) => {
             let (text, first) = text.rsplit_once('-')?;
-            Some((name(text)?, Some(u64::from_str_radix(first, 16).ok()?)))
+            Some((text.parse().ok()?, Some(u64::from_str_radix(first, 16).ok()?)))
         }
-        None => Some((name(text.strip_suffix(".delivered")?)?, None)),
+        None => Some((text.strip_suffix(".delivered")?.parse().ok()?, None)),
     }
 }
 
 /// All chains.
-pub(super) fn chains(files: &impl Files, dir: &Path, removed: &[ChainName]) -> Result<Loaded, StoreError> {
+pub(crate) fn chains(files: &impl Files, dir: &Path, removed: &[ChainName]) -> Result<Loaded, StoreError> {
     let (mut loaded, mut parts) = (Loaded::default(), BTreeMap::<ChainName, BTreeMap<u64, PathBuf>>::new());
     let mut delivered = BTreeMap::new();
     for path in files.list(dir).map_err(io("list", dir))? {
@@ -121,7 +110,7 @@ fn chain(files: &impl Files, paths: BTreeMap<u64, PathBuf>) -> Result<(Kept, u64
 }
 
 /// The durable part of one file, read again.
-pub(super) fn part(files: &impl Files, path: &Path, bytes: u64) -> Result<Segment, StoreError> {
+pub(crate) fn part(files: &impl Files, path: &Path, bytes: u64) -> Result<Segment, StoreError> {
     let all = files.read(path).map_err(io("read", path))?.unwrap_or_default();
     let durable = all.get(..bytes as usize).ok_or_else(|| damaged(path, all.len(), "is cut"))?;
     segment::read(durable, false).map_err(|damage| damaged(path, damage.offset, damage.what))

@@ -18,7 +18,7 @@ const HEAD: usize = 8;
 const MAX_PAYLOAD: usize = 16 << 20;
 
 /// A frame around a payload. None around one that is empty or too long.
-pub(super) fn frame(payload: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn frame(payload: &[u8]) -> Option<Vec<u8>> {
     if !(1..=MAX_PAYLOAD).contains(&payload.len()) {
         return None;
     }
@@ -38,7 +38,7 @@ fn payload_at(bytes: &[u8], at: usize) -> Option<Range<usize>> {
 
 /// What a file holds.
 #[derive(Debug)]
-pub(super) struct Segment {
+pub(crate) struct Segment {
     /// The chain before the first record.
     pub before: Chain,
     /// The records, each with the offset of its frame.
@@ -51,7 +51,7 @@ pub(super) struct Segment {
 
 /// What is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Damage {
+pub(crate) struct Damage {
     /// Where.
     pub offset: usize,
     /// What.
@@ -59,7 +59,7 @@ pub(super) struct Damage {
 }
 
 /// Reads a file. The last one of a chain may end in a batch that was never durable.
-pub(super) fn read(bytes: &[u8], may_be_torn: bool) -> Result<Segment, Damage> {
+pub(crate) fn read(bytes: &[u8], may_be_torn: bool) -> Result<Segment, Damage> {
     let damage = |offset: usize, what: &dyn ToString| Damage { offset, what: what.to_string() };
     let head = payload_at(bytes, 0).ok_or_else(|| damage(0, &"no head"))?;
     let mut end = head.end;

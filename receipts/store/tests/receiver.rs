@@ -1,0 +1,124 @@
+//! What a receiver takes from a signer, refuses, and keeps.
+
+// Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use vendue_receipts::{
+    AwardId, Body, BootId, Chain, ChainName, Closed, Fault, NodeKey, Opened, Record, Used, Xids,
+};
+use vendue_receipts_store::{Chains, Options, StoreError, Taken};
+
+const A: AwardId = AwardId([0xaa; 8]);
+
+fn key(n: u8) -> NodeKey {
+    NodeKey::from_bytes(&[n; 32]).unwrap()
+}
+
+fn name(award: AwardId) -> ChainName {
+    ChainName::new(award, key(1).public())
+}
+
+fn options(dir: &Path) -> Options {
+    Options { dir: dir.to_owned(), segment_bytes: 1, retain_ms: 5_000, max_bytes: 1 << 20, delivers: false }
+}
+
+fn open(dir: &Path) -> Chains {
+    Chains::open(options(dir), None).unwrap().0
+}
+
+/// A chain of an opening, so many windows of a second, each with this driver, and a close.
+fn signed(award: AwardId, by: &NodeKey, windows: u64, driver: &str) -> Vec<Record> {
+    let mut chain = Chain::new(award, 0);
+    let opened = Body::Opened(Opened { public_key: by.public(), boot: BootId([1; 16]), time_ms: 0 });
+    let used = (0..windows).map(|n| {
+        Body::Used(Used {
+            device: "GPU-0".parse().unwrap(),
+            t0_ms: n * 1_000,
+            t1_ms: (n + 1) * 1_000,
+            wall_ns: 1_000_000_000,
+            energy: None,
+            activity: None,
+            memory_peak_bytes: None,
+            xids: Xids::default(),
+            driver: driver.parse().unwrap(),
+        })
+    });
+    let closed = Body::Closed(Closed { time_ms: windows * 1_000 });
+    let bodies: Vec<Body> = [opened].into_iter().chain(used).chain([closed]).collect();
+    bodies.into_iter().map(|body| chain.sign(body, by).unwrap()).collect()
+}
+
+#[test]
+fn what_comes_twice_or_too_early_is_taken_once_and_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = signed(A, &key(1), 3, "1");
+    let mut chains = open(dir.path());
+    assert_eq!(chains.take(name(A), &records[1..2]).unwrap(), Taken::UpTo(0), "nothing to continue");
+    assert_eq!(chains.get(name(A)), None);
+    assert_eq!(chains.take(name(A), &records[..2]).unwrap(), Taken::UpTo(2));
+    assert_eq!(chains.take(name(A), &records[3..]).unwrap(), Taken::UpTo(2), "one is missing");
+    assert_eq!(chains.take(name(A), &records[..4]).unwrap(), Taken::UpTo(4));
+    assert_eq!(chains.take(name(A), &records[..4]).unwrap(), Taken::UpTo(4));
+    drop(chains);
+    let mut chains = open(dir.path());
+    assert_eq!(chains.take(name(A), &[]).unwrap(), Taken::UpTo(4), "it is durable");
+    assert_eq!(chains.take(name(A), &records[4..]).unwrap(), Taken::UpTo(5));
+    let mut here = vec![];
+    while here.len() < 5 {
+        here.extend(chains.records(name(A), here.len() as u64, 9).unwrap());
+    }
+    assert_eq!(here, records);
+}
+
+#[test]
+fn another_story_is_kept_as_evidence_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (signed(A, &key(1), 3, "1"), signed(A, &key(1), 3, "2"));
+    let mut chains = open(dir.path());
+    chains.take(name(A), &one[..3]).unwrap();
+    let Taken::Equivocation(both) = chains.take(name(A), &other).unwrap() else { panic!("not seen") };
+    assert_eq!(both.verify(), Ok(key(1).public()));
+    assert_eq!((both.first.sequence, &both.second), (1, &other[1]));
+    // Told only from a place that is not here yet, it does not continue what is here.
+    let error = chains.take(name(A), &other[3..]).unwrap_err();
+    assert!(matches!(&error, StoreError::Chain { error, .. } if error.fault == Fault::Previous), "{error}");
+    // Forged by somebody else, it accuses nobody.
+    let forged = signed(A, &key(2), 3, "2");
+    assert_eq!(chains.take(name(A), &forged[..3]).unwrap(), Taken::UpTo(3));
+    assert_eq!(chains.get(name(A)).unwrap().next_sequence(), 3);
+}
+
+#[test]
+fn a_chain_under_the_name_of_another_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chains = open(dir.path());
+    let error = chains.take(name(A), &signed(A, &key(2), 1, "1")).unwrap_err();
+    assert!(error.to_string().contains("another key than its name says"), "{error}");
+    let b = AwardId([0xbb; 8]);
+    let error = chains.take(name(A), &signed(b, &key(1), 1, "1")).unwrap_err();
+    assert!(matches!(error, StoreError::Chain { .. }), "{error}");
+    assert_eq!(chains.iter().count(), 0);
+}
+
+#[test]
+fn chains_that_are_over_go_when_they_are_old_and_awards_that_go_on_stay_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chains = open(dir.path());
+    let (idle, b) = (AwardId::IDLE, AwardId([0xbb; 8]));
+    chains.take(name(A), &signed(A, &key(1), 3, "1")).unwrap();
+    for award in [idle, b] {
+        signed(award, &key(1), 3, "1")[..4].iter().for_each(|record| {
+            chains.take(name(award), std::slice::from_ref(record)).unwrap();
+        });
+    }
+    chains.prune(7_999).unwrap();
+    assert_eq!(chains.first_kept(name(A)), Some(0), "not old yet");
+    chains.prune(8_000).unwrap();
+    assert_eq!(chains.first_kept(name(A)), None);
+    assert_eq!(chains.take(name(A), &signed(A, &key(1), 3, "1")).unwrap(), Taken::Gone);
+    assert_eq!(chains.first_kept(name(idle)), Some(3), "all but the last file");
+    assert_eq!(chains.first_kept(name(b)), Some(0));
+    assert_eq!(chains.get(name(idle)).unwrap().next_sequence(), 4);
+}
