@@ -3,6 +3,8 @@
 //! Inputs: a price, from when until when, records in their order. Output: sums. Invariants: whatever no record of use covers
 //! is not charged; a record counts with the part of it that lies within the run; anybody with the same records, price and
 //! times comes to the same sums.
+//!
+//! Start and end of a run are told by system clocks, windows by chain time; `clock` records say how far these are apart.
 
 use crate::cost::cost_micros;
 use crate::record::{Body, Record};
@@ -26,7 +28,7 @@ pub struct Billed {
     pub energy_mj: u64,
     /// Cost in millionths; a sum of costs of single records.
     pub cost_micros: u64,
-    /// Up to when there are records of use, in milliseconds since 1970.
+    /// Up to when there are records, in milliseconds since 1970 by the system clock of the node.
     pub until_ms: u64,
 }
 
@@ -37,6 +39,8 @@ pub struct Bill {
     from_ms: u64,
     until_ms: u64,
     counted_until_ms: u64,
+    /// How far the system clock is ahead of chain time.
+    offset_ms: i64,
     sums: Billed,
 }
 
@@ -46,15 +50,15 @@ impl Bill {
     pub fn new(price_micros_per_gpu_hour: u64, from_ms: u64, until_ms: Option<u64>) -> Self {
         let until_ms = until_ms.unwrap_or(u64::MAX);
         let sums = Billed::default();
-        Self { price_micros_per_gpu_hour, from_ms, until_ms, counted_until_ms: from_ms, sums }
+        Self { price_micros_per_gpu_hour, from_ms, until_ms, counted_until_ms: from_ms, offset_ms: 0, sums }
     }
 
     /// Counts one more record. Records come in the order of their chain. Sums that no run can have stay at their most.
     pub fn add(&mut self, record: &Record) {
         match &record.body {
             Body::Used(used) => {
-                let (t0, t1) = (used.t0_ms.max(self.from_ms), used.t1_ms.min(self.until_ms));
-                self.sums.until_ms = self.sums.until_ms.max(used.t1_ms);
+                let (t0, t1) = self.within(used.t0_ms, used.t1_ms);
+                self.sums.until_ms = self.sums.until_ms.max(self.system(used.t1_ms));
                 if t0 >= t1 {
                     return;
                 }
@@ -72,11 +76,22 @@ impl Bill {
                 add(&mut sums.cost_micros, cost);
             }
             Body::Gap(gap) => {
-                let (t0, t1) = (gap.t0_ms.max(self.from_ms), gap.t1_ms.min(self.until_ms));
+                let (t0, t1) = self.within(gap.t0_ms, gap.t1_ms);
+                self.sums.until_ms = self.sums.until_ms.max(self.system(gap.t1_ms));
                 add(&mut self.sums.gap_ns, t1.saturating_sub(t0).saturating_mul(MS));
             }
-            Body::Opened(_) | Body::Clock(_) | Body::Rotated(_) | Body::Closed(_) => {}
+            Body::Clock(clock) => self.offset_ms = clock.offset_ms(),
+            Body::Opened(_) | Body::Rotated(_) | Body::Closed(_) => {}
         }
+    }
+
+    fn system(&self, chain_ms: u64) -> u64 {
+        chain_ms.saturating_add_signed(self.offset_ms)
+    }
+
+    /// The part of a time that lies within the run; it has no length when the end is not after the start.
+    fn within(&self, t0_ms: u64, t1_ms: u64) -> (u64, u64) {
+        (self.system(t0_ms).max(self.from_ms), self.system(t1_ms).min(self.until_ms))
     }
 
     /// The sums so far.
@@ -120,7 +135,7 @@ fn share(value: u64, part_ms: u64, whole_ms: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::names::AwardId;
-    use crate::record::{Energy, Gap, GapReason, Used, Version, Xids};
+    use crate::record::{Clock, Energy, Gap, GapReason, Used, Version, Xids};
     use proptest::prelude::*;
 
     const HOUR_MS: u64 = 3_600_000;
@@ -188,6 +203,14 @@ mod tests {
         assert_eq!(part, expected);
         assert_eq!(sums(2_000_000, 9 * HOUR_MS, None, &records).cost_micros, 0, "nothing after the start");
         assert_eq!(sums(2_000_000, 0, Some(0), &records).gpu_ns, 0, "nothing before the end");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_moves_the_windows_after_it() {
+        let hour_ahead = record(Body::Clock(Clock { time_ms: 10_000, system_ms: 10_000 + HOUR_MS }));
+        let records = [used("a", 0, 10_000), hour_ahead, used("a", 10_000, 20_000)];
+        let within = sums(1, HOUR_MS, Some(HOUR_MS + 15_000), &records);
+        assert_eq!((within.records, within.gpu_ns, within.until_ms), (1, 5_000 * MS, HOUR_MS + 20_000));
     }
 
     #[test]
