@@ -15,13 +15,23 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vendue-market", &[]),
     ("vendue-signatures", &[]),
     ("vendue-receipts", &["vendue-market", "vendue-signatures"]),
+    ("vendue-receipts-store", &["vendue-receipts"]),
     ("vendue-gpu-sim", &[]),
     ("vendue-nvml-sim", &["vendue-gpu-sim"]),
     ("vendue-cuda-sim", &["vendue-gpu-sim"]),
     ("vendue-sealed-bid", &[]),
     ("vendue-crds", &["vendue-market"]),
     ("vendue-controller-core", &["vendue-crds", "vendue-market", "vendue-receipts"]),
-    ("vendue-controller", &["vendue-controller-core", "vendue-crds", "vendue-market"]),
+    (
+        "vendue-controller",
+        &[
+            "vendue-controller-core",
+            "vendue-crds",
+            "vendue-market",
+            "vendue-receipts",
+            "vendue-receipts-store",
+        ],
+    ),
     ("vendue-auction-core", &["vendue-market", "vendue-sealed-bid", "vendue-signatures"]),
     (
         "vendue-auction",
@@ -39,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "vendue-crds",
         ],
     ),
-    ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts"]),
+    ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts", "vendue-receipts-store"]),
     ("kubectl-vendue", &["vendue-auction-core", "vendue-market", "vendue-receipts", "vendue-crds"]),
     ("vendue-testbed", &["vendue-crds", "vendue-market"]),
 ];
