@@ -193,11 +193,13 @@ mod tests {
         assert!(matches!(cli.command, Some(Command::Inventory { output: Output::Json })));
         assert_eq!(cli.library.path(), Some("/x".into()));
         assert!(Cli::try_parse_from(["a", "--read-seconds", "0"]).is_err());
-        let cli = Cli::try_parse_from(["a", "--cuda-library", "", "probe", "--gpu", "GPU-1"]).expect("parse");
+        let cli =
+            Cli::try_parse_from(["a", "--cuda-library", "/c", "probe", "--gpu", "GPU-1"]).expect("parse");
         assert!(matches!(
             cli.command,
             Some(Command::Probe { gpu: Some(_), output: Output::Text, parent: None })
         ));
-        assert_eq!(cli.library.cuda_path(), None);
+        assert_eq!(cli.library.cuda_path(), Some("/c".into()));
+        assert_eq!(Library { nvml_library: None, cuda_library: Some("".into()) }.cuda_path(), None);
     }
 }

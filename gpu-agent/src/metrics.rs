@@ -413,7 +413,7 @@ mod tests {
         let not_run = GpuProbe::without_figures(ProbeResult::NotRun, "NoCudaDriver", String::new());
         assert_eq!(show(not_run.clone()), [format!("vendue_gpu_healthy{labels} 1")]);
         metrics.count_probe(&not_run);
-        let counted = r#"vendue_agent_probes_total{node="n1",reason="NoCudaDriver",result="not_run"} 1"#;
+        let counted = r#"vendue_agent_probes_total{reason="NoCudaDriver",result="not_run",node="n1"} 1"#;
         assert!(metrics.render().expect("text").contains(counted));
     }
 

@@ -138,7 +138,7 @@ async fn an_idle_device_is_probed_once_also_over_a_restart() {
     let probe = rig.until("Passed").await;
     assert!(probe.at.is_some());
     assert_eq!(rig.runs(), 1);
-    let counted = r#"vendue_agent_probes_total{node="n1",reason="Passed",result="passed"} 1"#;
+    let counted = r#"vendue_agent_probes_total{reason="Passed",result="passed",node="n1"} 1"#;
     assert!(rig.metrics.render().expect("text").contains(counted));
     rig.end().await;
 

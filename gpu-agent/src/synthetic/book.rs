@@ -161,6 +161,8 @@ impl Book {
             }
         }
         let Some(device) = inventory.devices.iter().find(|d| d.identity.uuid == uuid) else { return };
+        // Whole seconds, as the API and the file have them.
+        let at = Timestamp::from_second(at.as_second()).unwrap_or(at);
         let entry = Entry {
             subject: Subject::of(device, &inventory.driver_version),
             energy_millijoules: self.energy.get(uuid).copied(),

@@ -187,8 +187,9 @@ fn clock<C: Card>(card: &mut C, figures: Figures) -> Result<u64, C::Error> {
 
 /// Megabytes per second are bytes per microsecond, megahertz cycles per microsecond.
 fn per_microsecond(count: u64, time: Duration) -> u64 {
-    let scaled = u128::from(count) * 1_000 / time.as_nanos().max(1);
-    u64::try_from(scaled).unwrap_or(u64::MAX)
+    let nanoseconds = time.as_nanos().max(1);
+    let rounded = (u128::from(count) * 1_000 + nanoseconds / 2) / nanoseconds;
+    u64::try_from(rounded).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
