@@ -163,7 +163,8 @@ fn an_idle_device_is_measured_and_the_result_kept() {
     let dir = tempfile::tempdir().expect("dir");
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let nobody = Arc::new(Mutex::new(Ok(ListPodResourcesResponse::default())));
-    let kubelet = runtime.block_on(async { common::serve(dir.path(), &nobody) });
+    let _context = runtime.enter();
+    let kubelet = common::serve(dir.path(), &nobody);
     let mut agent = start(dir.path());
     let ended = next_log(&mut agent.log, "probe ends");
     assert_eq!((&ended["result"], &ended["reason"]), (&"Passed".into(), &"Passed".into()), "{ended}");
