@@ -14,8 +14,8 @@
 //! | False | `Probing` | the first probe of a device is not over |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
 //!
-//! Condition `Probed`: whether every device was measured and is what it says ([`synthetic`](crate::synthetic)). A device that failed
-//! its probe is `Failed`.
+//! Condition `Probed`: whether every device was measured and is what it says ([`synthetic`](crate::synthetic)). A device
+//! that failed its probe is `Failed`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

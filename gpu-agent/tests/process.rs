@@ -1,5 +1,5 @@
-//! The program as a process: what it prints, what it serves, what it measures, how it ends. No cluster is needed: its API server is a
-//! closed port.
+//! The program as a process: what it prints, what it serves, what it measures, how it ends. No cluster is needed: its API
+//! server is a closed port.
 
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used, clippy::panic)]

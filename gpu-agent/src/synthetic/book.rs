@@ -1,7 +1,8 @@
 //! What is known of each device, and which is to be probed next. Pure: readings, holders and the time come in.
 //!
-//! A result holds for as long as the device is the same (UUID, name, memory), under the same driver, and was not reset: its energy
-//! counter has not begun anew. NVLinks, which are part of a node's fingerprint too, are no part of what is measured.
+//! A result holds for as long as the device is the same (UUID, name, memory), under the same driver, and was not reset:
+//! its energy counter has not begun anew. NVLinks, which are part of a node's fingerprint too, are no part of what is
+//! measured.
 //!
 //! Invariants: a device that somebody has, or may have, is never next; one that passed is next only when its result no longer
 //! holds; the others are tried again after a pause that grows.

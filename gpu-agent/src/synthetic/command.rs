@@ -1,5 +1,5 @@
-//! `vendue-gpu-agent probe`: reads the devices through NVML, measures them through CUDA, says what it found. Runs as the agent's
-//! child, and for people.
+//! `vendue-gpu-agent probe`: reads the devices through NVML, measures them through CUDA, says what it found. Runs as the
+//! agent's child, and for people.
 //!
 //! * Inputs: the two libraries, which device. Output: [`Probed`] for each.
 //! * Invariant: a device that somebody uses by NVML's word is not touched, whoever asks.

@@ -1,11 +1,11 @@
 //! A card through the CUDA driver API: `libcuda.so.1`, loaded at run time.
 //!
 //! * Inputs: the library, a device's UUID. Output: a [`Card`].
-//! * Invariants: every pointer that is handed out points to memory of this module that outlives the call; a context is current on
-//!   the thread that made it for as long as its [`Cuda`] lives, which is not [`Send`].
+//! * Invariants: every pointer that is handed out points to memory of this module that outlives the call; a context is
+//!   current on the thread that made it for as long as its [`Cuda`] lives, which is not [`Send`].
 //!
-//! The crates that bind CUDA panic where there is no driver, and take the library only from the loader's path; two dozen entry
-//! points of a stable C interface are less than what it would take to work around that.
+//! The crates that bind CUDA panic where there is no driver, and take the library only from the loader's path; two dozen
+//! entry points of a stable C interface are less than what it would take to work around that.
 
 // The driver is a C library: its entry points are found and called by hand.
 #![allow(unsafe_code)]
@@ -117,6 +117,7 @@ entry_points! {
     destroy_context = "cuCtxDestroy_v2" (Handle);
     memory_info = "cuMemGetInfo_v2" (*mut usize, *mut usize);
     allocate = "cuMemAlloc_v2" (*mut u64, usize);
+    release = "cuMemFree_v2" (u64);
     fill = "cuMemsetD32_v2" (u64, c_uint, usize);
     read = "cuMemcpyDtoH_v2" (*mut c_void, u64, usize);
     load_module = "cuModuleLoadData" (*mut Handle, *const c_void);
@@ -273,6 +274,11 @@ impl Card for Cuda {
         }
     }
 
+    fn release(&mut self, block: Block) -> Result<(), CudaError> {
+        // SAFETY: no memory of this process is touched; the driver checks the address.
+        self.calls.check("return memory", unsafe { (self.calls.release)(block.address) })
+    }
+
     fn fill(&mut self, block: Block, word: u32) -> Result<(), CudaError> {
         // SAFETY: no memory of this process is touched; the driver checks the card's.
         self.calls.check("fill memory", unsafe { (self.calls.fill)(block.address, word, bytes(BLOCK / 4)) })
@@ -324,7 +330,8 @@ impl Drop for Event<'_> {
 fn load(library: &Path) -> Result<EntryPoints, CudaError> {
     let failed =
         |error: libloading::Error| CudaError::Load { library: library.into(), detail: error.to_string() };
-    // SAFETY: what a driver runs when it is loaded is as trusted as the driver. It stays loaded, for it starts threads of its own.
+    // SAFETY: what a driver runs when it is loaded is as trusted as the driver. It stays loaded, for it starts threads of
+    // its own.
     let loaded = ManuallyDrop::new(unsafe { Library::new(library) }.map_err(failed)?);
     EntryPoints::find(&loaded).map_err(failed)
 }

@@ -5,13 +5,14 @@
 //!  task (parent) --runner--> child: command --cuda, measure--> Measured --judge, table--> GpuProbe --runner--> book, store
 //! ```
 //!
-//! * Inputs: readings, who holds which device, `libcuda.so.1`. Output: one [`GpuProbe`](vendue_crds::GpuProbe) for each device.
-//! * Invariants: a device that somebody has is never touched; the CUDA driver runs in a child process only, so that one that hangs
-//!   or crashes takes nothing else with it, and the memory it took is returned by the kernel; what could not be measured is said
-//!   to be that and never counts as measured.
+//! * Inputs: readings, who holds which device, `libcuda.so.1`. Output: one [`GpuProbe`](vendue_crds::GpuProbe) for each
+//!   device.
+//! * Invariants: a device that somebody has is never touched; the CUDA driver runs in a child process only, so that one
+//!   that hangs or crashes takes nothing else with it, and the memory it took is returned by the kernel; what could not
+//!   be measured is said to be that and never counts as measured.
 //!
-//! Pure: [`table`], [`measure`], [`judge`], [`book`], [`told`]. IO: [`cuda`] (all of the unsafe code), [`command`] (the child), [`runner`] (its
-//! parent), [`store`], [`task`].
+//! Pure: [`table`], [`measure`], [`judge`], [`book`], [`told`]. IO: [`cuda`] (all of the unsafe code), [`command`] (the
+//! child), [`runner`] (its parent), [`store`], [`task`].
 
 pub mod book;
 pub mod command;

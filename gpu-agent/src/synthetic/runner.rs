@@ -1,8 +1,8 @@
 //! Runs a probe in a child process and waits for what it says.
 //!
 //! * Inputs: the program, which device, a time limit. Output: what the child found, or what became of it.
-//! * Invariants: the child ends when its time is over, when the wait for it is given up, and when this process ends; while one that
-//!   cannot be ended is left, no other is started.
+//! * Invariants: the child ends when its time is over, when the wait for it is given up, and when this process ends;
+//!   while one that cannot be ended is left, no other is started.
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! Results on the node's disk, so that an agent that is started anew does not touch devices that are in use.
 //!
 //! * Input: the book's entries. Output: the file `probes.json`, which holds those of this boot of the node.
-//! * Invariant: the file is whole at every instant; one of an earlier boot, and one that cannot be read, count for nothing: the
-//!   devices are probed again.
+//! * Invariant: the file is whole at every instant; one of an earlier boot, and one that cannot be read, count for
+//!   nothing: the devices are probed again.
 
 use std::path::{Path, PathBuf};
 

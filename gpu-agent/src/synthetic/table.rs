@@ -1,4 +1,5 @@
-//! What cards of each model measure, and how much less still counts. Pure; the numbers and their sources are in `models.json`.
+//! What cards of each model measure, and how much less still counts. Pure; the numbers and their sources are in
+//! `models.json`.
 
 use serde::Deserialize;
 

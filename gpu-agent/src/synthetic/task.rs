@@ -1,8 +1,8 @@
 //! Probes the devices of this node, one at a time, and tells what is known of each.
 //!
 //! * Inputs: what the loop reads, who holds which device, a runner, the store. Output: [`Probes`] through a watch channel.
-//! * Invariants: a device is probed only after kubelet was asked since the device appeared; when it is given to a Pod while it is
-//!   probed, the probe ends.
+//! * Invariants: a device is probed only after kubelet was asked since the device appeared; when it is given to a Pod
+//!   while it is probed, the probe ends.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

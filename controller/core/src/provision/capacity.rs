@@ -1,8 +1,8 @@
 //! What is free, by node.
 //!
 //! Inputs: a [`Snapshot`] and a Provision's spec. Outputs: free capacity of each node that the Provision selects.
-//! Invariant: free = what is healthy, probed (or accepted without) and advertised, minus holds of awards, minus requests of every
-//! other Pod, minus the room that the next award's head needs; never negative.
+//! Invariant: free = what is healthy, probed (or accepted without) and advertised, minus holds of awards, minus requests
+//! of every other Pod, minus the room that the next award's head needs; never negative.
 
 use std::collections::BTreeSet;
 
@@ -64,8 +64,9 @@ pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
     select(snapshot, spec).nodes.iter().filter_map(free).collect()
 }
 
-/// Devices that are there and devices that are taken. One that was in use when it was to be probed, and so is not counted, is among
-/// those that Pods have, or has become free: it counts on both sides, so that it is not subtracted twice.
+/// Devices that are there and devices that are taken. One that was in use when it was to be probed, and so is not
+/// counted, is among those that Pods have, or has become free: it counts on both sides, so that it is not subtracted
+/// twice.
 fn in_question(gpus: &GpuNodeView, spec: &ProvisionSpec, counted: u32, taken: u64) -> (u32, u64) {
     if spec.accept_unprobed == Some(true) {
         return (counted, taken);
