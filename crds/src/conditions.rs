@@ -61,6 +61,8 @@ pub mod bid {
 pub mod gpu_node {
     /// The agent reads the devices and all of them are usable.
     pub const READY: &str = "Ready";
+    /// Every device was measured and is what it says.
+    pub const PROBED: &str = "Probed";
     /// What the devices do is signed, stored and delivered.
     pub const METERED: &str = "Metered";
 
@@ -73,6 +75,12 @@ pub mod gpu_node {
         /// The controller does not take the receipts of some chain.
         pub const NOT_DELIVERED: &str = "NotDelivered";
     }
+}
+
+/// Reasons of a device's probe that more than the agent has to know, one sentence each.
+pub mod probe_reasons {
+    /// Somebody uses the device, so that it was not probed.
+    pub const BUSY: &str = "Busy";
 }
 
 /// Reasons, one sentence each.

@@ -33,7 +33,10 @@ pub use award::{
 };
 pub use bid::{Bid, BidOutcome, BidSpec, BidStatus};
 pub use decimal::Decimal;
-pub use gpu_node::{GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
+pub use gpu_node::{
+    GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, GpuProbe, MigDevice, MigMode, NvLinks, PcieLink,
+    ProbeResult,
+};
 pub use job::{
     AuctionOutcome, AuctionStatus, AwardSummary, ComputeJob, EnvVar, ExclusionCount, FailureStatus,
     FileSource, JobSpec, JobStatus, NodeReceipts, OrderStatus, Pricing, ProviderFilter, SecretKey, TrainSpec,

@@ -66,6 +66,10 @@ pub struct ProvisionSpec {
     /// isolation is how strangers' Pods are kept apart.
     #[serde(default)]
     pub isolation: IsolationSpec,
+    /// acceptUnprobed offers GPUs too that nothing was measured on, for example where there is no CUDA driver. GPUs that were
+    /// measured and are not what they say are never offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_unprobed: Option<bool>,
     /// suspend stops new bids; running awards are not affected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,

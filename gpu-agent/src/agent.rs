@@ -23,6 +23,7 @@ use crate::probe::thread::ProbeThread;
 use crate::publish::{PublishError, Publisher};
 use crate::server::Pulse;
 use crate::status::{self, Due};
+use crate::synthetic::Probes;
 use crate::taints::{self, Tainter};
 
 /// Longest pause after failed writes.
@@ -47,6 +48,8 @@ pub struct Devices {
     pub judge: Judge,
     /// Keeps the faults that outlast this process.
     pub memory: Memory,
+    /// What measuring them found.
+    pub probes: watch::Receiver<Probes>,
 }
 
 /// What the loop tells others of this process.
@@ -83,6 +86,7 @@ pub struct Agent {
     events: mpsc::Receiver<DeviceEvent>,
     judge: Judge,
     memory: Memory,
+    probes: watch::Receiver<Probes>,
     began: Instant,
     outlets: Outlets,
     publisher: Publisher,
@@ -107,7 +111,7 @@ impl Agent {
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
-        let Devices { probe, events, judge, memory } = devices;
+        let Devices { probe, events, judge, memory, probes } = devices;
         let Api { publisher, tainter } = api;
         Self {
             pace,
@@ -115,6 +119,7 @@ impl Agent {
             events,
             judge,
             memory,
+            probes,
             began: Instant::now(),
             outlets,
             publisher,
@@ -162,12 +167,13 @@ impl Agent {
         }
         let now = Timestamp::now();
         let previous = self.last.as_ref().map(|(status, _)| status);
+        let probes = self.probes.borrow().clone();
         let generation = self.publisher.generation();
-        let mut next = status::build(&self.observation, &self.judge, previous, generation, now);
+        let mut next = status::build(&self.observation, &self.judge, &probes, previous, generation, now);
         let metering = &self.outlets.metering;
         next.conditions.push(metering.condition(previous, generation, now));
         next.public_key = Some(metering.public_key().to_string());
-        self.metrics.show(&self.observation, &self.judge, status::is_ready(&next));
+        self.metrics.show(&self.observation, &self.judge, &probes, status::is_ready(&next));
         let last = self.last.as_ref().map(|(status, at)| (status, *at));
         let due = status::due(last, &next, now, self.pace.heartbeat);
         if due != Due::Nothing && Instant::now() >= self.not_before {

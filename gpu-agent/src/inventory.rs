@@ -36,6 +36,8 @@ pub struct DeviceReading {
     pub numa_node: Option<u32>,
     /// The PCI address at the other end of each NVLink that is up, in order.
     pub nvlink_peers: Vec<String>,
+    /// Processes that compute on it, as far as the driver shows them to this one; `None` where it does not tell.
+    pub compute_processes: Option<u32>,
     /// Sensors.
     pub sensors: Sensors,
 }
@@ -53,6 +55,7 @@ impl DeviceReading {
             pcie: None,
             numa_node: None,
             nvlink_peers: vec![],
+            compute_processes: None,
             sensors: Sensors::default(),
         }
     }

@@ -11,7 +11,7 @@
 //!   a missing, broken or hanging driver never ends or blocks the process.
 //!
 //! Decisions are pure: [`model`], [`observe`], [`status`]. IO lives in [`probe`], [`publish`], [`server`] and the
-//! loop in [`agent`].
+//! loop in [`agent`]. [`synthetic`] measures the devices before they are offered, in a process of its own.
 
 pub mod agent;
 pub mod args;
@@ -31,4 +31,5 @@ pub mod publish;
 pub mod run;
 pub mod server;
 pub mod status;
+pub mod synthetic;
 pub mod taints;

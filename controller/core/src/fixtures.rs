@@ -108,6 +108,7 @@ pub(crate) fn mk_provision_spec() -> ProvisionSpec {
         storage_class_name: "local".into(),
         accept: Default::default(),
         isolation: Default::default(),
+        accept_unprobed: None,
         suspend: None,
     }
 }
@@ -126,7 +127,9 @@ pub(crate) fn mk_snapshot(nodes: &[(&str, &str, u32)]) -> Snapshot {
         };
         snapshot.nodes.insert((*name).to_owned(), node);
         let devices = vec![((*model).to_owned(), 80 * 1024); *gpus as usize];
-        snapshot.gpu_nodes.insert((*name).to_owned(), GpuNodeView { ready: true, devices });
+        snapshot
+            .gpu_nodes
+            .insert((*name).to_owned(), GpuNodeView { ready: true, devices, ..GpuNodeView::default() });
     }
     snapshot
 }

@@ -47,7 +47,8 @@ fn ledger_with(gpus: u32, awards: &[Award]) -> Arc<Ledger> {
         disk_mib: 65_536,
         ..NodeView::default()
     };
-    let devices = GpuNodeView { ready: true, devices: vec![("H100".into(), 81_920); gpus as usize] };
+    let devices = vec![("H100".into(), 81_920); gpus as usize];
+    let devices = GpuNodeView { ready: true, devices, ..GpuNodeView::default() };
     let spec = serde_json::from_value(json!({ "price": "1.80", "storageClassName": "local" })).unwrap();
     let provision = ProvisionView { namespace: "default".into(), name: "gpus".into(), spec };
     Arc::new(Ledger::with(vec![("n1", node)], vec![("n1", devices)], provision, awards))

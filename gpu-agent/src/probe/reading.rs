@@ -102,6 +102,7 @@ pub(super) fn fast(
         pcie: slow.pcie,
         numa_node: slow.numa_node,
         nvlink_peers: slow.nvlink_peers.clone(),
+        compute_processes: device.running_compute_processes_count().ok(),
         sensors: Sensors {
             memory_used_bytes: Some(memory.used),
             memory_free_bytes: Some(memory.free),
