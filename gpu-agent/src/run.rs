@@ -15,6 +15,7 @@ use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
 use crate::args::{Compat, Run};
 use crate::health::judge::{Judge, Times};
 use crate::health::memory::{self, Memory, MemoryError};
+use crate::labels::Labeller;
 use crate::metering::{Metering, MeteringError};
 use crate::metrics::Metrics;
 use crate::pods::kubelet::Kubelet;
@@ -23,6 +24,7 @@ use crate::probe::events::EventSink;
 use crate::probe::nvml::NvmlProbe;
 use crate::probe::thread::ProbeThread;
 use crate::publish::Publisher;
+use crate::published::SliceCheck;
 use crate::server::{self, Dcgm, Pulse, ServerError};
 use crate::taints::Tainter;
 
@@ -87,7 +89,9 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
     let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
     let tainter = (!run.no_taints).then(|| Tainter::new(client.clone(), node.clone()));
-    let api = Api { publisher: Publisher::new(client, node.clone()), tainter };
+    let labeller = Labeller::new(client.clone(), node.clone(), run.gfd_labels);
+    let slices = SliceCheck::new(client.clone(), node.clone());
+    let api = Api { publisher: Publisher::new(client, node.clone()), tainter, labeller, slices };
     let outlets = Outlets { known, view, metering };
     let agent = Agent::new(pace, devices, outlets, api, Arc::clone(&metrics), Arc::clone(&pulse));
 

@@ -1,13 +1,14 @@
 //! What is free, by node.
 //!
 //! Inputs: a [`Snapshot`] and a Provision's spec. Outputs: free capacity of each node that the Provision selects.
-//! Invariant: free = what is healthy and advertised, minus holds of awards, minus requests of every other Pod, minus
-//! the room that the next award's head needs; never negative.
+//! Invariant: free = what is healthy, advertised and reported by no other node, minus holds of awards, minus requests of
+//! every other Pod, minus the room that the next award's head needs; never negative.
 
 use std::collections::BTreeSet;
 
 use vendue_crds::{FreeNode, ProvisionSpec};
 
+use super::duplicates::Duplicates;
 use super::view::{GpuNodeView, NodeView, Snapshot};
 use crate::award::sizes::{HEAD_CPU_MILLIS, HEAD_DISK_MIB, HEAD_MEMORY_MIB};
 
@@ -43,10 +44,12 @@ pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> 
 
 /// Free capacity of every node that the Provision selects; nodes with nothing free are listed with zero.
 pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
+    let duplicates = Duplicates::of(snapshot);
     let free = |(name, node, gpus): &(&str, &NodeView, &GpuNodeView)| {
         let (model, _) = gpus.devices.first()?;
         let taken = taken(snapshot, name);
-        let sellable = if node.usable && gpus.ready { node.gpus.min(gpus.devices.len() as u32) } else { 0 };
+        let sound = gpus.devices.len().saturating_sub(duplicates.doubtful(snapshot, name));
+        let sellable = if node.usable && gpus.ready { node.gpus.min(sound as u32) } else { 0 };
         Some(FreeNode {
             node: (*name).to_owned(),
             model: model.clone(),
@@ -55,6 +58,7 @@ pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
             cpu_millis: signed(node.cpu_millis.saturating_sub(taken.cpu_millis + HEAD_CPU_MILLIS)),
             memory_mib: signed(node.memory_mib.saturating_sub(taken.memory_mib + HEAD_MEMORY_MIB)),
             disk_mib: signed(node.disk_mib.saturating_sub(taken.disk_mib + HEAD_DISK_MIB)),
+            fingerprint: gpus.known.fingerprint.clone(),
         })
     };
     select(snapshot, spec).nodes.iter().filter_map(free).collect()

@@ -11,6 +11,7 @@ use vendue_crds::conditions::{self, award as cond};
 use vendue_crds::{Award, AwardSide, GpuHealth, GpuNode, HeldDevices, Provision, ProvisionSpec, names};
 
 use super::GPU_RESOURCE;
+use super::known::Known;
 use crate::quantity::{count, mib_available, mib_requested, millis_available, millis_requested};
 
 /// What a node can give.
@@ -37,6 +38,8 @@ pub struct GpuNodeView {
     pub ready: bool,
     /// Healthy devices: model and memory in MiB.
     pub devices: Vec<(String, u64)>,
+    /// What the agent says that all its devices are.
+    pub known: Known,
 }
 
 /// What a Pod takes from its node.
@@ -148,6 +151,7 @@ pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
             .filter(|d| d.health == GpuHealth::Healthy)
             .map(|d| (d.model.clone(), u64::try_from(d.memory_mib).unwrap_or(0)))
             .collect(),
+        known: Known::from(status),
     }
 }
 
