@@ -19,8 +19,8 @@ use vendue_auction_core::wire::*;
 use vendue_auction_core::{AwardProof, KeyOrigin, MarketRecord, Plaintext};
 use vendue_market::encode::Canonical;
 use vendue_market::{
-    AcceptRules, BidTerms, Cost, Digest, Offer, OfferCapacity, Order, Outcome, Price, Reason, RecordKind,
-    Unserved,
+    AcceptRules, BidTerms, Cost, Digest, NodeCapacity, Offer, OfferCapacity, OfferNode, Order, Outcome,
+    Price, Reason, RecordKind, Unserved,
 };
 use vendue_sealed_bid::{MultiVote, SignerSet};
 

@@ -288,7 +288,7 @@ fn wire_format_is_frozen() {
     assert_eq!(hash, FROZEN_BOUND, "the encoding of a message has changed");
 }
 
-const FROZEN_BOUND: &str = "TODO-FILL";
+const FROZEN_BOUND: &str = "23bf047333abad4feaeb03b34703f543a807819a156862cbbd76b93416a63dee";
 
 const FROZEN_KEYS: &str = "6f1dde907e42981150f02ff86f25f6801cc06cc796012ea2d806a9a2ad48900f";
 
