@@ -43,7 +43,7 @@ pub struct GpuNodeSpec {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuNodeStatus {
-    /// conditions: Ready, Probed, Metered.
+    /// conditions: Ready, Probed, Metered, SlicesContradict.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

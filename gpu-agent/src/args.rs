@@ -116,6 +116,9 @@ pub struct Run {
     /// Do not taint the node while a GPU is in trouble.
     #[arg(long, env = "VENDUE_NO_TAINTS")]
     pub no_taints: bool,
+    /// Label the node as NVIDIA's GPU feature discovery does, while nobody else does.
+    #[arg(long, env = "VENDUE_GFD_LABELS")]
+    pub gfd_labels: bool,
     /// Classes of Xids that differ from the catalogue's: CODE=CLASS, separated by commas; classes are informational,
     /// application, degraded, fatal.
     #[arg(long, env = "VENDUE_XID_CLASSES", default_value = "", value_name = "LIST")]

@@ -22,6 +22,8 @@ pub struct NodeInventory {
 pub struct DeviceReading {
     /// What it is.
     pub identity: DeviceIdentity,
+    /// Compute capability, major and minor; `None` where the driver does not tell.
+    pub compute_capability: Option<(i32, i32)>,
     /// Whether MIG is on; `None` on a card that has no MIG.
     pub mig_enabled: Option<bool>,
     /// Its MIG instances.
@@ -48,6 +50,7 @@ impl DeviceReading {
     pub fn of(identity: DeviceIdentity) -> Self {
         Self {
             identity,
+            compute_capability: None,
             mig_enabled: None,
             mig: vec![],
             fault: None,

@@ -1,13 +1,14 @@
 //! What is free, by node.
 //!
 //! Inputs: a [`Snapshot`] and a Provision's spec. Outputs: free capacity of each node that the Provision selects.
-//! Invariant: free = what is healthy, probed (or accepted without) and advertised, minus holds of awards, minus requests
-//! of every other Pod, minus the room that the next award's head needs; never negative.
+//! Invariant: free = what is healthy, probed (or accepted without), advertised and reported by no other node, minus holds of
+//! awards, minus requests of every other Pod, minus the room that the next award's head needs; never negative.
 
 use std::collections::BTreeSet;
 
 use vendue_crds::{FreeNode, ProvisionSpec};
 
+use super::duplicates::Duplicates;
 use super::view::{GpuNodeView, NodeView, Snapshot};
 use crate::award::sizes::{HEAD_CPU_MILLIS, HEAD_DISK_MIB, HEAD_MEMORY_MIB};
 
@@ -45,12 +46,15 @@ pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> 
 
 /// Free capacity of every node that the Provision selects; nodes with nothing free are listed with zero.
 pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
+    let duplicates = Duplicates::of(snapshot);
     let free = |(name, node, gpus): &(&str, &NodeView, &GpuNodeView)| {
         let counted = gpus.counted(spec);
         let (model, _) = counted.first()?;
         let taken = taken(snapshot, name);
         let (there, taken_gpus) = in_question(gpus, spec, counted.len() as u32, taken.gpus);
-        let sellable = if node.usable && gpus.ready { node.gpus.min(there) } else { 0 };
+        let doubtful = u32::try_from(duplicates.doubtful(snapshot, name)).unwrap_or(u32::MAX);
+        let sound = there.saturating_sub(doubtful);
+        let sellable = if node.usable && gpus.ready { node.gpus.min(sound) } else { 0 };
         Some(FreeNode {
             node: (*name).to_owned(),
             model: model.clone(),
@@ -59,6 +63,7 @@ pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
             cpu_millis: signed(node.cpu_millis.saturating_sub(taken.cpu_millis + HEAD_CPU_MILLIS)),
             memory_mib: signed(node.memory_mib.saturating_sub(taken.memory_mib + HEAD_MEMORY_MIB)),
             disk_mib: signed(node.disk_mib.saturating_sub(taken.disk_mib + HEAD_DISK_MIB)),
+            fingerprint: gpus.known.fingerprint.clone(),
         })
     };
     select(snapshot, spec).nodes.iter().filter_map(free).collect()

@@ -10,6 +10,7 @@ use vendue_crds::conditions::{condition, provision as cond, reasons, set};
 use vendue_crds::{HeldCapacity, Provision, ProvisionSpec, ProvisionStatus};
 
 use super::capacity::{free_nodes, select};
+use super::findings;
 use super::view::Snapshot;
 use crate::cidr::Cidr;
 use crate::transition::{Transition, transitions};
@@ -70,6 +71,8 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
     set(&mut after, condition(cond::READY, ready, reason, message, generation, now));
     set(&mut after, condition(cond::LEASED, !held.is_empty(), lease_reason, lease_text, generation, now));
 
+    findings::note(&mut after, snapshot, &selected, generation, now);
+
     let transitions = transitions(&before, &after);
     let status = ProvisionStatus {
         conditions: after,
@@ -77,6 +80,7 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
         total_gpus: i32::try_from(total).unwrap_or(i32::MAX),
         free_gpus: free.iter().map(|n| n.gpus).sum(),
         free,
+        fingerprint: findings::fingerprint(&selected),
         held,
         exclusions: Vec::new(),
     };

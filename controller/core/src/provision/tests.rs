@@ -164,6 +164,26 @@ fn gives_small_nodes_first_and_one_node_only() {
 }
 
 #[test]
+fn the_node_that_was_bid_is_given_while_it_fits() {
+    let mut snapshot = mk_snapshot(&[("big", "H100", 8), ("small", "H100", 2)]);
+    let mut award = mk_award("a1");
+    let fingerprint = snapshot.gpu_nodes["big"].known.fingerprint.clone().unwrap();
+    let digest = vendue_crds::parse_fingerprint(&fingerprint).unwrap();
+    award.spec.market_id = "01".repeat(32);
+    let commitment = vendue_market::commit_devices(&[1; 32], 7, 0, &digest);
+    award.spec.devices_commitment = Some(hex::encode(commitment));
+    let given = |snapshot: &Snapshot| match allocate(snapshot, &mk_provision_spec(), &award) {
+        Allocation::Held(devices) => devices[0].node.clone(),
+        Allocation::Refused(why) => why,
+    };
+    assert_eq!(given(&snapshot), "big");
+    let free = free_nodes(&snapshot, &mk_provision_spec());
+    assert_eq!(free[0].fingerprint, Some(fingerprint));
+    snapshot.pods.push(pod_of("big", None, 7));
+    assert_eq!(given(&snapshot), "small", "better than none");
+}
+
+#[test]
 fn the_status_says_it_all() {
     let mut snapshot = mk_snapshot(&[("n1", "H100", 4)]);
     snapshot.holds.push(hold(&mk_award("a1"), mk_devices()));

@@ -14,6 +14,7 @@ use vendue_crds::{
 };
 
 use super::GPU_RESOURCE;
+use super::known::Known;
 use crate::quantity::{count, mib_available, mib_requested, millis_available, millis_requested};
 
 /// What a node can give.
@@ -44,6 +45,8 @@ pub struct GpuNodeView {
     pub unprobed: Vec<(String, u64)>,
     /// How many of those were in use when they were to be probed.
     pub unprobed_in_use: u32,
+    /// What the agent says that all its devices are.
+    pub known: Known,
 }
 
 impl GpuNodeView {
@@ -168,6 +171,7 @@ pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
         unprobed: healthy(ProbeResult::NotRun).map(view).collect(),
         unprobed_in_use: u32::try_from(healthy(ProbeResult::NotRun).filter(in_use).count())
             .unwrap_or(u32::MAX),
+        known: Known::from(status),
     }
 }
 
