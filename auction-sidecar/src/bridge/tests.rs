@@ -242,7 +242,7 @@ pub(super) fn host_context(f: &Fixture) -> Arc<HostContext> {
     let (awards, _) = Guarded::empty();
     let seller = Arc::new(Seller::new(Guarded::new(provisions), awards.clone(), f.engine.clone(), &f.record));
     let bids = BidWriter::start(f.cluster.clone(), "vendue-system".into(), f.record.clone(), seller.clone());
-    let courier = CourierClient::new(f.cluster.clone()).unwrap();
+    let courier = (CourierClient::new(f.cluster.clone()).unwrap(), None);
     let (record, net, engine) = (f.record.clone(), f.net.clone(), f.engine.clone());
     Arc::new(HostContext::new(f.cluster.clone(), record, 1, net, engine, awards, courier, bids, seller))
 }

@@ -118,7 +118,9 @@ impl Backend for KubeBackend {
             BulkReply::Log { size, ended } => Ok(LogChunk { data, size, ended }),
             BulkReply::Unknown => Err(AccessError::Gone),
             BulkReply::Failed { reason, .. } => Err(AccessError::Unavailable(reason)),
-            BulkReply::Stored { .. } => Err(AccessError::Unavailable("an answer of another kind".to_owned())),
+            BulkReply::Stored { .. } | BulkReply::Receipts => {
+                Err(AccessError::Unavailable("an answer of another kind".to_owned()))
+            }
         }
     }
 }

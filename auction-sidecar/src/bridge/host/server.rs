@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource};
 use serde_json::json;
 use tokio::sync::OwnedMutexGuard;
+use vendue_auction_core::{HomeRecord, MarketRecord};
 use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::{Award, CloseReason, names, workload};
 use vendue_market::encode::from_hex;
 
 use super::courier::{Courier, CourierError};
-use super::{HostContext, reserve};
+use super::{HostContext, receipts, reserve};
 use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{self, COMMITMENT, conditions_of, ms_of};
 use crate::engine::now_ms;
@@ -90,13 +91,18 @@ fn is_signed(
     signature: &str,
 ) -> bool {
     let record = &context.record;
-    let home = match from {
+    let home = home_behind(record, from);
+    home.is_some_and(|h| award.is_closed_by(&record.market, not_taken, signature, &h.user_key))
+}
+
+/// The home that a member is. A cluster that is seat and home is known to the network as the seat.
+pub(super) fn home_behind(record: &MarketRecord, from: MemberId) -> Option<&HomeRecord> {
+    match from {
         MemberId::Home(home) => record.home(home),
         MemberId::Seat(seat) => {
             record.seat(seat).and_then(|s| record.homes.iter().find(|h| h.peer_id == s.peer_id))
         }
-    };
-    home.is_some_and(|h| award.is_closed_by(&record.market, not_taken, signature, &h.user_key))
+    }
 }
 
 fn refused(reason: &str) -> HandoverReply {
@@ -247,9 +253,29 @@ async fn take_close(
     Ok(HandoverReply::Ok)
 }
 
-/// Answers a read of the log; `None` when the request is not for a host.
-pub async fn serve_bulk(context: &Arc<HostContext>, from: MemberId, request: Bulk) -> Option<Bytes> {
-    let Bulk::ReadLog { award: reference, offset, wait_ms } = request else { return None };
+/// Answers a read of the log or of receipts; `None` when the request is not for a host.
+pub async fn serve_bulk(
+    context: &Arc<HostContext>,
+    from: MemberId,
+    request: Bulk,
+    data: &[u8],
+) -> Option<Bytes> {
+    match request {
+        Bulk::ReadLog { award, offset, wait_ms } => read_log(context, from, award, offset, wait_ms).await,
+        Bulk::ListReceipts { .. } | Bulk::ReadReceipts { .. } => {
+            Some(receipts::serve(context, from, &request, data).await)
+        }
+        Bulk::Put { .. } => None,
+    }
+}
+
+async fn read_log(
+    context: &Arc<HostContext>,
+    from: MemberId,
+    reference: AwardRef,
+    offset: u64,
+    wait_ms: u32,
+) -> Option<Bytes> {
     let failed = |reason: String| encode_bulk(&BulkReply::Failed { reason, retry: true }, &[]);
     let award = match own_award(context, from, &reference).await {
         Ok(Some(award)) => award,
