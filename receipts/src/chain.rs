@@ -7,7 +7,7 @@
 use crate::cost::cost_micros;
 use crate::encoding::signed_hash;
 use crate::names::{AwardId, DeviceId, NodeKey, PublicKey};
-use crate::record::{Body, Clock, Energy, Gap, Opened, Record, Rotated, Used, Version};
+use crate::record::{Body, Energy, Gap, Opened, Record, Rotated, Used, Version};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use vendue_market::Digest;
@@ -282,9 +282,7 @@ impl Chain {
             }
             Body::Used(_) => {}
             Body::Gap(gap) => self.pass_over(gap),
-            Body::Clock(Clock { time_ms, system_ms }) => {
-                self.clock_offset_ms = offset_ms(*time_ms, *system_ms);
-            }
+            Body::Clock(clock) => self.clock_offset_ms = clock.offset_ms(),
             Body::Rotated(Rotated { next_key, .. }) => self.keys.push(*next_key),
             Body::Closed(_) => self.closed = true,
         }
@@ -439,11 +437,6 @@ fn check_energy(energy: Option<Energy>) -> Result<(), Fault> {
         Some(energy) if energy.used_mj > energy.counter_mj => Err(Fault::Value("energy above its counter")),
         _ => Ok(()),
     }
-}
-
-fn offset_ms(time_ms: u64, system_ms: u64) -> i64 {
-    let offset = i128::from(system_ms) - i128::from(time_ms);
-    i64::try_from(offset).unwrap_or(if offset < 0 { i64::MIN } else { i64::MAX })
 }
 
 /// Verifies a chain from its first record on. The award is known from elsewhere, and so is the key that opens the chain

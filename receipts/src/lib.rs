@@ -11,6 +11,7 @@
 //! by the key that is in force there, its time never runs backwards, windows of one device do not overlap, and its totals
 //! are the sums of its records.
 
+mod bill;
 mod chain;
 mod cost;
 mod encoding;
@@ -21,6 +22,7 @@ mod names;
 mod node;
 mod record;
 
+pub use bill::{Bill, Billed};
 pub use chain::{Chain, ChainError, DeviceState, Fault, MAX_DEVICES, MAX_KEYS, Totals, verify};
 pub use cost::cost_micros;
 pub use encoding::{MAX_ENCODED, read_records};

@@ -216,6 +216,15 @@ pub struct Clock {
     pub system_ms: u64,
 }
 
+impl Clock {
+    /// How far the system clock is ahead of chain time.
+    #[must_use]
+    pub fn offset_ms(&self) -> i64 {
+        let difference = i128::from(self.system_ms) - i128::from(self.time_ms);
+        i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
+    }
+}
+
 /// The next key, named by the old one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
