@@ -96,7 +96,7 @@ pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, 
 /// How the paths of Events begin.
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/";
 
-fn event() -> Call {
+pub(super) fn event() -> Call {
     Call {
         method: "POST",
         path: EVENTS.into(),
@@ -247,7 +247,7 @@ pub(super) fn host_context(f: &Fixture) -> Arc<HostContext> {
     Arc::new(HostContext::new(f.cluster.clone(), record, 1, net, engine, awards, courier, bids, seller))
 }
 
-fn order(f: &Fixture, commitment: [u8; 32]) -> vendue_market::Order {
+pub(super) fn order(f: &Fixture, commitment: [u8; 32]) -> vendue_market::Order {
     vendue_market::Order {
         market: f.record.market,
         job: "u-1".into(),
@@ -284,7 +284,7 @@ fn certificate(f: &Fixture) -> Certificate {
 }
 
 /// Seat 0 won, seat 1 stands by.
-fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
+pub(super) fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     let award = vendue_market::Award {
         seat: 0,
         price: "1.10".parse().unwrap(),
@@ -301,7 +301,7 @@ fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     vendue_auction_core::AwardProof { leaf, path }
 }
 
-fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
+pub(super) fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
     use vendue_market::encode::to_hex;
     vendue_crds::names::award_id(&to_hex(&f.record.market), 7, &to_hex(&order.digest()), 0)
 }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
-use kube::Api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use vendue_crds::conditions::{self, award as condition, job};
-use vendue_crds::{Award, ComputeJob, names};
+use vendue_crds::{Award, AwardSide, ComputeJob, names};
+use vendue_receipts::{FileAward, FileJob};
 
 use super::backend::{AccessError, Backend, Located, LogChunk, Place};
 use super::identity::User;
@@ -25,6 +28,22 @@ pub struct KubeBackend {
     pub cluster: Cluster,
     /// The way to the providers.
     pub net: Handle,
+}
+
+/// What the file of receipts says of an award.
+fn file_award(award: &Award) -> FileAward {
+    let runtime = award.status.as_ref().and_then(|status| status.runtime.as_ref());
+    let time = |time: Option<&Time>| time.map(|time| time.0.to_string());
+    FileAward {
+        id: award.spec.id.clone(),
+        name: award.name_any(),
+        provider: award.spec.provider.clone(),
+        seat: award.spec.seat,
+        price: award.spec.price.0.clone(),
+        started_at: time(runtime.and_then(|runtime| runtime.started_at.as_ref())),
+        ended_at: time(runtime.and_then(|runtime| runtime.ended_at.as_ref())),
+        ..FileAward::default()
+    }
 }
 
 fn unavailable(error: &ClusterError) -> AccessError {
@@ -96,6 +115,20 @@ impl Backend for KubeBackend {
             None => nowhere(),
         };
         Ok(Located { uid, place, ended })
+    }
+
+    async fn awards(&self, namespace: &str, name: &str) -> Result<(FileJob, Vec<FileAward>), AccessError> {
+        let missing = || AccessError::NoJob(name.to_owned());
+        let jobs: Api<ComputeJob> = Api::namespaced(self.cluster.client.clone(), namespace);
+        let found = self.cluster.get("job", &jobs, name).await.map_err(|e| unavailable(&e))?;
+        let uid = found.and_then(|job| job.metadata.uid).ok_or_else(missing)?;
+        let awards: Api<Award> = Api::namespaced(self.cluster.client.clone(), namespace);
+        let params = ListParams::default().labels(&format!("{}={name}", names::JOB_NAME));
+        let mut awards = self.cluster.list("awards", &awards, &params).await.map_err(|e| unavailable(&e))?;
+        awards.retain(|award| award.spec.side == AwardSide::Home && award.spec.job.uid == uid);
+        awards.sort_by_key(|award| award.spec.job.attempt);
+        let job = FileJob { namespace: namespace.to_owned(), name: name.to_owned(), uid };
+        Ok((job, awards.iter().map(file_award).collect()))
     }
 
     async fn live_log(

@@ -4,7 +4,8 @@ use super::{Inputs, fixture, json, termed};
 use serde_json::json as value;
 use vendue_auction_core::HomeKeys;
 use vendue_auction_core::frames::{
-    AwardRef, Bulk, BulkReply, ChainHead, ChainList, FileEntry, Handover, HandoverReply, LOG_PATH, encode_bulk,
+    AwardRef, Bulk, BulkReply, ChainHead, ChainList, FileEntry, Handover, HandoverReply, LOG_PATH,
+    encode_bulk,
 };
 use vendue_crds::AwardStatus;
 use vendue_market::encode::Canonical;

@@ -17,6 +17,7 @@ use vendue_market::encode::{Canonical, to_hex};
 use vendue_receipts::ChainName;
 
 use super::HostContext;
+use crate::args::ReceiptsArgs;
 use crate::net::{CHUNK, MemberId};
 use crate::wire::{AwardRef, Bulk, BulkReply, encode_bulk};
 
@@ -66,6 +67,14 @@ pub struct ReceiptsClient {
     options: ReceiptsOptions,
     /// With the authority that it was made for: the file changes when certificates are made anew.
     http: Mutex<Option<(Vec<u8>, reqwest::Client)>>,
+}
+
+impl ReceiptsOptions {
+    /// What the command line says; `None` without an address.
+    pub fn given(args: &ReceiptsArgs) -> Option<Self> {
+        let ReceiptsArgs { receipts_url, receipts_ca, receipts_token, receipts_max_mib: _ } = args;
+        Some(Self { url: receipts_url.clone()?, ca: receipts_ca.clone()?, token: receipts_token.clone()? })
+    }
 }
 
 impl ReceiptsClient {
@@ -123,16 +132,12 @@ impl ReceiptsClient {
 
 /// Whether a home placed the order that this award is of. Names are made from what they name, so that this can be told
 /// when the Award is gone; the last receipts come after it.
-fn is_of(
-    record: &MarketRecord,
-    from: MemberId,
-    (award, round): (&AwardRef, u64),
-    order: &[u8],
-) -> bool {
+fn is_of(record: &MarketRecord, from: MemberId, (award, round): (&AwardRef, u64), order: &[u8]) -> bool {
     let Ok(order) = Order::from_bytes(order) else { return false };
     let (market, digest) = (to_hex(&record.market), to_hex(&order.digest()));
     let id = |winner: u16| names::award_id(&market, round, &digest, u32::from(winner));
-    let is_user = super::server::home_behind(record, from).is_some_and(|home| home.user_key == order.user_key);
+    let is_user =
+        super::server::home_behind(record, from).is_some_and(|home| home.user_key == order.user_key);
     // A stand-by serves the award of the seat that won.
     is_user
         && award.is_sound()
@@ -157,8 +162,10 @@ fn path_of(request: &Bulk) -> Option<(&AwardRef, u64, String)> {
 
 /// Answers a request for receipts.
 pub(super) async fn serve(context: &Arc<HostContext>, from: MemberId, request: &Bulk, order: &[u8]) -> Bytes {
-    let failed = |reason: &str, retry| encode_bulk(&BulkReply::Failed { reason: reason.to_owned(), retry }, &[]);
-    let found = path_of(request).filter(|(award, round, _)| is_of(&context.record, from, (award, *round), order));
+    let failed =
+        |reason: &str, retry| encode_bulk(&BulkReply::Failed { reason: reason.to_owned(), retry }, &[]);
+    let found =
+        path_of(request).filter(|(award, round, _)| is_of(&context.record, from, (award, *round), order));
     let Some((award, _, path)) = found else {
         tracing::warn!(%from, "a home asks for receipts of an award that is not its own");
         context.metrics.dropped("foreign_award");
