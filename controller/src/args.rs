@@ -3,6 +3,7 @@
 //! Invariant: every flag has an environment variable of the same name, and both are the whole configuration.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 
@@ -60,6 +61,15 @@ pub struct Args {
     /// Cluster domain of Services.
     #[arg(long, env = "VENDUE_CLUSTER_DOMAIN", default_value = "")]
     pub cluster_domain: String,
+    /// Address at which agents tell receipts, over HTTPS.
+    #[arg(long, env = "VENDUE_RECEIPTS_LISTEN", default_value = "0.0.0.0:9473")]
+    pub receipts_listen: SocketAddr,
+    /// Folder with tls.crt and tls.key for receipts. Without it none are taken, and nothing accrues.
+    #[arg(long, env = "VENDUE_RECEIPTS_TLS", value_name = "DIR")]
+    pub receipts_tls: Option<PathBuf>,
+    /// Folder in which receipts are kept.
+    #[arg(long, env = "VENDUE_RECEIPTS_DIR", default_value = "/var/lib/vendue/receipts", value_name = "DIR")]
+    pub receipts_dir: PathBuf,
     /// What to log, as an env-filter: "info", "vendue_controller=debug".
     #[arg(long, env = "VENDUE_LOG", default_value = "info")]
     pub log: String,

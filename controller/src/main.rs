@@ -13,7 +13,7 @@
 //! Provider: `awards/status` patch; `awards/finalizers` update; `provisions`, `gpunodes` get, list, watch;
 //! `provisions/status` patch; nodes, storageclasses, runtimeclasses list, watch; pods get, list, watch, create, patch, delete; services,
 //! persistentvolumeclaims, serviceaccounts, resourcequotas, limitranges, networkpolicies list, create, patch, delete;
-//! secrets create, and get, patch, delete for `vendue-workload`, `vendue-tokens`, `vendue-env`, `vendue-files`.
+//! tokenreviews create; secrets create, and get, patch, delete for `vendue-workload`, `vendue-tokens`, `vendue-env`, `vendue-files`.
 
 mod args;
 mod award;
@@ -25,6 +25,7 @@ mod job;
 mod metrics;
 mod provision;
 mod ray;
+mod receipts;
 mod runtime;
 mod server;
 #[cfg(test)]
@@ -46,6 +47,7 @@ use award::{Awards, Ledger};
 use context::Context;
 use metrics::Metrics;
 use provision::Provisions;
+use receipts::{Book, BookError, Desk, Door, ReceiptsError};
 
 /// Why the process does not start or ends.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,10 @@ enum MainError {
     Http(#[from] reqwest::Error),
     #[error(transparent)]
     Server(#[from] server::ServerError),
+    #[error(transparent)]
+    Book(#[from] BookError),
+    #[error(transparent)]
+    Receipts(#[from] ReceiptsError),
     #[error("a task ended that runs for ever: {0}")]
     Task(tokio::task::JoinError),
 }
@@ -105,6 +111,7 @@ async fn start(args: Args) -> Result<(), MainError> {
 
     let context = |name| Arc::new(Context::new(name, client.clone(), metrics.clone(), &args.pod_name));
     let ledger = args.profile.provider().then(|| Arc::new(Ledger::default()));
+    let book = book(&args)?;
     let mut controllers = JoinSet::new();
     let mut feeds = JoinSet::new();
     let jobs_listed = args.profile.home().then(|| Arc::new(AtomicBool::new(false)));
@@ -126,13 +133,18 @@ async fn start(args: Args) -> Result<(), MainError> {
         };
         let runtime = runtime::Native::new(client.clone());
         let http = ray::http_client()?;
-        let awards = Awards::new(context("award"), ledger.clone(), runtime, http, env, &args.cluster_domain);
+        let domain = &args.cluster_domain;
+        let awards = Awards::new(context("award"), ledger.clone(), runtime, http, env, book.clone(), domain);
         controllers.spawn(award::run(Arc::new(awards)));
         let (ledger, client) = (ledger.clone(), client.clone());
         feeds.spawn(async move { ledger.feed(client).await });
     }
-    let shown = server::Shown { metrics: metrics.clone(), ledger, jobs_listed };
+    let desk = book.clone().zip(ledger.clone()).map(|(book, ledger)| {
+        Desk::new(book, Door::new(client.clone(), &args.namespace), ledger, metrics.clone())
+    });
+    let shown = server::Shown { metrics: metrics.clone(), ledger, book, jobs_listed };
     tokio::select! {
+        taken = take_receipts(&args, desk) => taken?,
         served = server::serve(args.listen, shown) => served?,
         ended = all_end(controllers) => ended?,
         // Caches are fed for ever: without them the controllers would go on with what they last saw.
@@ -140,6 +152,22 @@ async fn start(args: Args) -> Result<(), MainError> {
     }
     tracing::info!("the controller ends on a signal");
     Ok(())
+}
+
+/// The receipts of this provider's nodes, where they are taken.
+fn book(args: &Args) -> Result<Option<Arc<Book>>, BookError> {
+    let takes = args.profile.provider() && args.receipts_tls.is_some();
+    if args.profile.provider() && !takes {
+        tracing::warn!("--receipts-tls is not set: no receipts are taken, and nothing accrues");
+    }
+    takes.then(|| Book::open(&args.receipts_dir).map(Arc::new)).transpose()
+}
+
+async fn take_receipts(args: &Args, desk: Option<Desk>) -> Result<(), ReceiptsError> {
+    match (&args.receipts_tls, desk) {
+        (Some(tls), Some(desk)) => receipts::serve(args.receipts_listen, tls, desk).await,
+        _ => std::future::pending().await,
+    }
 }
 
 /// Waits until every controller has ended, as they do on a signal; one that panics ends the process.

@@ -19,6 +19,12 @@ pub struct Metrics {
     pub awards: IntGaugeVec,
     /// Submissions to Ray, by result.
     pub ray_submit: IntCounterVec,
+    /// Records that nodes told, by result.
+    pub receipts: IntCounterVec,
+    /// Nodes whose receipts are kept.
+    pub receipts_nodes: IntGauge,
+    /// Bytes of receipts that are kept.
+    pub receipts_bytes: IntGauge,
     /// Watches that broke, by controller.
     pub watch_errors: IntCounterVec,
     /// GPUs that are free.
@@ -52,6 +58,9 @@ impl Metrics {
             &["condition", "reason"],
         )?;
         let ray_submit = counter("ray_submit_total", "Submissions to Ray.", &["result"])?;
+        let receipts = counter("receipts_total", "Records that nodes told.", &["result"])?;
+        let receipts_nodes = IntGauge::new("receipts_nodes", "Nodes whose receipts are kept.")?;
+        let receipts_bytes = IntGauge::new("receipts_stored_bytes", "Bytes of receipts that are kept.")?;
         let watch_errors =
             counter("watch_errors_total", "Watches that broke and were started again.", &["controller"])?;
         let awards = IntGaugeVec::new(Opts::new("awards", "Awards on this host."), &["state"])?;
@@ -65,6 +74,9 @@ impl Metrics {
         registry.register(Box::new(reconcile.clone()))?;
         registry.register(Box::new(transitions.clone()))?;
         registry.register(Box::new(ray_submit.clone()))?;
+        registry.register(Box::new(receipts.clone()))?;
+        registry.register(Box::new(receipts_nodes.clone()))?;
+        registry.register(Box::new(receipts_bytes.clone()))?;
         registry.register(Box::new(watch_errors.clone()))?;
         registry.register(Box::new(awards.clone()))?;
         registry.register(Box::new(gpus_free.clone()))?;
@@ -76,6 +88,9 @@ impl Metrics {
             transitions,
             awards,
             ray_submit,
+            receipts,
+            receipts_nodes,
+            receipts_bytes,
             watch_errors,
             gpus_free,
             gpus_held,

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::award::Ledger;
 use crate::metrics::Metrics;
+use crate::receipts::Book;
 
 /// What the server shows.
 #[derive(Clone)]
@@ -22,6 +23,8 @@ pub struct Shown {
     pub metrics: Metrics,
     /// Capacity; `None` where no Provision is reconciled.
     pub ledger: Option<Arc<Ledger>>,
+    /// Receipts; `None` where none are taken.
+    pub book: Option<Arc<Book>>,
     /// Whether Jobs were listed once; `None` where no Job is reconciled.
     pub jobs_listed: Option<Arc<AtomicBool>>,
 }
@@ -62,6 +65,13 @@ async fn ready(State(shown): State<Shown>) -> (StatusCode, &'static str) {
 async fn metrics(State(shown): State<Shown>) -> Result<String, (StatusCode, String)> {
     if let Some(ledger) = &shown.ledger {
         ledger.gauge(&shown.metrics);
+    }
+    if let Some(book) = shown.book.clone() {
+        // A node that is being written waits for its disk.
+        let size = tokio::task::spawn_blocking(move || book.size()).await;
+        let (nodes, bytes) = size.map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+        shown.metrics.receipts_nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+        shown.metrics.receipts_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
     shown.metrics.render().map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }

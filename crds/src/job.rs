@@ -435,15 +435,49 @@ pub struct AwardSummary {
 pub struct UsageStatus {
     /// gpus held.
     pub gpus: i32,
-    /// seconds that the entry point ran, retries included.
+    /// seconds of the run for which receipts say that a GPU was in use, retries included.
     pub seconds: i64,
-    /// gpuSeconds = gpus x seconds.
+    /// gpuSeconds is the sum over all GPUs of the seconds that receipts say.
     pub gpu_seconds: i64,
-    /// cost = price x gpuSeconds / 3600.
+    /// cost = price x GPU time / 3600, added up receipt by receipt. What no receipt says costs nothing.
     pub cost: Decimal,
     /// restarts counts how often the entry point was started again.
     #[serde(default)]
     pub restarts: i32,
+    /// energyJoules that the GPUs used.
+    #[serde(default)]
+    pub energy_joules: i64,
+    /// gapSeconds of the run in which a GPU was not observed; they cost nothing.
+    #[serde(default)]
+    pub gap_seconds: i64,
+    /// complete says that the receipts of the whole run are in: nothing will be added.
+    #[serde(default)]
+    pub complete: bool,
+    /// receipts that this was added up from, by node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["node".into()]))]
+    pub receipts: Vec<NodeReceipts>,
+}
+
+/// The receipts of one node for an award.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReceipts {
+    /// node that signed them.
+    #[schemars(length(max = 253))]
+    pub node: String,
+    /// publicKey that verifies them, 66 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 66))]
+    pub public_key: Option<String>,
+    /// head is the digest of the last one, 64 hex digits; it stands for all before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub head: Option<String>,
+    /// records counts them.
+    #[serde(default)]
+    pub records: i64,
 }
 
 /// Why a run failed.

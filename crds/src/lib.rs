@@ -36,8 +36,8 @@ pub use decimal::Decimal;
 pub use gpu_node::{GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
 pub use job::{
     AuctionOutcome, AuctionStatus, AwardSummary, ComputeJob, EnvVar, ExclusionCount, FailureStatus,
-    FileSource, JobSpec, JobStatus, OrderStatus, Pricing, ProviderFilter, SecretKey, TrainSpec, UsageStatus,
-    WorkerSpec,
+    FileSource, JobSpec, JobStatus, NodeReceipts, OrderStatus, Pricing, ProviderFilter, SecretKey, TrainSpec,
+    UsageStatus, WorkerSpec,
 };
 pub use provision::{
     AcceptRules, FreeNode, HeldCapacity, IsolationSpec, Provision, ProvisionSpec, ProvisionStatus,

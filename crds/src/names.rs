@@ -33,6 +33,16 @@ pub const MANAGER_AUCTION: &str = "vendue-auction/bridge";
 pub const MANAGER_RELAY: &str = "vendue-auction/relay";
 /// Field manager of the agent.
 pub const MANAGER_AGENT: &str = "vendue-gpu-agent";
+/// Service account of the agent on the nodes.
+pub const AGENT_ACCOUNT: &str = "vendue-gpu-agent";
+/// Service account of the auction sidecar.
+pub const AUCTION_ACCOUNT: &str = "vendue-auction";
+/// Service at which the controller takes receipts.
+pub const RECEIPTS_SERVICE: &str = "vendue-receipts";
+/// Audience of tokens for receipts.
+pub const RECEIPTS_AUDIENCE: &str = "vendue-controller";
+/// Port at which the controller takes receipts.
+pub const RECEIPTS_PORT: u16 = 9473;
 
 /// Key in an order's or award's Secret: the workload, canonical JSON.
 pub const WORKLOAD_KEY: &str = "workload.json";

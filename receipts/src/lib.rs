@@ -14,6 +14,7 @@
 mod bill;
 mod chain;
 mod cost;
+pub mod delivery;
 mod encoding;
 mod equivocation;
 mod file;

@@ -45,7 +45,7 @@ pub async fn run(target: &Target, options: &ReceiptOptions, output: Output) -> R
             format!("kubectl describe jobs.vendue.dev {} --namespace {}", target.job, target.namespace),
         ));
     }
-    if let Some(fault) = compare(target, &sums).await? {
+    if let Some(fault) = compare(target, &file, &sums).await? {
         sums.blame(fault);
     }
     show(&file.job, &sums, output)
@@ -93,11 +93,12 @@ async fn whole(
 }
 
 /// Compares what the Job's status says with the receipts of the award that it speaks of.
-async fn compare(target: &Target, sums: &Sums) -> Result<Option<String>, CliError> {
+async fn compare(target: &Target, file: &ReceiptsFile, sums: &Sums) -> Result<Option<String>, CliError> {
     let Some(status) = target.get().await?.status else { return Ok(None) };
     let (Some(award), Some(usage)) = (status.award, status.usage) else { return Ok(None) };
-    let found = sums.awards.iter().find(|found| found.name == award.name);
-    Ok(found.and_then(|found| sum::contradiction(found, &usage)))
+    let mut both = file.awards.iter().zip(&sums.awards);
+    let Some((file, sums)) = both.find(|(file, _)| file.name == award.name) else { return Ok(None) };
+    Ok(sum::contradiction(sums, &usage).or_else(|| sum::other_heads(file, sums.closed, &usage)))
 }
 
 fn save(path: &Path, bytes: &[u8]) -> Result<(), CliError> {

@@ -340,8 +340,8 @@ pub fn contradiction(award: &AwardSums, usage: &UsageStatus) -> Option<String> {
     let said_seconds = u64::try_from(usage.gpu_seconds).unwrap_or_default();
     let proven_seconds = award.billed.gpu_ns / SECOND_NS;
     let lag_seconds = gpus.saturating_mul(LAG_SECONDS);
-    // Sums are rounded once.
-    let ahead = if award.ended && award.closed { 1 } else { lag_seconds };
+    // Sums are rounded down to a second, and so is the end of the run for each GPU.
+    let ahead = if award.ended && award.closed { gpus.saturating_add(1) } else { lag_seconds };
     let price = award.price.parse::<Price>().map(micros).unwrap_or_default();
     let cost_of = |seconds: u64| {
         let micros = u128::from(price) * u128::from(seconds) / 3_600;
@@ -357,6 +357,31 @@ pub fn contradiction(award: &AwardSums, usage: &UsageStatus) -> Option<String> {
     let less = said_seconds.saturating_add(lag_seconds) < proven_seconds
         || said_cost.saturating_add(cost_of(lag_seconds)) < proven_cost;
     (more || less).then(|| format!("{status}; {receipts}"))
+}
+
+/// How the heads of chains in the Job's status contradict the chains, if they do: a head stands for all records up to it. Records
+/// that the status knows of may still be on their way, unless the chains are closed.
+pub fn other_heads(award: &FileAward, closed: bool, usage: &UsageStatus) -> Option<String> {
+    let opened_by = |chain: &FileChain| match &chain.records.first()?.body {
+        Body::Opened(opened) => Some(opened.public_key.to_string()),
+        _ => None,
+    };
+    usage.receipts.iter().find_map(|told| {
+        let (key, head) = (told.public_key.as_ref()?, told.head.as_ref()?);
+        let last = usize::try_from(told.records).ok()?.checked_sub(1)?;
+        let chain = award.chains.iter().find(|chain| opened_by(chain).as_ref() == Some(key));
+        let node = printable(&told.node);
+        match chain.and_then(|chain| chain.records.get(last)) {
+            Some(record) if hex::encode(record.digest()) == *head => None,
+            Some(_) => {
+                Some(format!("record {last} of node {node} is another one than the Job's status names"))
+            }
+            None if closed => {
+                Some(format!("the Job's status names {} records of node {node}, more than came", last + 1))
+            }
+            None => None,
+        }
+    })
 }
 
 /// Millionths as a decimal number.

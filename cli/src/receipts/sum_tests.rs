@@ -1,6 +1,6 @@
 //! What files add up to, and what is wrong with them.
 
-use vendue_crds::Decimal;
+use vendue_crds::{Decimal, NodeReceipts};
 
 use super::super::tests::{AWARD, T, chain, file, gap, key, used};
 use super::*;
@@ -114,10 +114,35 @@ fn a_status_may_lag_but_not_lead() {
     let open = AwardSums { closed: false, ..closed.clone() };
     assert_eq!(contradiction(&closed, &usage(40, "0.04")), None);
     assert_eq!(contradiction(&closed, &usage(0, "0.00")), None, "two minutes of GPU time behind at most");
-    assert!(contradiction(&closed, &usage(42, "0.04")).is_some());
-    assert!(contradiction(&closed, &usage(40, "0.041002")).is_some());
+    assert_eq!(contradiction(&closed, &usage(43, "0.043")), None, "a second of each GPU and one of rounding");
+    assert!(contradiction(&closed, &usage(44, "0.04")).is_some());
+    assert!(contradiction(&closed, &usage(40, "0.043002")).is_some());
     assert_eq!(contradiction(&open, &usage(160, "0.16")), None, "the rest is on its way");
     assert!(contradiction(&open, &usage(161, "0.16")).is_some());
     let long = AwardSums { billed: Billed { gpu_ns: 200 * SECOND_NS, ..closed.billed }, ..closed };
     assert!(contradiction(&long, &usage(79, "0.04")).is_some(), "far behind");
+}
+
+#[test]
+fn a_status_that_names_another_record_is_told() {
+    let award = file().awards[0].clone();
+    let told = |by: u8, records: i64, head: String| NodeReceipts {
+        node: "n1".into(),
+        public_key: Some(key(by).public().to_string()),
+        head: Some(head),
+        records,
+    };
+    let usage = |told: NodeReceipts| UsageStatus { receipts: vec![told], ..UsageStatus::default() };
+    let digest = |at: usize| hex::encode(award.chains[0].records[at].digest());
+    let check = |closed, told| other_heads(&award, closed, &usage(told));
+    assert_eq!(check(true, told(1, 5, digest(4))), None);
+    assert_eq!(check(true, told(1, 2, digest(1))), None, "an earlier head");
+    assert_eq!(check(true, NodeReceipts { node: "n1".into(), ..NodeReceipts::default() }), None, "none yet");
+    assert!(check(true, told(1, 2, digest(2))).unwrap().contains("record 1 of node n1 is another one"));
+    assert_eq!(check(false, told(1, 6, "00".repeat(32))), None, "it is on its way");
+    assert!(check(true, told(1, 6, "00".repeat(32))).unwrap().contains("more than came"));
+    assert!(
+        check(true, told(3, 1, digest(0))).unwrap().contains("more than came"),
+        "of a chain that did not come"
+    );
 }

@@ -111,7 +111,7 @@ async fn a_status_that_agrees_passes_and_the_file_is_saved_as_it_came() {
 
 #[tokio::test]
 async fn a_status_that_says_more_than_the_receipts_is_told() {
-    for usage in [usage(42, "0.04"), usage(40, "0.05")] {
+    for usage in [usage(44, "0.04"), usage(40, "0.05")] {
         let error = run(&cluster(&file(), usage), &options(), Output::Text).await.unwrap_err();
         assert!(error.to_string().contains("the receipts prove 40 and 0.04"), "{error}");
         assert_eq!(error.exit_code(), 1);

@@ -11,10 +11,12 @@ use kube::{Api, ResourceExt};
 use vendue_controller_core::award::allocate::Allocation;
 use vendue_controller_core::award::needs_hold;
 use vendue_controller_core::award::objects::{Terms, Tokens};
-use vendue_controller_core::award::plan::{Look, Observed, Phase, current_submission, look, phase};
+use vendue_controller_core::award::plan::{Look, Observed, Phase, current_submission, look, metered, phase};
+use vendue_controller_core::award::usage::NodeBill;
 use vendue_controller_core::provision::{PodUse, pod_use};
 use vendue_crds::workload::Workload;
 use vendue_crds::{Award, names};
+use vendue_receipts::AwardId;
 
 use super::{Awards, client, provisioned};
 use crate::io::{IoError, ReadError, get_opt, timed};
@@ -41,6 +43,7 @@ pub async fn dereference<R: Runtime>(
         all.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid(award));
         return Ok(observed);
     }
+    observed.bills = bills(award, all, now).await;
     let cluster = all.runtime.observe(award, look == Look::All).await?;
     observed.pods = cluster.pods;
     observed.present = cluster.present;
@@ -71,6 +74,24 @@ pub async fn dereference<R: Runtime>(
         observed.ray = ray.observe(&current_submission(award)).await;
     }
     Ok(observed)
+}
+
+/// What receipts of the award add up to. Receipts that cannot be read hold nothing up: nothing accrues meanwhile.
+async fn bills<R: Runtime>(award: &Award, all: &Awards<R>, now: Timestamp) -> Option<Vec<NodeBill>> {
+    let (book, run) = (all.book.clone()?, metered(award, now)?);
+    let id: AwardId = award.spec.id.parse().ok()?;
+    let read = tokio::task::spawn_blocking(move || book.bills(id, run));
+    match read.await {
+        Ok(Ok(bills)) => Some(bills),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "receipts of the award cannot be read");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%error, "receipts of the award cannot be read");
+            None
+        }
+    }
 }
 
 /// What Pods take from these nodes, as the API server knows it now: the cache may be behind, and devices that are gone must

@@ -39,6 +39,8 @@ pub struct AwardView {
     decided: bool,
     hold: Option<Hold>,
     state: &'static str,
+    /// Nothing of it is left.
+    released: bool,
 }
 
 /// States of awards in the metric.
@@ -67,6 +69,7 @@ fn award_view(award: &Award) -> Option<AwardView> {
             find(&s.conditions, cond::HELD).is_some() || is_true(&s.conditions, cond::RELEASED)
         }),
         hold: hold_view(award),
+        released: status.is_some_and(|s| is_true(&s.conditions, cond::RELEASED)),
         state: STATES.iter().find(|s| **s == word).copied().unwrap_or("other"),
     })
 }
@@ -234,6 +237,14 @@ impl Ledger {
                 Some(refused)
             }
         }
+    }
+
+    /// Whether an award of this host is over: released, or not there any more. `None` while that is not known.
+    pub fn is_over(&self, award_id: &str) -> Option<bool> {
+        let assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(award_id);
+        let awards = self.awards.ready().then(|| self.awards.all())?;
+        let found = awards.values().find(|award| award.id == award_id);
+        Some(!assumed && found.is_none_or(|award| award.released))
     }
 
     /// Takes an assumption back, because the API server refused to write it.

@@ -29,6 +29,7 @@ use vendue_crds::{Award, AwardSide, AwardStatus, names};
 use crate::context::{Category, Context, action, error_policy, finalizer_changes, log_failure};
 use crate::io::{IoError, ReadError, apply_finalizer, apply_status};
 use crate::ray::{RayClient, RayError, Submitted};
+use crate::receipts::Book;
 use crate::runtime::Runtime;
 
 /// Awards that are reconciled at a time. Each may wait for a slow Ray head for seconds.
@@ -70,6 +71,8 @@ pub struct Awards<R> {
     pub http: reqwest::Client,
     /// What the controller brings along.
     pub env: Env,
+    /// Receipts of the nodes; `None` where none are taken.
+    pub book: Option<Arc<Book>>,
     /// End of the name of every Service: "svc", or "svc." and the domain of the cluster.
     pub service_suffix: String,
     /// Workloads of awards that run, without their files: read once, small to keep.
@@ -84,11 +87,12 @@ impl<R: Runtime> Awards<R> {
         runtime: R,
         http: reqwest::Client,
         env: Env,
+        book: Option<Arc<Book>>,
         cluster_domain: &str,
     ) -> Self {
         let service_suffix =
             if cluster_domain.is_empty() { "svc".to_owned() } else { format!("svc.{cluster_domain}") };
-        Self { context, ledger, runtime, http, env, service_suffix, workloads: Mutex::default() }
+        Self { context, ledger, runtime, http, env, book, service_suffix, workloads: Mutex::default() }
     }
 
     /// Address of the award's Ray head.

@@ -57,7 +57,15 @@ fn awards(client: Client, ledger: Arc<Ledger>, cluster: Cluster) -> Arc<Awards<F
     let env =
         Env { namespace: "vendue-system".into(), image: "v:1".into(), image_pull_policy: "Never".into() };
     let fake = Fake { cluster, ..Fake::default() };
-    Arc::new(Awards::new(context("award", client), ledger, fake, crate::ray::http_client().unwrap(), env, ""))
+    Arc::new(Awards::new(
+        context("award", client),
+        ledger,
+        fake,
+        crate::ray::http_client().unwrap(),
+        env,
+        None,
+        "",
+    ))
 }
 
 fn award(id: &str) -> Award {

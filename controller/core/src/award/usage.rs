@@ -1,40 +1,137 @@
-//! What a run used and costs.
+//! What a run used and costs: what receipts say, and nothing else.
 //!
-//! Inputs: when it started and ended, GPUs, price. Outputs: a [`UsageStatus`].
-//! Invariant: seconds are whole and never shrink; cost is computed in one place, by the market's money type.
+//! Inputs: start and end of the run, GPUs, price, bills of the nodes. Outputs: a [`UsageStatus`]. Invariants: without
+//! receipts nothing accrues; usage never shrinks; no more is charged than all GPUs of the award over the whole run.
 
-use k8s_openapi::jiff::Timestamp;
-use vendue_crds::{AwardRuntimeStatus, Decimal, UsageStatus};
-use vendue_market::Price;
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use vendue_crds::{AwardRuntimeStatus, Decimal, NodeReceipts, UsageStatus};
+use vendue_market::{Cost, Digest, Price};
+use vendue_receipts::{Bill, Billed, cost_micros};
 
 /// Seconds between two writes of usage while nothing else changes; each write reaches home over the network.
-pub const WRITE_EVERY_SECONDS: i64 = 10;
+pub const WRITE_EVERY_SECONDS: i64 = 30;
 
-/// Usage at `now`; `None` before the start.
-pub fn usage(runtime: &AwardRuntimeStatus, gpus: u32, price: Price, now: Timestamp) -> Option<UsageStatus> {
-    let started = runtime.started_at.as_ref()?.0;
-    let end = runtime.ended_at.as_ref().map_or(now, |t| t.0);
-    let seconds = end.duration_since(started).as_secs().max(0);
-    Some(UsageStatus {
-        gpus: i32::try_from(gpus).unwrap_or(i32::MAX),
-        seconds,
-        gpu_seconds: seconds.saturating_mul(i64::from(gpus)),
-        cost: Decimal::from(price.cost(gpus, u64::try_from(seconds).unwrap_or(0))),
-        restarts: runtime.attempt.saturating_sub(1).max(0),
-    })
+/// Seconds after the end of a run in which its last receipts are waited for.
+pub const RECEIPTS_GRACE_SECONDS: i64 = 30;
+
+/// What clocks of a node and of this process may differ while a run goes on.
+const SKEW: SignedDuration = SignedDuration::from_secs(5);
+
+/// What of receipts is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Price of a GPU-hour in millionths.
+    pub price_micros: u64,
+    /// The start, in milliseconds since 1970.
+    pub from_ms: u64,
+    /// The end, once there is one.
+    pub until_ms: Option<u64>,
 }
 
-/// The usage to write: the old one while it is fresh and the run goes on.
-pub fn throttled(old: Option<&UsageStatus>, new: Option<UsageStatus>, ended: bool) -> Option<UsageStatus> {
-    match (old, new) {
-        (Some(old), Some(new)) if new.seconds < old.seconds => Some(old.clone()),
-        (Some(old), Some(new))
-            if !ended && old.restarts == new.restarts && new.seconds - old.seconds < WRITE_EVERY_SECONDS =>
-        {
-            Some(old.clone())
-        }
-        (old, new) => new.or_else(|| old.cloned()),
+/// What one chain of a node adds up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeBill {
+    /// The node.
+    pub node: String,
+    /// The key that opened the chain.
+    pub public_key: String,
+    /// Digest of the last record.
+    pub head: Digest,
+    /// Records of the chain.
+    pub records: u64,
+    /// Whether the chain has ended.
+    pub closed: bool,
+    /// What of it is charged.
+    pub sums: Billed,
+}
+
+impl Run {
+    /// The run of an award; `None` before the entry point started.
+    pub fn of(runtime: &AwardRuntimeStatus, price: Price) -> Option<Self> {
+        let ms = |at: Timestamp| u64::try_from(at.as_millisecond()).unwrap_or(0);
+        Some(Self {
+            price_micros: u64::try_from(price.micros()).unwrap_or(0),
+            from_ms: ms(runtime.started_at.as_ref()?.0),
+            until_ms: runtime.ended_at.as_ref().map(|t| ms(t.0)),
+        })
     }
+
+    /// A bill over this run.
+    pub fn bill(self) -> Bill {
+        Bill::new(self.price_micros, self.from_ms, self.until_ms)
+    }
+}
+
+/// Usage before the first receipt: the nodes whose receipts count.
+pub fn begin<'a>(gpus: u32, nodes: impl IntoIterator<Item = &'a str>) -> UsageStatus {
+    let receipts =
+        nodes.into_iter().map(|node| NodeReceipts { node: node.to_owned(), ..NodeReceipts::default() });
+    UsageStatus {
+        gpus: i32::try_from(gpus).unwrap_or(i32::MAX),
+        cost: Decimal::from(Cost::ZERO),
+        receipts: receipts.collect(),
+        ..UsageStatus::default()
+    }
+}
+
+/// Usage with what receipts say now. Nodes that the award never had say nothing here.
+pub fn usage(old: &UsageStatus, run: Run, bills: &[NodeBill], restarts: i32, now: Timestamp) -> UsageStatus {
+    let of_award = |bill: &&NodeBill| old.receipts.iter().any(|r| r.node == bill.node);
+    let bills: Vec<&NodeBill> = bills.iter().filter(of_award).collect();
+    let sums = bills.iter().fold(Billed::default(), |sums, bill| sums.and(bill.sums));
+    let gpu_ns = sums.gpu_ns.min(most(run, old.gpus, now));
+    let cost = match gpu_ns == sums.gpu_ns {
+        true => sums.cost_micros,
+        false => cost_micros(run.price_micros, gpu_ns).unwrap_or(u64::MAX),
+    };
+    let receipts: Vec<NodeReceipts> = old.receipts.iter().map(|r| told(r, &bills)).collect();
+    let complete = run.until_ms.is_some_and(|until| {
+        let all = |node: &str| {
+            let mut of_node = bills.iter().filter(|bill| bill.node == node).peekable();
+            of_node.peek().is_some() && of_node.all(|bill| bill.closed || bill.sums.until_ms >= until)
+        };
+        receipts.iter().all(|r| all(&r.node))
+    });
+    let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    UsageStatus {
+        gpus: old.gpus,
+        seconds: signed(sums.used_ns / 1_000_000_000),
+        gpu_seconds: signed(gpu_ns / 1_000_000_000),
+        cost: Decimal::from(Cost::from_micros(signed(cost)).unwrap_or_default()),
+        restarts,
+        energy_joules: signed(sums.energy_mj / 1_000),
+        gap_seconds: signed(sums.gap_ns / 1_000_000_000),
+        complete,
+        receipts,
+    }
+}
+
+/// Nanoseconds that all GPUs can have run by now.
+fn most(run: Run, gpus: i32, now: Timestamp) -> u64 {
+    let now = now.checked_add(SKEW).unwrap_or(now).as_millisecond();
+    let until = run.until_ms.unwrap_or(u64::try_from(now).unwrap_or(0));
+    let length_ns = until.saturating_sub(run.from_ms).saturating_mul(1_000_000);
+    length_ns.saturating_mul(u64::try_from(gpus).unwrap_or(0))
+}
+
+/// The chain of a node that is told in the status: of several, the one with the most records.
+fn told(old: &NodeReceipts, bills: &[&NodeBill]) -> NodeReceipts {
+    let of_node = bills.iter().filter(|bill| bill.node == old.node);
+    let Some(bill) = of_node.max_by_key(|bill| bill.records) else { return old.clone() };
+    NodeReceipts {
+        node: old.node.clone(),
+        public_key: Some(bill.public_key.clone()),
+        head: Some(hex::encode(bill.head)),
+        records: i64::try_from(bill.records).unwrap_or(i64::MAX),
+    }
+}
+
+/// The usage to write: the old one while it is fresh and the run goes on, or when the new one says less.
+pub fn throttled(old: &UsageStatus, new: UsageStatus, ended: bool) -> UsageStatus {
+    let less = new.gpu_seconds < old.gpu_seconds || old.complete;
+    let fresh = old.seconds > 0 && new.seconds - old.seconds < WRITE_EVERY_SECONDS;
+    let same = old.restarts == new.restarts;
+    if less || (!ended && same && fresh) { old.clone() } else { new }
 }
 
 #[cfg(test)]
@@ -42,30 +139,94 @@ mod tests {
     use super::*;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+    const START: i64 = 1_800_000_000;
+
     fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_800_000_000 + second).unwrap()
+        Timestamp::from_second(START + second).unwrap()
+    }
+
+    fn run(until: Option<i64>) -> Run {
+        let runtime = AwardRuntimeStatus {
+            started_at: Some(Time(at(0))),
+            ended_at: until.map(|second| Time(at(second))),
+            ..AwardRuntimeStatus::default()
+        };
+        Run::of(&runtime, "1.80".parse().unwrap()).unwrap()
+    }
+
+    /// Receipts of a node with two GPUs over so many seconds.
+    fn bill(node: &str, seconds: u64) -> NodeBill {
+        let ns = seconds * 1_000_000_000;
+        NodeBill {
+            node: node.to_owned(),
+            public_key: "02".into(),
+            head: [7; 32],
+            records: seconds / 10,
+            closed: false,
+            sums: Billed {
+                records: seconds / 10,
+                used_ns: ns,
+                gpu_ns: 2 * ns,
+                gap_ns: 0,
+                energy_mj: seconds * 700_000,
+                cost_micros: seconds * 1_000,
+                until_ms: (START as u64 + seconds) * 1_000,
+            },
+        }
     }
 
     #[test]
-    fn counts_from_start_to_end() {
-        let price: Price = "1.80".parse().unwrap();
-        let mut run = AwardRuntimeStatus { attempt: 2, ..AwardRuntimeStatus::default() };
-        assert_eq!(usage(&run, 2, price, at(0)), None);
-        run.started_at = Some(Time(at(0)));
-        let expected = |seconds: i64, cost: &str| UsageStatus {
-            gpus: 2,
-            seconds,
-            gpu_seconds: seconds * 2,
-            cost: Decimal(cost.into()),
-            restarts: 1,
+    fn no_receipt_no_accrual() {
+        let old = begin(2, ["n1"]);
+        assert_eq!(Run::of(&AwardRuntimeStatus::default(), "1.80".parse().unwrap()), None);
+        let none = usage(&old, run(None), &[], 0, at(1_000));
+        assert_eq!(none, old, "whatever time passes");
+        let foreign = usage(&old, run(None), &[bill("n2", 100)], 0, at(1_000));
+        assert_eq!(foreign, old, "a node that the award never had charges nothing");
+        let some = usage(&old, run(None), &[bill("n1", 100)], 1, at(1_000));
+        assert_eq!((some.seconds, some.gpu_seconds, some.cost.0.as_str()), (100, 200, "0.10"));
+        assert_eq!((some.energy_joules, some.restarts, some.complete), (70_000, 1, false));
+        let expected = NodeReceipts {
+            node: "n1".into(),
+            public_key: Some("02".into()),
+            head: Some("07".repeat(32)),
+            records: 10,
         };
-        assert_eq!(usage(&run, 2, price, at(100)), Some(expected(100, "0.10")));
-        run.ended_at = Some(Time(at(1000)));
-        assert_eq!(usage(&run, 2, price, at(5000)), Some(expected(1000, "1.00")));
+        assert_eq!(some.receipts, [expected]);
+    }
 
-        let (old, new) = (expected(100, "0.10"), expected(105, "0.105"));
-        assert_eq!(throttled(Some(&old), Some(new.clone()), false), Some(old.clone()));
-        assert_eq!(throttled(Some(&old), Some(new.clone()), true), Some(new.clone()));
-        assert_eq!(throttled(Some(&new), Some(old), true), Some(new));
+    #[test]
+    fn it_is_complete_when_every_node_told_up_to_the_end() {
+        let old = begin(4, ["n1", "n2"]);
+        let complete = |bills: &[NodeBill], run: Run| usage(&old, run, bills, 0, at(200)).complete;
+        let both = [bill("n1", 100), bill("n2", 110)];
+        assert!(complete(&both, run(Some(100))));
+        assert!(!complete(&both, run(Some(101))), "a node is behind");
+        assert!(!complete(&both[..1], run(Some(100))), "a node never told");
+        assert!(!complete(&both, run(None)), "it goes on");
+        let closed = [NodeBill { closed: true, ..bill("n1", 100) }, bill("n2", 110)];
+        assert!(complete(&closed, run(Some(101))));
+    }
+
+    #[test]
+    fn more_than_the_run_of_all_gpus_is_never_charged() {
+        let old = begin(1, ["n1"]);
+        let two_for_one = usage(&old, run(Some(100)), &[bill("n1", 100)], 0, at(200));
+        assert_eq!((two_for_one.gpu_seconds, two_for_one.cost.0.as_str()), (100, "0.05"));
+        let ahead = usage(&begin(2, ["n1"]), run(None), &[bill("n1", 104)], 0, at(100));
+        assert_eq!(ahead.gpu_seconds, 208, "clocks differ a little");
+    }
+
+    #[test]
+    fn writes_are_spaced_and_never_less() {
+        let old = usage(&begin(2, ["n1"]), run(None), &[bill("n1", 100)], 0, at(100));
+        let step = |seconds| usage(&old, run(None), &[bill("n1", seconds)], 0, at(seconds as i64));
+        assert_eq!(throttled(&begin(2, ["n1"]), step(10), false), step(10), "the first at once");
+        assert_eq!(throttled(&old, step(129), false), old);
+        assert_eq!(throttled(&old, step(130), false), step(130));
+        assert_eq!(throttled(&old, step(101), true), step(101));
+        assert_eq!(throttled(&old, step(99), true), old, "a receiver that lost records takes nothing back");
+        let restarted = UsageStatus { restarts: 1, ..step(101) };
+        assert_eq!(throttled(&old, restarted.clone(), false), restarted);
     }
 }

@@ -1,7 +1,7 @@
 //! After the run: delivery, and removal of everything.
 //!
 //! Invariant: GPUs are given back as soon as the worker Pods are gone; the head stays until its outputs are at home or
-//! the grace is over; Released is set only when nothing is left.
+//! the grace is over; Released is set only when nothing is left, and the last receipts are in or do not come.
 
 use std::time::Duration;
 
@@ -13,6 +13,9 @@ use super::{
 };
 use crate::{FinalizerStep, after, until};
 
+/// How often the last receipts are looked for.
+const RECEIPTS_PAUSE: Duration = Duration::from_secs(1);
+
 fn pod(name: &str) -> ChildKey {
     ChildKey { kind: "Pod", name: name.to_owned() }
 }
@@ -20,6 +23,7 @@ fn pod(name: &str) -> ChildKey {
 /// Keeps the head for the courier, and frees the devices.
 pub(super) fn deliver(draft: &mut Draft<'_>, observed: &Observed) {
     draft.plan.finalizer = FinalizerStep::Add;
+    draft.meter(observed.bills.as_deref());
     let workers: Vec<_> = observed.pods.iter().filter(|p| !p.head).collect();
     draft.plan.deletions = workers.iter().filter(|p| !p.deleting).map(|p| pod(&p.name)).collect();
     if workers.is_empty() {
@@ -27,7 +31,8 @@ pub(super) fn deliver(draft: &mut Draft<'_>, observed: &Observed) {
         draft.runtime().workers_ready = 0;
         let now = draft.now;
         let ended = draft.runtime().ended_at.as_ref().map_or(now, |t| t.0);
-        draft.plan.requeue = Some(until(draft.now, after(ended, DELIVERY_GRACE_SECONDS)));
+        let grace = until(draft.now, after(ended, DELIVERY_GRACE_SECONDS));
+        draft.plan.requeue = Some(if draft.awaits_receipts() { grace.min(RECEIPTS_PAUSE) } else { grace });
     } else {
         draft.plan.requeue = Some(Duration::from_secs(1));
     }
@@ -43,6 +48,7 @@ pub(super) fn teardown(draft: &mut Draft<'_>, observed: &Observed) {
             draft.plan.ray = RayAction::Stop { id: current_submission(draft.award) };
         }
     }
+    draft.meter(observed.bills.as_deref());
     // Not observed is not gone.
     let Some(present) = &observed.present else {
         draft.plan.requeue = Some(Duration::from_millis(500));
@@ -57,6 +63,9 @@ pub(super) fn teardown(draft: &mut Draft<'_>, observed: &Observed) {
     } else if !present.is_empty() {
         draft.plan.deletions = present.iter().cloned().collect();
         draft.plan.requeue = Some(Duration::from_millis(300));
+    } else if draft.awaits_receipts() {
+        draft.plan.status.devices.clear();
+        draft.plan.requeue = Some(RECEIPTS_PAUSE);
     } else {
         released(draft, handed_over);
     }

@@ -21,6 +21,7 @@ use vendue_crds::{Award, AwardSide, AwardStatus, names};
 use super::allocate::Allocation;
 use super::objects::{Child, ChildKey, Env, Terms, Tokens};
 use super::ray_job;
+use super::usage::{NodeBill, Run};
 use super::{DELIVERY_GRACE_SECONDS, EXPIRY_GRACE_SECONDS, needs_hold};
 use crate::transition::{Transition, transitions};
 use crate::{FinalizerStep, after, until};
@@ -96,6 +97,8 @@ pub struct Observed {
     pub present: Option<BTreeSet<ChildKey>>,
     /// What Ray says.
     pub ray: ray_job::Seen,
+    /// What receipts of the award add up to. `None` when they were not looked at.
+    pub bills: Option<Vec<NodeBill>>,
     /// Random tokens, used when the award has none yet.
     pub fresh_tokens: Option<Tokens>,
 }
@@ -213,6 +216,14 @@ pub fn look(award: &Award, now: Timestamp) -> Look {
         Phase::Working | Phase::Delivering => Look::Pods,
         Phase::Teardown => Look::All,
     }
+}
+
+/// The run whose receipts are to be looked at, if they are.
+pub fn metered(award: &Award, now: Timestamp) -> Option<Run> {
+    let working = matches!(phase(award, now), Phase::Working | Phase::Delivering | Phase::Teardown);
+    let status =
+        award.status.as_ref().filter(|s| working && !s.usage.as_ref().is_some_and(|u| u.complete))?;
+    Run::of(status.runtime.as_ref()?, award.spec.price.price().ok()?)
 }
 
 /// Id under which the current attempt is known to Ray.

@@ -9,8 +9,8 @@ use vendue_crds::conditions::{self, award as cond, reasons};
 use vendue_crds::{Award, AwardRuntimeStatus, AwardStatus, FailureStatus};
 
 use super::{Plan, RayAction, our_conditions};
-use crate::award::usage;
-use crate::{FinalizerStep, text};
+use crate::award::usage::{self, NodeBill, Run};
+use crate::{FinalizerStep, after, text};
 
 /// A plan in the making.
 pub(super) struct Draft<'a> {
@@ -77,14 +77,32 @@ impl<'a> Draft<'a> {
         number(need.workers).saturating_mul(number(need.gpus_per_worker))
     }
 
-    /// Brings usage up to date.
-    pub fn meter(&mut self) {
+    /// Brings usage up to what receipts say; `None` when they were not looked at.
+    pub fn meter(&mut self, bills: Option<&[NodeBill]>) {
         let Ok(price) = self.award.spec.price.price() else { return };
-        let gpus = self.gpus();
-        let now = self.now;
-        let new = usage::usage(self.runtime(), gpus, price, now);
-        let ended = self.runtime().ended_at.is_some();
-        self.plan.status.usage = usage::throttled(self.plan.status.usage.as_ref(), new, ended);
+        let Some(run) = self.plan.status.runtime.as_ref().and_then(|runtime| Run::of(runtime, price)) else {
+            return;
+        };
+        let restarts = self.runtime().attempt.saturating_sub(1).max(0);
+        let old = self.plan.status.usage.take().unwrap_or_else(|| {
+            usage::begin(self.gpus(), self.plan.status.devices.iter().map(|held| held.node.as_str()))
+        });
+        let new = bills.map(|bills| usage::usage(&old, run, bills, restarts, self.now));
+        let ended = run.until_ms.is_some();
+        self.plan.status.usage = Some(match new {
+            Some(new) => usage::throttled(&old, new, ended),
+            None => old,
+        });
+    }
+
+    /// Whether receipts of the run may still come: then its end is not told as over.
+    pub fn awaits_receipts(&self) -> bool {
+        let ended = self.plan.status.runtime.as_ref().and_then(|r| r.ended_at.as_ref()).map(|t| t.0);
+        let usage = self.plan.status.usage.as_ref().filter(|usage| !usage.complete && usage.gpus > 0);
+        match (usage, ended) {
+            (Some(_), Some(at)) => self.now < after(at, usage::RECEIPTS_GRACE_SECONDS),
+            _ => false,
+        }
     }
 
     /// Ends the run, for good. `tail` are the last lines of the log.
@@ -116,6 +134,6 @@ impl<'a> Draft<'a> {
         } else {
             "Failed"
         });
-        self.meter();
+        self.meter(None);
     }
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use vendue_crds::conditions::{condition, find, set};
-use vendue_crds::{AwardClose, CloseReason};
+use vendue_crds::{AwardClose, AwardRuntimeStatus, CloseReason};
+use vendue_receipts::{AwardId, Body, Record, Used, Version, Xids};
 
 use super::*;
 use crate::award::ray_job::{Detail, RayState, Seen, Times};
@@ -57,8 +58,44 @@ fn observed(pods: Vec<PodSeen>, present: Option<BTreeSet<ChildKey>>, ray: Seen) 
         pods,
         present,
         ray,
+        bills: None,
         fresh_tokens: Some(Tokens { ray: "r".into(), courier: "c".into() }),
     }
+}
+
+/// Receipts of two GPUs over the run of [`running`], from and until these times.
+fn billed(from: i64, until: i64) -> NodeBill {
+    let award = running();
+    let runtime = AwardRuntimeStatus {
+        started_at: Some(Time(at(20))),
+        ended_at: Some(Time(at(120))),
+        ..AwardRuntimeStatus::default()
+    };
+    let mut bill = Run::of(&runtime, award.spec.price.price().unwrap()).unwrap().bill();
+    let ms = |second| u64::try_from(at(second).as_millisecond()).unwrap();
+    for device in ["GPU-0", "GPU-1"] {
+        let (t0_ms, t1_ms) = (ms(from), ms(until));
+        bill.add(&Record {
+            version: Version,
+            award: AwardId([1; 8]),
+            sequence: 1,
+            previous: [0; 32],
+            body: Body::Used(Used {
+                device: device.parse().unwrap(),
+                t0_ms,
+                t1_ms,
+                wall_ns: (t1_ms - t0_ms) * 1_000_000,
+                energy: None,
+                activity: None,
+                memory_peak_bytes: None,
+                xids: Xids::default(),
+                driver: "580.1".parse().unwrap(),
+            }),
+            signature: [0; 65],
+        });
+    }
+    let (node, public_key) = ("n1".to_owned(), "02".to_owned());
+    NodeBill { node, public_key, head: [7; 32], records: 3, closed: false, sums: bill.sums() }
 }
 
 fn job(state: RayState) -> Seen {
@@ -203,7 +240,9 @@ fn success_is_metered_delivered_and_torn_down() {
     assert_eq!(reason(&end, cond::FINISHED), says("True", reasons::SUCCEEDED));
     assert_eq!(reason(&end, cond::RUNNING), says("False", reasons::SUCCEEDED));
     let usage = end.status.usage.clone().unwrap();
-    assert_eq!((usage.seconds, usage.gpu_seconds, usage.cost.0.as_str()), (100, 200, "0.10"));
+    assert_eq!((usage.gpus, usage.seconds, usage.cost.0.as_str()), (2, 0, "0.00"), "no receipt, no accrual");
+    let nodes: Vec<&str> = usage.receipts.iter().map(|r| r.node.as_str()).collect();
+    assert_eq!(nodes, ["n1"]);
     assert!(end.deletions.is_empty(), "the head serves outputs");
     write(&mut award, &end);
 
@@ -231,7 +270,17 @@ fn success_is_metered_delivered_and_torn_down() {
     assert_eq!(kinds, ["Pod", "Service"], "policies stay until the Pods are gone");
     let rest = plan(&award, &observed(vec![], Some(keys), Seen::Silent), &mk_env(), at(125));
     assert_eq!(rest.deletions.len(), 2);
-    let last = plan(&award, &observed(vec![], Some(BTreeSet::new()), Seen::Silent), &mk_env(), at(126));
+    let gone = observed(vec![], Some(BTreeSet::new()), Seen::Silent);
+    let waits = plan(&award, &gone, &mk_env(), at(126));
+    assert_eq!(reason(&waits, cond::RELEASED), None, "the last receipts are on their way");
+    assert_eq!(waits.requeue, Some(Duration::from_secs(1)));
+    let silent = plan(&award, &gone, &mk_env(), at(151));
+    assert_eq!(reason(&silent, cond::RELEASED), says("True", reasons::TORN_DOWN), "not for ever");
+    let all = Observed { bills: Some(vec![billed(20, 121)]), ..gone };
+    let last = plan(&award, &all, &mk_env(), at(126));
+    let usage = last.status.usage.clone().unwrap();
+    let told = (usage.seconds, usage.gpu_seconds, usage.cost.0.as_str(), usage.complete);
+    assert_eq!(told, (100, 200, "0.10", true));
     assert_eq!(reason(&last, cond::RELEASED), says("True", reasons::TORN_DOWN));
     assert_eq!((last.finalizer, last.status.state.as_deref()), (FinalizerStep::Remove, Some("Succeeded")));
 }
@@ -265,7 +314,7 @@ fn the_deadline_ends_the_run_whatever_happens() {
     let end = plan(&award, &seen, &mk_env(), at(610));
     assert_eq!(reason(&end, cond::FINISHED), says("True", reasons::DEADLINE_EXCEEDED));
     assert_eq!(end.ray, RayAction::Stop { id: "vendue-uid-a1-1".into() });
-    assert_eq!(end.status.usage.unwrap().seconds, 590);
+    assert_eq!(end.status.runtime.unwrap().ended_at.unwrap().0, at(610));
     assert!(end.children.is_empty());
 }
 
@@ -278,7 +327,11 @@ fn close_stops_and_removes_at_once() {
     assert_eq!(end.ray, RayAction::Stop { id: "vendue-uid-a1-1".into() });
     assert_eq!(end.deletions.len(), 3);
     write(&mut award, &end);
-    let last = plan(&award, &observed(vec![], Some(BTreeSet::new()), Seen::Silent), &mk_env(), at(33));
+    let gone = observed(vec![], Some(BTreeSet::new()), Seen::Silent);
+    let waits = plan(&award, &gone, &mk_env(), at(33));
+    assert_eq!(reason(&waits, cond::RELEASED), None, "what was used is still to be told");
+    assert!(waits.status.devices.is_empty(), "the GPUs are free all the same");
+    let last = plan(&award, &gone, &mk_env(), at(61));
     assert_eq!(reason(&last, cond::RELEASED), says("True", reasons::TORN_DOWN));
 
     // Before the workload came.

@@ -246,7 +246,7 @@ fn follow(draft: &mut Draft<'_>, observed: &Observed, train: &TrainWorkload) {
     } else if next.state == Some(RayState::Pending) {
         draft.plan.requeue = Some(Duration::from_millis(500));
     }
-    draft.meter();
+    draft.meter(observed.bills.as_deref());
 }
 
 /// Records the first start, by the head's clock as far as that is plausible.

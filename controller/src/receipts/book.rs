@@ -1,0 +1,321 @@
+//! The chains of all nodes, and what they add up to for an award.
+//!
+//! Inputs: records of a node; prices and times of awards. Outputs: what is stored; bills. Invariants: each node has a
+//! folder of its own, and one that is damaged stops that node only; a bill is counted from records that are durable.
+//!
+//! Everything here blocks on the disk: call it from a blocking task.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use vendue_controller_core::award::usage::{NodeBill, Run};
+use vendue_receipts::{AwardId, Bill, Chain, ChainName, Record};
+use vendue_receipts_store::{Chains, Options, StoreError, Taken};
+
+/// Chains that are over are kept for 30 days.
+const RETAIN_MS: u64 = 30 * 86_400_000;
+/// Files of a node together: two months of 8 GPUs.
+const MAX_BYTES: u64 = 1 << 30;
+/// Records that are read at once.
+const READ: usize = 4_096;
+/// Most bytes of an answer with records.
+const MAX_ANSWER: usize = 256 << 10;
+/// Folder for two stories of one key.
+const EVIDENCE: &str = "evidence";
+/// Most of them that are kept for a node.
+const MAX_EVIDENCE: usize = 64;
+
+/// Why the book does not do what it is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum BookError {
+    /// No folder can have this name.
+    #[error(
+        "node {0:?} is no name of a node: 1 to 253 of a-z, 0-9, '-' and '.', with a letter or digit first"
+    )]
+    Node(String),
+    /// The folder cannot be read.
+    #[error("receipts: read folder {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Records cannot be kept or do not verify.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The same key signed two records for one place.
+    #[error(
+        "chain {name}: record {sequence} was told before with another content; both are kept as evidence"
+    )]
+    Equivocation {
+        /// The chain.
+        name: ChainName,
+        /// The place.
+        sequence: u64,
+    },
+}
+
+impl BookError {
+    /// Whether what was told is wrong, and not what is here.
+    pub fn is_senders(&self) -> bool {
+        match self {
+            Self::Node(_) | Self::Equivocation { .. } => true,
+            Self::Store(error) => matches!(error, StoreError::Chain { .. } | StoreError::Name { .. }),
+            Self::Folder { .. } => false,
+        }
+    }
+}
+
+/// What is kept of a node.
+struct Node {
+    dir: PathBuf,
+    chains: Chains,
+    counted: BTreeMap<ChainName, Counted>,
+}
+
+/// A bill as far as it was counted.
+struct Counted {
+    run: Run,
+    next: u64,
+    bill: Bill,
+}
+
+/// A chain as others are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Its node.
+    pub node: String,
+    /// Its name.
+    pub name: ChainName,
+    /// As it is here.
+    pub chain: Chain,
+}
+
+/// The chains of all nodes.
+pub struct Book {
+    dir: PathBuf,
+    nodes: Mutex<BTreeMap<String, Arc<Mutex<Node>>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether a folder may be called so: a name of a Node.
+fn is_node_name(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= 253
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|b| plain(b) || b == b'-' || b == b'.')
+}
+
+impl Book {
+    /// A book in this folder. Nodes that are there already are opened; one that is damaged is told and left for its
+    /// owner, and its agent gets the same answer.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or listed.
+    pub fn open(dir: &Path) -> Result<Self, BookError> {
+        let failed = |source| BookError::Folder { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let book = Self { dir: dir.to_owned(), nodes: Mutex::default() };
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+            if is_node_name(&name)
+                && let Err(error) = book.node(&name)
+            {
+                tracing::error!(node = name, %error, "receipts of a node cannot be read");
+            }
+        }
+        Ok(book)
+    }
+
+    fn node(&self, name: &str) -> Result<Arc<Mutex<Node>>, BookError> {
+        if !is_node_name(name) {
+            return Err(BookError::Node(name.to_owned()));
+        }
+        let mut nodes = lock(&self.nodes);
+        if let Some(node) = nodes.get(name) {
+            return Ok(node.clone());
+        }
+        let dir = self.dir.join(name);
+        let options = Options {
+            dir: dir.clone(),
+            segment_bytes: 1 << 20,
+            retain_ms: RETAIN_MS,
+            max_bytes: MAX_BYTES,
+            delivers: false,
+        };
+        let (chains, opened) = Chains::open(options, None)?;
+        if opened.torn > 0 {
+            tracing::warn!(
+                node = name,
+                bytes = opened.torn,
+                "ends of receipt files that were never durable are dropped"
+            );
+        }
+        let node = Arc::new(Mutex::new(Node { dir, chains, counted: BTreeMap::new() }));
+        nodes.insert(name.to_owned(), node.clone());
+        Ok(node)
+    }
+
+    fn all(&self) -> Vec<(String, Arc<Mutex<Node>>)> {
+        lock(&self.nodes).iter().map(|(name, node)| (name.clone(), node.clone())).collect()
+    }
+
+    /// Takes records of one chain from its node. The answer is the sequence from which to go on; `None` when the chain is
+    /// over and gone.
+    ///
+    /// # Errors
+    /// When they do not continue the chain, contradict it, or cannot be stored.
+    pub fn take(&self, node: &str, name: ChainName, records: &[Record]) -> Result<Option<u64>, BookError> {
+        let node = self.node(node)?;
+        let mut node = lock(&node);
+        match node.chains.take(name, records)? {
+            Taken::UpTo(next) => Ok(Some(next)),
+            Taken::Gone => Ok(None),
+            Taken::Equivocation(both) => {
+                let sequence = both.first.sequence;
+                node.keep_evidence(name, sequence, &both)?;
+                Err(BookError::Equivocation { name, sequence })
+            }
+        }
+    }
+
+    /// The chains of a node that are not closed.
+    ///
+    /// # Errors
+    /// When the node's folder cannot be read.
+    pub fn open_chains(&self, node: &str) -> Result<Vec<Chain>, BookError> {
+        let node = self.node(node)?;
+        let node = lock(&node);
+        Ok(node
+            .chains
+            .iter()
+            .filter(|(_, chain)| !chain.is_closed())
+            .map(|(_, chain)| chain.clone())
+            .collect())
+    }
+
+    /// The chains of an award on all nodes.
+    pub fn of_award(&self, award: AwardId) -> Vec<Told> {
+        let mut all = vec![];
+        for (name, node) in self.all() {
+            let node = lock(&node);
+            let told = |(chain_name, chain): (ChainName, &Chain)| Told {
+                node: name.clone(),
+                name: chain_name,
+                chain: chain.clone(),
+            };
+            all.extend(node.chains.of_award(award).map(told));
+        }
+        all
+    }
+
+    /// Records of a chain from a sequence on, encoded, as many as an answer has.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn records(&self, name: ChainName, from: u64) -> Result<Vec<u8>, BookError> {
+        for (_, node) in self.all() {
+            let node = lock(&node);
+            if node.chains.get(name).is_none() {
+                continue;
+            }
+            let mut bytes = vec![];
+            for record in node.chains.records(name, from, READ)? {
+                let encoded = record.encode();
+                if bytes.len() + encoded.len() > MAX_ANSWER {
+                    break;
+                }
+                bytes.extend(encoded);
+            }
+            return Ok(bytes);
+        }
+        Ok(vec![])
+    }
+
+    /// What the receipts of an award add up to, node by node, over one run.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn bills(&self, award: AwardId, run: Run) -> Result<Vec<NodeBill>, BookError> {
+        let mut bills = vec![];
+        for (name, node) in self.all() {
+            let mut node = lock(&node);
+            let chains: Vec<ChainName> = node.chains.of_award(award).map(|(name, _)| name).collect();
+            for chain in chains {
+                if let Some(bill) = node.bill(&name, chain, run)? {
+                    bills.push(bill);
+                }
+            }
+        }
+        Ok(bills)
+    }
+
+    /// Removes what is older than it is kept.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn prune(&self, now_ms: u64) -> Result<(), BookError> {
+        for (_, node) in self.all() {
+            let mut node = lock(&node);
+            node.chains.prune(now_ms)?;
+            let Node { chains, counted, .. } = &mut *node;
+            counted.retain(|name, _| chains.get(*name).is_some());
+        }
+        Ok(())
+    }
+
+    /// Nodes and bytes that are kept.
+    pub fn size(&self) -> (usize, u64) {
+        let all = self.all();
+        (all.len(), all.iter().map(|(_, node)| lock(node).chains.bytes()).sum())
+    }
+}
+
+impl Node {
+    /// Counts on from where it was counted before, or anew when the run is another.
+    fn bill(&mut self, node: &str, name: ChainName, run: Run) -> Result<Option<NodeBill>, BookError> {
+        let Some(chain) = self.chains.get(name) else { return Ok(None) };
+        let (head, end, key) = (chain.head(), chain.next_sequence(), chain.opening_key());
+        let (closed, first) = (chain.is_closed(), self.chains.first_kept(name).unwrap_or_default());
+        let fresh = || Counted { run, next: first, bill: run.bill() };
+        let counted = self.counted.entry(name).or_insert_with(fresh);
+        if counted.run != run {
+            *counted = fresh();
+        }
+        while counted.next < end {
+            let records = self.chains.records(name, counted.next, READ)?;
+            let Some(last) = records.last() else { break };
+            counted.next = last.sequence + 1;
+            records.iter().for_each(|record| counted.bill.add(record));
+        }
+        let sums = counted.bill.sums();
+        let public_key = key.map(|key| key.to_string()).unwrap_or_default();
+        Ok(Some(NodeBill { node: node.to_owned(), public_key, head, records: end, closed, sums }))
+    }
+
+    fn keep_evidence(
+        &self,
+        name: ChainName,
+        sequence: u64,
+        both: &vendue_receipts::Equivocation,
+    ) -> Result<(), BookError> {
+        let dir = self.dir.join(EVIDENCE);
+        let failed = |source| BookError::Folder { path: dir.clone(), source };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        let path = dir.join(format!("{name}-{sequence}.json"));
+        if path.exists() || std::fs::read_dir(&dir).map_err(failed)?.count() >= MAX_EVIDENCE {
+            return Ok(());
+        }
+        let text = serde_json::to_vec_pretty(both).map_err(|error| failed(error.into()))?;
+        let written = std::fs::File::create(&path).and_then(|mut file| {
+            std::io::Write::write_all(&mut file, &text)?;
+            file.sync_all()
+        });
+        written.map_err(failed)
+    }
+}

@@ -1,0 +1,279 @@
+//! Receipts over real HTTPS, with reviews of tokens by a scripted API server.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use vendue_controller_core::award::usage::Run;
+use vendue_controller_core::provision::ProvisionView;
+use vendue_crds::Award;
+use vendue_receipts::delivery::{Answer, Batch, Piece};
+use vendue_receipts::{
+    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, Used, Xids, read_records, verify,
+};
+
+use super::book::{Book, BookError};
+use super::{Desk, Door};
+use crate::award::Ledger;
+use crate::metrics::Metrics;
+use crate::testing::{Exchange, award_json, script};
+
+const SECOND: u64 = 1_000;
+const AWARD: AwardId = AwardId([0xa1; 8]);
+
+fn key(n: u8) -> NodeKey {
+    NodeKey::from_bytes(&[n; 32]).unwrap()
+}
+
+fn name(award: AwardId) -> ChainName {
+    ChainName::new(award, key(1).public())
+}
+
+/// An opening and windows of ten seconds, of two devices each, by the key 1.
+fn signed(award: AwardId, windows: u64, driver: &str) -> Vec<Record> {
+    let mut chain = Chain::new(award, 0);
+    let opened = Body::Opened(Opened { public_key: key(1).public(), boot: BootId([1; 16]), time_ms: 0 });
+    let windows = (0..windows).flat_map(|n| ["GPU-0", "GPU-1"].map(|device| (n * 10 * SECOND, device)));
+    let used = windows.map(|(t0_ms, device)| {
+        Body::Used(Used {
+            device: device.parse().unwrap(),
+            t0_ms,
+            t1_ms: t0_ms + 10 * SECOND,
+            wall_ns: 10_000_000_000,
+            energy: None,
+            activity: None,
+            memory_peak_bytes: None,
+            xids: Xids::default(),
+            driver: driver.parse().unwrap(),
+        })
+    });
+    [opened].into_iter().chain(used).map(|body| chain.sign(body, &key(1)).unwrap()).collect()
+}
+
+fn run(until_s: u64) -> Run {
+    Run { price_micros: 3_600_000, from_ms: 0, until_ms: Some(until_s * SECOND) }
+}
+
+#[test]
+fn bills_follow_what_comes_and_what_the_run_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = signed(AWARD, 6, "1");
+    let book = Book::open(dir.path()).unwrap();
+    assert_eq!(book.take("n1", name(AWARD), &records[..5]).unwrap(), Some(5));
+    let gpu_seconds = |book: &Book, until| {
+        let bills = book.bills(AWARD, run(until)).unwrap();
+        assert_eq!((bills.len(), bills[0].node.as_str()), (1, "n1"));
+        (bills[0].sums.gpu_ns / 1_000_000_000, bills[0].sums.cost_micros)
+    };
+    assert_eq!(gpu_seconds(&book, 100), (40, 40_000));
+    book.take("n1", name(AWARD), &records[3..]).unwrap();
+    assert_eq!(gpu_seconds(&book, 100), (120, 120_000), "counted on, nothing twice");
+    assert_eq!(gpu_seconds(&book, 25), (50, 50_000), "another end, counted anew");
+    drop(book);
+    let book = Book::open(dir.path()).unwrap();
+    assert_eq!(gpu_seconds(&book, 100), (120, 120_000), "the same after a restart");
+    assert_eq!(book.bills(AwardId([2; 8]), run(100)).unwrap(), []);
+    assert_eq!(book.size().0, 1);
+}
+
+#[test]
+fn two_stories_are_kept_as_evidence_and_one_bad_node_stops_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (signed(AWARD, 2, "1"), signed(AWARD, 2, "2"));
+    let book = Book::open(dir.path()).unwrap();
+    book.take("n1", name(AWARD), &one).unwrap();
+    let error = book.take("n1", name(AWARD), &other).unwrap_err();
+    assert!(matches!(error, BookError::Equivocation { sequence: 1, .. }) && error.is_senders(), "{error}");
+    let path = dir.path().join(format!("n1/evidence/{}-1.json", name(AWARD)));
+    let both: vendue_receipts::Equivocation = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert_eq!(both.verify(), Ok(key(1).public()));
+    for bad in ["", "..", "a/b", "N1", ".hidden", &"a".repeat(254)] {
+        assert!(matches!(book.take(bad, name(AWARD), &one), Err(BookError::Node(_))), "{bad}");
+    }
+    drop(book);
+    let segment = dir.path().join(format!("n1/{}-{:016x}.segment", name(AWARD), 0));
+    std::fs::write(&segment, b"rust").unwrap();
+    let book = Book::open(dir.path()).unwrap();
+    let error = book.take("n1", name(AWARD), &one).unwrap_err();
+    assert!(!error.is_senders() && error.to_string().contains("damaged"), "{error}");
+    assert_eq!(book.take("n2", name(AWARD), &one).unwrap(), Some(5));
+}
+
+/// The answer of the API server to a review.
+fn review(token: &str, account: &str, node: Option<&str>) -> Exchange {
+    let extra = node.map(|n| json!({ "authentication.kubernetes.io/node-name": [n] }));
+    let user =
+        json!({ "username": format!("system:serviceaccount:vendue-system:{account}"), "extra": extra });
+    let status = json!({ "authenticated": true, "audiences": ["vendue-controller"], "user": user });
+    reviewed(token, status)
+}
+
+fn reviewed(token: &str, status: Value) -> Exchange {
+    Exchange {
+        method: Method::POST,
+        uri: "/apis/authentication.k8s.io/v1/tokenreviews?".into(),
+        body: vec![("/spec/token", json!(token)), ("/spec/audiences", json!(["vendue-controller"]))],
+        status: StatusCode::CREATED,
+        answer: json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {}, "status": status }),
+    }
+}
+
+/// A server on a port of its own, and a client that trusts it.
+struct Served {
+    client: reqwest::Client,
+    base: String,
+    book: Arc<Book>,
+    task: tokio::task::JoinHandle<()>,
+    reviews: tokio::task::JoinHandle<()>,
+}
+
+async fn serve(dir: &Path, awards: &[Award], reviews: Vec<Exchange>) -> Served {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let pem = made.cert.pem();
+    std::fs::write(dir.join("tls.crt"), &pem).unwrap();
+    std::fs::write(dir.join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let (api, reviews) = script(reviews);
+    let provision: ProvisionView = ProvisionView {
+        namespace: "default".into(),
+        name: "gpus".into(),
+        spec: serde_json::from_value(json!({ "price": "1", "storageClassName": "local" })).unwrap(),
+    };
+    let ledger = Arc::new(Ledger::with(vec![], vec![], provision, awards));
+    let book = Arc::new(Book::open(&dir.join("receipts")).unwrap());
+    let desk = Desk::new(book.clone(), Door::new(api, "vendue-system"), ledger, Metrics::new().unwrap());
+    // A port that was free a moment ago; the server says when it is there by answering.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = ([127, 0, 0, 1], port).into();
+    let tls = dir.to_owned();
+    let task = tokio::spawn(async move { super::serve(address, &tls, desk).await.unwrap() });
+    let certificate = reqwest::Certificate::from_pem(pem.as_bytes()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_only([certificate]).no_proxy().build().unwrap();
+    let base = format!("https://localhost:{port}");
+    // Nobody is reviewed without a token.
+    while client.get(format!("{base}/v1/chains")).send().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    Served { client, base, book, task, reviews }
+}
+
+impl Served {
+    async fn post(&self, token: &str, body: String) -> (StatusCode, String) {
+        let request = self.client.post(format!("{}/v1/receipts", self.base)).bearer_auth(token).body(body);
+        Self::answer(request).await
+    }
+
+    async fn get(&self, token: &str, path: &str) -> (StatusCode, String) {
+        Self::answer(self.client.get(format!("{}{path}", self.base)).bearer_auth(token)).await
+    }
+
+    async fn answer(request: reqwest::RequestBuilder) -> (StatusCode, String) {
+        let answer = request.send().await.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    }
+
+    async fn end(self) {
+        self.task.abort();
+        drop(self.client);
+        let _ = self.task.await;
+        self.reviews.await.unwrap();
+    }
+}
+
+fn batch(pieces: Vec<(ChainName, &[Record])>) -> String {
+    let chains =
+        pieces.into_iter().map(|(name, records)| Piece { name, records: records.to_vec() }).collect();
+    serde_json::to_string(&Batch { chains }).unwrap()
+}
+
+#[tokio::test]
+async fn an_agent_tells_and_hears_from_where_to_go_on_and_what_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    // The award of the receipts is not there any more; another one runs.
+    let running: Award = serde_json::from_value(award_json("b2b2b2b2b2b2b2b2")).unwrap();
+    let reviews =
+        vec![review("agent", "vendue-gpu-agent", Some("n1")), review("seat", "vendue-auction", None)];
+    let served = serve(dir.path(), &[running], reviews).await;
+    let (idle, b) = (AwardId::IDLE, AwardId([0xb2; 8]));
+    let (of_idle, of_a, of_b) = (signed(idle, 1, "1"), signed(AWARD, 2, "1"), signed(b, 1, "1"));
+    let all = batch(vec![(name(idle), &of_idle), (name(AWARD), &of_a), (name(b), &of_b[1..])]);
+    let (status, text) = served.post("agent", all).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let answer: Answer = serde_json::from_str(&text).unwrap();
+    let next: Vec<Option<u64>> = answer.chains.iter().map(|chain| chain.next).collect();
+    assert_eq!(next, [Some(3), Some(5), Some(0)]);
+    assert_eq!(answer.ended, [AWARD]);
+
+    // A bad chain holds up no other, and is answered with the reason.
+    let other = signed(AWARD, 2, "2");
+    let two = batch(vec![(name(AWARD), &other), (name(b), &of_b)]);
+    let (status, text) = served.post("agent", two).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let answer: Answer = serde_json::from_str(&text).unwrap();
+    assert!(answer.chains[0].error.as_ref().unwrap().contains("told before with another content"), "{text}");
+    assert_eq!((answer.chains[0].next, answer.chains[1].next), (None, Some(3)));
+
+    // A node that lost its disk hears where its chains are.
+    let (_, text) = served.get("agent", "/v1/chains").await;
+    let chains: Vec<Chain> = serde_json::from_str(&text).unwrap();
+    assert_eq!(chains.iter().map(Chain::next_sequence).collect::<Vec<_>>(), [3, 5, 3]);
+
+    // The seat reads an award's records as they were signed.
+    let (status, text) = served.get("seat", &format!("/v1/awards/{AWARD}/chains")).await;
+    let heads: Value = serde_json::from_str(&text).unwrap();
+    let expected = json!({ "chains": [{ "name": name(AWARD), "node": "n1", "next": 5, "closed": false }] });
+    assert_eq!((status, heads), (StatusCode::OK, expected));
+    let path = format!("{}/v1/awards/{AWARD}/chains/{}/records?from=2", served.base, name(AWARD));
+    let bytes = served.client.get(path).bearer_auth("seat").send().await.unwrap().bytes().await.unwrap();
+    let read = read_records(&bytes).unwrap();
+    assert_eq!(read, of_a[2..]);
+    let whole = [&of_a[..2], &read].concat();
+    assert!(verify(AWARD, Some(key(1).public()), 0, &whole).is_ok());
+    assert_eq!(served.book.size().0, 1);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn who_has_no_business_here_gets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = json!({ "authenticated": false, "error": "expired" });
+    let elsewhere = json!({ "authenticated": true, "audiences": ["api"], "user": { "username": "u" } });
+    let reviews = vec![
+        reviewed("old", refused),
+        reviewed("other", elsewhere),
+        review("pod", "default", Some("n1")),
+        review("free", "vendue-gpu-agent", None),
+        review("agent", "vendue-gpu-agent", Some("n1")),
+        review("seat", "vendue-auction", None),
+    ];
+    let served = serve(dir.path(), &[], reviews).await;
+    let empty = || batch(vec![]);
+    for (token, expected, says) in [
+        ("", StatusCode::UNAUTHORIZED, "no bearer token"),
+        ("old", StatusCode::UNAUTHORIZED, "expired"),
+        ("other", StatusCode::UNAUTHORIZED, "not authenticated"),
+        ("pod", StatusCode::FORBIDDEN, "vendue-system:default may neither tell nor read"),
+        ("free", StatusCode::FORBIDDEN, "bound to no node"),
+    ] {
+        let (status, text) = served.post(token, empty()).await;
+        assert_eq!(status, expected, "{token}: {text}");
+        assert!(text.contains(says), "{token}: {text}");
+    }
+    let (status, text) = served.post("agent", "{\"chains\": 7}".to_owned()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(text.contains("a batch of records as JSON"), "{text}");
+    let chains = format!("/v1/awards/{AWARD}/chains");
+    for (token, path, expected) in [
+        ("agent", chains.as_str(), StatusCode::FORBIDDEN),
+        ("seat", "/v1/chains", StatusCode::FORBIDDEN),
+        ("seat", "/v1/awards/zz/chains", StatusCode::BAD_REQUEST),
+        ("seat", &format!("{chains}/{}/records", name(AwardId::IDLE)), StatusCode::BAD_REQUEST),
+        ("seat", &format!("{chains}/x/records"), StatusCode::BAD_REQUEST),
+    ] {
+        assert_eq!(served.get(token, path).await.0, expected, "{token} {path}");
+    }
+    let huge = "x".repeat(vendue_receipts::delivery::MAX_BODY + 1);
+    assert_eq!(served.post("agent", huge).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+    served.end().await;
+}
