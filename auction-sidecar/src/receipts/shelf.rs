@@ -24,6 +24,8 @@ use crate::new_file;
 
 const NODES: &str = "nodes.json";
 const EVIDENCE: &str = "evidence";
+/// A chain that says nothing for so long may go like one that is closed.
+const SILENT_MS: u64 = 24 * 3_600_000;
 /// Most files of evidence, in all and of an award. One would be enough.
 const MAX_EVIDENCE: usize = 1_024;
 const MAX_OF_AWARD: usize = 8;
@@ -56,6 +58,14 @@ pub enum ShelfError {
         path: PathBuf,
         /// Why it failed.
         reason: String,
+    },
+    /// Nothing that may go is left.
+    #[error("receipts: {bytes} bytes are kept, {max_bytes} may be; next: raise --receipts-max-mib")]
+    Full {
+        /// What is there.
+        bytes: u64,
+        /// What may be there.
+        max_bytes: u64,
     },
     /// The task that waits for the disk has ended.
     #[error("receipts: {0}")]
@@ -101,7 +111,8 @@ impl Shelf {
             dir: options.dir.clone(),
             segment_bytes: options.segment_bytes,
             retain_ms: options.retain_ms,
-            max_bytes: options.max_bytes,
+            // Room is made here, one chain after another.
+            max_bytes: u64::MAX,
             delivers: false,
         };
         let (chains, opened) = Chains::open(chains, None)?;
@@ -168,6 +179,7 @@ impl Shelf {
         if !records.last().is_none_or(|record| is_plausible(record.body.time_ms(), now_ms)) {
             return refused("the time of the last record is more than a day ahead".to_owned());
         }
+        state.make_room(name.award, bytes.len() as u64, self.options.max_bytes, now_ms)?;
         match state.chains.take(name, &records) {
             Ok(Taken::UpTo(up_to)) => {
                 state.call(name, node)?;
@@ -259,6 +271,28 @@ impl Shelf {
 }
 
 impl State {
+    /// Removes chains of other awards that are over or silent for a day, the oldest first, until there is room.
+    fn make_room(
+        &mut self,
+        award: AwardId,
+        coming: u64,
+        max_bytes: u64,
+        now_ms: u64,
+    ) -> Result<(), ShelfError> {
+        while self.chains.bytes().saturating_add(coming) > max_bytes {
+            let others = self.chains.iter().filter(|(name, _)| name.award != award);
+            let over =
+                others.filter(|(_, c)| c.is_closed() || c.end_ms().saturating_add(SILENT_MS) <= now_ms);
+            let oldest = over.min_by_key(|(_, chain)| chain.end_ms()).map(|(name, _)| name);
+            let Some(oldest) = oldest else {
+                return Err(ShelfError::Full { bytes: self.chains.bytes(), max_bytes });
+            };
+            tracing::warn!(chain = %oldest, "receipts forgotten: there is no room for newer ones");
+            self.chains.abandon(&[oldest])?;
+        }
+        Ok(())
+    }
+
     /// Notes what the node of a chain is called.
     fn call(&mut self, name: ChainName, node: &str) -> Result<(), ShelfError> {
         if self.chains.get(name).is_none() || self.nodes.contains_key(&name) {

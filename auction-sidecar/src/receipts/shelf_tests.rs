@@ -3,7 +3,7 @@
 use vendue_receipts::Fault;
 
 use super::*;
-use crate::testing::receipts::{AWARD, T, key, name, signed, signed_at};
+use crate::testing::receipts::{AWARD, T, key, name, signed, signed_at, signed_for};
 
 const MOST: (u64, u64) = (1_000, T);
 
@@ -110,4 +110,39 @@ fn what_is_old_goes_closed_or_not() {
     assert_eq!(shelf.evidence(award()), []);
     drop(shelf);
     assert_eq!(open(dir.path()).evidence(award()), []);
+}
+
+#[test]
+fn the_oldest_chains_that_are_over_make_room_and_those_that_go_on_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = |max_bytes| {
+        let dir = dir.path().to_owned();
+        Shelf::open(ShelfOptions { dir, segment_bytes: 1, max_bytes, retain_ms: 1 << 40 }).unwrap()
+    };
+    let of = |award: u8| AwardId([award; 8]);
+    let records = |award: u8| signed_for(of(award), &key(1), "GPU-0", 3, "1");
+    let chain = |award: u8| ChainName::new(of(award), key(1).public());
+    let open_ended = bytes(&records(1)[..4]);
+    let first = shelf(1 << 20);
+    first.take((chain(1), "n1"), &open_ended, MOST).unwrap();
+    for award in [2, 3] {
+        first.take((chain(award), "n1"), &bytes(&records(award)), (MOST.0, T)).unwrap();
+    }
+    let full = first.bytes();
+    drop(first);
+    let shelf = shelf(full);
+    assert_eq!(shelf.take((chain(4), "n1"), &bytes(&records(4)), MOST).unwrap(), Kept::New(5, 5));
+    assert_eq!([2, 3].map(|award| shelf.here(chain(award)).1), [true, false], "one goes, not all");
+    assert_eq!(shelf.here(chain(1)), (4, false));
+    let closed = [5, 6].map(|award| shelf.take((chain(award), "n1"), &open_ended_of(award), MOST));
+    assert!(closed.iter().all(Result::is_ok), "{closed:?}");
+    let error = shelf.take((chain(7), "n1"), &open_ended_of(7), MOST).unwrap_err();
+    assert!(matches!(error, ShelfError::Full { .. }), "only chains that go on are left: {error}");
+    let day = T + 4_000 + SILENT_MS;
+    shelf.take((chain(7), "n1"), &open_ended_of(7), (MOST.0, day)).unwrap();
+}
+
+/// A chain that is not closed.
+fn open_ended_of(award: u8) -> Vec<u8> {
+    bytes(&signed_for(AwardId([award; 8]), &key(1), "GPU-0", 3, "1")[..4])
 }

@@ -43,7 +43,7 @@ pub struct Row {
     pub gaps_ms: BTreeMap<&'static str, u64>,
     /// Millionths times nanoseconds, and nanoseconds, by what is averaged.
     #[serde(skip)]
-    weights: BTreeMap<&'static str, (u128, u128)>,
+    pub(super) weights: BTreeMap<&'static str, (u128, u128)>,
 }
 
 /// What one award adds up to.
