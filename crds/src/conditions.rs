@@ -61,6 +61,18 @@ pub mod bid {
 pub mod gpu_node {
     /// The agent reads the devices and all of them are usable.
     pub const READY: &str = "Ready";
+    /// What the devices do is signed, stored and delivered.
+    pub const METERED: &str = "Metered";
+
+    /// Reasons of `Metered`, one sentence each.
+    pub mod reasons {
+        /// Receipts are signed and stored.
+        pub const METERED: &str = "Metered";
+        /// Receipts cannot be stored: nothing accrues.
+        pub const NOT_STORED: &str = "NotStored";
+        /// The controller does not take the receipts of some chain.
+        pub const NOT_DELIVERED: &str = "NotDelivered";
+    }
 }
 
 /// Reasons, one sentence each.

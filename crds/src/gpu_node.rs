@@ -38,7 +38,7 @@ pub struct GpuNodeSpec {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuNodeStatus {
-    /// conditions: Ready.
+    /// conditions: Ready, Metered.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -62,6 +62,10 @@ pub struct GpuNodeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub fingerprint: Option<String>,
+    /// publicKey by which the receipts of this node are verified, 66 hex digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 66))]
+    pub public_key: Option<String>,
     /// deviceCount counts the devices.
     #[serde(default)]
     pub device_count: i32,

@@ -162,7 +162,11 @@ impl Agent {
         }
         let now = Timestamp::now();
         let previous = self.last.as_ref().map(|(status, _)| status);
-        let next = status::build(&self.observation, &self.judge, previous, self.publisher.generation(), now);
+        let generation = self.publisher.generation();
+        let mut next = status::build(&self.observation, &self.judge, previous, generation, now);
+        let metering = &self.outlets.metering;
+        next.conditions.push(metering.condition(previous, generation, now));
+        next.public_key = Some(metering.public_key().to_string());
         self.metrics.show(&self.observation, &self.judge, status::is_ready(&next));
         let last = self.last.as_ref().map(|(status, at)| (status, *at));
         let due = status::due(last, &next, now, self.pace.heartbeat);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::deliver::Receiver;
 use crate::health::xid::Policy;
 use crate::pods::kubelet;
 
@@ -77,6 +78,25 @@ pub struct Run {
     /// Address for the metrics under another exporter's names.
     #[arg(long, env = "VENDUE_COMPAT_LISTEN", default_value = "0.0.0.0:9400")]
     pub compat_listen: SocketAddr,
+    /// Where receipts are told: https://host:port of the controller. Without it they stay on the node, and nothing accrues.
+    #[arg(long, env = "VENDUE_RECEIPTS_URL", value_name = "URL")]
+    pub receipts_url: Option<String>,
+    /// File with the certificate authority of the controller.
+    #[arg(
+        long,
+        env = "VENDUE_RECEIPTS_CA",
+        default_value = "/etc/vendue/receipts/ca.crt",
+        value_name = "FILE"
+    )]
+    pub receipts_ca: PathBuf,
+    /// File with the token by which the controller knows this node's agent.
+    #[arg(
+        long,
+        env = "VENDUE_RECEIPTS_TOKEN",
+        default_value = "/var/run/secrets/vendue/token",
+        value_name = "FILE"
+    )]
+    pub receipts_token: PathBuf,
     /// Do not taint the node while a GPU is in trouble.
     #[arg(long, env = "VENDUE_NO_TAINTS")]
     pub no_taints: bool,
@@ -104,6 +124,14 @@ impl Run {
     #[must_use]
     pub fn heartbeat(&self) -> Duration {
         Duration::from_secs(self.publish_seconds)
+    }
+
+    /// Where receipts are told, if they are.
+    #[must_use]
+    pub fn receiver(&self) -> Option<Receiver> {
+        let url = self.receipts_url.as_deref().filter(|url| !url.is_empty())?;
+        let url = url.trim_end_matches('/').to_owned();
+        Some(Receiver { url, ca: self.receipts_ca.clone(), token: self.receipts_token.clone() })
     }
 
     /// Time after which a reading counts as hung.

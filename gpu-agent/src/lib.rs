@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod args;
 pub mod dcgm;
+pub mod deliver;
 pub mod fingerprint;
 pub mod health;
 pub mod inventory;

@@ -65,6 +65,8 @@ pub struct Metrics {
     metering: Gauge,
     receipts: Gauge,
     looks_lost: Gauge,
+    undelivered: Gauge,
+    deliveries: IntCounterVec,
     ready: Gauge,
     device_count: Gauge,
     reads: IntCounterVec,
@@ -115,6 +117,16 @@ impl Metrics {
                 &registry,
                 "vendue_agent_receipts_stored",
                 "Receipts stored since the agent began",
+            )?,
+            undelivered: gauge(
+                &registry,
+                "vendue_agent_receipts_undelivered",
+                "Receipts that the controller does not have yet",
+            )?,
+            deliveries: int_counters(
+                &registry,
+                "vendue_agent_deliveries_total",
+                "Batches of receipts told to the controller, by result (success, error)",
             )?,
             looks_lost: gauge(
                 &registry,
@@ -177,10 +189,16 @@ impl Metrics {
         self.xids.with_label_values(&[code.as_str(), class.name()]).inc();
     }
 
+    /// Counts a batch of receipts that was told, or was not.
+    pub fn count_delivery(&self, is_ok: bool) {
+        self.deliveries.with_label_values(&[if is_ok { "success" } else { "error" }]).inc();
+    }
+
     /// Shows how metering goes.
     pub fn show_metering(&self, kept: &Kept, dropped: u64) {
         self.metering.set(f64::from(u8::from(kept.error.is_none())));
         self.receipts.set(float(kept.records));
+        self.undelivered.set(float(kept.undelivered));
         self.looks_lost.set(float(dropped.saturating_add(kept.dropped_ticks)));
     }
 

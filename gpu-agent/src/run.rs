@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
 use crate::args::{Compat, Run};
+use crate::deliver::{self, Deliverer, Receiver};
 use crate::health::judge::{Judge, Times};
 use crate::health::memory::{self, Memory, MemoryError};
 use crate::metering::{Metering, MeteringError};
@@ -81,8 +82,10 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     let (known, devices_known) = watch::channel(vec![]);
     let (view, viewed) = watch::channel(View::default());
     let (seen, pods) = watch::channel(Seen::default());
-    let metering = Metering::start(&run.state_dir, &boot, pods.clone())?;
+    let receiver = run.receiver();
+    let metering = Metering::start(&run.state_dir, &boot, pods.clone(), receiver.is_some())?;
     tracing::info!(public_key = %metering.public_key(), "receipts are signed by this key");
+    let delivered = deliverer(receiver, &metering, &metrics, stop.clone());
     let kubelet = Kubelet::new(&run.pod_resources_dir, KUBELET_LIMIT);
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
     let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
@@ -98,6 +101,7 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     tokio::select! {
         ended = served => Ok(ended?),
         ended = compatible => ended,
+        () = delivered => Ok(()),
         () = watcher.run(seen, stop.clone()) => Ok(()),
         () = agent.run(stop.clone()) => Ok(()),
     }
@@ -112,6 +116,27 @@ fn devices(run: &Run, probe: NvmlProbe, boot: String) -> Result<Devices, RunErro
     let (sink, events) = EventSink::new();
     let probe = ProbeThread::start(probe.with_events(sink), run.hang_limit()).map_err(RunError::Start)?;
     Ok(Devices { probe, events, judge, memory })
+}
+
+/// Tells receipts where there is somebody to tell.
+fn deliverer(
+    receiver: Option<Receiver>,
+    metering: &Metering,
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let deliverer = receiver.zip(metering.counter()).map(|(receiver, (counter, ended))| {
+        Deliverer::new(receiver, deliver::Pace::default(), counter, ended, Arc::clone(metrics))
+    });
+    async move {
+        match deliverer {
+            Some(deliverer) => deliverer.run(stop).await,
+            None => {
+                tracing::warn!("--receipts-url is not set: receipts stay on this node, and nothing accrues");
+                stop.cancelled().await;
+            }
+        }
+    }
 }
 
 async fn client() -> Result<kube::Client, RunError> {

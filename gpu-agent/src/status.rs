@@ -82,6 +82,7 @@ pub fn build(
         cuda_driver_version: inventory.and_then(|i| i.cuda_version.clone()),
         // Of what cannot be read at present, nothing can be sworn to.
         fingerprint: inventory.filter(|_| trusted).and_then(fingerprint::of),
+        public_key: None,
         device_count: i32::try_from(devices.len()).unwrap_or(i32::MAX),
         devices,
     }
@@ -353,6 +354,7 @@ mod tests {
             driver_version: Some("580.95.05".to_owned()),
             cuda_driver_version: Some("13.0".to_owned()),
             fingerprint: observed.last_good.as_ref().and_then(|(inventory, _)| fingerprint::of(inventory)),
+            public_key: None,
             device_count: 2,
             devices: vec![gpu(0, GpuHealth::Healthy, None), gpu(1, GpuHealth::Healthy, None)],
         };

@@ -73,7 +73,7 @@ fn receipts_hold_the_energy_and_the_time_that_the_simulator_knows() {
     let fleet = Fleet::create(&dir.path().join("state.json"), &[("H100", 2)], "meter", Clock::stopped(start))
         .expect("fleet");
     let mut probe = NvmlProbe::new(Some(fleet.install(&library()).expect("install")));
-    let keeper = Keeper::start(dir.path()).expect("keeper");
+    let keeper = Keeper::start(dir.path(), false).expect("keeper");
     let mut sights = Sights::new(BootId([7; 16]));
     let mut step = |sights: &mut Sights, namespace: Option<&str>| {
         fleet.advance(Duration::from_secs(1)).expect("advance");

@@ -6,19 +6,25 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kube::Api;
 use serde_json::Value;
 use tokio::process::Command;
 use vendue_crds::conditions::{self, job as types, reasons};
+use vendue_crds::{ComputeJob, UsageStatus};
 
 use crate::command::run;
 use crate::deploy::{Deployment, Follower, Report, Site};
 use crate::error::{Error, IoContext as _, Result};
 use crate::progress::Progress;
+use crate::wait::{self, Poll};
 
 /// Namespace of the example Job.
 pub const NAMESPACE: &str = "default";
 /// Name of the example Job and of its ConfigMap.
 pub const JOB: &str = "digits";
+
+/// Longest wait for the last receipts: windows are ten seconds long.
+const RECEIPTS: Duration = Duration::from_secs(40);
 
 /// Digits of an order's digest in the name of a Bid.
 const BID_DIGITS: usize = 12;
@@ -40,11 +46,7 @@ pub async fn run_job(deployment: &Deployment, progress: &Progress) -> Result<Rep
     }
     let at = |step: &str| follower.reached().get(step).copied().unwrap_or_default();
     let award = status.award.clone().unwrap_or_default();
-    let usage = status.usage.clone().unwrap_or_default();
-    progress.say(format!(
-        "{} won at {} per GPU-hour: {} GPUs for {} s cost {}",
-        award.provider, award.price.0, usage.gpus, usage.seconds, usage.cost.0
-    ));
+    progress.say(format!("{} won at {} per GPU-hour", award.provider, award.price.0));
     let order = status.auction.and_then(|a| a.order_digest).unwrap_or_default();
     say_bids(deployment, &order, progress).await?;
     Ok(Report {
@@ -83,7 +85,28 @@ pub async fn look_at_results(
         progress.say(format!("  | {line}"));
     }
     report.certificate_verified = true;
+    let usage = complete_usage(deployment).await?;
+    progress.say(format!(
+        "{} GPUs for {} s used {} J and cost {}, as the receipts of their nodes say",
+        usage.gpus, usage.seconds, usage.energy_joules, usage.cost.0
+    ));
+    for node in &usage.receipts {
+        let key = node.public_key.as_deref().unwrap_or_default();
+        progress.say(format!("  {} receipts of node {}, signed by {key}", node.records, node.node));
+    }
     Ok(())
+}
+
+/// What was used, once the last receipts are in.
+async fn complete_usage(deployment: &Deployment) -> Result<UsageStatus> {
+    let jobs: Api<ComputeJob> = Api::namespaced(deployment.home().client.clone(), NAMESPACE);
+    let jobs = &jobs;
+    wait::until("the receipts of the whole run", RECEIPTS, Duration::from_secs(1), || async move {
+        let job = jobs.get(JOB).await.map_err(|e| Error::Invalid(format!("read the Job: {e}")))?;
+        let usage = job.status.and_then(|status| status.usage).unwrap_or_default();
+        Ok(if usage.complete { Poll::Ready(usage) } else { Poll::Pending(format!("{usage:?}")) })
+    })
+    .await
 }
 
 async fn remove_earlier(deployment: &Deployment) -> Result<()> {

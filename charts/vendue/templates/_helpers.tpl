@@ -113,3 +113,18 @@ priorityClassName: {{ . }}
 {{- define "vendue.marketConfigMap" -}}
 {{- default "vendue-market" .Values.market.existingConfigMap -}}
 {{- end -}}
+
+{{/* A Secret's data with a certificate for a Service and the authority that signed it. `lookup` keeps what is there, so that an upgrade changes nothing. Call with (dict "root" $ "secret" "vendue-stream-tls" "authority" "vendue-stream-ca" "service" "vendue-auction-stream" "days" 3650). */}}
+{{- define "vendue.certificate" -}}
+{{- $namespace := .root.Release.Namespace -}}
+{{- $old := lookup "v1" "Secret" $namespace .secret -}}
+{{- if and $old (hasKey (default dict $old.data) "ca.crt") -}}
+{{- $old.data | toYaml -}}
+{{- else -}}
+{{- $host := printf "%s.%s.svc" .service $namespace -}}
+{{- $ca := genCA .authority (.days | int) -}}
+{{- $names := list .service (printf "%s.%s" .service $namespace) $host (printf "%s.cluster.local" $host) -}}
+{{- $cert := genSignedCert $host nil $names (.days | int) $ca -}}
+{{- dict "ca.crt" ($ca.Cert | b64enc) "tls.crt" ($cert.Cert | b64enc) "tls.key" ($cert.Key | b64enc) | toYaml -}}
+{{- end -}}
+{{- end -}}

@@ -1,9 +1,12 @@
 //! The thread that meters: takes ticks, signs and stores what follows, for disks may be slow.
 //!
-//! * Inputs: ticks through a bounded channel. Outputs: the store; [`Kept`] for whoever tells of it.
+//! * Inputs: ticks and the receiver's answers through a bounded channel. Outputs: the store; batches for the receiver;
+//!   [`Kept`] for whoever tells of it.
 //! * Invariants: a tick that finds the channel full is dropped and counted, and the meter sees a gap; when the agent ends, open
-//!   windows end and are stored first.
+//!   windows end and are stored first; a key whose receipts are gone signs nothing before the receiver has said where its
+//!   chains stand, so that no place in a chain is signed twice.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -12,10 +15,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use vendue_receipts::{NodeKey, PublicKey, SignatureError};
+use tokio::sync::oneshot;
+use vendue_receipts::delivery::{Answer, Batch, MAX_BODY, MAX_RECORDS, Piece};
+use vendue_receipts::{Chain, ChainName, NodeKey, PublicKey, SignatureError};
 use vendue_receipts_store::StoreError;
 
-use super::rules::{Meter, Settings};
+use super::rules::{Meter, Resume, Settings};
 use super::store::{Store, options};
 use super::tick::Tick;
 
@@ -24,6 +29,20 @@ const KEY_FILE: &str = "node.key";
 
 /// Ticks that may wait for the disk.
 const QUEUE: usize = 1024;
+
+/// Beside the chains: whether those that the receiver has were taken over, where that was needed.
+const ADOPTED_FILE: &str = "adopted";
+const NOT_YET: &[u8] = b"not yet\n";
+const DONE: &[u8] = b"done\n";
+
+/// What is between two removals of old records, in milliseconds of chain time.
+const PRUNE_MS: u64 = 600_000;
+
+/// How long a chain waits that the receiver does not take, in milliseconds of chain time.
+const STUCK_MS: u64 = 300_000;
+
+/// Why nothing is stored while the receiver is asked.
+const ADOPTING: &str = "the receipts of this node's key are gone; metering goes on when the controller has said where its chains stand";
 
 /// Why metering does not begin.
 #[derive(Debug, thiserror::Error)]
@@ -64,38 +83,70 @@ pub struct Kept {
     pub dropped_ticks: u64,
     /// Why nothing can be stored at present.
     pub error: Option<String>,
+    /// Records that the receiver does not have.
+    pub undelivered: u64,
+    /// Chains of which the receiver refuses records or lost what is not here any more.
+    pub stuck_chains: u64,
+}
+
+/// What the thread is asked.
+enum Order {
+    Tick(Tick),
+    /// Whether chains are to be adopted before anything else, or what the receiver may not have.
+    Next(oneshot::Sender<Next>),
+    Answered(Answer),
+    Adopt(Vec<Chain>),
+    End,
+}
+
+/// What the receiver is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Where do the chains of this key stand?
+    Adopt,
+    /// These records; none when it has all.
+    Batch(Batch),
 }
 
 /// Handle of the thread. Dropping it ends the thread, after what waits is stored.
 #[derive(Debug)]
 pub struct Keeper {
-    ticks: Option<SyncSender<Tick>>,
+    orders: Option<SyncSender<Order>>,
     thread: Option<JoinHandle<()>>,
     kept: Arc<Mutex<Kept>>,
     public_key: PublicKey,
 }
 
+/// The receiver's side of the thread.
+#[derive(Clone)]
+pub struct Counter(SyncSender<Order>);
+
 impl Keeper {
-    /// Opens the store in `dir`, with the key that is kept beside it; a node without one gets one.
+    /// Opens the store in `dir`, with the key that is kept beside it; a node without one gets one. Where there is a
+    /// receiver, a key without receipts is asked after first.
     ///
     /// # Errors
     /// When key or store cannot be had: then nothing is metered, and nothing invented.
-    pub fn start(dir: &Path) -> Result<Self, KeeperError> {
-        let key = node_key(&dir.join(KEY_FILE))?;
+    pub fn start(dir: &Path, has_receiver: bool) -> Result<Self, KeeperError> {
+        let (key, is_new) = node_key(&dir.join(KEY_FILE))?;
         let public_key = key.public();
-        let (store, found) = Store::open(options(dir.join("receipts")), key)?;
+        let (mut store, found) = Store::open(options(dir.join("receipts")), key)?;
         if found.torn > 0 {
             tracing::warn!(bytes = found.torn, "ends of receipt files that were never durable are dropped");
         }
-        let meter = Meter::new(Settings::new(public_key), store.resume());
-        let (ticks, inbox) = sync_channel(QUEUE);
+        let begun = store.chains().read_beside(ADOPTED_FILE)?.is_some_and(|text| text == NOT_YET);
+        let adopting = has_receiver && (begun || (found.fresh && !is_new));
+        if adopting {
+            store.chains_mut().replace_beside(ADOPTED_FILE, NOT_YET)?;
+        }
+        let (orders, inbox) = sync_channel(QUEUE);
         let kept = Arc::new(Mutex::new(Kept::default()));
-        let told = Arc::clone(&kept);
+        let work = Work::new(store, adopting, Arc::clone(&kept));
         let thread = std::thread::Builder::new()
             .name("metering".to_owned())
-            .spawn(move || work(store, meter, &inbox, &told))
+            .spawn(move || work.run(&inbox))
             .map_err(KeeperError::Thread)?;
-        Ok(Self { ticks: Some(ticks), thread: Some(thread), kept, public_key })
+        Ok(Self { orders: Some(orders), thread: Some(thread), kept, public_key })
     }
 
     /// The node's key, by which its receipts are verified.
@@ -107,21 +158,50 @@ impl Keeper {
     /// What the thread has done so far.
     #[must_use]
     pub fn kept(&self) -> Kept {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.kept).clone()
     }
 
     /// Hands a tick over.
     pub fn put(&self, tick: Tick) {
-        let taken = self.ticks.as_ref().is_some_and(|ticks| ticks.try_send(tick).is_ok());
+        let taken = self.orders.as_ref().is_some_and(|orders| orders.try_send(Order::Tick(tick)).is_ok());
         if !taken {
-            self.kept.lock().unwrap_or_else(PoisonError::into_inner).dropped_ticks += 1;
+            lock(&self.kept).dropped_ticks += 1;
         }
+    }
+
+    /// Where the receiver's records are had; of no use once the keeper has ended.
+    #[must_use]
+    pub fn counter(&self) -> Option<Counter> {
+        self.orders.clone().map(Counter)
+    }
+}
+
+impl Counter {
+    /// What the receiver is to be told next; `None` while the thread is behind, or has ended.
+    pub async fn next(&self) -> Option<Next> {
+        let (reply, next) = oneshot::channel();
+        self.0.try_send(Order::Next(reply)).ok()?;
+        next.await.ok()
+    }
+
+    /// What the receiver answered. What is lost on the way is asked and answered again.
+    pub fn answered(&self, answer: Answer) -> bool {
+        self.0.try_send(Order::Answered(answer)).is_ok()
+    }
+
+    /// Where the receiver says that the chains of this node stand.
+    pub fn adopt(&self, chains: Vec<Chain>) -> bool {
+        self.0.try_send(Order::Adopt(chains)).is_ok()
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        drop(self.ticks.take());
+        // Others may still hold the other end.
+        if let Some(orders) = self.orders.take() {
+            // A thread that has ended hears nothing.
+            let _ = orders.send(Order::End);
+        }
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has ended too.
             drop(thread.join());
@@ -129,28 +209,188 @@ impl Drop for Keeper {
     }
 }
 
-fn work(mut store: Store, mut meter: Meter, ticks: &Receiver<Tick>, kept: &Mutex<Kept>) {
-    while let Ok(tick) = ticks.recv() {
-        let error = match store.step(&mut meter, &tick) {
-            Ok(appended) => note(kept, appended.records, appended.errors.first()),
+fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the thread works with.
+struct Work {
+    store: Store,
+    /// None before chains are adopted.
+    meter: Option<Meter>,
+    kept: Arc<Mutex<Kept>>,
+    /// Chains that the receiver does not take, and when they are tried again, in milliseconds of chain time.
+    stuck: BTreeMap<ChainName, u64>,
+    pruned_ms: u64,
+}
+
+impl Work {
+    fn new(store: Store, adopting: bool, kept: Arc<Mutex<Kept>>) -> Self {
+        let mut work = Self { store, meter: None, kept, stuck: BTreeMap::new(), pruned_ms: 0 };
+        if adopting {
+            tell(&work.kept, Some(ADOPTING.to_owned()));
+        } else {
+            work.begin(false);
+        }
+        work
+    }
+
+    fn begin(&mut self, disk_lost: bool) {
+        let resume = Resume { disk_lost, ..self.store.resume() };
+        self.meter = Some(Meter::new(Settings::new(self.store.public_key()), resume));
+    }
+
+    fn run(mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            match order {
+                Order::Tick(tick) => self.tick(&tick),
+                // Whoever asked may have gone.
+                Order::Next(reply) => _ = reply.send(self.next()),
+                Order::Answered(answer) => self.answered(answer),
+                Order::Adopt(chains) => self.adopt(chains),
+                Order::End => break,
+            }
+        }
+        let Some(meter) = &mut self.meter else { return };
+        let drafts = meter.stop().map(<[_]>::to_vec).unwrap_or_default();
+        let appended = self.store.append(&drafts);
+        meter.settle(&appended.failed);
+        let error = note(&self.kept, appended.records, appended.errors.first());
+        tell(&self.kept, error);
+    }
+
+    fn tick(&mut self, tick: &Tick) {
+        let Some(meter) = &mut self.meter else {
+            lock(&self.kept).dropped_ticks += 1;
+            return;
+        };
+        let error = match self.store.step(meter, tick) {
+            Ok(appended) => note(&self.kept, appended.records, appended.errors.first()),
             Err(error) => Some(error.to_string()),
         };
-        tell(kept, error);
+        let now_ms = meter.time_ms();
+        tell(&self.kept, error);
+        self.count();
+        if now_ms >= self.pruned_ms.saturating_add(PRUNE_MS) {
+            self.pruned_ms = now_ms;
+            if let Err(error) = self.store.chains_mut().prune(now_ms) {
+                tracing::warn!(%error, "old receipts are not removed");
+            }
+        }
     }
-    let drafts = meter.stop().map(<[_]>::to_vec).unwrap_or_default();
-    let appended = store.append(&drafts);
-    meter.settle(&appended.failed);
-    let error = note(kept, appended.records, appended.errors.first());
-    tell(kept, error);
+
+    fn count(&self) {
+        let chains = self.store.chains();
+        let behind = chains
+            .undelivered()
+            .map(|(name, from)| chains.get(name).map_or(0, Chain::next_sequence).saturating_sub(from));
+        let mut kept = lock(&self.kept);
+        (kept.undelivered, kept.stuck_chains) = (behind.sum(), self.stuck.len() as u64);
+    }
+
+    fn next(&self) -> Next {
+        let Some(now_ms) = self.meter.as_ref().map(Meter::time_ms) else { return Next::Adopt };
+        let (mut batch, mut room, mut bytes) = (Batch::default(), MAX_RECORDS, MAX_BODY / 2);
+        let waits = |name: &ChainName| self.stuck.get(name).is_some_and(|until_ms| now_ms < *until_ms);
+        for (name, from) in self.store.chains().undelivered().filter(|(name, _)| !waits(name)) {
+            let mut records = match self.store.chains().records(name, from, room) {
+                Ok(records) => records,
+                Err(error) => {
+                    tracing::error!(%error, "receipts cannot be read again");
+                    continue;
+                }
+            };
+            // As JSON a record takes about three times its bytes.
+            let fit = records.iter().take_while(|record| {
+                let length = record.encode().len().saturating_mul(3);
+                let fits = length <= bytes;
+                bytes = bytes.saturating_sub(length);
+                fits
+            });
+            let fit = fit.count();
+            records.truncate(fit);
+            room -= records.len();
+            if !records.is_empty() {
+                batch.chains.push(Piece { name, records });
+            }
+            if room == 0 || bytes == 0 {
+                break;
+            }
+        }
+        Next::Batch(batch)
+    }
+
+    /// Notes what the receiver has, and where it wants to be told again.
+    fn answered(&mut self, answer: Answer) {
+        let again_ms = self.meter.as_ref().map_or(0, Meter::time_ms).saturating_add(STUCK_MS);
+        for told in answer.chains {
+            let name = told.name;
+            let trouble = match (told.error, told.next) {
+                (Some(error), _) => Some(error),
+                (None, next) => self.received(name, next).err().map(|error| error.to_string()),
+            };
+            match trouble {
+                None => _ = self.stuck.remove(&name),
+                Some(error) => {
+                    if self.stuck.insert(name, again_ms).is_none() {
+                        tracing::error!(chain = %name, error, "receipts are not delivered");
+                    }
+                }
+            }
+        }
+        self.count();
+    }
+
+    fn received(&mut self, name: ChainName, next: Option<u64>) -> Result<(), StoreError> {
+        let Some(end) = self.store.chains().get(name).map(Chain::next_sequence) else { return Ok(()) };
+        let next = next.unwrap_or(end);
+        let chains = self.store.chains_mut();
+        if chains.delivered_up_to(name).is_none_or(|had| next >= had) {
+            return chains.acknowledge(name, next);
+        }
+        match chains.rewind(name, next)? {
+            true => Ok(()),
+            false => {
+                Err(StoreError::Name { name, what: "the receiver lost records that are not here any more" })
+            }
+        }
+    }
+
+    /// Goes on with the chains of this key as the receiver has them.
+    fn adopt(&mut self, chains: Vec<Chain>) {
+        if self.meter.is_some() {
+            return;
+        }
+        let ours = self.store.public_key();
+        let here = |chain: &Chain| {
+            let name = chain.opening_key().map(|key| ChainName::new(chain.award(), key));
+            name.is_none_or(|name| self.store.chains().get(name).is_some())
+        };
+        let open = |chain: &Chain| chain.key() == Some(ours) && !chain.is_closed() && !here(chain);
+        let missing: Vec<Chain> = chains.into_iter().filter(open).collect();
+        let count = missing.len();
+        let adopted = missing.into_iter().try_for_each(|chain| self.store.adopt(chain));
+        match adopted.and_then(|()| self.store.chains_mut().replace_beside(ADOPTED_FILE, DONE)) {
+            Ok(()) => {
+                tracing::warn!(
+                    chains = count,
+                    "receipts were lost; their chains go on where the controller has them"
+                );
+                tell(&self.kept, None);
+                self.begin(true);
+            }
+            Err(error) => tell(&self.kept, Some(error.to_string())),
+        }
+    }
 }
 
 fn note(kept: &Mutex<Kept>, records: u64, error: Option<&StoreError>) -> Option<String> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner).records += records;
+    lock(kept).records += records;
     error.map(ToString::to_string)
 }
 
 fn tell(kept: &Mutex<Kept>, error: Option<String>) {
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut kept = lock(kept);
     match &error {
         Some(error) if kept.error.is_none() => {
             tracing::error!(%error, "receipts cannot be stored: what is used now is not metered");
@@ -161,22 +401,22 @@ fn tell(kept: &Mutex<Kept>, error: Option<String>) {
     kept.error = error;
 }
 
-/// The key in the file; the file is made when it is not there, whole or not at all.
-fn node_key(path: &Path) -> Result<NodeKey, KeeperError> {
+/// The key in the file, and whether it is new; the file is made when it is not there, whole or not at all.
+fn node_key(path: &Path) -> Result<(NodeKey, bool), KeeperError> {
     let failed = |operation| move |source| KeeperError::Key { operation, path: path.to_owned(), source };
-    let bytes = match std::fs::read_to_string(path) {
-        Ok(text) => digits(text.trim()).ok_or_else(|| KeeperError::NoKey { path: path.to_owned() })?,
+    let (bytes, is_new) = match std::fs::read_to_string(path) {
+        Ok(text) => (digits(text.trim()).ok_or_else(|| KeeperError::NoKey { path: path.to_owned() })?, false),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let mut drawn = [0; 32];
             std::fs::File::open("/dev/urandom")
                 .and_then(|mut random| random.read_exact(&mut drawn))
                 .map_err(failed("draw a key for"))?;
             store_key(path, &drawn).map_err(failed("write"))?;
-            drawn
+            (drawn, true)
         }
         Err(source) => return Err(failed("read")(source)),
     };
-    Ok(NodeKey::from_bytes(&bytes)?)
+    Ok((NodeKey::from_bytes(&bytes)?, is_new))
 }
 
 fn digits(text: &str) -> Option<[u8; 32]> {

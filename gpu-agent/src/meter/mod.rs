@@ -22,7 +22,7 @@ mod store;
 mod tick;
 
 pub use clock::Anchor;
-pub use keeper::{Keeper, KeeperError, Kept};
+pub use keeper::{Counter, Keeper, KeeperError, Kept, Next};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use sights::{Clocks, Sights};
 pub use store::{Appended, Found, Store, options};

@@ -111,6 +111,12 @@ impl<F: Files> Store<F> {
         }
     }
 
+    /// The key that signs now.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        self.key.public()
+    }
+
     /// The chains as they are kept.
     #[must_use]
     pub fn chains(&self) -> &Chains<F> {

@@ -392,6 +392,12 @@ impl<F: Files> Chains<F> {
         self.chains.iter().filter_map(move |(name, kept)| Some((*name, from(kept)?)))
     }
 
+    /// How many records of a chain the receiver has.
+    #[must_use]
+    pub fn delivered_up_to(&self, name: ChainName) -> Option<u64> {
+        self.chains.get(&name).map(|kept| kept.delivered)
+    }
+
     /// The receiver has all records of a chain below `next`. Saying less than before changes nothing.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod jobs;
 mod junk;
 mod lifecycle;
 mod machine;
+mod metering;
 mod observe;
 mod release;
 mod restart;
@@ -161,6 +162,7 @@ fn main() -> ExitCode {
         restart::a_job_that_bids_goes_on,
         restart::an_award_that_nobody_took_is_replaced,
         restart::deleted_while_the_auction_is_down,
+        metering::usage_is_what_receipts_say,
         machine::full_disk_delays_outputs,
         machine::lost_gpu_is_not_sold,
         machine::seat_with_a_wrong_clock_is_left_out,

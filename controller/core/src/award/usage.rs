@@ -12,7 +12,7 @@ use vendue_receipts::{Bill, Billed, cost_micros};
 pub const WRITE_EVERY_SECONDS: i64 = 30;
 
 /// Seconds after the end of a run in which its last receipts are waited for.
-pub const RECEIPTS_GRACE_SECONDS: i64 = 30;
+pub const RECEIPTS_GRACE_SECONDS: i64 = 20;
 
 /// What clocks of a node and of this process may differ while a run goes on.
 const SKEW: SignedDuration = SignedDuration::from_secs(5);

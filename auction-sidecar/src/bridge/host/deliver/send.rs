@@ -19,7 +19,7 @@ use crate::wire::{
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Pieces in flight: 2 MiB, which is 20 MiB/s at a round trip of 100 ms.
-const WINDOW: usize = 8;
+pub(super) const WINDOW: usize = 8;
 /// Between two pieces at least, so that home's limit of requests is never reached.
 const PACE: Duration = Duration::from_millis(4);
 

@@ -274,7 +274,7 @@ fn success_is_metered_delivered_and_torn_down() {
     let waits = plan(&award, &gone, &mk_env(), at(126));
     assert_eq!(reason(&waits, cond::RELEASED), None, "the last receipts are on their way");
     assert_eq!(waits.requeue, Some(Duration::from_secs(1)));
-    let silent = plan(&award, &gone, &mk_env(), at(151));
+    let silent = plan(&award, &gone, &mk_env(), at(140));
     assert_eq!(reason(&silent, cond::RELEASED), says("True", reasons::TORN_DOWN), "not for ever");
     let all = Observed { bills: Some(vec![billed(20, 121)]), ..gone };
     let last = plan(&award, &all, &mk_env(), at(126));
@@ -331,7 +331,7 @@ fn close_stops_and_removes_at_once() {
     let waits = plan(&award, &gone, &mk_env(), at(33));
     assert_eq!(reason(&waits, cond::RELEASED), None, "what was used is still to be told");
     assert!(waits.status.devices.is_empty(), "the GPUs are free all the same");
-    let last = plan(&award, &gone, &mk_env(), at(61));
+    let last = plan(&award, &gone, &mk_env(), at(51));
     assert_eq!(reason(&last, cond::RELEASED), says("True", reasons::TORN_DOWN));
 
     // Before the workload came.
