@@ -41,7 +41,10 @@ pub async fn run(target: &Target, options: &ReceiptOptions, output: Output) -> R
     }
     if file.awards.is_empty() {
         return Err(CliError::failed_with(
-            format!("Job {}/{} has no award, so nothing was used", target.namespace, target.job),
+            format!(
+                "Job {}/{} was not handed over to a provider, so nothing was used",
+                target.namespace, target.job
+            ),
             format!("kubectl describe jobs.vendue.dev {} --namespace {}", target.job, target.namespace),
         ));
     }

@@ -132,7 +132,7 @@ async fn what_the_server_says_is_told() {
     assert_eq!(*seen.lock().unwrap(), [path]);
     let none = ReceiptsFile { awards: vec![], ..file() };
     let error = run(&cluster(&none, usage(0, "0")), &options(), Output::Text).await.unwrap_err();
-    assert!(error.to_string().contains("has no award") && error.next_step().is_some(), "{error}");
+    assert!(error.to_string().contains("was not handed over") && error.next_step().is_some(), "{error}");
 }
 
 #[tokio::test]

@@ -4,10 +4,12 @@ use std::sync::Mutex;
 
 use kube::core::DeserializeGuard;
 use kube::runtime::{reflector, watcher};
+use vendue_auction_core::MarketRecord;
 use vendue_crds::CertificateData;
 use vendue_receipts::Record;
 
 use super::*;
+use crate::bridge::host;
 use crate::bridge::stores::Guarded;
 use crate::bridge::tests::{DEADLINE, Fixture, award_id, event, fixture, order, play, proof, user_key};
 use crate::net::{self, Members, Net, NetConfig};
@@ -62,8 +64,8 @@ fn stage(f: &mut Fixture) -> Stage {
     let options = ShelfOptions { dir, segment_bytes: 1 << 20, max_bytes: 1 << 20, retain_ms: 1 << 40 };
     let shelf = Arc::new(Shelf::open(options).unwrap());
     let (chains, asked) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<Mutex<Vec<_>>>::default());
-    let (has, log, bytes) = (chains.clone(), asked.clone(), order.to_bytes());
-    tokio::spawn(async move { answer(&mut net, &has, &log, &bytes).await });
+    let (has, log, record) = (chains.clone(), asked.clone(), f.record.clone());
+    tokio::spawn(async move { answer(&mut net, &has, &log, &record).await });
     Stage { context: Arc::new(context), shelf, writer, award, chains, asked }
 }
 
@@ -76,18 +78,24 @@ async fn answer(
     net: &mut Net,
     has: &Mutex<Vec<(ChainHead, Vec<Record>)>>,
     log: &Mutex<Vec<String>>,
-    order: &[u8],
+    record: &MarketRecord,
 ) {
     while let Some(request) = net.requests.recv().await {
         let (bulk, data) = decode_bulk::<Bulk>("request", &request.body).unwrap();
-        assert_eq!(data, order);
+        let (Bulk::ListReceipts { award, round } | Bulk::ReadReceipts { award, round, .. }) = &bulk else {
+            panic!("{bulk:?}")
+        };
+        assert!(
+            host::is_of(record, MemberId::Home(0), (award, *round), &data),
+            "a real seat would not answer"
+        );
         let chains = has.lock().unwrap().clone();
         let answer = match bulk {
-            Bulk::ListReceipts { round: 7, .. } => {
+            Bulk::ListReceipts { .. } => {
                 log.lock().unwrap().push("list".into());
                 encode(&ChainList { chains: chains.into_iter().map(|(head, _)| head).collect() }).to_vec()
             }
-            Bulk::ReadReceipts { round: 7, chain, from, .. } => {
+            Bulk::ReadReceipts { chain, from, .. } => {
                 log.lock().unwrap().push(format!("{from}"));
                 let found = chains.into_iter().find(|(head, _)| head.name == chain).unwrap().1;
                 let records = found.iter().filter(|record| record.sequence >= from).take(2);

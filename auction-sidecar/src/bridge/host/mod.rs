@@ -45,6 +45,8 @@ use crate::net::{Handle, MemberId};
 use turns::Turns;
 
 pub use courier::{CourierClient, CourierError};
+#[cfg(test)]
+pub(super) use receipts::is_of;
 pub use receipts::{ReceiptsClient, ReceiptsError, ReceiptsOptions};
 pub use reconcile::{error_policy, reconcile};
 

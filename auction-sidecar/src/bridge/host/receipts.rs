@@ -132,7 +132,12 @@ impl ReceiptsClient {
 
 /// Whether a home placed the order that this award is of. Names are made from what they name, so that this can be told
 /// when the Award is gone; the last receipts come after it.
-fn is_of(record: &MarketRecord, from: MemberId, (award, round): (&AwardRef, u64), order: &[u8]) -> bool {
+pub(in crate::bridge) fn is_of(
+    record: &MarketRecord,
+    from: MemberId,
+    (award, round): (&AwardRef, u64),
+    order: &[u8],
+) -> bool {
     let Ok(order) = Order::from_bytes(order) else { return false };
     let (market, digest) = (to_hex(&record.market), to_hex(&order.digest()));
     let id = |winner: u16| names::award_id(&market, round, &digest, u32::from(winner));
