@@ -261,7 +261,9 @@ pub async fn serve_bulk(
     data: &[u8],
 ) -> Option<Bytes> {
     match request {
-        Bulk::ReadLog { award, offset, wait_ms } => read_log(context, from, award, offset, wait_ms).await,
+        Bulk::ReadLog { award, offset, wait_ms } => {
+            Some(read_log(context, from, award, offset, wait_ms).await)
+        }
         Bulk::ListReceipts { .. } | Bulk::ReadReceipts { .. } => {
             Some(receipts::serve(context, from, &request, data).await)
         }
@@ -275,20 +277,20 @@ async fn read_log(
     reference: AwardRef,
     offset: u64,
     wait_ms: u32,
-) -> Option<Bytes> {
+) -> Bytes {
     let failed = |reason: String| encode_bulk(&BulkReply::Failed { reason, retry: true }, &[]);
     let award = match own_award(context, from, &reference).await {
         Ok(Some(award)) => award,
-        Ok(None) => return Some(encode_bulk(&BulkReply::Unknown, &[])),
-        Err(error) => return Some(failed(error.to_string())),
+        Ok(None) => return encode_bulk(&BulkReply::Unknown, &[]),
+        Err(error) => return failed(error.to_string()),
     };
     let list = conditions_of(&award);
     if conditions::is_true(list, condition::RELEASED) {
-        return Some(encode_bulk(&BulkReply::Unknown, &[]));
+        return encode_bulk(&BulkReply::Unknown, &[]);
     }
     if conditions::find(list, condition::PROVISIONED).is_none_or(|c| c.status != "True") {
         tokio::time::sleep(POLL.min(Duration::from_millis(u64::from(wait_ms)))).await;
-        return Some(encode_bulk(&BulkReply::Log { size: 0, ended: false }, &[]));
+        return encode_bulk(&BulkReply::Log { size: 0, ended: false }, &[]);
     }
     let ended = has_ended(&award);
     let wait =
@@ -301,11 +303,11 @@ async fn read_log(
         };
         poll_log(&courier, offset, wait, over).await
     };
-    Some(match read.await {
+    match read.await {
         Ok((data, size)) => encode_bulk(&BulkReply::Log { size, ended }, &data),
         Err(CourierError::NoToken) => encode_bulk(&BulkReply::Unknown, &[]),
         Err(error) => failed(error.to_string()),
-    })
+    }
 }
 
 fn has_ended(award: &Award) -> bool {
