@@ -160,7 +160,7 @@ impl Deliverer {
                 self.counter.adopt(chains);
                 Ok(Told::Some { more: true })
             }
-            Some(Next::Batch(batch)) if batch.chains.is_empty() && !must_ask => Ok(Told::Nothing),
+            Some(Next::Batch(batch)) if batch == Batch::default() && !must_ask => Ok(Told::Nothing),
             Some(Next::Batch(batch)) => {
                 let answer = self.tell(&batch).await?;
                 let clean = answer.chains.iter().all(|chain| chain.error.is_none());

@@ -20,7 +20,9 @@ use vendue_gpu_agent::deliver::{Deliverer, Pace, Receiver};
 use vendue_gpu_agent::meter::{DeviceTick, Keeper, Reading, Tick};
 use vendue_gpu_agent::metrics::Metrics;
 use vendue_receipts::delivery::{Answer, Answered, Batch};
-use vendue_receipts::{AwardId, Body, BootId, Chain, GapReason, Record, verify};
+use vendue_receipts::{
+    AwardId, Body, BootId, Chain, GapReason, Record, SignedHour, Tree, hour_leaves, hour_of, verify,
+};
 use vendue_receipts_store::{Chains, Options, Taken};
 
 const A: AwardId = AwardId([0xaa; 8]);
@@ -35,6 +37,7 @@ struct Desk {
     failures: u32,
     /// Answers that get lost after the records were stored.
     lost_answers: u32,
+    hours: Vec<SignedHour>,
 }
 
 type Shared = Arc<Mutex<Desk>>;
@@ -82,7 +85,9 @@ async fn take(
         desk.lost_answers -= 1;
         return Err((StatusCode::BAD_GATEWAY, "lost"));
     }
-    Ok(Json(Answer { chains, ended: desk.ended.clone() }))
+    let hours = batch.hours.iter().map(|said| said.statement.hour).collect();
+    desk.hours.extend(batch.hours);
+    Ok(Json(Answer { chains, ended: desk.ended.clone(), hours }))
 }
 
 async fn chains(State(desk): State<Shared>) -> Json<Vec<Chain>> {
@@ -105,7 +110,7 @@ async fn serve(dir: &Path) -> Served {
     std::fs::write(&token, format!("{TOKEN}\n")).expect("token");
     let key = made.signing_key.serialize_pem().into_bytes();
     let config = RustlsConfig::from_pem(made.cert.pem().into_bytes(), key).await.expect("tls");
-    let desk = Desk { chains: open(dir), ended: vec![], failures: 0, lost_answers: 0 };
+    let desk = Desk { chains: open(dir), ended: vec![], failures: 0, lost_answers: 0, hours: vec![] };
     let desk = Arc::new(Mutex::new(desk));
     let router = Router::new()
         .route("/v1/receipts", post(take))
@@ -225,6 +230,34 @@ async fn records_arrive_once_whatever_the_receiver_does() {
     let chain = verify(A, Some(node.keeper.public_key()), 0, &records).expect("verifies");
     assert_eq!(chain.totals().gpu_ns, 24_000_000_000, "of 25 readings 24 intervals");
     assert_eq!(node.keeper.kept().error, None);
+    node.end().await;
+    served.task.abort();
+}
+
+#[tokio::test]
+async fn each_hour_is_stated_once_with_the_root_over_its_records() {
+    let dir = tempfile::tempdir().expect("dir");
+    let served = serve(dir.path()).await;
+    // The hour is over 20 s from here.
+    let mut node = Node::start(dir.path(), &served, 3_580);
+    node.serve(A, 15, &[]);
+    node.serve(AwardId::IDLE, 96, &[]);
+    until("the statement", || !lock(&served.desk).hours.is_empty()).await;
+    let said = lock(&served.desk).hours.clone();
+    let all = [received(&served.desk, A), received(&served.desk, AwardId::IDLE)].concat();
+    let hour = hour_of(START_MS);
+    let tree = Tree::new(&hour_leaves(hour, all.iter()));
+    let expected: Vec<_> =
+        said.iter().map(|s| (s.statement.hour, s.statement.count, s.statement.root)).collect();
+    assert_eq!(expected, [(hour, tree.count(), tree.root())]);
+    assert!(tree.count() >= 4 && said[0].verify().is_ok());
+    assert_eq!(said[0].statement.public_key, node.keeper.public_key());
+    let second = node.second;
+    node.end().await;
+    let mut node = Node::start(dir.path(), &served, second);
+    node.serve(AwardId::IDLE, 30, &[]);
+    until("all is told", || node.keeper.kept().records > 0 && node.keeper.kept().undelivered == 0).await;
+    assert_eq!(lock(&served.desk).hours.len(), 1, "not again");
     node.end().await;
     served.task.abort();
 }

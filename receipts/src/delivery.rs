@@ -3,6 +3,7 @@
 //! Invariants: telling something twice changes nothing; the answer says from which record to go on, so that a receiver that
 //! lost what it had is told again.
 
+use crate::hour::SignedHour;
 use crate::names::{AwardId, ChainName};
 use crate::record::Record;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ pub const MAX_RECORDS: usize = 1_000;
 pub struct Batch {
     /// By chain.
     pub chains: Vec<Piece>,
+    /// Statements of hours whose records were all told before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hours: Vec<SignedHour>,
 }
 
 /// Records of one chain that follow each other.
@@ -37,6 +41,9 @@ pub struct Answer {
     pub chains: Vec<Answered>,
     /// Awards of open chains that are over: their chains can be closed.
     pub ended: Vec<AwardId>,
+    /// Hours whose statements need not be told again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hours: Vec<u64>,
 }
 
 /// The answer to one chain.

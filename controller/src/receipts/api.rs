@@ -142,15 +142,17 @@ async fn take(
         value: String::from_utf8_lossy(body.get(..64.min(body.len())).unwrap_or_default()).into_owned(),
         accepted: format!("a batch of records as JSON: {error}"),
     })?;
-    let from = node.clone();
+    let (from, said) = (node.clone(), batch.hours.clone());
     let answered = desk.on_disk(move |book| answers(book, &from, batch)).await?;
+    let from = node.clone();
+    let hours = desk.on_disk(move |book| book.take_hours(&from, &said)).await??;
     for answer in &answered {
         let result = if answer.error.is_some() { "refused" } else { "taken" };
         desk.metrics.receipts.with_label_values(&[result]).inc_by(answer.records);
     }
     let ended = ended(&desk, &node).await?;
     let chains = answered.into_iter().map(|told| told.answer()).collect();
-    Ok(Json(Answer { chains, ended }))
+    Ok(Json(Answer { chains, ended, hours }))
 }
 
 /// The answer to one chain of a batch.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vendue_controller_core::award::usage::{NodeBill, Run};
-use vendue_receipts::{AwardId, Bill, Chain, ChainName, Record};
+use vendue_receipts::{AwardId, Bill, Chain, ChainName, Record, SignedHour, Tree, hour_leaves, hour_of};
 use vendue_receipts_store::{Chains, Options, StoreError, Taken};
 
 /// Chains that are over are kept for 30 days.
@@ -23,6 +23,9 @@ const READ: usize = 4_096;
 const MAX_ANSWER: usize = 256 << 10;
 /// Folder for two stories of one key.
 const EVIDENCE: &str = "evidence";
+/// Folder for statements of hours.
+const HOURS: &str = "hours";
+const HOUR_MS: u64 = 3_600_000;
 /// Most of them that are kept for a node.
 const MAX_EVIDENCE: usize = 64;
 
@@ -184,6 +187,28 @@ impl Book {
         }
     }
 
+    /// Takes statements of hours. The answer is the hours that need not be told again.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub fn take_hours(&self, name: &str, said: &[SignedHour]) -> Result<Vec<u64>, BookError> {
+        let node = self.node(name)?;
+        let node = lock(&node);
+        let mut heard = vec![];
+        for said in said {
+            if let Err(what) = node.take_hour(said)? {
+                tracing::error!(
+                    node = name,
+                    hour = said.statement.hour,
+                    what,
+                    "a statement of an hour is refused"
+                );
+            }
+            heard.push(said.statement.hour);
+        }
+        Ok(heard)
+    }
+
     /// The chains of a node that are not closed.
     ///
     /// # Errors
@@ -263,6 +288,7 @@ impl Book {
         for (_, node) in self.all() {
             let mut node = lock(&node);
             node.chains.prune(now_ms)?;
+            node.prune_hours(now_ms)?;
             let Node { chains, counted, .. } = &mut *node;
             counted.retain(|name, _| chains.get(*name).is_some());
         }
@@ -277,6 +303,54 @@ impl Book {
 }
 
 impl Node {
+    /// Keeps a statement that is true of the records that are here; the inner error says why one is not. One that
+    /// contradicts an earlier one is kept beside it.
+    fn take_hour(&self, said: &SignedHour) -> Result<Result<(), &'static str>, BookError> {
+        let (hour, key) = (said.statement.hour, said.statement.public_key);
+        if said.verify().is_err() {
+            return Ok(Err("its signature is not that of the key that it names"));
+        }
+        if !self.chains.iter().any(|(_, chain)| chain.keys().contains(&key)) {
+            return Ok(Err("its key signs no chain of the node"));
+        }
+        let (from, to) = (hour.saturating_mul(HOUR_MS), hour.saturating_add(1).saturating_mul(HOUR_MS));
+        let mut records = vec![];
+        for (name, chain) in self.chains.iter() {
+            if chain.keys().contains(&key) {
+                records.extend(self.chains.records_between(name, from, to)?);
+            }
+        }
+        let tree = Tree::new(&hour_leaves(hour, records.iter()));
+        let is_true = (tree.count(), tree.root()) == (said.statement.count, said.statement.root);
+        let dir = self.dir.join(if is_true { HOURS } else { EVIDENCE });
+        let failed = |source| BookError::Folder { path: dir.clone(), source };
+        std::fs::create_dir_all(&dir).map_err(failed)?;
+        let path = dir.join(format!("{hour}-{key}.json"));
+        if !path.exists() && (is_true || std::fs::read_dir(&dir).map_err(failed)?.count() < MAX_EVIDENCE) {
+            let text = serde_json::to_vec_pretty(said).map_err(|error| failed(error.into()))?;
+            whole(&path, &text).map_err(failed)?;
+        }
+        Ok(if is_true { Ok(()) } else { Err("the records that it told say something else") })
+    }
+
+    fn prune_hours(&self, now_ms: u64) -> Result<(), BookError> {
+        let dir = self.dir.join(HOURS);
+        let failed = |source| BookError::Folder { path: dir.clone(), source };
+        if !dir.exists() {
+            return Ok(());
+        }
+        let oldest = hour_of(now_ms.saturating_sub(RETAIN_MS));
+        for entry in std::fs::read_dir(&dir).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let hour = name.split_once('-').and_then(|(hour, _)| hour.parse::<u64>().ok());
+            if hour.is_some_and(|hour| hour < oldest) {
+                std::fs::remove_file(&path).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Counts on from where it was counted before, or anew when the run is another.
     fn bill(&mut self, node: &str, name: ChainName, run: Run) -> Result<Option<NodeBill>, BookError> {
         let Some(chain) = self.chains.get(name) else { return Ok(None) };
@@ -312,10 +386,15 @@ impl Node {
             return Ok(());
         }
         let text = serde_json::to_vec_pretty(both).map_err(|error| failed(error.into()))?;
-        let written = std::fs::File::create(&path).and_then(|mut file| {
-            std::io::Write::write_all(&mut file, &text)?;
-            file.sync_all()
-        });
-        written.map_err(failed)
+        whole(&path, &text).map_err(failed)
     }
+}
+
+/// Writes a file that is whole or not there.
+fn whole(path: &Path, text: &[u8]) -> std::io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let mut file = std::fs::File::create(&unfinished)?;
+    std::io::Write::write_all(&mut file, text)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, path)
 }

@@ -10,7 +10,8 @@ use vendue_controller_core::provision::ProvisionView;
 use vendue_crds::Award;
 use vendue_receipts::delivery::{Answer, Batch, Piece};
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, Used, Xids, read_records, verify,
+    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, SignedHour, Tree, Used, Xids,
+    hour_leaves, read_records, verify,
 };
 
 use super::book::{Book, BookError};
@@ -100,6 +101,48 @@ fn two_stories_are_kept_as_evidence_and_one_bad_node_stops_no_other() {
     assert_eq!(book.take("n2", name(AWARD), &one).unwrap(), Some(5));
 }
 
+#[test]
+fn statements_of_hours_are_kept_when_they_are_true_and_as_evidence_when_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = signed(AWARD, 2, "1");
+    let book = Book::open(dir.path()).unwrap();
+    book.take("n1", name(AWARD), &records).unwrap();
+    let tree = Tree::new(&hour_leaves(0, records.iter()));
+    let said = SignedHour::sign(0, tree.count(), tree.root(), &key(1));
+    let wrong = SignedHour::sign(1, 9, tree.root(), &key(1));
+    let strangers = SignedHour::sign(0, tree.count(), tree.root(), &key(2));
+    assert_eq!(book.take_hours("n1", &[said, wrong, strangers]).unwrap(), [0, 1, 0], "none is wanted again");
+    let files = |folder: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(dir.path().join("n1").join(folder)).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let public_key = key(1).public();
+    assert_eq!(files("hours"), [format!("0-{public_key}.json")]);
+    assert_eq!(files("evidence"), [format!("1-{public_key}.json")]);
+    book.prune(29 * 86_400_000).unwrap();
+    assert_eq!(files("hours").len(), 1);
+    book.prune(31 * 86_400_000).unwrap();
+    assert_eq!(files("hours").len(), 0);
+    assert_eq!(files("evidence").len(), 1);
+}
+
+#[test]
+fn an_award_is_over_when_it_is_released_or_gone_and_that_is_known() {
+    assert_eq!(Ledger::default().is_over("a1"), None, "nothing was listed yet");
+    let provision = ProvisionView {
+        namespace: "default".into(),
+        name: "gpus".into(),
+        spec: serde_json::from_value(json!({ "price": "1", "storageClassName": "local" })).unwrap(),
+    };
+    let running: Award = serde_json::from_value(award_json("b2")).unwrap();
+    let mut over = award_json("c3");
+    over["status"] = json!({ "conditions": [{ "type": "Released", "status": "True", "reason": "TornDown",
+        "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z" }] });
+    let over: Award = serde_json::from_value(over).unwrap();
+    let ledger = Ledger::with(vec![], vec![], provision, &[running, over]);
+    assert_eq!(["a1", "b2", "c3"].map(|id| ledger.is_over(id)), [Some(true), Some(false), Some(true)]);
+}
+
 /// The answer of the API server to a review.
 fn review(token: &str, account: &str, node: Option<&str>) -> Exchange {
     let extra = node.map(|n| json!({ "authentication.kubernetes.io/node-name": [n] }));
@@ -184,7 +227,7 @@ impl Served {
 fn batch(pieces: Vec<(ChainName, &[Record])>) -> String {
     let chains =
         pieces.into_iter().map(|(name, records)| Piece { name, records: records.to_vec() }).collect();
-    serde_json::to_string(&Batch { chains }).unwrap()
+    serde_json::to_string(&Batch { chains, hours: vec![] }).unwrap()
 }
 
 #[tokio::test]

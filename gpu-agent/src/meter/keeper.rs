@@ -20,6 +20,7 @@ use vendue_receipts::delivery::{Answer, Batch, MAX_BODY, MAX_RECORDS, Piece};
 use vendue_receipts::{Chain, ChainName, NodeKey, PublicKey, SignatureError};
 use vendue_receipts_store::StoreError;
 
+use super::hours::Hours;
 use super::rules::{Meter, Resume, Settings};
 use super::store::{Store, options};
 use super::tick::Tick;
@@ -141,7 +142,8 @@ impl Keeper {
         }
         let (orders, inbox) = sync_channel(QUEUE);
         let kept = Arc::new(Mutex::new(Kept::default()));
-        let work = Work::new(store, adopting, Arc::clone(&kept));
+        let hours = Hours::open(store.chains())?;
+        let work = Work::new(store, hours, adopting, Arc::clone(&kept));
         let thread = std::thread::Builder::new()
             .name("metering".to_owned())
             .spawn(move || work.run(&inbox))
@@ -222,11 +224,12 @@ struct Work {
     /// Chains that the receiver does not take, and when they are tried again, in milliseconds of chain time.
     stuck: BTreeMap<ChainName, u64>,
     pruned_ms: u64,
+    hours: Hours,
 }
 
 impl Work {
-    fn new(store: Store, adopting: bool, kept: Arc<Mutex<Kept>>) -> Self {
-        let mut work = Self { store, meter: None, kept, stuck: BTreeMap::new(), pruned_ms: 0 };
+    fn new(store: Store, hours: Hours, adopting: bool, kept: Arc<Mutex<Kept>>) -> Self {
+        let mut work = Self { store, meter: None, kept, stuck: BTreeMap::new(), pruned_ms: 0, hours };
         if adopting {
             tell(&work.kept, Some(ADOPTING.to_owned()));
         } else {
@@ -269,8 +272,14 @@ impl Work {
             Err(error) => Some(error.to_string()),
         };
         let now_ms = meter.time_ms();
+        let is_stored = error.is_none();
         tell(&self.kept, error);
         self.count();
+        if let Some(hour) = self.hours.due(now_ms).filter(|_| is_stored)
+            && let Err(error) = self.store.state(&mut self.hours, hour)
+        {
+            tracing::warn!(hour, %error, "an hour is not stated yet");
+        }
         if now_ms >= self.pruned_ms.saturating_add(PRUNE_MS) {
             self.pruned_ms = now_ms;
             if let Err(error) = self.store.chains_mut().prune(now_ms) {
@@ -317,11 +326,17 @@ impl Work {
                 break;
             }
         }
+        if batch.chains.is_empty() {
+            batch.hours = self.hours.waiting().to_vec();
+        }
         Next::Batch(batch)
     }
 
     /// Notes what the receiver has, and where it wants to be told again.
     fn answered(&mut self, answer: Answer) {
+        if let Err(error) = self.hours.told(&answer.hours, self.store.chains_mut()) {
+            tracing::warn!(%error, "statements of hours will be told again");
+        }
         let again_ms = self.meter.as_ref().map_or(0, Meter::time_ms).saturating_add(STUCK_MS);
         for told in answer.chains {
             let name = told.name;

@@ -13,6 +13,7 @@
 
 mod clock;
 pub mod clocks;
+pub mod hours;
 mod keeper;
 mod owed;
 mod rules;

@@ -13,6 +13,7 @@ use vendue_receipts::{AwardId, Body, Chain, ChainName, NodeKey, PublicKey, Recor
 use vendue_receipts_store::{Chains, Disk, Files, Options, StoreError};
 
 use super::clock::Anchor;
+use super::hours::Hours;
 use super::rules::{Draft, Meter, Resume, TickError};
 use super::tick::Tick;
 
@@ -115,6 +116,14 @@ impl<F: Files> Store<F> {
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
         self.key.public()
+    }
+
+    /// States an hour with the key in force.
+    ///
+    /// # Errors
+    /// When records cannot be read or the statement cannot be stored.
+    pub fn state(&mut self, hours: &mut Hours, hour: u64) -> Result<(), StoreError> {
+        hours.state(hour, &mut self.chains, &self.key)
     }
 
     /// The chains as they are kept.

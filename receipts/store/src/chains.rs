@@ -380,6 +380,32 @@ impl<F: Files> Chains<F> {
         Ok(records.skip_while(|record| record.sequence < from).take(most).collect())
     }
 
+    /// Records of a chain whose time is from `from_ms` on and before `to_ms`.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is damaged.
+    pub fn records_between(
+        &self,
+        name: ChainName,
+        from_ms: u64,
+        to_ms: u64,
+    ) -> Result<Vec<Record>, StoreError> {
+        let kept = self.kept(name)?;
+        let mut found = vec![];
+        let mut begins_ms = kept.chain.started_ms();
+        for part in &kept.parts {
+            let outside = part.end_ms < from_ms || begins_ms >= to_ms;
+            begins_ms = part.end_ms;
+            if outside {
+                continue;
+            }
+            let segment = load::part(&self.files, &part.path, part.bytes)?;
+            let records = segment.records.into_iter().map(|(_, record)| record);
+            found.extend(records.filter(|record| (from_ms..to_ms).contains(&record.body.time_ms())));
+        }
+        Ok(found)
+    }
+
     /// Sequence of the first record of a chain that is still here.
     #[must_use]
     pub fn first_kept(&self, name: ChainName) -> Option<u64> {
