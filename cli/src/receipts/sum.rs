@@ -334,7 +334,7 @@ impl Spans {
 }
 
 /// How what the Job's status says contradicts the receipts of the award that it speaks of, if it does. A status may be behind
-/// them; while the rest of the receipts is on its way it may be ahead too.
+/// them for a while, and for good when the run is over; while the rest of the receipts is on its way it may be ahead.
 pub fn contradiction(award: &AwardSums, usage: &UsageStatus) -> Option<String> {
     let gpus = u64::try_from(usage.gpus).unwrap_or_default().max(1);
     let said_seconds = u64::try_from(usage.gpu_seconds).unwrap_or_default();
@@ -354,8 +354,10 @@ pub fn contradiction(award: &AwardSums, usage: &UsageStatus) -> Option<String> {
     let receipts = format!("the receipts prove {proven_seconds} and {}", decimal(proven_cost));
     let more = said_seconds > proven_seconds.saturating_add(ahead)
         || said_cost > proven_cost.saturating_add(cost_of(ahead));
-    let less = said_seconds.saturating_add(lag_seconds) < proven_seconds
+    let behind = said_seconds.saturating_add(lag_seconds) < proven_seconds
         || said_cost.saturating_add(cost_of(lag_seconds)) < proven_cost;
+    // What a node tells too long after the end is not charged.
+    let less = behind && !award.ended;
     (more || less).then(|| format!("{status}; {receipts}"))
 }
 

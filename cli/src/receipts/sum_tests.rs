@@ -120,7 +120,10 @@ fn a_status_may_lag_but_not_lead() {
     assert_eq!(contradiction(&open, &usage(160, "0.16")), None, "the rest is on its way");
     assert!(contradiction(&open, &usage(161, "0.16")).is_some());
     let long = AwardSums { billed: Billed { gpu_ns: 200 * SECOND_NS, ..closed.billed }, ..closed };
-    assert!(contradiction(&long, &usage(79, "0.04")).is_some(), "far behind");
+    assert_eq!(contradiction(&long, &usage(79, "0.04")), None, "told too late to be charged");
+    let running = AwardSums { ended: false, closed: false, ..long };
+    assert_eq!(contradiction(&running, &usage(80, "0.04")), None);
+    assert!(contradiction(&running, &usage(79, "0.04")).is_some(), "far behind");
 }
 
 #[test]
