@@ -120,12 +120,32 @@ pub struct RunArgs {
     /// How long outputs are kept.
     #[arg(long, env = "VENDUE_STORE_RETENTION_SECONDS", default_value_t = 14 * 86_400)]
     pub store_retention_seconds: u64,
+    /// Receipts of the agents on the GPUs' nodes.
+    #[command(flatten)]
+    pub receipts: ReceiptsArgs,
     /// The next epoch, while the market goes over to it.
     #[command(flatten)]
     pub next: NextArgs,
     /// The seat's log.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Where receipts come from and how many are kept.
+#[derive(Args, Debug, Clone)]
+pub struct ReceiptsArgs {
+    /// Seat: where the controller serves receipts, https. Without it homes are told that there are none.
+    #[arg(long, env = "VENDUE_RECEIPTS_URL", requires_all = ["receipts_ca", "receipts_token"])]
+    pub receipts_url: Option<String>,
+    /// Seat: file with the authority of the controller's certificate.
+    #[arg(long, env = "VENDUE_RECEIPTS_CA")]
+    pub receipts_ca: Option<PathBuf>,
+    /// Seat: file with the token by which the controller knows this process.
+    #[arg(long, env = "VENDUE_RECEIPTS_TOKEN")]
+    pub receipts_token: Option<PathBuf>,
+    /// Home: most MiB of receipts, which are in the folder receipts of the store.
+    #[arg(long, env = "VENDUE_RECEIPTS_MAX_MIB", default_value_t = 512)]
+    pub receipts_max_mib: u64,
 }
 
 /// The next epoch. Give it well before its first round and until the rounds of the old one have expired; after that its
@@ -344,6 +364,16 @@ mod tests {
         let deal = "vendue-auction deal --market m --seat a=/ip4/10.0.0.1/udp/1/quic-v1 --home h --out x";
         assert!(Cli::try_parse_from(deal.split(' ')).is_ok());
         assert!(Cli::try_parse_from("vendue-auction deal --market m --seat a --out x".split(' ')).is_err());
+    }
+
+    #[test]
+    fn receipts_need_address_authority_and_token_together() {
+        let parse = |more: &[&str]| {
+            Cli::try_parse_from(["vendue-auction", "run", "--profile", "provider"].iter().chain(more)).is_ok()
+        };
+        let all = ["--receipts-url", "https://r:9473", "--receipts-ca", "ca", "--receipts-token", "t"];
+        assert!(parse(&[]) && parse(&all));
+        assert!(!parse(&all[..2]) && !parse(&all[..4]));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod net;
 pub mod new_file;
 pub mod next_epoch;
+pub mod receipts;
 pub mod replay;
 pub mod run;
 pub mod sign_record;

@@ -51,7 +51,11 @@ pub struct Metrics {
     pub awards: IntCounterVec,
     /// Bytes in the output store.
     pub store_bytes: IntGauge,
-    /// Requests of users for logs and outputs, by resource and status code.
+    /// Receipts that came home, by result: stored (records), failed (requests), refused and equivocation (evidence).
+    pub receipts: IntCounterVec,
+    /// Bytes of receipts at home.
+    pub receipts_bytes: IntGauge,
+    /// Requests of users for logs, outputs and receipts, by resource and status code.
     pub stream_requests: IntCounterVec,
     /// Status updates relayed, by result.
     pub relays: IntCounterVec,
@@ -173,10 +177,17 @@ impl Metrics {
             )?,
             awards: counters(&r, "awards_total", "Awards by side and event.", &["side", "event"])?,
             store_bytes: gauge(&r, "store_bytes", "Bytes in the store of outputs and logs.")?,
+            receipts: counters(
+                &r,
+                "receipts_total",
+                "Records of receipts that came home; requests that failed; evidence against providers.",
+                &["result"],
+            )?,
+            receipts_bytes: gauge(&r, "receipts_bytes", "Bytes of receipts that came home.")?,
             stream_requests: counters(
                 &r,
                 "stream_requests_total",
-                "Requests for logs and outputs.",
+                "Requests for logs, outputs and receipts.",
                 &["resource", "code"],
             )?,
             relays: counters(&r, "relays_total", "Status updates to homes, by result.", &["result"])?,
@@ -200,6 +211,9 @@ impl Metrics {
         }
         for reason in ["foreign_peer", "oversize", "rate", "garbage", "duplicate", "inbox_full"] {
             self.dropped.with_label_values(&[reason]);
+        }
+        for result in ["stored", "failed", "refused", "equivocation"] {
+            self.receipts.with_label_values(&[result]);
         }
         for role in ["seat", "home"] {
             self.peers_connected.with_label_values(&[role]);

@@ -26,7 +26,7 @@ use crate::bridge::bids::BidWriter;
 use crate::bridge::cluster::Cluster;
 use crate::bridge::dispatch::{self, Sides};
 use crate::bridge::home::{self, HomeContext};
-use crate::bridge::host::{self, CourierClient, HostContext};
+use crate::bridge::host::{self, CourierClient, HostContext, ReceiptsClient, ReceiptsOptions};
 use crate::bridge::stores::{Guarded, Seller, follow};
 use crate::engine::{Engine, EngineCommand, EngineConfig, EngineError, EngineEvent, now_ms};
 use crate::health::{self, HealthError, Readiness};
@@ -35,6 +35,7 @@ use crate::log::{Appender, Gate, LogDirError, LogOptions, ProofKeeper};
 use crate::metrics::Metrics;
 use crate::net::{self, Handle, Member, Members, NetConfig, StartError};
 use crate::next_epoch::{NextEpoch, NextError};
+use crate::receipts::{self, Shelf};
 use crate::store::{Store, StoreError};
 use crate::stream::{self, KubeBackend, StreamConfig};
 
@@ -432,6 +433,7 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
         Arc::new(Seller::new(provisions.clone(), awards.clone(), parts.engine.clone(), &parts.record));
     let bids =
         BidWriter::start(parts.cluster.clone(), args.namespace.clone(), parts.record.clone(), seller.clone());
+    let receipts = ReceiptsOptions::given(&args.receipts).map(ReceiptsClient::new);
     let context = Arc::new(HostContext::new(
         parts.cluster.clone(),
         parts.record.clone(),
@@ -439,7 +441,7 @@ fn start_host(parts: &Parts, args: &RunArgs, seat: u16) -> Result<Arc<HostContex
         parts.net.clone(),
         parts.engine.clone(),
         awards.clone(),
-        CourierClient::new(parts.cluster.clone())?,
+        (CourierClient::new(parts.cluster.clone())?, receipts),
         bids,
         seller.clone(),
     ));
@@ -507,12 +509,16 @@ fn start_home(
             .await;
     });
     tokio::spawn(sweep(store.clone(), parts.cluster.metrics.clone(), args.store_retention_seconds));
+    let receipts = receipts::open(args);
+    if let Some(shelf) = receipts.clone() {
+        tokio::spawn(home::Puller::new(context.clone(), shelf, now_ms).run());
+    }
     if let Some(listen) = args.stream_listen {
         let config = StreamConfig { listen, tls: args.stream_tls.clone() };
         tokio::spawn(serve_stream(
             parts.cluster.clone(),
             parts.net.clone(),
-            store,
+            (store, receipts),
             config,
             parts.ready.clone(),
         ));
@@ -524,13 +530,14 @@ fn start_home(
 async fn serve_stream(
     cluster: Cluster,
     net: Handle,
-    store: Arc<Store>,
+    (store, receipts): (Arc<Store>, Option<Arc<Shelf>>),
     config: StreamConfig,
     ready: Readiness,
 ) {
     ready.set("stream", false);
     let (client, metrics) = (cluster.client.clone(), cluster.metrics.clone());
-    let shared = Arc::new(stream::Shared { backend: KubeBackend { cluster, net }, store, metrics });
+    let backend = KubeBackend { cluster, net };
+    let shared = Arc::new(stream::Shared { backend, store, receipts, metrics });
     let router = stream::router(shared);
     loop {
         let started = || ready.set("stream", true);

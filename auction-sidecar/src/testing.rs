@@ -1,4 +1,6 @@
-//! Addresses for tests that listen.
+//! Addresses for tests that listen, and receipts.
+
+pub(crate) mod receipts;
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -9,8 +9,8 @@ use vendue_auction_core::frames;
 use vendue_crds::AwardStatus;
 
 pub use vendue_auction_core::frames::{
-    AwardRef, Bulk, BulkReply, FileEntry, FrameError, HandoverReply, LOG_PATH, MAX_FILES, MAX_LOG, MAX_PATH,
-    check_manifest, decode, sound_path, sound_uid,
+    AwardRef, Bulk, BulkReply, ChainHead, ChainList, FileEntry, FrameError, HandoverReply, LOG_PATH,
+    MAX_FILES, MAX_LOG, MAX_PATH, check_manifest, decode, sound_path, sound_uid,
 };
 
 /// A request on the hand-over protocol.

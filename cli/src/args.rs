@@ -54,6 +54,8 @@ pub enum Command {
     Logs(LogOptions),
     /// List the files that a Job left, or download them, each checked by its digest.
     Outputs(OutputOptions),
+    /// Show what a Job used by the signed receipts of its GPUs' nodes, each verified.
+    Receipts(ReceiptOptions),
     /// Check the award of a Job without trusting anybody but the market record.
     Verify(VerifyOptions),
     /// Say what is in order in this cluster, what is not, and what to do about it.
@@ -98,6 +100,23 @@ pub struct OutputOptions {
     /// How long to wait for outputs that are still being delivered, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub wait: u64,
+}
+
+/// Options of `receipts`.
+#[derive(ClapArgs, Debug, Default)]
+pub struct ReceiptOptions {
+    /// The Job: `digits` or `job/digits`.
+    #[arg(value_name = "JOB", value_parser = job_name, required_unless_present = "verify")]
+    pub job: Option<String>,
+    /// Verify a file that --save wrote; no cluster is asked.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["job", "save", "wait"])]
+    pub verify: Option<PathBuf>,
+    /// Also write the receipts to this file, for a check elsewhere.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Wait until the Job has ended and its last records are here, at most so many seconds.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "600")]
+    pub wait: Option<u64>,
 }
 
 /// Options of `verify`.
@@ -187,6 +206,29 @@ mod tests {
         }
         for text in ["pod/digits", "", "job/", "../x", "Digits"] {
             assert!(job_name(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn receipts_are_of_a_job_or_a_file() {
+        let parse =
+            |words: &[&str]| match Args::try_parse_from([&["kubectl-vendue", "receipts"], words].concat())
+                .map(|args| args.command)
+            {
+                Ok(Command::Receipts(options)) => Some((options.job, options.wait)),
+                _ => None,
+            };
+        assert_eq!(parse(&["job/x", "--save", "f", "--wait"]), Some((Some("x".into()), Some(600))));
+        assert_eq!(parse(&["--wait", "x"]), Some((Some("x".into()), Some(600))));
+        assert_eq!(parse(&["x", "--wait=5"]), Some((Some("x".into()), Some(5))));
+        assert_eq!(parse(&["--verify", "f"]), Some((None, None)));
+        for bad in [
+            &[][..],
+            &["x", "--verify", "f"],
+            &["--verify", "f", "--wait"],
+            &["--verify", "f", "--save", "g"],
+        ] {
+            assert_eq!(parse(bad), None, "{bad:?}");
         }
     }
 

@@ -1,8 +1,8 @@
-//! `kubectl vendue`: logs, outputs, verify and doctor.
+//! `kubectl vendue`: logs, outputs, receipts, verify and doctor.
 //!
 //! Inputs: the command line, the kubeconfig, files. Outputs: text or JSON on standard output, explanations on standard
 //! error, and an exit code: 0 done, 1 a check failed, 2 wrong usage, 3 the cluster cannot be reached or forbids it.
-//! Invariant: `verify` with files needs no cluster and trusts nothing but the market record that it is given.
+//! Invariant: `verify` and `receipts --verify` with files need no cluster and trust nothing but what they are given.
 
 mod args;
 mod cluster;
@@ -12,6 +12,7 @@ mod error;
 mod logs;
 mod metrics_text;
 mod outputs;
+mod receipts;
 mod report;
 mod terminal;
 mod verify;
@@ -68,6 +69,17 @@ async fn command(args: Args) -> Result<ExitCode, CliError> {
         Command::Outputs(options) => {
             let target = cluster::Target::connect(&args.global, &options.job).await?;
             outputs::run(&target, &options, args.global.output).await?;
+            true
+        }
+        Command::Receipts(options) => {
+            match (&options.verify, &options.job) {
+                (Some(file), _) => receipts::run_file(file, args.global.output)?,
+                (None, Some(job)) => {
+                    let target = cluster::Target::connect(&args.global, job).await?;
+                    receipts::run(&target, &options, args.global.output).await?;
+                }
+                (None, None) => return Err(CliError::Usage("receipts of which JOB?".to_owned())),
+            }
             true
         }
         Command::Verify(options) => {

@@ -21,9 +21,15 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn wrong_usage_exits_2_and_says_what_is_accepted() {
-    for args in
-        [&["logs"][..], &["nonsense"], &["logs", "pod/x"], &["verify"], &["outputs", "x", "--wait", "long"]]
-    {
+    for args in [
+        &["logs"][..],
+        &["nonsense"],
+        &["logs", "pod/x"],
+        &["verify"],
+        &["outputs", "x", "--wait", "long"],
+        &["receipts"],
+        &["receipts", "x", "--wait=long"],
+    ] {
         let out = vendue(args);
         assert_eq!(out.status.code(), Some(2), "{args:?}: {}", text(&out.stderr));
         assert!(!out.stderr.is_empty() && out.stdout.is_empty(), "{args:?}");
@@ -38,7 +44,8 @@ fn no_cluster_exits_3_with_a_next_step() {
     let nobody = "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]\n\
                   users: [{name: u, user: {}}]\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n";
     fs::write(&config, nobody).unwrap();
-    for args in [&["logs", "job/x"][..], &["outputs", "x"], &["verify", "x"], &["doctor"]] {
+    for args in [&["logs", "job/x"][..], &["outputs", "x"], &["receipts", "x"], &["verify", "x"], &["doctor"]]
+    {
         let out = vendue(&[args, &["--kubeconfig", config.to_str().unwrap()]].concat());
         assert_eq!(out.status.code(), Some(3), "{args:?}: {}", text(&out.stderr));
         assert!(text(&out.stderr).contains("next: "), "{args:?}: {}", text(&out.stderr));
@@ -67,6 +74,23 @@ fn files_that_do_not_verify_exit_1_without_a_cluster() {
         vendue(&["verify", "--market", "/nonexistent", "--certificate", &certificate, "--award", &award]);
     assert_eq!(gone.status.code(), Some(1));
     assert!(text(&gone.stderr).contains("/nonexistent"), "{}", text(&gone.stderr));
+}
+
+#[test]
+fn a_file_of_receipts_is_verified_without_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("r.json");
+    let none = r#"{"version":1,"job":{"namespace":"n","name":"x","uid":"u"},"awards":[]}"#;
+    let empty = none.replace("[]", r#"[{"id":"a","provider":"p","seat":0,"price":"1","chains":[]}]"#);
+    let other = none.replace("\"version\":1", "\"version\":9");
+    for (text, code, word) in
+        [(none, 0, ""), (&empty, 0, ""), (&other, 1, "version 9"), ("{}", 1, "no file of receipts")]
+    {
+        fs::write(&file, text).unwrap();
+        let out = vendue(&["receipts", "--verify", file.to_str().unwrap(), "-o", "json"]);
+        assert_eq!(out.status.code(), Some(code), "{text}: {}", self::text(&out.stderr));
+        assert!(self::text(&out.stderr).contains(word), "{}", self::text(&out.stderr));
+    }
 }
 
 #[test]

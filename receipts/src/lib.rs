@@ -17,6 +17,7 @@ mod cost;
 pub mod delivery;
 mod encoding;
 mod equivocation;
+mod file;
 mod hour;
 mod merkle;
 mod names;
@@ -28,6 +29,7 @@ pub use chain::{Chain, ChainError, DeviceState, Fault, MAX_DEVICES, MAX_KEYS, To
 pub use cost::cost_micros;
 pub use encoding::{MAX_ENCODED, read_records};
 pub use equivocation::{Equivocation, EquivocationError};
+pub use file::{Evidence, FILE_VERSION, FileAward, FileChain, FileJob, ReceiptsFile};
 pub use hour::{HourError, HourStatement, SignedHour, hour_leaves, hour_of};
 pub use merkle::{Inclusion, Sibling, Tree};
 pub use names::{AwardId, BootId, ChainName, DeviceId, DriverVersion, Name, NameError, NodeKey, PublicKey};

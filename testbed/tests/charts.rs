@@ -141,7 +141,7 @@ async fn values_that_cannot_work_are_refused_with_their_name() {
     }
     let shareless = template("provider", &["market.nextRecord=next"]).await.unwrap_err().to_string();
     assert!(shareless.contains("without auction.nextKeysSecret"), "{shareless}");
-    template("home", &["auction.store.size=1Ti,auction.store.maxMib=1048576"]).await.unwrap();
+    template("home", &["auction.store.size=1Ti,auction.store.maxMib=1048064"]).await.unwrap();
 }
 
 /// Folders below /etc/vendue that the auction process is told of and has, and what restarts it.
@@ -160,8 +160,8 @@ async fn epochs(profile: &str, set: &[&str]) -> (Vec<String>, Option<String>) {
         mounts.iter().filter(|m| env.to_string().contains(&format!("{}/", m["mountPath"].as_str().unwrap())));
     let source = |m: &Value| {
         let volume = volume(&m["name"]);
-        let name = volume["configMap"]["name"].as_str().or(volume["secret"]["secretName"].as_str()).unwrap();
-        name.to_owned()
+        let name = volume["configMap"]["name"].as_str().or(volume["secret"]["secretName"].as_str());
+        name.unwrap_or_default().to_owned()
     };
     let next = all.iter().find(|o| o["kind"] == "ConfigMap" && o["metadata"]["name"] == "vendue-market-next");
     if let Some(next) = next {

@@ -35,7 +35,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vendue-auction-core", &["vendue-market", "vendue-sealed-bid", "vendue-signatures"]),
     (
         "vendue-auction",
-        &["vendue-auction-core", "vendue-sealed-bid", "vendue-market", "vendue-receipts", "vendue-crds"],
+        &[
+            "vendue-auction-core",
+            "vendue-sealed-bid",
+            "vendue-market",
+            "vendue-receipts",
+            "vendue-receipts-store",
+            "vendue-crds",
+        ],
     ),
     ("vendue-auction-sim", &["vendue-auction-core", "vendue-sealed-bid", "vendue-market"]),
     (

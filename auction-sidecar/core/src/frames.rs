@@ -193,6 +193,25 @@ pub enum Bulk {
         /// Wait up to this long for more, milliseconds.
         wait_ms: u32,
     },
+    /// Home to seat: which chains of receipts an award has. The data is the order, which says whose the award is when
+    /// nothing else is left of it at the seat.
+    ListReceipts {
+        /// The award.
+        award: AwardRef,
+        /// Round of the award.
+        round: u64,
+    },
+    /// Home to seat: records of a chain. The data is the order.
+    ReadReceipts {
+        /// The award.
+        award: AwardRef,
+        /// Round of the award.
+        round: u64,
+        /// Name of the chain.
+        chain: String,
+        /// From this sequence on.
+        from: u64,
+    },
     /// Seat to home: a piece of a file of the manifest.
     Put {
         /// The award.
@@ -207,7 +226,7 @@ pub enum Bulk {
 impl Bulk {
     /// Whether a host answers it; a home answers the others.
     pub fn is_for_host(&self) -> bool {
-        matches!(self, Self::ReadLog { .. })
+        !matches!(self, Self::Put { .. })
     }
 }
 
@@ -227,6 +246,8 @@ pub enum BulkReply {
         /// Bytes of the file that are there.
         offset: u64,
     },
+    /// The data is what was asked for: the JSON of a [`ChainList`], or encoded records one after another.
+    Receipts,
     /// The award is not known here.
     Unknown,
     /// Not possible.
@@ -236,6 +257,50 @@ pub enum BulkReply {
         /// Whether asking again may help.
         retry: bool,
     },
+}
+
+/// The chains of receipts of an award, as the provider has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainList {
+    /// One for each node key that signs.
+    pub chains: Vec<ChainHead>,
+}
+
+/// How far a chain of receipts is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainHead {
+    /// Name of the chain.
+    pub name: String,
+    /// The node whose agent signs it, as the provider calls it.
+    pub node: String,
+    /// Sequence of the record that comes next.
+    pub next: u64,
+    /// Whether none comes any more.
+    pub closed: bool,
+}
+
+/// Most chains of an award: one for each key of each of its nodes.
+pub const MAX_CHAINS: usize = 1_024;
+/// Longest name of a node.
+const MAX_NODE: usize = 253;
+
+impl ChainList {
+    /// Reads what a provider says, bounded; names of nodes are printable.
+    pub fn decode(bytes: &[u8]) -> Result<Self, FrameError> {
+        let list: Self = decode("list of chains", bytes)?;
+        if list.chains.len() > MAX_CHAINS {
+            return Err(FrameError::TooMany { what: "chains", max: MAX_CHAINS });
+        }
+        let printable = |node: &str| node.len() <= MAX_NODE && node.bytes().all(|b| b.is_ascii_graphic());
+        match list.chains.iter().find(|chain| !printable(&chain.node)) {
+            Some(chain) => {
+                let node: String = chain.node.chars().take(MAX_NODE).collect();
+                let reason = format!("node {node:?} is not up to {MAX_NODE} printable characters");
+                Err(FrameError::Malformed { what: "list of chains", reason })
+            }
+            None => Ok(list),
+        }
+    }
 }
 
 /// Encodes a message of the hand-over protocol.
@@ -320,6 +385,18 @@ mod tests {
             assert!(decode_bulk::<Bulk>("put", &bytes[..cut]).is_err());
         }
         assert!(decode_bulk::<Bulk>("put", &[255, 255, 255, 255, 1]).is_err());
+    }
+
+    #[test]
+    fn chains_are_few_and_their_nodes_printable() {
+        let head = |node: &str| ChainHead { name: "c".into(), node: node.into(), next: 1, closed: false };
+        let read = |chains: Vec<ChainHead>| ChainList::decode(&encode(&ChainList { chains }));
+        assert_eq!(read(vec![head("n1"); MAX_CHAINS]).unwrap().chains.len(), MAX_CHAINS);
+        assert!(read(vec![head("n1"); MAX_CHAINS + 1]).is_err());
+        for bad in ["a b", "\u{1b}[2J", &"n".repeat(254)] {
+            assert!(read(vec![head(bad)]).is_err(), "{bad:?}");
+        }
+        assert!(ChainList::decode(b"[]").is_err());
     }
 
     #[test]

@@ -39,6 +39,8 @@ enum Lane {
     Put,
     /// Reads of the log, which may wait half a minute.
     ReadLog,
+    /// Reads of receipts.
+    Receipts,
 }
 
 impl Lane {
@@ -49,6 +51,8 @@ impl Lane {
             // More than one window of a sender, which may leave one behind and begin another.
             Self::Put => (64, 24),
             Self::ReadLog => (96, 24),
+            // A home asks one thing after another.
+            Self::Receipts => (32, 4),
         }
     }
 }
@@ -128,6 +132,7 @@ impl Request {
             Self::Handover(_) => Lane::Handover,
             Self::Bulk(Bulk::Put { .. }, _) => Lane::Put,
             Self::Bulk(Bulk::ReadLog { .. }, _) => Lane::ReadLog,
+            Self::Bulk(Bulk::ListReceipts { .. } | Bulk::ReadReceipts { .. }, _) => Lane::Receipts,
         }
     }
 
@@ -160,7 +165,7 @@ async fn handover(sides: &Sides, from: MemberId, body: Bytes, reply: Reply, metr
 
 async fn bulk(sides: &Sides, from: MemberId, header: Bulk, data: Bytes, reply: Reply) {
     let answer = match (header.is_for_host(), &sides.host, &sides.home) {
-        (true, Some(host), _) => host::serve_bulk(host, from, header).await,
+        (true, Some(host), _) => host::serve_bulk(host, from, header, &data).await,
         (false, _, Some(home)) => home::serve_bulk(home, from, header, data).await,
         _ => None,
     };

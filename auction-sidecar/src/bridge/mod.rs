@@ -25,4 +25,4 @@ pub mod objects;
 pub mod offers;
 pub mod stores;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -68,6 +68,11 @@ where
         found.0.as_ref().ok().cloned()
     }
 
+    /// Something of each object that parses and has it.
+    pub fn collect<T>(&self, of: impl Fn(&K) -> Option<T>) -> Vec<T> {
+        self.store.state().iter().filter_map(|object| object.0.as_ref().ok().and_then(&of)).collect()
+    }
+
     /// Waits until the first list is here. Any number of tasks may.
     pub async fn ready(&self) -> bool {
         *self.ready.get_or_init(|| async { self.store.wait_until_ready().await.is_ok() }).await

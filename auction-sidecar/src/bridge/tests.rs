@@ -40,7 +40,7 @@ mod unstored;
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// One expected call and its answer.
-pub(super) struct Call {
+pub(crate) struct Call {
     method: &'static str,
     path: String,
     /// Field manager, for patches.
@@ -64,7 +64,7 @@ pub(super) enum Answer {
     Echo,
 }
 
-pub(super) fn get(path: &str, answer: Option<Value>) -> Call {
+pub(crate) fn get(path: &str, answer: Option<Value>) -> Call {
     let (status, answer) = match answer {
         Some(value) => (200, value),
         None => (
@@ -96,7 +96,7 @@ pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, 
 /// How the paths of Events begin.
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/";
 
-fn event() -> Call {
+pub(super) fn event() -> Call {
     Call {
         method: "POST",
         path: EVENTS.into(),
@@ -108,7 +108,7 @@ fn event() -> Call {
 }
 
 /// Plays the API server: each call in its order, exactly; Events come beside, at any time, in the number expected.
-pub(super) async fn play(mut handle: Handle<Request<Body>, Response<Body>>, script: Vec<Call>) {
+pub(crate) async fn play(mut handle: Handle<Request<Body>, Response<Body>>, script: Vec<Call>) {
     let (events, calls): (Vec<_>, Vec<_>) =
         script.into_iter().partition(|c| c.method == "POST" && c.manager.is_none() && c.path == EVENTS);
     let (mut events, mut calls) = (events.into_iter(), calls.into_iter().enumerate().peekable());
@@ -142,7 +142,7 @@ pub(super) fn always(object: Value) -> Client {
 }
 
 /// The Job "digits" of the award's home, with a volume of so many MiB.
-pub(super) fn ordered_job(volume_mib: u32) -> Value {
+pub(crate) fn ordered_job(volume_mib: u32) -> Value {
     let workers = json!({ "replicas": 1, "gpus": 1, "cpuMillis": 1, "memoryMib": 1 });
     let train =
         json!({ "image": "ray:1", "entrypoint": "true", "volumeMib": volume_mib, "workers": workers });
@@ -197,17 +197,17 @@ fn echo(mut sent: Value, path: &str) -> Value {
     sent
 }
 
-pub(super) struct Fixture {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) record: Arc<MarketRecord>,
-    pub(super) cluster: Cluster,
-    pub(super) server: Handle<Request<Body>, Response<Body>>,
-    pub(super) engine: mpsc::Sender<EngineCommand>,
-    pub(super) commands: mpsc::Receiver<EngineCommand>,
-    pub(super) net: net::Handle,
+pub(crate) struct Fixture {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) record: Arc<MarketRecord>,
+    pub(crate) cluster: Cluster,
+    pub(crate) server: Handle<Request<Body>, Response<Body>>,
+    pub(crate) engine: mpsc::Sender<EngineCommand>,
+    pub(crate) commands: mpsc::Receiver<EngineCommand>,
+    pub(crate) net: net::Handle,
 }
 
-pub(super) fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let dir = tempfile::tempdir().unwrap();
     let address: libp2p::Multiaddr = "/ip4/127.0.0.1/udp/1/quic-v1".parse().unwrap();
@@ -242,12 +242,12 @@ pub(super) fn host_context(f: &Fixture) -> Arc<HostContext> {
     let (awards, _) = Guarded::empty();
     let seller = Arc::new(Seller::new(Guarded::new(provisions), awards.clone(), f.engine.clone(), &f.record));
     let bids = BidWriter::start(f.cluster.clone(), "vendue-system".into(), f.record.clone(), seller.clone());
-    let courier = CourierClient::new(f.cluster.clone()).unwrap();
+    let courier = (CourierClient::new(f.cluster.clone()).unwrap(), None);
     let (record, net, engine) = (f.record.clone(), f.net.clone(), f.engine.clone());
     Arc::new(HostContext::new(f.cluster.clone(), record, 1, net, engine, awards, courier, bids, seller))
 }
 
-fn order(f: &Fixture, commitment: [u8; 32]) -> vendue_market::Order {
+pub(super) fn order(f: &Fixture, commitment: [u8; 32]) -> vendue_market::Order {
     vendue_market::Order {
         market: f.record.market,
         job: "u-1".into(),
@@ -284,7 +284,7 @@ fn certificate(f: &Fixture) -> Certificate {
 }
 
 /// Seat 0 won, seat 1 stands by.
-fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
+pub(super) fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     let award = vendue_market::Award {
         seat: 0,
         price: "1.10".parse().unwrap(),
@@ -302,7 +302,7 @@ fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardProof {
     vendue_auction_core::AwardProof { leaf, path }
 }
 
-fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
+pub(super) fn award_id(f: &Fixture, order: &vendue_market::Order) -> String {
     use vendue_market::encode::to_hex;
     vendue_crds::names::award_id(&to_hex(&f.record.market), 7, &to_hex(&order.digest()), 0)
 }

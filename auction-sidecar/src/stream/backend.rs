@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::Bytes;
+use vendue_receipts::{FileAward, FileJob};
 
 use super::identity::User;
 use crate::wire::AwardRef;
@@ -75,6 +76,13 @@ pub trait Backend: Send + Sync + 'static {
         namespace: &str,
         name: &str,
     ) -> impl Future<Output = Result<Located, AccessError>> + Send;
+
+    /// A Job and its awards, the latest last, without their chains.
+    fn awards(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> impl Future<Output = Result<(FileJob, Vec<FileAward>), AccessError>> + Send;
 
     /// Reads the log of a running Job from its provider, waiting up to `wait` for bytes at `offset`.
     fn live_log(

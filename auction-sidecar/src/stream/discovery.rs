@@ -27,6 +27,10 @@ pub(super) async fn resources() -> Json<Value> {
         "kind": "APIResourceList",
         "apiVersion": "v1",
         "groupVersion": format!("{GROUP}/{VERSION}"),
-        "resources": [resource("jobs/log", "JobLog"), resource("jobs/outputs", "JobOutputs")],
+        "resources": [
+            resource("jobs/log", "JobLog"),
+            resource("jobs/outputs", "JobOutputs"),
+            resource("jobs/receipts", "JobReceipts"),
+        ],
     }))
 }

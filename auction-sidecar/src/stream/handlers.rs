@@ -19,6 +19,7 @@ use super::identity::{FrontProxy, Trusted};
 use super::status::ApiStatus;
 use super::{discovery, logs};
 use crate::metrics::Metrics;
+use crate::receipts::Shelf;
 use crate::store::{Store, StoreError};
 
 /// Bytes read from a stored file at once.
@@ -30,6 +31,8 @@ pub struct Shared<B> {
     pub backend: B,
     /// Outputs and logs of Jobs that ended.
     pub store: Arc<Store>,
+    /// Receipts of Jobs; none when they cannot be read.
+    pub receipts: Option<Arc<Shelf>>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -40,6 +43,7 @@ pub fn router<B: Backend>(shared: Arc<Shared<B>>) -> Router {
     Router::new()
         .route(&format!("{job}/log"), get(log::<B>))
         .route(&format!("{job}/outputs"), get(outputs::<B>))
+        .route(&format!("{job}/receipts"), get(receipts::<B>))
         .route("/apis/stream.vendue.dev/v1alpha1", get(discovery::resources))
         .route("/apis/stream.vendue.dev", get(discovery::one_group))
         .route("/apis", get(discovery::groups))
@@ -54,6 +58,7 @@ async fn count<B: Backend>(State(shared): State<Arc<Shared<B>>>, request: Reques
     let resource = match request.uri().path() {
         path if path.ends_with("/log") => "log",
         path if path.ends_with("/outputs") => "outputs",
+        path if path.ends_with("/receipts") => "receipts",
         _ => "other",
     };
     let response = next.run(request).await;
@@ -157,6 +162,22 @@ async fn outputs<B: Backend>(
         (header::ETAG, format!("\"{}\"", entry.sha256)),
     ];
     Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+async fn receipts<B: Backend>(
+    State(shared): State<Arc<Shared<B>>>,
+    Extension(trusted): Extension<Trusted>,
+    Extension(proxy): Extension<Arc<FrontProxy>>,
+    Path((namespace, name)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiStatus> {
+    admit(&shared, trusted, &proxy, &headers, (&namespace, &name), "receipts").await?;
+    let (job, awards) = shared.backend.awards(&namespace, &name).await?;
+    let shelf = shared.receipts.clone().ok_or_else(|| {
+        ApiStatus::unavailable("this cluster cannot read its receipts; the log of vendue-auction says why")
+    })?;
+    let stream = super::receipts::stream(shelf, job, awards).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(stream)).into_response())
 }
 
 fn why_nothing(place: &Place, ended: bool) -> String {

@@ -1,4 +1,4 @@
-//! The aggregated API `stream.vendue.dev/v1alpha1`: logs and outputs of Jobs, for people and programs with rights.
+//! The aggregated API `stream.vendue.dev/v1alpha1`: logs, outputs and receipts of Jobs, for people and programs with rights.
 //!
 //! Inputs: requests that the API server passes on, the Jobs and Awards of this cluster, the store, and the winner's
 //! courier through the peer-to-peer network. Outputs: text and bytes; errors as `metav1.Status`. Invariant: an identity
@@ -18,6 +18,7 @@ mod handlers;
 mod identity;
 mod kube_backend;
 mod logs;
+mod receipts;
 mod server;
 mod status;
 #[cfg(test)]

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use super::backend::AccessError;
+use crate::receipts::ShelfError;
 use crate::store::StoreError;
 
 /// An error response.
@@ -54,6 +55,12 @@ impl From<StoreError> for ApiStatus {
             StoreError::UnknownFile(_) | StoreError::UnknownJob(_) => Self::not_found(error.to_string()),
             other => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", other.to_string()),
         }
+    }
+}
+
+impl From<ShelfError> for ApiStatus {
+    fn from(error: ShelfError) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", error.to_string())
     }
 }
 

@@ -11,11 +11,14 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
+use vendue_receipts::{Evidence, FileAward, FileJob, ReceiptsFile, Record};
 
 use super::identity::Trusted;
 use super::*;
 use crate::metrics::Metrics;
+use crate::receipts::{Kept, Shelf, ShelfOptions};
 use crate::store::Store;
+use crate::testing::receipts::{AWARD, T, key, name, signed};
 use crate::wire::{AwardRef, FileEntry, LOG_PATH};
 
 const JOB: &str = "/apis/stream.vendue.dev/v1alpha1/namespaces/team/jobs/digits";
@@ -41,6 +44,15 @@ impl Backend for Stage {
 
     async fn locate(&self, _: &str, name: &str) -> Result<Located, AccessError> {
         if name == "digits" { Ok(self.located.clone()) } else { Err(AccessError::NoJob(name.to_owned())) }
+    }
+
+    async fn awards(&self, namespace: &str, name: &str) -> Result<(FileJob, Vec<FileAward>), AccessError> {
+        if name != "digits" {
+            return Err(AccessError::NoJob(name.to_owned()));
+        }
+        let job = FileJob { namespace: namespace.to_owned(), name: name.to_owned(), uid: "u-1".into() };
+        let award = |id: &str| FileAward { id: id.into(), provider: "alpha".into(), ..FileAward::default() };
+        Ok((job, vec![award("00000000000000aa"), award(AWARD)]))
     }
 
     async fn live_log(
@@ -83,7 +95,10 @@ fn located(located: Located, pieces: Vec<Result<LogChunk, AccessError>>) -> Fixt
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(dir.path(), 1 << 20).unwrap());
     let backend = Stage { located, pieces: Mutex::new(pieces), asked: Mutex::default() };
-    let shared = Arc::new(Shared { backend, store, metrics: Arc::new(Metrics::new().unwrap()) });
+    let folder = dir.path().join("receipts");
+    let options = ShelfOptions { dir: folder, segment_bytes: 1, max_bytes: 1 << 20, retain_ms: 1_000 };
+    let receipts = Some(Arc::new(Shelf::open(options).unwrap()));
+    let shared = Arc::new(Shared { backend, store, receipts, metrics: Arc::new(Metrics::new().unwrap()) });
     Fixture { _dir: dir, shared }
 }
 
@@ -190,6 +205,44 @@ async fn outputs_are_listed_and_read() {
         );
     }
     assert_eq!(ask(&f, true, &uri.replace("digits", "other"), OPS).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn receipts_are_one_file_of_all_awards() {
+    let f = fixture(Place::Nowhere("its state is Succeeded".into()), vec![]);
+    let uri = format!("{JOB}/receipts");
+    assert_eq!(ask(&f, true, &uri, ANN).await.0, StatusCode::FORBIDDEN, "who may read logs only");
+    let shelf = f.shared.receipts.clone().unwrap();
+    let chains = [(1, signed(&key(1), "GPU-0", 9, "1")), (2, signed(&key(2), "GPU-1", 3, "1"))];
+    for (n, records) in &chains {
+        // In several files of the shelf.
+        for records in records.chunks(4) {
+            let bytes: Vec<u8> = records.iter().flat_map(Record::encode).collect();
+            let kept = shelf.take((name(&key(*n)), &format!("n{n}")), &bytes, (10_000, T)).unwrap();
+            assert!(matches!(kept, Kept::New(..)));
+        }
+    }
+    let chain = name(&key(1)).to_string();
+    let evidence = Evidence::Refused { chain, sequence: 9, reason: "r".into() };
+    shelf.accuse(name(&key(1)), &evidence).unwrap();
+    let (code, body) = ask(&f, true, &uri, OPS).await;
+    assert_eq!(code, StatusCode::OK);
+    let file: ReceiptsFile = serde_json::from_str(&body).unwrap();
+    assert_eq!((file.version, file.job.uid.as_str(), file.awards.len()), (1, "u-1", 2));
+    assert_eq!((&file.awards[0].chains, &file.awards[0].evidence), (&vec![], &vec![]));
+    assert_eq!((&file.awards[1].provider[..], &file.awards[1].evidence), ("alpha", &vec![evidence]));
+    let mut found: Vec<_> = file.awards[1].chains.iter().map(|c| (c.node.as_str(), &c.records)).collect();
+    found.sort_by_key(|(node, _)| *node);
+    assert_eq!(found, [("n1", &chains[0].1), ("n2", &chains[1].1)]);
+    assert_eq!(ask(&f, true, &uri.replace("digits", "other"), OPS).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn receipts_that_cannot_be_read_are_said_to_be_so() {
+    let mut f = fixture(Place::Nowhere(String::new()), vec![]);
+    Arc::get_mut(&mut f.shared).unwrap().receipts = None;
+    let (code, body) = ask(&f, true, &format!("{JOB}/receipts"), OPS).await;
+    assert!(code == StatusCode::SERVICE_UNAVAILABLE && body.contains("cannot read its receipts"), "{body}");
 }
 
 #[tokio::test]

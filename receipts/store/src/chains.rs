@@ -291,18 +291,27 @@ impl<F: Files> Chains<F> {
         self.drop_old(now_ms, self.options.retain_ms, false)
     }
 
+    /// Removes chains, over or not. They are never begun again.
+    ///
+    /// # Errors
+    /// When a file cannot be written or removed.
+    pub fn abandon(&mut self, names: &[ChainName]) -> Result<(), StoreError> {
+        self.remember_removed(names)?;
+        for name in names {
+            if let Some(kept) = self.chains.remove(name) {
+                kept.parts.iter().try_for_each(|part| self.remove(&part.path))?;
+                self.remove(&self.delivered_path(*name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Of chains of awards that go on everything is kept while there is room: a receiver that lost its disk asks for it.
     fn drop_old(&mut self, now_ms: u64, retain_ms: u64, of_awards: bool) -> Result<(), StoreError> {
         let old = |end_ms: u64| end_ms.saturating_add(retain_ms) <= now_ms;
         let over = self.chains.iter().filter(|(_, kept)| self.is_over(kept) && old(kept.chain.end_ms()));
         let over: Vec<ChainName> = over.map(|(name, _)| *name).collect();
-        self.remember_removed(&over)?;
-        for name in over {
-            if let Some(kept) = self.chains.remove(&name) {
-                kept.parts.iter().try_for_each(|part| self.remove(&part.path))?;
-                self.remove(&self.delivered_path(name))?;
-            }
-        }
+        self.abandon(&over)?;
         let partly = self.chains.keys().filter(|name| of_awards || name.award.is_idle());
         let partly: Vec<ChainName> = partly.copied().collect();
         for name in partly {

@@ -4,9 +4,11 @@ use super::{Inputs, fixture, json, termed};
 use serde_json::json as value;
 use vendue_auction_core::HomeKeys;
 use vendue_auction_core::frames::{
-    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, encode_bulk,
+    AwardRef, Bulk, BulkReply, ChainHead, ChainList, FileEntry, Handover, HandoverReply, LOG_PATH,
+    encode_bulk,
 };
 use vendue_crds::AwardStatus;
+use vendue_market::encode::Canonical;
 
 pub(super) fn seeds(target: &str) -> Option<Inputs> {
     Some(match target {
@@ -25,14 +27,21 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         "frame_bulk" => {
             let read = Bulk::ReadLog { award: award(), offset: 7, wait_ms: 30_000 };
             let put = Bulk::Put { award: award(), file: 2, offset: 4_096 };
-            vec![encode_bulk(&read, b""), encode_bulk(&put, b"some of the file")]
+            let list = Bulk::ListReceipts { award: award(), round: 7 };
+            let chain = "0123456789abcdef-1b84c5567b126440".to_owned();
+            let records = Bulk::ReadReceipts { award: award(), round: 7, chain, from: 3 };
+            let of_order = [list, records].map(|r| encode_bulk(&r, &termed().orders[0].to_bytes()));
+            let others = [encode_bulk(&read, b""), encode_bulk(&put, b"some of the file")];
+            of_order.into_iter().chain(others).collect()
         }
         "frame_bulk_reply" => {
             let log = BulkReply::Log { size: 70_000, ended: true };
             let failed = BulkReply::Failed { reason: "gone".into(), retry: false };
+            let head = ChainHead { name: "c".into(), node: "n1".into(), next: 9, closed: true };
+            let list = encode_bulk(&BulkReply::Receipts, &json(&ChainList { chains: vec![head] }));
             let others = [BulkReply::Stored { offset: 9 }, BulkReply::Unknown, failed];
             let replies = others.iter().map(|r| encode_bulk(r, b""));
-            replies.chain([encode_bulk(&log, b"lines\nof a log")]).collect()
+            replies.chain([encode_bulk(&log, b"lines\nof a log"), list]).collect()
         }
         "frame_path" => {
             ["model.pt", "a/b/c", "..a", "a..b/c", "uid-1"].map(|p| p.as_bytes().to_vec()).to_vec()

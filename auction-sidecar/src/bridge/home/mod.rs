@@ -15,6 +15,7 @@ mod handover;
 mod jobs;
 mod order;
 mod persist;
+mod receipts;
 mod server;
 
 use std::collections::BTreeMap;
@@ -39,6 +40,7 @@ use crate::store::Store;
 
 pub use awards::{award_error_policy, reconcile_award};
 pub use jobs::{job_error_policy, reconcile_job};
+pub use receipts::Puller;
 pub use server::{serve, serve_bulk};
 
 /// Longest wait for the state machine; it may be busy with a round.

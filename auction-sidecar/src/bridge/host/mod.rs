@@ -14,6 +14,7 @@
 
 mod courier;
 mod deliver;
+mod receipts;
 mod reconcile;
 mod relay;
 mod reserve;
@@ -44,6 +45,9 @@ use crate::net::{Handle, MemberId};
 use turns::Turns;
 
 pub use courier::{CourierClient, CourierError};
+#[cfg(test)]
+pub(super) use receipts::is_of;
+pub use receipts::{ReceiptsClient, ReceiptsError, ReceiptsOptions};
 pub use reconcile::{error_policy, reconcile};
 
 /// How often memory of Awards that are gone is dropped.
@@ -65,6 +69,8 @@ pub struct HostContext {
     pub awards: Guarded<Award>,
     /// Reader of logs and outputs.
     pub courier: CourierClient,
+    /// Reader of receipts, where the controller has some.
+    pub receipts: Option<ReceiptsClient>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Writer of Bids.
@@ -126,7 +132,7 @@ impl HostContext {
         net: Handle,
         engine: mpsc::Sender<EngineCommand>,
         awards: Guarded<Award>,
-        courier: CourierClient,
+        (courier, receipts): (CourierClient, Option<ReceiptsClient>),
         bids: BidWriter,
         seller: Arc<Seller>,
     ) -> Self {
@@ -139,6 +145,7 @@ impl HostContext {
             engine,
             awards,
             courier,
+            receipts,
             metrics,
             bids,
             seller,

@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Resource};
 use serde_json::json;
 use tokio::sync::OwnedMutexGuard;
+use vendue_auction_core::{HomeRecord, MarketRecord};
 use vendue_crds::conditions::{self, award as condition, reasons};
 use vendue_crds::{Award, CloseReason, names, workload};
 use vendue_market::encode::from_hex;
 
 use super::courier::{Courier, CourierError};
-use super::{HostContext, reserve};
+use super::{HostContext, receipts, reserve};
 use crate::bridge::cluster::ClusterError;
 use crate::bridge::objects::{self, COMMITMENT, conditions_of, ms_of};
 use crate::engine::now_ms;
@@ -90,13 +91,18 @@ fn is_signed(
     signature: &str,
 ) -> bool {
     let record = &context.record;
-    let home = match from {
+    let home = home_behind(record, from);
+    home.is_some_and(|h| award.is_closed_by(&record.market, not_taken, signature, &h.user_key))
+}
+
+/// The home that a member is. A cluster that is seat and home is known to the network as the seat.
+pub(super) fn home_behind(record: &MarketRecord, from: MemberId) -> Option<&HomeRecord> {
+    match from {
         MemberId::Home(home) => record.home(home),
         MemberId::Seat(seat) => {
             record.seat(seat).and_then(|s| record.homes.iter().find(|h| h.peer_id == s.peer_id))
         }
-    };
-    home.is_some_and(|h| award.is_closed_by(&record.market, not_taken, signature, &h.user_key))
+    }
 }
 
 fn refused(reason: &str) -> HandoverReply {
@@ -247,22 +253,44 @@ async fn take_close(
     Ok(HandoverReply::Ok)
 }
 
-/// Answers a read of the log; `None` when the request is not for a host.
-pub async fn serve_bulk(context: &Arc<HostContext>, from: MemberId, request: Bulk) -> Option<Bytes> {
-    let Bulk::ReadLog { award: reference, offset, wait_ms } = request else { return None };
+/// Answers a read of the log or of receipts; `None` when the request is not for a host.
+pub async fn serve_bulk(
+    context: &Arc<HostContext>,
+    from: MemberId,
+    request: Bulk,
+    data: &[u8],
+) -> Option<Bytes> {
+    match request {
+        Bulk::ReadLog { award, offset, wait_ms } => {
+            Some(read_log(context, from, award, offset, wait_ms).await)
+        }
+        Bulk::ListReceipts { .. } | Bulk::ReadReceipts { .. } => {
+            Some(receipts::serve(context, from, &request, data).await)
+        }
+        Bulk::Put { .. } => None,
+    }
+}
+
+async fn read_log(
+    context: &Arc<HostContext>,
+    from: MemberId,
+    reference: AwardRef,
+    offset: u64,
+    wait_ms: u32,
+) -> Bytes {
     let failed = |reason: String| encode_bulk(&BulkReply::Failed { reason, retry: true }, &[]);
     let award = match own_award(context, from, &reference).await {
         Ok(Some(award)) => award,
-        Ok(None) => return Some(encode_bulk(&BulkReply::Unknown, &[])),
-        Err(error) => return Some(failed(error.to_string())),
+        Ok(None) => return encode_bulk(&BulkReply::Unknown, &[]),
+        Err(error) => return failed(error.to_string()),
     };
     let list = conditions_of(&award);
     if conditions::is_true(list, condition::RELEASED) {
-        return Some(encode_bulk(&BulkReply::Unknown, &[]));
+        return encode_bulk(&BulkReply::Unknown, &[]);
     }
     if conditions::find(list, condition::PROVISIONED).is_none_or(|c| c.status != "True") {
         tokio::time::sleep(POLL.min(Duration::from_millis(u64::from(wait_ms)))).await;
-        return Some(encode_bulk(&BulkReply::Log { size: 0, ended: false }, &[]));
+        return encode_bulk(&BulkReply::Log { size: 0, ended: false }, &[]);
     }
     let ended = has_ended(&award);
     let wait =
@@ -275,11 +303,11 @@ pub async fn serve_bulk(context: &Arc<HostContext>, from: MemberId, request: Bul
         };
         poll_log(&courier, offset, wait, over).await
     };
-    Some(match read.await {
+    match read.await {
         Ok((data, size)) => encode_bulk(&BulkReply::Log { size, ended }, &data),
         Err(CourierError::NoToken) => encode_bulk(&BulkReply::Unknown, &[]),
         Err(error) => failed(error.to_string()),
-    })
+    }
 }
 
 fn has_ended(award: &Award) -> bool {

@@ -177,7 +177,9 @@ impl Sender<'_> {
             }
             BulkReply::Failed { reason, retry: false } => Err(DeliverError::Refused(reason)),
             BulkReply::Failed { reason, .. } => Err(DeliverError::Later(reason)),
-            BulkReply::Unknown | BulkReply::Log { .. } => Err(DeliverError::Later(UNKNOWN.to_owned())),
+            BulkReply::Unknown | BulkReply::Log { .. } | BulkReply::Receipts => {
+                Err(DeliverError::Later(UNKNOWN.to_owned()))
+            }
         }
     }
 
