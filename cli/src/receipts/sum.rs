@@ -193,7 +193,7 @@ fn told(evidence: &Evidence, award: &str) -> Option<String> {
     match evidence {
         Evidence::Equivocation { records, .. } if records.first.award.to_string() == award => {
             let (key, at) = (records.verify().ok()?, records.first.sequence);
-            Some(format!("the provider's key {key} signed two different records {at}"))
+            Some(format!("key {key} signed two different records {at} of one chain"))
         }
         Evidence::Equivocation { .. } => None,
         Evidence::Refused { chain, sequence, reason } => Some(format!(
