@@ -140,6 +140,9 @@ pub struct VerifyOptions {
     /// With files: the award must be of the Job with this UID.
     #[arg(long, value_name = "UID", requires = "certificate")]
     pub job_uid: Option<String>,
+    /// The award must be bound to the devices with this fingerprint (hex), as GpuNodes and Awards have it in their status.
+    #[arg(long, value_name = "FINGERPRINT")]
+    pub fingerprint: Option<String>,
     /// The market record must be signed by this key (hex).
     #[arg(long, value_name = "KEY")]
     pub issuer: Option<String>,

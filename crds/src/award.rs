@@ -68,6 +68,11 @@ pub struct AwardSpec {
     pub expires_at: Time,
     /// requirements of the order.
     pub requirements: AwardRequirements,
+    /// devicesCommitment is what the certified bid of the seat binds its devices by, 64 hex digits: a hash over market,
+    /// round, seat and the fingerprint of the node. It is absent when the bid did not bind any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub devices_commitment: Option<String>,
     /// provision that the bid was made for; host side only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
@@ -199,7 +204,7 @@ pub struct AwardClose {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct AwardStatus {
-    /// conditions: Held, HandedOver, Provisioned, Running, Finished, Delivered, Released.
+    /// conditions: Held, HandedOver, Provisioned, Running, Finished, Delivered, Released, DevicesAsBid, DevicesChanged.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -216,6 +221,16 @@ pub struct AwardStatus {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["node".into()]))]
     pub devices: Vec<HeldDevices>,
+    /// fingerprint of the devices of the node that holds the award, as it was when they were held (or first known).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
+    /// fingerprintChanges are the other fingerprints that were seen while the devices were held, in the order of time;
+    /// after the first 16 no more are listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub fingerprint_changes: Vec<FingerprintChange>,
     /// runtime is how the workload runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<AwardRuntimeStatus>,
@@ -225,6 +240,17 @@ pub struct AwardStatus {
     /// failure holds the last log lines of a run that failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureStatus>,
+}
+
+/// Other devices than before under a running award.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct FingerprintChange {
+    /// at is when the controller saw it.
+    pub at: Time,
+    /// fingerprint that the node had from then on.
+    #[schemars(length(max = 64))]
+    pub fingerprint: String,
 }
 
 /// GPUs of one node that an award holds.

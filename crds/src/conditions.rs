@@ -37,6 +37,10 @@ pub mod award {
     pub const DELIVERED: &str = "Delivered";
     /// Nothing of the workload is left in the winner's cluster and its devices are free.
     pub const RELEASED: &str = "Released";
+    /// At home: the devices that the winner says it holds are those that its certified bid is bound to (False: others).
+    pub const DEVICES_AS_BID: &str = "DevicesAsBid";
+    /// The node's devices became others while the award held them; it is never taken back.
+    pub const DEVICES_CHANGED: &str = "DevicesChanged";
 }
 
 /// Conditions of a `Provision`.
@@ -47,6 +51,10 @@ pub mod provision {
     pub const ADVERTISED: &str = "Advertised";
     /// At least one award holds capacity of this Provision.
     pub const LEASED: &str = "Leased";
+    /// Two nodes report a device of one UUID, which is sold on neither.
+    pub const DUPLICATE_DEVICES: &str = "DuplicateDevices";
+    /// Labels of GPU feature discovery say other than the agent of a node about its devices.
+    pub const LABELS_CONTRADICT: &str = "LabelsContradict";
 }
 
 /// Conditions of a `Bid`.
@@ -61,6 +69,10 @@ pub mod bid {
 pub mod gpu_node {
     /// The agent reads the devices and all of them are usable.
     pub const READY: &str = "Ready";
+    /// Every device was measured and is what it says.
+    pub const PROBED: &str = "Probed";
+    /// ResourceSlices of NVIDIA's DRA driver say other than NVML about the node's devices.
+    pub const SLICES_CONTRADICT: &str = "SlicesContradict";
     /// What the devices do is signed, stored and delivered.
     pub const METERED: &str = "Metered";
 
@@ -73,6 +85,12 @@ pub mod gpu_node {
         /// The controller does not take the receipts of some chain.
         pub const NOT_DELIVERED: &str = "NotDelivered";
     }
+}
+
+/// Reasons of a device's probe that more than the agent has to know, one sentence each.
+pub mod probe_reasons {
+    /// Somebody uses the device, so that it was not probed.
+    pub const BUSY: &str = "Busy";
 }
 
 /// Reasons, one sentence each.
@@ -149,6 +167,20 @@ pub mod reasons {
     pub const OFFERED: &str = "Offered";
     /// The cluster's seat does not take part at present; the message says why.
     pub const SEAT_NOT_ACTIVE: &str = "SeatNotActive";
+    /// The winner's fingerprint opens what the certified bid is bound by.
+    pub const AS_BID: &str = "AsBid";
+    /// The winner's fingerprint does not open what the certified bid is bound by.
+    pub const OTHER_DEVICES: &str = "OtherDevices";
+    /// The fingerprint of the node that holds the devices changed.
+    pub const FINGERPRINT_CHANGED: &str = "FingerprintChanged";
+    /// Devices of different nodes have the same UUID; the message names them.
+    pub const SAME_UUID: &str = "SameUuid";
+    /// No UUID is reported twice.
+    pub const UNIQUE: &str = "Unique";
+    /// The message names each label that says other than the agent.
+    pub const LABELS_DIFFER: &str = "LabelsDiffer";
+    /// No label says other than the agent.
+    pub const LABELS_AGREE: &str = "LabelsAgree";
     /// Awards hold capacity.
     pub const IN_USE: &str = "InUse";
     /// No award holds capacity.

@@ -26,6 +26,11 @@ use serde::{Deserialize, Serialize};
         type_ = "string",
         json_path = ".status.conditions[?(@.type=='Ready')].status"
     ),
+    printcolumn(
+        name = "Probed",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Probed')].status"
+    ),
     printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.deviceCount"),
     printcolumn(name = "Model", type_ = "string", json_path = ".status.devices[0].model"),
     printcolumn(name = "Driver", type_ = "string", json_path = ".status.driverVersion"),
@@ -38,7 +43,7 @@ pub struct GpuNodeSpec {}
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct GpuNodeStatus {
-    /// conditions: Ready, Metered.
+    /// conditions: Ready, Probed, Metered, SlicesContradict.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -144,6 +149,64 @@ pub struct GpuDevice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub health_reason: Option<String>,
+    /// probe: what measuring the device found. A Provision counts devices that Passed, and with acceptUnprobed those that are
+    /// NotRun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<GpuProbe>,
+}
+
+/// How a probe of a device ended.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// What was measured is as the device says.
+    Passed,
+    /// What was measured is not as the device says, or the device did not work.
+    Failed,
+    /// Nothing was measured.
+    NotRun,
+}
+
+/// What measuring a device found.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuProbe {
+    /// result of the probe.
+    pub result: ProbeResult,
+    /// reason in one word, for example "BandwidthLow" or "NoCudaDriver".
+    #[schemars(length(max = 63))]
+    pub reason: String,
+    /// message says what was measured and what was expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub message: Option<String>,
+    /// memoryMib that held what was written to it, MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<i64>,
+    /// bandwidthMegabytesPerSecond of the memory, reading and writing added.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_megabytes_per_second: Option<i64>,
+    /// smClockMhz is the clock of the multiprocessors under load.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sm_clock_mhz: Option<i64>,
+    /// at is when it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+}
+
+impl GpuProbe {
+    /// A probe that measured nothing.
+    #[must_use]
+    pub fn without_figures(result: ProbeResult, reason: &str, message: String) -> Self {
+        Self {
+            result,
+            reason: reason.to_owned(),
+            message: Some(message),
+            memory_mib: None,
+            bandwidth_megabytes_per_second: None,
+            sm_clock_mhz: None,
+            at: None,
+        }
+    }
 }
 
 /// A MIG device: a slice of a GPU.

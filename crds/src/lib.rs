@@ -20,6 +20,8 @@ mod award;
 mod bid;
 pub mod conditions;
 mod decimal;
+mod devices;
+pub mod gfd;
 mod gpu_node;
 mod job;
 pub mod names;
@@ -29,11 +31,15 @@ pub mod workload;
 
 pub use award::{
     Award, AwardClose, AwardRequirements, AwardRuntimeStatus, AwardSide, AwardSpec, AwardStatus,
-    CertificateData, CloseReason, HeldDevices, JobReference, StandBy,
+    CertificateData, CloseReason, FingerprintChange, HeldDevices, JobReference, StandBy,
 };
 pub use bid::{Bid, BidOutcome, BidSpec, BidStatus};
 pub use decimal::Decimal;
-pub use gpu_node::{GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
+pub use devices::{AsBid, BoundDevices, MAX_FINGERPRINT_CHANGES, parse_fingerprint};
+pub use gpu_node::{
+    GpuDevice, GpuHealth, GpuNode, GpuNodeStatus, GpuProbe, MigDevice, MigMode, NvLinks, PcieLink,
+    ProbeResult,
+};
 pub use job::{
     AuctionOutcome, AuctionStatus, AwardSummary, ComputeJob, EnvVar, ExclusionCount, FailureStatus,
     FileSource, JobSpec, JobStatus, NodeReceipts, OrderStatus, Pricing, ProviderFilter, SecretKey, TrainSpec,

@@ -66,6 +66,10 @@ pub struct ProvisionSpec {
     /// isolation is how strangers' Pods are kept apart.
     #[serde(default)]
     pub isolation: IsolationSpec,
+    /// acceptUnprobed offers GPUs too that nothing was measured on, for example where there is no CUDA driver. GPUs that were
+    /// measured and are not what they say are never offered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_unprobed: Option<bool>,
     /// suspend stops new bids; running awards are not affected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
@@ -112,7 +116,7 @@ pub struct IsolationSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ProvisionStatus {
-    /// conditions: Ready, Advertised, Leased.
+    /// conditions: Ready, Advertised, Leased, DuplicateDevices, LabelsContradict.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -131,6 +135,11 @@ pub struct ProvisionStatus {
     #[schemars(length(max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["node".into(), "model".into()]))]
     pub free: Vec<FreeNode>,
+    /// fingerprint of the devices: SHA-256 over the fingerprints of the nodes that the Provision selects, sorted, in
+    /// hexadecimal digits. It is absent while that of a node is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
     /// held is what awards hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
@@ -163,6 +172,10 @@ pub struct FreeNode {
     pub memory_mib: i64,
     /// diskMib that is free.
     pub disk_mib: i64,
+    /// fingerprint of the node's devices, as its GpuNode has it; bids are bound to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
 }
 
 /// What an award holds.

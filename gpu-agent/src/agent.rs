@@ -14,6 +14,7 @@ use crate::health::judge::Judge;
 use crate::health::memory::Memory;
 use crate::health::xid;
 use crate::inventory::NodeInventory;
+use crate::labels::Labeller;
 use crate::metering::Metering;
 use crate::metrics::Metrics;
 use crate::observe::Observation;
@@ -21,12 +22,17 @@ use crate::pods::attribution::Known;
 use crate::probe::events::DeviceEvent;
 use crate::probe::thread::ProbeThread;
 use crate::publish::{PublishError, Publisher};
+use crate::published::SliceCheck;
 use crate::server::Pulse;
 use crate::status::{self, Due};
+use crate::synthetic::Probes;
 use crate::taints::{self, Tainter};
 
 /// Longest pause after failed writes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+
+/// Pause after a failed call about labels, which nobody waits for.
+const LABEL_PAUSE: Duration = Duration::from_secs(60);
 
 /// How often to read and to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub struct Devices {
     pub judge: Judge,
     /// Keeps the faults that outlast this process.
     pub memory: Memory,
+    /// What measuring them found.
+    pub probes: watch::Receiver<Probes>,
 }
 
 /// What the loop tells others of this process.
@@ -65,6 +73,10 @@ pub struct Api {
     pub publisher: Publisher,
     /// The Node's taints; `None` to leave them alone.
     pub tainter: Option<Tainter>,
+    /// The Node's labels.
+    pub labeller: Labeller,
+    /// Reads what others publish of the devices.
+    pub slices: SliceCheck,
 }
 
 /// What the devices say now.
@@ -83,11 +95,15 @@ pub struct Agent {
     events: mpsc::Receiver<DeviceEvent>,
     judge: Judge,
     memory: Memory,
+    probes: watch::Receiver<Probes>,
     began: Instant,
     outlets: Outlets,
     publisher: Publisher,
     tainter: Option<Tainter>,
     taint_not_before: Instant,
+    labeller: Labeller,
+    label_not_before: Instant,
+    slices: SliceCheck,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     observation: Observation,
@@ -107,19 +123,23 @@ impl Agent {
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
-        let Devices { probe, events, judge, memory } = devices;
-        let Api { publisher, tainter } = api;
+        let Devices { probe, events, judge, memory, probes } = devices;
+        let Api { publisher, tainter, labeller, slices } = api;
         Self {
             pace,
             probe,
             events,
             judge,
             memory,
+            probes,
             began: Instant::now(),
             outlets,
             publisher,
             tainter,
             taint_not_before: Instant::now(),
+            labeller,
+            label_not_before: Instant::now(),
+            slices,
             metrics,
             pulse,
             observation: Observation::default(),
@@ -162,18 +182,26 @@ impl Agent {
         }
         let now = Timestamp::now();
         let previous = self.last.as_ref().map(|(status, _)| status);
+        let probes = self.probes.borrow().clone();
         let generation = self.publisher.generation();
-        let mut next = status::build(&self.observation, &self.judge, previous, generation, now);
+        let mut next = status::build(&self.observation, &self.judge, &probes, previous, generation, now);
         let metering = &self.outlets.metering;
         next.conditions.push(metering.condition(previous, generation, now));
         next.public_key = Some(metering.public_key().to_string());
-        self.metrics.show(&self.observation, &self.judge, status::is_ready(&next));
+        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
+        let good = good.map(|(inventory, _)| inventory);
+        next.conditions.extend(self.slices.condition(good, previous, generation, now));
+        self.metrics.show(&self.observation, &self.judge, &probes, status::is_ready(&next));
         let last = self.last.as_ref().map(|(status, at)| (status, *at));
         let due = status::due(last, &next, now, self.pace.heartbeat);
         if due != Due::Nothing && Instant::now() >= self.not_before {
             self.publish(next, due, now).await;
         }
         self.taint().await;
+        self.label().await;
+        if let Err(error) = self.slices.refresh().await {
+            tracing::warn!(%error, "what others publish of the devices is not compared");
+        }
         self.pulse.turned();
     }
 
@@ -256,6 +284,24 @@ impl Agent {
             Err(error) => {
                 self.taint_not_before = Instant::now() + LONGEST_PAUSE;
                 tracing::warn!(%error, "taints of the node are not up to date");
+            }
+        }
+    }
+
+    /// While a device is not known, the labels stay as they are.
+    async fn label(&mut self) {
+        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
+        let Some((inventory, _)) = good.filter(|(inventory, _)| inventory.unknown.is_empty()) else { return };
+        let Some(wanted) = self.labeller.due(inventory) else { return };
+        if Instant::now() < self.label_not_before {
+            return;
+        }
+        match self.labeller.apply(&wanted).await {
+            Ok(true) => tracing::info!(?wanted, "labels of the node were written"),
+            Ok(false) => {}
+            Err(error) => {
+                self.label_not_before = Instant::now() + LABEL_PAUSE;
+                tracing::warn!(%error, "labels of the node are not up to date");
             }
         }
     }

@@ -37,6 +37,19 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Measure devices that nobody uses and print what was found: memory, its bandwidth, clock under load; needs no
+    /// cluster. All free memory of the device is used for some seconds.
+    Probe {
+        /// UUID of the device; default is all.
+        #[arg(long, value_name = "UUID")]
+        gpu: Option<String>,
+        /// Output format.
+        #[arg(short, long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+        /// End when this process, which started the probe, ends.
+        #[arg(long, hide = true, value_name = "PID")]
+        parent: Option<i32>,
+    },
 }
 
 /// Output formats.
@@ -97,9 +110,15 @@ pub struct Run {
         value_name = "FILE"
     )]
     pub receipts_token: PathBuf,
+    /// A probe of a device that takes longer is ended, and has failed.
+    #[arg(long, env = "VENDUE_PROBE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(5..=600))]
+    pub probe_seconds: u64,
     /// Do not taint the node while a GPU is in trouble.
     #[arg(long, env = "VENDUE_NO_TAINTS")]
     pub no_taints: bool,
+    /// Label the node as NVIDIA's GPU feature discovery does, while nobody else does.
+    #[arg(long, env = "VENDUE_GFD_LABELS")]
+    pub gfd_labels: bool,
     /// Classes of Xids that differ from the catalogue's: CODE=CLASS, separated by commas; classes are informational,
     /// application, degraded, fatal.
     #[arg(long, env = "VENDUE_XID_CLASSES", default_value = "", value_name = "LIST")]
@@ -134,6 +153,12 @@ impl Run {
         Some(Receiver { url, ca: self.receipts_ca.clone(), token: self.receipts_token.clone() })
     }
 
+    /// Time after which a probe is ended.
+    #[must_use]
+    pub fn probe_limit(&self) -> Duration {
+        Duration::from_secs(self.probe_seconds)
+    }
+
     /// Time after which a reading counts as hung.
     #[must_use]
     pub fn hang_limit(&self) -> Duration {
@@ -147,6 +172,9 @@ pub struct Library {
     /// Path of libnvidia-ml.so.1; default is what the loader finds.
     #[arg(long, global = true, env = "VENDUE_NVML_LIBRARY", value_name = "FILE")]
     pub nvml_library: Option<PathBuf>,
+    /// Path of libcuda.so.1, for probes; default is what the loader finds.
+    #[arg(long, global = true, env = "VENDUE_CUDA_LIBRARY", value_name = "FILE")]
+    pub cuda_library: Option<PathBuf>,
 }
 
 impl Library {
@@ -154,6 +182,12 @@ impl Library {
     #[must_use]
     pub fn path(&self) -> Option<PathBuf> {
         self.nvml_library.clone().filter(|path| !path.as_os_str().is_empty())
+    }
+
+    /// The path of CUDA's library, if one is set; an empty one is none.
+    #[must_use]
+    pub fn cuda_path(&self) -> Option<PathBuf> {
+        self.cuda_library.clone().filter(|path| !path.as_os_str().is_empty())
     }
 }
 
@@ -190,5 +224,13 @@ mod tests {
         assert!(matches!(cli.command, Some(Command::Inventory { output: Output::Json })));
         assert_eq!(cli.library.path(), Some("/x".into()));
         assert!(Cli::try_parse_from(["a", "--read-seconds", "0"]).is_err());
+        let cli =
+            Cli::try_parse_from(["a", "--cuda-library", "/c", "probe", "--gpu", "GPU-1"]).expect("parse");
+        assert!(matches!(
+            cli.command,
+            Some(Command::Probe { gpu: Some(_), output: Output::Text, parent: None })
+        ));
+        assert_eq!(cli.library.cuda_path(), Some("/c".into()));
+        assert_eq!(Library { nvml_library: None, cuda_library: Some("".into()) }.cuda_path(), None);
     }
 }

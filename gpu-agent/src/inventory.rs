@@ -22,6 +22,8 @@ pub struct NodeInventory {
 pub struct DeviceReading {
     /// What it is.
     pub identity: DeviceIdentity,
+    /// Compute capability, major and minor; `None` where the driver does not tell.
+    pub compute_capability: Option<(i32, i32)>,
     /// Whether MIG is on; `None` on a card that has no MIG.
     pub mig_enabled: Option<bool>,
     /// Its MIG instances.
@@ -36,6 +38,8 @@ pub struct DeviceReading {
     pub numa_node: Option<u32>,
     /// The PCI address at the other end of each NVLink that is up, in order.
     pub nvlink_peers: Vec<String>,
+    /// Processes that compute on it, as far as the driver shows them to this one; `None` where it does not tell.
+    pub compute_processes: Option<u32>,
     /// Sensors.
     pub sensors: Sensors,
 }
@@ -46,6 +50,7 @@ impl DeviceReading {
     pub fn of(identity: DeviceIdentity) -> Self {
         Self {
             identity,
+            compute_capability: None,
             mig_enabled: None,
             mig: vec![],
             fault: None,
@@ -53,6 +58,7 @@ impl DeviceReading {
             pcie: None,
             numa_node: None,
             nvlink_peers: vec![],
+            compute_processes: None,
             sensors: Sensors::default(),
         }
     }

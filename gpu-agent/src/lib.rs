@@ -11,7 +11,7 @@
 //!   a missing, broken or hanging driver never ends or blocks the process.
 //!
 //! Decisions are pure: [`model`], [`observe`], [`status`]. IO lives in [`probe`], [`publish`], [`server`] and the
-//! loop in [`agent`].
+//! loop in [`agent`]. [`synthetic`] measures the devices before they are offered, in a process of its own.
 
 pub mod agent;
 pub mod args;
@@ -20,6 +20,7 @@ pub mod deliver;
 pub mod fingerprint;
 pub mod health;
 pub mod inventory;
+pub mod labels;
 pub mod meter;
 pub mod metering;
 pub mod metrics;
@@ -28,7 +29,9 @@ pub mod observe;
 pub mod pods;
 pub mod probe;
 pub mod publish;
+pub mod published;
 pub mod run;
 pub mod server;
 pub mod status;
+pub mod synthetic;
 pub mod taints;

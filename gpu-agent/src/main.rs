@@ -13,6 +13,7 @@ use vendue_gpu_agent::model;
 use vendue_gpu_agent::probe::nvml::NvmlProbe;
 use vendue_gpu_agent::probe::{DeviceProbe, ProbeError};
 use vendue_gpu_agent::run::{self, RunError};
+use vendue_gpu_agent::synthetic::command::{self, CommandError, Probed};
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
@@ -28,6 +29,8 @@ enum Failure {
     Run(#[from] RunError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Synthetic(#[from] CommandError),
     #[error("print: {0}")]
     Print(#[from] serde_json::Error),
 }
@@ -36,13 +39,21 @@ fn main() -> ExitCode {
     let Cli { command, run, library, log } = Cli::parse();
     let done = start_logs(&log).and_then(|()| match command {
         Some(Command::Inventory { output }) => print_inventory(&library, output),
+        Some(Command::Probe { gpu, output, parent }) => {
+            print_probes(&library, gpu.as_deref(), output, parent)
+        }
         None => start(run, &library),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vendue-gpu-agent: {error}");
-            if matches!(error, Failure::NoNodeName | Failure::LogFilter(_)) {
+            if matches!(
+                error,
+                Failure::NoNodeName
+                    | Failure::LogFilter(_)
+                    | Failure::Synthetic(CommandError::NoSuchDevice { .. })
+            ) {
                 ExitCode::from(2)
             } else {
                 ExitCode::FAILURE
@@ -91,6 +102,26 @@ fn print_table(inventory: &NodeInventory) {
     }
 }
 
+fn print_probes(
+    library: &Library,
+    gpu: Option<&str>,
+    output: Output,
+    parent: Option<i32>,
+) -> Result<(), Failure> {
+    parent.map_or(Ok(()), command::end_with)?;
+    let probed = command::probe(library.path(), library.cuda_path().as_deref(), gpu)?;
+    match output {
+        Output::Json => println!("{}", serde_json::to_string_pretty(&probed)?),
+        Output::Text => {
+            for Probed { uuid, product_name, probe } in &probed {
+                let message = probe.message.as_deref().unwrap_or_default();
+                println!("{uuid}  {product_name}  {:?}  {}  {message}", probe.result, probe.reason);
+            }
+        }
+    }
+    Ok(())
+}
+
 fn start(run: Run, library: &Library) -> Result<(), Failure> {
     let node_name = run.node_name.clone().filter(|name| !name.is_empty()).ok_or(Failure::NoNodeName)?;
     rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| Failure::Tls)?;
@@ -99,7 +130,7 @@ fn start(run: Run, library: &Library) -> Result<(), Failure> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Start)?;
     runtime.block_on(async {
         let stop = stop_on_signal()?;
-        Ok(run::run(run, node_name, NvmlProbe::new(library.path()), stop).await?)
+        Ok(run::run(run, node_name, library, stop).await?)
     })
 }
 

@@ -10,7 +10,7 @@ use prometheus::{
     TextEncoder,
 };
 
-use vendue_crds::GpuHealth;
+use vendue_crds::{GpuHealth, GpuProbe, ProbeResult};
 
 use crate::health::judge::Judge;
 use crate::health::xid::{self, Class};
@@ -18,6 +18,7 @@ use crate::inventory::{DeviceReading, Sensors};
 use crate::meter::Kept;
 use crate::model;
 use crate::observe::{Observation, Outcome};
+use crate::synthetic::Probes;
 
 /// Buckets for reading: the target is 5 ms for eight devices, the watchdog's limit 5 s.
 const READ_BUCKETS: [f64; 10] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0];
@@ -54,10 +55,35 @@ const DEVICE_GAUGES: [(&str, &str, Reading); 8] = [
     }),
 ];
 
+/// Where a gauge of a probe gets its value from, in base units; results of devices that were not probed have none.
+type Finding = fn(&GpuProbe) -> Option<f64>;
+
+/// Gauges of a device's probe: name, help, value.
+const PROBE_GAUGES: [(&str, &str, Finding); 4] = [
+    ("vendue_gpu_probe_passed", "1 when the device measured as it says, 0 when not", |p| match p.result {
+        ProbeResult::Passed => Some(1.0),
+        ProbeResult::Failed => Some(0.0),
+        ProbeResult::NotRun => None,
+    }),
+    ("vendue_gpu_probe_memory_bytes", "Memory that held what the probe wrote to it", |p| {
+        p.memory_mib.map(|mib| signed(mib) * f64::from(1 << 20))
+    }),
+    (
+        "vendue_gpu_probe_memory_bandwidth_bytes_per_second",
+        "Bandwidth of the memory in the probe, reading and writing added",
+        |p| p.bandwidth_megabytes_per_second.map(|mbps| signed(mbps) * 1e6),
+    ),
+    ("vendue_gpu_probe_sm_clock_hertz", "Clock of the SMs under the load of the probe", |p| {
+        p.sm_clock_mhz.map(|mhz| signed(mhz) * 1e6)
+    }),
+];
+
 /// All metrics of the agent.
 pub struct Metrics {
     registry: Registry,
     devices: Vec<(GaugeVec, Reading)>,
+    findings: Vec<(GaugeVec, Finding)>,
+    probes: IntCounterVec,
     healthy: GaugeVec,
     energy: CounterVec,
     ecc_errors: CounterVec,
@@ -89,6 +115,18 @@ impl Metrics {
             .iter()
             .map(|(name, help, reading)| Ok((gauges(&registry, name, help)?, *reading)))
             .collect::<Result<_, prometheus::Error>>()?;
+        let findings = PROBE_GAUGES
+            .iter()
+            .map(|(name, help, finding)| Ok((gauges(&registry, name, help)?, *finding)))
+            .collect::<Result<_, prometheus::Error>>()?;
+        let probes = IntCounterVec::new(
+            Opts::new(
+                "vendue_agent_probes_total",
+                "Probes that ended, by result (passed, failed, not_run) and reason",
+            ),
+            &["result", "reason"],
+        )?;
+        registry.register(Box::new(probes.clone()))?;
         let energy = counters(
             &registry,
             "vendue_gpu_energy_joules_total",
@@ -108,6 +146,8 @@ impl Metrics {
         registry.register(Box::new(xids.clone()))?;
         Ok(Self {
             devices,
+            findings,
+            probes,
             healthy: gauges(&registry, "vendue_gpu_healthy", "1 when nothing is known against the device")?,
             energy,
             ecc_errors,
@@ -194,6 +234,16 @@ impl Metrics {
         self.deliveries.with_label_values(&[if is_ok { "success" } else { "error" }]).inc();
     }
 
+    /// Counts a probe.
+    pub fn count_probe(&self, probe: &GpuProbe) {
+        let result = match probe.result {
+            ProbeResult::Passed => "passed",
+            ProbeResult::Failed => "failed",
+            ProbeResult::NotRun => "not_run",
+        };
+        self.probes.with_label_values(&[result, probe.reason.as_str()]).inc();
+    }
+
     /// Shows how metering goes.
     pub fn show_metering(&self, kept: &Kept, dropped: u64) {
         self.metering.set(f64::from(u8::from(kept.error.is_none())));
@@ -212,11 +262,10 @@ impl Metrics {
     }
 
     /// Shows what is believed.
-    pub fn show(&self, observation: &Observation, judge: &Judge, ready: bool) {
+    pub fn show(&self, observation: &Observation, judge: &Judge, probes: &Probes, ready: bool) {
         self.ready.set(if ready { 1.0 } else { 0.0 });
-        for (gauge, _) in &self.devices {
-            gauge.reset();
-        }
+        self.devices.iter().for_each(|(gauge, _)| gauge.reset());
+        self.findings.iter().for_each(|(gauge, _)| gauge.reset());
         self.healthy.reset();
         self.energy.reset();
         self.ecc_errors.reset();
@@ -225,15 +274,22 @@ impl Metrics {
         self.device_count.set(float(u64::try_from(inventory.devices.len()).unwrap_or(u64::MAX)));
         if observation.problem.is_none() {
             for device in &inventory.devices {
-                self.show_device(device, judge);
+                self.show_device(device, judge, probes);
             }
         }
     }
 
-    fn show_device(&self, device: &DeviceReading, judge: &Judge) {
+    fn show_device(&self, device: &DeviceReading, judge: &Judge, probes: &Probes) {
         let model = model::from_product_name(&device.identity.product_name);
         let labels = [device.identity.uuid.as_str(), model.as_str()];
-        let is_healthy = judge.opinion(labels[0]).health == GpuHealth::Healthy;
+        let probe = probes.get(labels[0]);
+        let is_healthy = judge.opinion(labels[0]).health == GpuHealth::Healthy
+            && probe.is_none_or(|probe| probe.result != ProbeResult::Failed);
+        for (gauge, finding) in &self.findings {
+            if let Some(value) = probe.and_then(finding) {
+                gauge.with_label_values(&labels).set(value);
+            }
+        }
         self.healthy.with_label_values(&labels).set(f64::from(u8::from(is_healthy)));
         for (gauge, reading) in &self.devices {
             if let Some(value) = reading(device) {
@@ -266,6 +322,11 @@ impl Metrics {
 /// Exact up to 2^53: byte counts and energy counters stay far below.
 #[allow(clippy::cast_precision_loss)]
 fn float(value: u64) -> f64 {
+    value as f64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn signed(value: i64) -> f64 {
     value as f64
 }
 
@@ -343,6 +404,37 @@ mod tests {
         Observation { last_good: Some((inventory, at)), problem: None }
     }
 
+    #[test]
+    fn a_probe_shows_what_it_measured_and_counts() {
+        let metrics = Metrics::new("n1").expect("definitions");
+        let judge = Judge::new(Policy::default(), Times::default(), vec![]);
+        let probe = |result| GpuProbe {
+            memory_mib: Some(2),
+            bandwidth_megabytes_per_second: Some(3),
+            sm_clock_mhz: Some(4),
+            ..GpuProbe::without_figures(result, "R", String::new())
+        };
+        let show = |probe: GpuProbe| {
+            metrics.show(&observation(), &judge, &Probes::from([("GPU-1".to_owned(), probe)]), true);
+            let lines = device_lines(&metrics).into_iter();
+            lines.filter(|l| l.contains("probe") || l.contains("healthy")).collect::<Vec<_>>()
+        };
+        let labels = r#"{gpu_uuid="GPU-1",model="L40S",node="n1"}"#;
+        let expected = [
+            format!("vendue_gpu_healthy{labels} 0"),
+            format!("vendue_gpu_probe_memory_bandwidth_bytes_per_second{labels} 3000000"),
+            format!("vendue_gpu_probe_memory_bytes{labels} 2097152"),
+            format!("vendue_gpu_probe_passed{labels} 0"),
+            format!("vendue_gpu_probe_sm_clock_hertz{labels} 4000000"),
+        ];
+        assert_eq!(show(probe(ProbeResult::Failed)), expected);
+        let not_run = GpuProbe::without_figures(ProbeResult::NotRun, "NoCudaDriver", String::new());
+        assert_eq!(show(not_run.clone()), [format!("vendue_gpu_healthy{labels} 1")]);
+        metrics.count_probe(&not_run);
+        let counted = r#"vendue_agent_probes_total{reason="NoCudaDriver",result="not_run",node="n1"} 1"#;
+        assert!(metrics.render().expect("text").contains(counted));
+    }
+
     fn device_lines(metrics: &Metrics) -> Vec<String> {
         let text = metrics.render().expect("text");
         text.lines().filter(|l| l.starts_with("vendue_gpu_")).map(str::to_owned).collect()
@@ -354,7 +446,7 @@ mod tests {
         let mut observation = observation();
         let judge = Judge::new(Policy::default(), Times::default(), vec![]);
         for _ in 0..2 {
-            metrics.show(&observation, &judge, true);
+            metrics.show(&observation, &judge, &Probes::new(), true);
         }
         let labels = r#"{gpu_uuid="GPU-1",model="L40S",node="n1"}"#;
         let expected = [
@@ -369,7 +461,7 @@ mod tests {
         assert_eq!(device_lines(&metrics), expected);
 
         observation.problem = Some(Problem::Hung);
-        metrics.show(&observation, &judge, false);
+        metrics.show(&observation, &judge, &Probes::new(), false);
         assert!(device_lines(&metrics).is_empty());
         assert!(metrics.render().expect("text").contains("vendue_agent_ready{node=\"n1\"} 0"));
     }

@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
-use crate::args::{Compat, Run};
+use crate::args::{Compat, Library, Run};
 use crate::deliver::{self, Deliverer, Receiver};
 use crate::health::judge::{Judge, Times};
 use crate::health::memory::{self, Memory, MemoryError};
+use crate::labels::Labeller;
 use crate::metering::{Metering, MeteringError};
 use crate::metrics::Metrics;
 use crate::pods::kubelet::Kubelet;
@@ -24,7 +25,13 @@ use crate::probe::events::EventSink;
 use crate::probe::nvml::NvmlProbe;
 use crate::probe::thread::ProbeThread;
 use crate::publish::Publisher;
+use crate::published::SliceCheck;
 use crate::server::{self, Dcgm, Pulse, ServerError};
+use crate::synthetic::Probes;
+use crate::synthetic::book::Book;
+use crate::synthetic::runner::Runner;
+use crate::synthetic::store::Store;
+use crate::synthetic::task::{Channels, Prober};
 use crate::taints::Tainter;
 
 /// Longest wait for kubelet.
@@ -68,7 +75,7 @@ pub enum RunError {
 ///
 /// # Errors
 /// When a part cannot be made, or a server ends.
-pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationToken) -> Result<(), RunError> {
+pub async fn run(run: Run, node: String, library: &Library, stop: CancellationToken) -> Result<(), RunError> {
     let listener = server::listen(run.listen).await?;
     let dcgm = match run.metrics_compat {
         Some(Compat::Dcgm) => Some(server::listen(run.compat_listen).await?),
@@ -77,7 +84,8 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     let metrics = Arc::new(Metrics::new(&node)?);
     let pulse = Arc::new(Pulse::new(run.heartbeat()));
     let boot = memory::boot_id(Path::new(memory::BOOT_ID))?;
-    let devices = devices(&run, probe, boot.clone())?;
+    let (probes, probed) = watch::channel(Probes::new());
+    let devices = devices(&run, NvmlProbe::new(library.path()), boot.clone(), probed)?;
     let client = client().await?;
     let (known, devices_known) = watch::channel(vec![]);
     let (view, viewed) = watch::channel(View::default());
@@ -90,8 +98,12 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
     let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
     let tainter = (!run.no_taints).then(|| Tainter::new(client.clone(), node.clone()));
-    let api = Api { publisher: Publisher::new(client, node.clone()), tainter };
+    let labeller = Labeller::new(client.clone(), node.clone(), run.gfd_labels);
+    let slices = SliceCheck::new(client.clone(), node.clone());
+    let api = Api { publisher: Publisher::new(client, node.clone()), tainter, labeller, slices };
     let outlets = Outlets { known, view, metering };
+    let channels = Channels { view: viewed.clone(), pods: pods.clone(), probes };
+    let prober = prober(&run, library, boot, channels, Arc::clone(&metrics))?;
     let agent = Agent::new(pace, devices, outlets, api, Arc::clone(&metrics), Arc::clone(&pulse));
 
     let address = listener.local_addr().map_err(RunError::Start)?;
@@ -103,19 +115,43 @@ pub async fn run(run: Run, node: String, probe: NvmlProbe, stop: CancellationTok
         ended = compatible => ended,
         () = delivered => Ok(()),
         () = watcher.run(seen, stop.clone()) => Ok(()),
+        () = prober.run(stop.clone()) => Ok(()),
         () = agent.run(stop.clone()) => Ok(()),
     }
 }
 
 /// The devices, and what is remembered against them.
-fn devices(run: &Run, probe: NvmlProbe, boot: String) -> Result<Devices, RunError> {
+fn devices(
+    run: &Run,
+    probe: NvmlProbe,
+    boot: String,
+    probes: watch::Receiver<Probes>,
+) -> Result<Devices, RunError> {
     let dir = &run.state_dir;
     std::fs::create_dir_all(dir).map_err(|source| RunError::StateDir { path: dir.clone(), source })?;
     let (memory, lasting) = Memory::open(dir, boot)?;
     let judge = Judge::new(run.xid_classes.clone(), Times::default(), lasting);
     let (sink, events) = EventSink::new();
     let probe = ProbeThread::start(probe.with_events(sink), run.hang_limit()).map_err(RunError::Start)?;
-    Ok(Devices { probe, events, judge, memory })
+    Ok(Devices { probe, events, judge, memory, probes })
+}
+
+/// What measures the devices: this program again, as a child.
+fn prober(
+    run: &Run,
+    library: &Library,
+    boot: String,
+    channels: Channels,
+    metrics: Arc<Metrics>,
+) -> Result<Prober, RunError> {
+    let program = std::env::current_exe().map_err(RunError::Start)?;
+    let mut arguments = vec![];
+    for (name, path) in [("--nvml-library", library.path()), ("--cuda-library", library.cuda_path())] {
+        arguments.extend(path.map(|path| [name.into(), path.into_os_string()]).into_iter().flatten());
+    }
+    let (store, kept) = Store::open(&run.state_dir, boot);
+    let runner = Runner::new(program, arguments, run.probe_limit());
+    Ok(Prober::new(runner, (store, Book::new(kept)), channels, metrics))
 }
 
 /// Tells receipts where there is somebody to tell.

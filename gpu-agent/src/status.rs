@@ -11,21 +11,28 @@
 //! | False | `DriverMismatch` | library and kernel driver differ in version |
 //! | False | `DeviceLost` | the driver lost a device |
 //! | False | `DeviceFaulty` | a device reports a fault, or a reading of one device failed |
+//! | False | `Probing` | the first probe of a device is not over |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
+//!
+//! Condition `Probed`: whether every device was measured and is what it says ([`synthetic`](crate::synthetic)). A device
+//! that failed its probe is `Failed`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
-use vendue_crds::conditions::{condition, gpu_node};
-use vendue_crds::{GpuDevice, GpuHealth, GpuNodeStatus, MigDevice, MigMode, NvLinks, PcieLink};
+use vendue_crds::conditions::{condition, find, gpu_node, is_true};
+use vendue_crds::{
+    GpuDevice, GpuHealth, GpuNodeStatus, GpuProbe, MigDevice, MigMode, NvLinks, PcieLink, ProbeResult,
+};
 
 use crate::fingerprint;
 use crate::health::judge::{Cause, Judge, Opinion};
 use crate::inventory::{DeviceReading, MigInstance, NodeInventory, Pcie};
 use crate::model;
 use crate::observe::{Observation, Problem};
+use crate::synthetic::{Probes, told};
 
 /// Reasons of the condition `Ready`, one sentence each.
 pub mod reasons {
@@ -43,6 +50,8 @@ pub mod reasons {
     pub const DEVICE_LOST: &str = "DeviceLost";
     /// A device reports a fault, or a reading of one device failed.
     pub const DEVICE_FAULTY: &str = "DeviceFaulty";
+    /// The first probe of a device is not over.
+    pub const PROBING: &str = "Probing";
     /// A reading hangs or fails.
     pub const UNMONITORED: &str = "Unmonitored";
 }
@@ -61,21 +70,22 @@ const MAX_TEXT: usize = 256;
 pub fn build(
     observation: &Observation,
     judge: &Judge,
+    probes: &Probes,
     previous: Option<&GpuNodeStatus>,
     generation: Option<i64>,
     now: Timestamp,
 ) -> GpuNodeStatus {
-    let (ready, reason, message) = verdict(observation, judge);
-    let mut condition = condition(gpu_node::READY, ready, reason, cut(message), generation, now);
-    let before = previous.and_then(|status| ready_condition(&status.conditions));
-    if let Some(before) = before.filter(|before| before.status == condition.status) {
-        condition.last_transition_time = before.last_transition_time.clone();
-    }
     let trusted = observation.problem.is_none();
     let inventory = observation.last_good.as_ref().map(|(inventory, _)| inventory);
-    let devices = inventory.map(|i| devices(i, judge, trusted)).unwrap_or_default();
+    let (ready, reason, message) = verdict(observation, judge, probes);
+    let (probed, probed_reason, probed_message) = told::condition(inventory, probes);
+    let conditions = [
+        condition(gpu_node::READY, ready, reason, cut(message), generation, now),
+        condition(gpu_node::PROBED, probed, &probed_reason, cut(probed_message), generation, now),
+    ];
+    let devices = inventory.map(|i| devices(i, judge, probes, trusted)).unwrap_or_default();
     GpuNodeStatus {
-        conditions: vec![condition],
+        conditions: conditions.map(|condition| since(condition, previous)).to_vec(),
         observed_generation: generation,
         observed_at: observation.last_good.as_ref().map(|(_, at)| Time(*at)),
         driver_version: inventory.map(|i| i.driver_version.clone()),
@@ -86,6 +96,15 @@ pub fn build(
         device_count: i32::try_from(devices.len()).unwrap_or(i32::MAX),
         devices,
     }
+}
+
+/// A condition whose status is the one that was written before keeps the time of its transition.
+fn since(mut condition: Condition, previous: Option<&GpuNodeStatus>) -> Condition {
+    let before = previous.and_then(|status| find(&status.conditions, &condition.type_));
+    if let Some(before) = before.filter(|before| before.status == condition.status) {
+        condition.last_transition_time = before.last_transition_time.clone();
+    }
+    condition
 }
 
 /// What a status is worth.
@@ -119,7 +138,7 @@ pub fn due(
 /// Whether a status says Ready.
 #[must_use]
 pub fn is_ready(status: &GpuNodeStatus) -> bool {
-    ready_condition(&status.conditions).is_some_and(|c| c.status == "True")
+    is_true(&status.conditions, gpu_node::READY)
 }
 
 fn timeless(status: &GpuNodeStatus) -> GpuNodeStatus {
@@ -131,11 +150,7 @@ fn timeless(status: &GpuNodeStatus) -> GpuNodeStatus {
     status
 }
 
-fn ready_condition(conditions: &[Condition]) -> Option<&Condition> {
-    conditions.iter().find(|c| c.type_ == gpu_node::READY)
-}
-
-fn verdict(observation: &Observation, judge: &Judge) -> (bool, &'static str, String) {
+fn verdict(observation: &Observation, judge: &Judge, probes: &Probes) -> (bool, &'static str, String) {
     match &observation.problem {
         Some(Problem::LibraryMissing(text)) => (false, reasons::LIBRARY_MISSING, text.clone()),
         Some(Problem::DriverNotLoaded(text)) => (false, reasons::DRIVER_NOT_LOADED, text.clone()),
@@ -148,19 +163,23 @@ fn verdict(observation: &Observation, judge: &Judge) -> (bool, &'static str, Str
         ),
         None => observation.last_good.as_ref().map_or_else(
             || (false, reasons::UNMONITORED, "the devices were not read yet".to_owned()),
-            |(inventory, _)| inventory_verdict(inventory, judge),
+            |(inventory, _)| inventory_verdict(inventory, judge, probes),
         ),
     }
 }
 
-fn inventory_verdict(inventory: &NodeInventory, judge: &Judge) -> (bool, &'static str, String) {
+fn inventory_verdict(
+    inventory: &NodeInventory,
+    judge: &Judge,
+    probes: &Probes,
+) -> (bool, &'static str, String) {
     let total = inventory.devices.len() + inventory.unknown.len();
     if total == 0 {
         let message = format!("driver {} counts no GPU", inventory.driver_version);
         return (false, reasons::NO_DEVICES, message);
     }
     let judged: Vec<(&DeviceReading, Opinion)> =
-        inventory.devices.iter().map(|d| (d, judge.opinion(&d.identity.uuid))).collect();
+        inventory.devices.iter().map(|d| (d, opinion(d, judge, probes))).collect();
     let lost = judged.iter().filter(|(_, o)| o.cause == Some(Cause::Lost)).map(|(d, _)| name(d));
     let unknown = inventory.unknown.iter().map(|d| format!("GPU {} ({})", d.index, d.error));
     let lost: Vec<String> = lost.chain(unknown).collect();
@@ -175,7 +194,23 @@ fn inventory_verdict(inventory: &NodeInventory, judge: &Judge) -> (bool, &'stati
         let message = format!("{} of {total} faulty: {}", faulty.len(), faulty.join(", "));
         return (false, reasons::DEVICE_FAULTY, message);
     }
+    if let Some(message) = told::waiting(inventory, probes) {
+        return (false, reasons::PROBING, message);
+    }
     (true, reasons::HEALTHY, format!("{total} GPUs answer and report no fault"))
+}
+
+/// What the driver says counts first; a device that nothing is known against and that failed its probe has failed.
+fn opinion(device: &DeviceReading, judge: &Judge, probes: &Probes) -> Opinion {
+    let opinion = judge.opinion(&device.identity.uuid);
+    let probe = probes.get(&device.identity.uuid).filter(|probe| probe.result == ProbeResult::Failed);
+    match probe {
+        Some(probe) if opinion.health == GpuHealth::Healthy => {
+            let message = probe.message.as_deref().unwrap_or(&probe.reason);
+            Opinion { health: GpuHealth::Failed, reason: Some(format!("probe: {message}")), ..opinion }
+        }
+        _ => opinion,
+    }
 }
 
 fn name(device: &DeviceReading) -> String {
@@ -184,14 +219,14 @@ fn name(device: &DeviceReading) -> String {
 
 /// Devices as the API has them. A second device with the UUID of a first is left out: the API's list is keyed by
 /// UUID, and a card that copies another's identity is not to be sold.
-fn devices(inventory: &NodeInventory, judge: &Judge, trusted: bool) -> Vec<GpuDevice> {
+fn devices(inventory: &NodeInventory, judge: &Judge, probes: &Probes, trusted: bool) -> Vec<GpuDevice> {
     let mut seen = BTreeSet::new();
     inventory
         .devices
         .iter()
         .filter(|d| seen.insert(d.identity.uuid.as_str()))
         .take(MAX_DEVICES)
-        .map(|d| GpuDevice { nvlinks: nvlinks(d, inventory), ..device(d, judge, trusted) })
+        .map(|d| GpuDevice { nvlinks: nvlinks(d, inventory), ..device(d, judge, probes, trusted) })
         .collect()
 }
 
@@ -218,10 +253,10 @@ fn pcie(link: Pcie) -> PcieLink {
     PcieLink { generation: number(link.max_generation), width: number(link.max_width) }
 }
 
-fn device(reading: &DeviceReading, judge: &Judge, trusted: bool) -> GpuDevice {
+fn device(reading: &DeviceReading, judge: &Judge, probes: &Probes, trusted: bool) -> GpuDevice {
     let id = &reading.identity;
     let (health, reason) = if trusted {
-        let Opinion { health, reason, .. } = judge.opinion(&id.uuid);
+        let Opinion { health, reason, .. } = opinion(reading, judge, probes);
         (health, reason)
     } else {
         (GpuHealth::Unknown, Some("not read at present".to_owned()))
@@ -244,7 +279,12 @@ fn device(reading: &DeviceReading, judge: &Judge, trusted: bool) -> GpuDevice {
         nvlinks: vec![],
         health,
         health_reason: reason.map(cut),
+        probe: Some(probe(told::of(probes, &id.uuid))),
     }
+}
+
+fn probe(probe: GpuProbe) -> GpuProbe {
+    GpuProbe { message: probe.message.map(cut), ..probe }
 }
 
 fn cut(mut text: String) -> String {
@@ -292,7 +332,17 @@ mod tests {
         generation: Option<i64>,
         now: Timestamp,
     ) -> GpuNodeStatus {
-        super::build(observation, &judged(observation), previous, generation, now)
+        super::build(observation, &judged(observation), &passed(observation), previous, generation, now)
+    }
+
+    fn passed_one() -> GpuProbe {
+        GpuProbe::without_figures(ProbeResult::Passed, "Passed", "80384 MiB".to_owned())
+    }
+
+    /// Every device passed.
+    fn passed(observation: &Observation) -> Probes {
+        let devices = observation.last_good.iter().flat_map(|(inventory, _)| &inventory.devices);
+        devices.map(|d| (d.identity.uuid.clone(), passed_one())).collect()
     }
 
     fn observation(devices: Vec<DeviceReading>) -> Observation {
@@ -320,12 +370,17 @@ mod tests {
             nvlinks: vec![],
             health,
             health_reason: reason.map(str::to_owned),
+            probe: Some(passed_one()),
         }
     }
 
     fn ready(status: &str, reason: &str, message: &str, since: i64) -> Condition {
+        named("Ready", status, reason, message, since)
+    }
+
+    fn named(type_: &str, status: &str, reason: &str, message: &str, since: i64) -> Condition {
         Condition {
-            type_: "Ready".to_owned(),
+            type_: type_.to_owned(),
             status: status.to_owned(),
             reason: reason.to_owned(),
             message: message.to_owned(),
@@ -348,7 +403,10 @@ mod tests {
         let observed = observation(vec![reading(0, None), reading(1, None)]);
         let status = build(&observed, None, Some(1), at(100));
         let expected = GpuNodeStatus {
-            conditions: vec![ready("True", "Healthy", "2 GPUs answer and report no fault", 100)],
+            conditions: vec![
+                ready("True", "Healthy", "2 GPUs answer and report no fault", 100),
+                named("Probed", "True", "Passed", "2 GPUs measure as they say", 100),
+            ],
             observed_generation: Some(1),
             observed_at: Some(Time(at(100))),
             driver_version: Some("580.95.05".to_owned()),
@@ -370,7 +428,7 @@ mod tests {
         let status = build(&observation, Some(&before), Some(1), at(106));
         let message = "a call into the driver does not come back; reboot the node";
         let expected = GpuNodeStatus {
-            conditions: vec![ready("False", "Unmonitored", message, 106)],
+            conditions: vec![ready("False", "Unmonitored", message, 106), before.conditions[1].clone()],
             fingerprint: None,
             devices: vec![gpu(0, GpuHealth::Unknown, Some("not read at present"))],
             ..before
@@ -430,6 +488,49 @@ mod tests {
         assert_eq!((status.device_count, status.devices.len()), (1, 1));
         let lost = (0..64).map(|i| reading(i, Some(DeviceFault::Lost))).collect();
         assert_eq!(ready_of(&observation(lost)).2.chars().count(), 256);
+    }
+
+    #[test]
+    fn a_node_waits_for_its_first_probes_and_one_that_failed_is_a_fault() {
+        let seen = observation(vec![reading(0, None), reading(1, None)]);
+        let status = |probes: &Probes| super::build(&seen, &judged(&seen), probes, None, Some(1), at(100));
+        let conditions = |status: &GpuNodeStatus| {
+            status.conditions.iter().map(|c| (c.status.clone(), c.reason.clone())).collect::<Vec<_>>()
+        };
+        let words = |status: &str, reason: &str| (status.to_owned(), reason.to_owned());
+        let mut probes = Probes::from([("GPU-0".to_owned(), passed_one())]);
+        let waits = status(&probes);
+        assert_eq!(conditions(&waits), [words("False", "Probing"), words("False", "Pending")]);
+        assert_eq!(waits.devices[1].health, GpuHealth::Healthy);
+        assert_eq!(waits.devices[1].probe.as_ref().map(|p| p.result), Some(ProbeResult::NotRun));
+
+        let message = format!("memory bandwidth: {}", "x".repeat(300));
+        let slow = GpuProbe::without_figures(ProbeResult::Failed, "BandwidthLow", message);
+        probes.insert("GPU-1".to_owned(), slow);
+        let failed = status(&probes);
+        assert_eq!(conditions(&failed), [words("False", "DeviceFaulty"), words("False", "BandwidthLow")]);
+        assert_eq!(failed.devices[1].health, GpuHealth::Failed);
+        assert_eq!(failed.devices[0].health, GpuHealth::Healthy);
+        let reason = failed.devices[1].health_reason.clone().unwrap_or_default();
+        assert!(reason.starts_with("probe: memory bandwidth: xx"), "{reason}");
+        let texts = failed.devices[1].probe.iter().filter_map(|p| p.message.clone());
+        let texts = texts.chain(failed.conditions.iter().map(|c| c.message.clone()));
+        assert!(texts.chain([reason]).all(|text| text.chars().count() <= 256));
+
+        // What could not be measured is for the Provision to decide.
+        let none = GpuProbe::without_figures(ProbeResult::NotRun, "NoCudaDriver", "load".to_owned());
+        probes.insert("GPU-1".to_owned(), none);
+        assert_eq!(conditions(&status(&probes)), [words("True", "Healthy"), words("False", "NoCudaDriver")]);
+    }
+
+    #[test]
+    fn the_drivers_word_comes_before_the_probes() {
+        let lost = observation(vec![reading(0, Some(DeviceFault::Lost))]);
+        let slow = GpuProbe::without_figures(ProbeResult::Failed, "ClockLow", "clock".to_owned());
+        let probes = Probes::from([("GPU-0".to_owned(), slow)]);
+        let status = super::build(&lost, &judged(&lost), &probes, None, Some(1), at(100));
+        assert_eq!(status.devices[0].health_reason.as_deref(), Some("the driver lost the device"));
+        assert_eq!(status.conditions[0].reason, "DeviceLost");
     }
 
     #[test]

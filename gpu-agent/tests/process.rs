@@ -1,16 +1,20 @@
-//! The program as a process: what it prints, what it serves, how it ends. No cluster is needed: its API server is a
-//! closed port.
+//! The program as a process: what it prints, what it serves, what it measures, how it ends. No cluster is needed: its API
+//! server is a closed port.
 
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used, clippy::panic)]
+
+mod common;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use vendue_gpu_agent::pods::api::ListPodResourcesResponse;
 use vendue_nvml_sim::source;
 use vendue_nvml_sim::state::State;
 
@@ -18,8 +22,11 @@ const AGENT: &str = env!("CARGO_BIN_EXE_vendue-gpu-agent");
 const DEADLINE: Duration = Duration::from_secs(30);
 
 fn library() -> PathBuf {
+    built("libvendue_nvml_sim.so")
+}
+
+fn built(name: &str) -> PathBuf {
     let exe = std::env::current_exe().expect("path of the test");
-    let name = "libvendue_nvml_sim.so";
     exe.ancestors().skip(1).map(|dir| dir.join(name)).find(|path| path.exists()).expect("built library")
 }
 
@@ -91,6 +98,7 @@ fn start(dir: &Path) -> Running {
         .args(["--state-dir".as_ref(), dir.join("agent").as_os_str()])
         .args(["--pod-resources-dir".as_ref(), dir.as_os_str()])
         .args(["--nvml-library".as_ref(), library().as_os_str()])
+        .args(["--cuda-library".as_ref(), built("libvendue_cuda_sim.so").as_os_str()])
         .env("VENDUE_NVML_STATE", state_file(dir))
         .env("KUBECONFIG", kubeconfig)
         .stderr(Stdio::piped())
@@ -148,4 +156,30 @@ fn without_an_api_server_it_goes_on_serving_and_stops_on_a_signal() {
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
     next_log(&mut agent.log, "stopping");
     assert!(agent.child.wait().expect("status").success());
+}
+
+#[test]
+fn an_idle_device_is_measured_and_the_result_kept() {
+    let dir = tempfile::tempdir().expect("dir");
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let nobody = Arc::new(Mutex::new(Ok(ListPodResourcesResponse::default())));
+    let _context = runtime.enter();
+    let kubelet = common::serve(dir.path(), &nobody);
+    let mut agent = start(dir.path());
+    let ended = next_log(&mut agent.log, "probe ends");
+    assert_eq!((&ended["result"], &ended["reason"]), (&"Passed".into(), &"Passed".into()), "{ended}");
+
+    let begin = Instant::now();
+    let shown = |text: &str| text.contains(r#"model="H100",node="n1"} 1980000000"#);
+    let metrics = loop {
+        let (_, metrics) = get(&agent.address, "/metrics");
+        if shown(&metrics) {
+            break metrics;
+        }
+        assert!(begin.elapsed() < DEADLINE, "{metrics}");
+    };
+    assert!(metrics.contains("vendue_gpu_probe_passed{"), "{metrics}");
+    let kept = std::fs::read_to_string(dir.path().join("agent/probes.json")).expect("kept");
+    assert!(kept.contains("\"reason\": \"Passed\""), "{kept}");
+    kubelet.abort();
 }

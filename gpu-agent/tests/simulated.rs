@@ -118,6 +118,7 @@ fn inventory_is_what_the_driver_says() {
                 mig_enabled: Some(false),
                 pcie: pcie(5),
                 numa_node: Some(0),
+                compute_processes: Some(0),
                 // Eighteen links to four switches.
                 nvlink_peers: [(5, 5), (6, 5), (7, 4), (8, 4)]
                     .iter()
@@ -129,6 +130,7 @@ fn inventory_is_what_the_driver_says() {
             DeviceReading {
                 pcie: pcie(4),
                 numa_node: Some(1),
+                compute_processes: Some(1),
                 sensors: busy,
                 ..DeviceReading::of(identity(1, "NVIDIA L40S", 46_068, "00000000:13:00.0"))
             },

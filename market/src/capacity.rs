@@ -1,15 +1,18 @@
 //! What a seat has to offer: nodes with free GPUs, a price and the provider's accept rules.
 //!
-//! Only [`OfferCapacity`] (sizes, no names) ever leaves a provider, and only sealed.
+//! Only [`OfferCapacity`] (sizes, no names) ever leaves a provider, and only sealed. An offer may bind its devices:
+//! [`commit_devices`] hides which they are and holds the provider to them.
 
-use crate::encode::{Canonical, DecodeError, Reader, Writer};
-use crate::{BidTerms, GpuModel, Price, Reason, Requirements};
+use crate::encode::{Canonical, DecodeError, Reader, Writer, hex_option};
+use crate::{BidTerms, Digest, GpuModel, Price, Reason, Requirements, tagged_hash};
 use serde::{Deserialize, Serialize};
 
 /// Most offers in one bundle.
 pub const MAX_OFFERS: usize = 64;
 /// Most nodes in one offer.
 pub const MAX_NODES: usize = 1024;
+/// Set in the number of an offer's nodes when the offer binds its devices.
+const BINDS_DEVICES: u32 = 1 << 31;
 
 /// What is free on one node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,15 +54,49 @@ impl Canonical for NodeCapacity {
 pub struct OfferCapacity {
     /// Free nodes.
     pub nodes: Vec<NodeCapacity>,
+    /// [`commit_devices`] to the devices of the one node; none when the seat does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_option")]
+    pub devices: Option<Digest>,
+}
+
+impl OfferCapacity {
+    /// Free nodes whose devices nobody vouches for.
+    pub fn of(nodes: Vec<NodeCapacity>) -> Self {
+        Self { nodes, devices: None }
+    }
 }
 
 impl Canonical for OfferCapacity {
     fn write(&self, w: &mut Writer) {
-        w.list(&self.nodes, |w, n| n.write(w));
+        let Some(devices) = &self.devices else {
+            w.list(&self.nodes, |w, n| n.write(w));
+            return;
+        };
+        w.u32(self.nodes.len() as u32 | BINDS_DEVICES);
+        self.nodes.iter().for_each(|node| node.write(w));
+        w.raw(devices);
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(Self { nodes: r.list("nodes", MAX_NODES, NodeCapacity::read)? })
+        let word = r.u32()?;
+        let found = (word & !BINDS_DEVICES) as usize;
+        if found > MAX_NODES {
+            return Err(DecodeError::TooLong { what: "nodes", found, max: MAX_NODES });
+        }
+        // Not reserved up front: a lying count must not cost memory.
+        let mut nodes = Vec::new();
+        for _ in 0..found {
+            nodes.push(NodeCapacity::read(r)?);
+        }
+        let devices = if word & BINDS_DEVICES != 0 { Some(r.array()?) } else { None };
+        Ok(Self { nodes, devices })
     }
+}
+
+/// What binds an offer of one round to the devices with a fingerprint. Who does not know the fingerprint can neither tell
+/// the devices from it nor find the same devices in another round; who is told it can check it.
+pub fn commit_devices(market: &Digest, round: u64, seat: u16, fingerprint: &Digest) -> Digest {
+    let parts: [&[u8]; 4] = [market, &round.to_be_bytes(), &seat.to_be_bytes(), fingerprint];
+    tagged_hash("VENDUE-V1-DEVICES", &parts)
 }
 
 /// What a provider accepts, judged before it bids.
@@ -106,6 +143,16 @@ pub struct OfferNode {
     pub name: String,
     /// What is free on it.
     pub capacity: NodeCapacity,
+    /// Fingerprint of its devices, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_option")]
+    pub fingerprint: Option<Digest>,
+}
+
+impl OfferNode {
+    /// A node whose devices nobody vouches for.
+    pub fn of(name: impl Into<String>, capacity: NodeCapacity) -> Self {
+        Self { name: name.into(), capacity, fingerprint: None }
+    }
 }
 
 /// One Provision as the bid engine sees it. Offers of one seat must not share nodes.
@@ -140,6 +187,53 @@ pub fn glob_match(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn mk_node() -> NodeCapacity {
+        NodeCapacity {
+            model: "H100".parse().unwrap(),
+            gpu_memory_mib: 81_920,
+            free_gpus: 8,
+            cpu_millis: 1,
+            memory_mib: 2,
+            disk_mib: 3,
+        }
+    }
+
+    #[test]
+    fn an_offer_that_binds_no_devices_keeps_its_bytes() {
+        let plain = OfferCapacity::of(vec![mk_node()]);
+        let bytes = plain.to_bytes();
+        assert_eq!((bytes.len(), &bytes[..4]), (48, [0, 0, 0, 1].as_slice()));
+        let bound = OfferCapacity { devices: Some([7; 32]), ..plain.clone() };
+        let more = bound.to_bytes();
+        assert_eq!((more.len(), &more[..4]), (80, [0x80, 0, 0, 1].as_slice()));
+        assert_eq!((&more[4..48], &more[48..]), (&bytes[4..], [7; 32].as_slice()));
+        for offer in [plain, bound, OfferCapacity { nodes: vec![], devices: Some([0; 32]) }] {
+            assert_eq!(OfferCapacity::from_bytes(&offer.to_bytes()), Ok(offer.clone()));
+            let json = serde_json::to_string(&offer).unwrap();
+            assert_eq!(serde_json::from_str::<OfferCapacity>(&json).unwrap(), offer);
+            assert_eq!(json.contains("devices"), offer.devices.is_some());
+        }
+        assert_eq!(OfferCapacity::from_bytes(&more[..79]), Err(DecodeError::Short));
+        let many = OfferCapacity::from_bytes(&[0x80, 0, 4, 1]);
+        assert_eq!(many, Err(DecodeError::TooLong { what: "nodes", found: 1025, max: MAX_NODES }));
+    }
+
+    #[test]
+    fn a_commitment_depends_on_market_round_seat_and_devices() {
+        let all = [
+            commit_devices(&[1; 32], 2, 3, &[4; 32]),
+            commit_devices(&[9; 32], 2, 3, &[4; 32]),
+            commit_devices(&[1; 32], 9, 3, &[4; 32]),
+            commit_devices(&[1; 32], 2, 9, &[4; 32]),
+            commit_devices(&[1; 32], 2, 3, &[9; 32]),
+        ];
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+        // Everybody who checks it works it out anew: its form is fixed.
+        let hex = crate::encode::to_hex(&all[0]);
+        assert_eq!(hex, "ec3479bce586cf71268587aa8e54add8f7c69e59d720e4aac56203adc4c46f39");
+    }
 
     #[test]
     fn globs() {

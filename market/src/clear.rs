@@ -8,7 +8,7 @@
 //! A bid is judged when its turn comes, so a round costs little more than reading its bids. Why a seat did not win is not
 //! worked out here but by [`explain`], from the same inputs.
 
-use crate::encode::{Canonical, DecodeError, Reader, Writer};
+use crate::encode::{Canonical, DecodeError, Reader, Writer, hex_option};
 use crate::{BidTerms, ClearingRules, Digest, Histogram, OfferCapacity, Order, Placement, Price, Reason};
 use crate::{Requirements, Terms};
 use book::{Book, Row};
@@ -90,6 +90,9 @@ pub struct StandBy {
     pub price: Price,
     /// Which of its offers.
     pub spec: u16,
+    /// What that offer binds its devices by.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_option")]
+    pub devices: Option<Digest>,
 }
 
 /// An order given to a seat.
@@ -101,6 +104,9 @@ pub struct Award {
     pub price: Price,
     /// Which of the winner's offers.
     pub spec: u16,
+    /// What that offer binds its devices by.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "hex_option")]
+    pub devices: Option<Digest>,
     /// Ranked stand-bys, at most `STAND_BYS`.
     pub stand_bys: Vec<StandBy>,
 }
@@ -178,7 +184,8 @@ fn clear_from<'a>(book: &Book<'a>, stock: &mut Stock<'_, 'a>) -> Vec<Cleared> {
             continue;
         };
         for (bid, placement) in stock.best(row, STAND_BYS, Some(award.seat)) {
-            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec });
+            let devices = stock.devices(&bid);
+            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec, devices });
             holdings.push(stock.hold(row, &bid, placement));
         }
     }
@@ -203,41 +210,93 @@ fn serve<'a>(stock: &mut Stock<'_, 'a>, row: &Row<'a>) -> Cleared {
         _ => winner.price,
     };
     let stand_bys = Vec::with_capacity(STAND_BYS);
-    let award = Award { seat: winner.seat, price, spec: winner.spec, stand_bys };
+    let devices = stock.devices(&winner);
+    let award = Award { seat: winner.seat, price, spec: winner.spec, devices, stand_bys };
     let mut holdings = Vec::with_capacity(1 + STAND_BYS);
     holdings.push(stock.hold(row, &winner, placement));
     Cleared { order: order.digest, outcome: Outcome::Award(award), no_bids: vec![], holdings }
 }
 
+impl Award {
+    /// The seats that may serve, the winner first, with what their offers bind their devices by.
+    pub fn bound(&self) -> impl Iterator<Item = (u16, Option<Digest>)> {
+        std::iter::once((self.seat, self.devices)).chain(self.stand_bys.iter().map(|s| (s.seat, s.devices)))
+    }
+    fn bound_mut(&mut self) -> impl Iterator<Item = &mut Option<Digest>> {
+        std::iter::once(&mut self.devices).chain(self.stand_bys.iter_mut().map(|s| &mut s.devices))
+    }
+    /// A bit for each of [`Award::bound`] that binds devices.
+    fn binding(&self) -> u8 {
+        let bits = self.bound().zip(0u8..8).map(|((_, devices), bit)| u8::from(devices.is_some()) << bit);
+        bits.fold(0, |mask, bit| mask | bit)
+    }
+    fn write(&self, w: &mut Writer) {
+        w.u16(self.seat);
+        self.price.write(w);
+        w.u16(self.spec).list(&self.stand_bys, |w, s| {
+            w.u16(s.seat);
+            s.price.write(w);
+            w.u16(s.spec);
+        });
+    }
+    fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            seat: r.u16()?,
+            price: Price::read(r)?,
+            spec: r.u16()?,
+            devices: None,
+            stand_bys: r.list("stand-bys", STAND_BYS, |r| {
+                Ok(StandBy { seat: r.u16()?, price: Price::read(r)?, spec: r.u16()?, devices: None })
+            })?,
+        })
+    }
+    /// Reads what follows an award of which somebody binds devices.
+    fn read_devices(&mut self, r: &mut Reader<'_>) -> Result<(), DecodeError> {
+        let mask = r.u8()?;
+        for (devices, _) in self.bound_mut().zip(0u8..8).filter(|(_, bit)| mask >> bit & 1 == 1) {
+            *devices = Some(r.array()?);
+        }
+        // Bits of nobody, or no bit at all, would be a second encoding.
+        if mask == 0 || self.binding() != mask {
+            return Err(DecodeError::Invalid("devices of an award"));
+        }
+        Ok(())
+    }
+}
+
+/// Kinds of outcomes.
+const NOBODY: u8 = 0;
+const AWARD: u8 = 1;
+const AWARD_WITH_DEVICES: u8 = 2;
+
 impl Canonical for Outcome {
     fn write(&self, w: &mut Writer) {
         match self {
-            Outcome::Award(a) => {
-                w.u8(1).u16(a.seat);
-                a.price.write(w);
-                w.u16(a.spec).list(&a.stand_bys, |w, s| {
-                    w.u16(s.seat);
-                    s.price.write(w);
-                    w.u16(s.spec);
-                });
-            }
+            Outcome::Award(award) => match award.binding() {
+                0 => award.write(w.u8(AWARD)),
+                mask => {
+                    award.write(w.u8(AWARD_WITH_DEVICES));
+                    w.u8(mask);
+                    for devices in award.bound().filter_map(|(_, devices)| devices) {
+                        w.raw(&devices);
+                    }
+                }
+            },
             Outcome::None(histogram) => {
-                w.u8(0);
+                w.u8(NOBODY);
                 histogram.write(w);
             }
         }
     }
     fn read(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
         match r.u8()? {
-            0 => Ok(Outcome::None(Histogram::read(r)?)),
-            1 => Ok(Outcome::Award(Award {
-                seat: r.u16()?,
-                price: Price::read(r)?,
-                spec: r.u16()?,
-                stand_bys: r.list("stand-bys", STAND_BYS, |r| {
-                    Ok(StandBy { seat: r.u16()?, price: Price::read(r)?, spec: r.u16()? })
-                })?,
-            })),
+            NOBODY => Ok(Outcome::None(Histogram::read(r)?)),
+            AWARD => Award::read(r).map(Outcome::Award),
+            AWARD_WITH_DEVICES => {
+                let mut award = Award::read(r)?;
+                award.read_devices(r)?;
+                Ok(Outcome::Award(award))
+            }
             _ => Err(DecodeError::Invalid("outcome")),
         }
     }

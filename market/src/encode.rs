@@ -210,6 +210,27 @@ pub mod hex_array {
     }
 }
 
+/// Serde form of optional fixed-length bytes: lower-case hex, or nothing.
+pub mod hex_option {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// Writes lower-case hex.
+    pub fn serialize<S: Serializer, const N: usize>(
+        bytes: &Option<[u8; N]>,
+        s: S,
+    ) -> Result<S::Ok, S::Error> {
+        bytes.as_ref().map(|bytes| super::to_hex(bytes)).serialize(s)
+    }
+    /// Reads lower-case hex of exactly the right length, or nothing.
+    pub fn deserialize<'de, D: Deserializer<'de>, const N: usize>(d: D) -> Result<Option<[u8; N]>, D::Error> {
+        let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
+        let bytes = super::from_hex(&text).and_then(|bytes| bytes.try_into().ok());
+        bytes
+            .map(Some)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is not {N} bytes of lower-case hex")))
+    }
+}
+
 /// Lower-case hex.
 pub fn to_hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()

@@ -247,7 +247,7 @@ pub(crate) mod tests {
         let mut offer = Offer {
             name: "p".into(),
             price: "9".parse().unwrap(),
-            nodes: vec![OfferNode { name: "n1".into(), capacity: mk_node("H100", 80, 1) }],
+            nodes: vec![OfferNode::of("n1", mk_node("H100", 80, 1))],
             rules: AcceptRules {
                 max_run_seconds: 60,
                 images: vec!["other/*".into()],

@@ -20,7 +20,8 @@ mod rules;
 mod terms;
 
 pub use capacity::{
-    AcceptRules, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, OfferNode, glob_match,
+    AcceptRules, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferCapacity, OfferNode, commit_devices,
+    glob_match,
 };
 pub use clear::{
     Award, Cleared, ClearingInput, Explanation, Holding, ListedOrder, NoBid, OpenedBundle, Outcome,

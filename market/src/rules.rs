@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 /// The first rules: lowest price at its own price, no terms.
 pub const FIRST_RULES: u32 = 1;
-/// The latest rules: terms of orders and bids, second price, score.
-pub const LATEST_RULES: u32 = 2;
+/// Rules with terms of orders and bids, second price, score.
+const RULES_WITH_TERMS: u32 = 2;
+/// The latest rules: offers may also bind their devices.
+pub const LATEST_RULES: u32 = 3;
 /// Highest standing of a seat.
 pub const MAX_STANDING: u32 = 1_000_000;
 
@@ -41,7 +43,7 @@ pub struct ScoreWeights {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClearingRules {
-    /// Version of the rules, 1 or 2.
+    /// Version of the rules, 1 to 3.
     pub version: u32,
     /// Facts by seat; empty, or one entry for each.
     #[serde(default)]
@@ -55,7 +57,7 @@ pub struct ClearingRules {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
     /// Rules that this program does not know.
-    #[error("rules of clearing have version {0}; accepted is 1 or 2")]
+    #[error("rules of clearing have version {0}; accepted is 1 to 3")]
     Version(u32),
     /// Tables or weights under rules that have none.
     #[error("rules of clearing of version 1 have no tables")]
@@ -118,11 +120,15 @@ impl ClearingRules {
 
     /// Whether orders may use these terms.
     pub fn know(&self, terms: &Terms) -> bool {
-        self.version > FIRST_RULES || terms.is_none()
+        self.version >= RULES_WITH_TERMS || terms.is_none()
     }
     /// Whether bids may use these terms.
     pub fn know_bid(&self, terms: &BidTerms) -> bool {
-        self.version > FIRST_RULES || terms.is_none()
+        self.version >= RULES_WITH_TERMS || terms.is_none()
+    }
+    /// Whether offers may bind their devices.
+    pub fn know_devices(&self) -> bool {
+        self.version >= LATEST_RULES
     }
 
     /// Names the version, tables and weights.
@@ -313,6 +319,18 @@ mod tests {
     }
 
     #[test]
+    fn each_version_knows_what_came_with_it() {
+        let knows = |version| {
+            let rules = ClearingRules { version, ..ClearingRules::default() };
+            let terms = Terms { second_price: true, ..Terms::default() };
+            let bid = BidTerms { duration_s: 1, ..BidTerms::default() };
+            (rules.know(&terms), rules.know_bid(&bid), rules.know_devices())
+        };
+        let known = [FIRST_RULES, RULES_WITH_TERMS, LATEST_RULES].map(knows);
+        assert_eq!(known, [(false, false, false), (true, true, false), (true, true, true)]);
+    }
+
+    #[test]
     fn every_entry_of_the_tables_has_a_part_in_the_digest() {
         let rules = mk_rules();
         let changes: [fn(&mut ClearingRules); 7] = [
@@ -342,7 +360,7 @@ mod tests {
             change(&mut rules);
             rules.check(2).unwrap_err()
         };
-        assert_eq!(wrong(|r| r.version = 3), RulesError::Version(3));
+        assert_eq!(wrong(|r| r.version = 4), RulesError::Version(4));
         assert_eq!(wrong(|r| r.seats[1].region = "EU".into()), RulesError::Fact { seat: 1, field: "region" });
         let standing = wrong(|r| r.seats[0].standing = MAX_STANDING + 1);
         assert_eq!(standing, RulesError::Fact { seat: 0, field: "standing" });

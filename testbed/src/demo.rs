@@ -90,9 +90,9 @@ pub async fn look_at_results(
         "{} GPUs for {} s used {} J and cost {}, as the receipts of their nodes say",
         usage.gpus, usage.seconds, usage.energy_joules, usage.cost.0
     ));
-    for node in &usage.receipts {
-        let key = node.public_key.as_deref().unwrap_or_default();
-        progress.say(format!("  {} receipts of node {}, signed by {key}", node.records, node.node));
+    let receipts = vendue(deployment, progress, &["receipts", "job/digits", "--wait", "60"]).await?;
+    for line in receipts.lines() {
+        progress.say(format!("  | {line}"));
     }
     Ok(())
 }

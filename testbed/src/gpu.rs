@@ -1,8 +1,8 @@
-//! Simulated GPUs of a node: the library and its state where an administrator would install a driver, and
+//! Simulated GPUs of a node: the libraries and their state where an administrator would install a driver, and
 //! the device plugin that advertises them.
 //!
-//! On every node the library is `/var/lib/vendue/nvml/libnvidia-ml.so.1` and its state
-//! `/var/lib/vendue/nvml/state.json`, whatever the cluster.
+//! On every node the libraries are `/var/lib/vendue/nvml/libnvidia-ml.so.1` and, for the agent's probe,
+//! `/var/lib/vendue/nvml/libcuda.so.1`, their state `/var/lib/vendue/nvml/state.json`, whatever the cluster.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,11 +20,12 @@ use crate::files;
 use crate::spec::Gpus;
 use crate::wait::{self, Poll};
 
-/// Folder of library and state as seen on the node.
+/// Folder of libraries and state as seen on the node.
 pub const NODE_FOLDER: &str = "/var/lib/vendue/nvml";
 /// Resource that the device plugin advertises.
 pub const RESOURCE: &str = "nvidia.com/gpu";
 const LIBRARY: &str = "libnvidia-ml.so.1";
+const CUDA_LIBRARY: &str = "libcuda.so.1";
 const STATE: &str = "state.json";
 
 /// The simulator's files among the built programs.
@@ -32,17 +33,21 @@ const STATE: &str = "state.json";
 pub struct Simulator {
     program: PathBuf,
     library: PathBuf,
+    cuda_library: PathBuf,
 }
 
 impl Simulator {
     /// Finds them in a Cargo target folder such as `target/debug`.
     pub fn in_folder(programs: &Path) -> Result<Self> {
-        let simulator =
-            Self { program: programs.join("nvml-sim"), library: programs.join("libvendue_nvml_sim.so") };
-        for file in [&simulator.program, &simulator.library] {
+        let simulator = Self {
+            program: programs.join("nvml-sim"),
+            library: programs.join("libvendue_nvml_sim.so"),
+            cuda_library: programs.join("libvendue_cuda_sim.so"),
+        };
+        for file in [&simulator.program, &simulator.library, &simulator.cuda_library] {
             if !file.exists() {
                 return Err(Error::Machine(format!(
-                    "{} is missing, and simulated GPUs need it: cargo build -p vendue-nvml-sim",
+                    "{} is missing, and simulated GPUs need it: cargo build -p vendue-nvml-sim -p vendue-cuda-sim",
                     file.display()
                 )));
             }
@@ -50,7 +55,7 @@ impl Simulator {
         Ok(simulator)
     }
 
-    /// Puts library, state and program on a node, and returns the device plugin's command line.
+    /// Puts libraries, state and program on a node, and returns the device plugin's command line.
     pub async fn install(&self, layout: &Layout, gpus: &Gpus) -> Result<Vec<String>> {
         let folder = layout.node().join("nvml");
         files::create_dir(&folder)?;
@@ -58,6 +63,7 @@ impl Simulator {
         let program = layout.node().join("nvml-sim");
         std::fs::copy(&self.program, &program).io("copy", &self.program)?;
         std::fs::copy(&self.library, folder.join(LIBRARY)).io("copy", &self.library)?;
+        std::fs::copy(&self.cuda_library, folder.join(CUDA_LIBRARY)).io("copy", &self.cuda_library)?;
         let state = folder.join(STATE);
         let mut start =
             command(&program, ["start", "--profile", &gpus.profile, "--count", &gpus.count.to_string()]);
@@ -77,7 +83,7 @@ impl Simulator {
     }
 }
 
-/// Containers read library and state as any user.
+/// Containers read libraries and state as any user.
 fn make_readable(folder: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     for entry in std::fs::read_dir(folder).io("list", folder)?.flatten() {

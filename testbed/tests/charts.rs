@@ -203,6 +203,24 @@ async fn a_service_monitor_is_made_only_where_its_kind_is_known() {
     assert!(with.contains("vendue.dev/metrics: \"true\""));
 }
 
+/// What an agent may do to Nodes.
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn agents_may_change_of_nodes_what_they_are_to() {
+    const POLICY: &str = "name: vendue-gpu-agent-own-taints";
+    const FEATURE: &str = "|| key in variables.feature)\n      message";
+    const TOLD: &str = "VENDUE_GFD_LABELS";
+    const TAINTS: &str = "\"['vendue.dev/xid', 'vendue.dev/ecc', 'vendue.dev/thermal']\"";
+    for (taints, labels) in [(true, false), (true, true), (false, true), (false, false)] {
+        let set = format!("gpuAgent.taintNodes={taints},gpuAgent.gfdLabels={labels}");
+        let text = template("provider", &[&set]).await.unwrap();
+        let found = [POLICY, FEATURE, TOLD, TAINTS].map(|part| text.contains(part));
+        assert_eq!(found, [taints || labels, labels, labels, taints], "{set}");
+        let patches = text.contains("resources: [nodes]\n    verbs: [patch]");
+        assert_eq!(patches, taints || labels, "{set}");
+    }
+}
+
 /// A rendering without what differs from one to the next, or with the version only.
 fn stable(text: &str) -> String {
     let secret = |line: &str| {

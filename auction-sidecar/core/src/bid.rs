@@ -3,7 +3,8 @@
 //! For each order the cheapest offer that serves it is bid. When all orders that are bid for fit together, only what
 //! they need is offered, so that rounds that overlap do not starve each other; else everything is. A host with GPUs
 //! of several models is one entry per model, and its CPU, memory and disk are divided among them. What is offered
-//! always fits into a bundle.
+//! always fits into a bundle. An offer of one node whose devices are known binds them; one of several nodes does not say
+//! which of them will serve.
 
 use crate::plaintext::Plaintext;
 use std::collections::BTreeMap;
@@ -50,8 +51,13 @@ pub struct LocalBids {
     pub records: Vec<OwnBid>,
 }
 
-/// Bids for a round.
-pub fn bids(bidder: &Bidder<'_>, offers: &[Offer], orders: &[Sought<'_>]) -> LocalBids {
+/// Bids for a round. `commit` makes of a fingerprint what an offer binds its devices by.
+pub fn bids(
+    bidder: &Bidder<'_>,
+    offers: &[Offer],
+    orders: &[Sought<'_>],
+    commit: impl Fn(&Digest) -> Digest,
+) -> LocalBids {
     let offers = divided(offers);
     let mut records: Vec<OwnBid> = orders
         .iter()
@@ -74,8 +80,11 @@ pub fn bids(bidder: &Bidder<'_>, offers: &[Offer], orders: &[Sought<'_>]) -> Loc
         }
     }
     let bid = wanted.iter().take(MAX_OFFERS);
-    let parts =
-        bid.filter_map(|(spec, orders)| Some(part(offers.get(usize::from(*spec))?, orders))).collect();
+    // Others would not read a bundle with more than the rules know.
+    let commit = |fingerprint: &Digest| bidder.rules.know_devices().then(|| commit(fingerprint));
+    let parts = bid
+        .filter_map(|(spec, orders)| Some(part(offers.get(usize::from(*spec))?, orders, commit)))
+        .collect();
     let mut local = LocalBids { parts, records };
     while !local.plaintext().fits() && local.cut() {}
     local
@@ -120,7 +129,11 @@ fn best(bidder: &Bidder<'_>, offers: &[Offer], sought: &Sought<'_>) -> RecordKin
 }
 
 /// What one offer puts in for the orders that it is bid for.
-fn part(offer: &Offer, wanted: &[&ListedOrder<'_>]) -> OfferedPart {
+fn part(
+    offer: &Offer,
+    wanted: &[&ListedOrder<'_>],
+    commit: impl Fn(&Digest) -> Option<Digest>,
+) -> OfferedPart {
     let whole: Vec<NodeCapacity> = offer.nodes.iter().map(|n| n.capacity.clone()).collect();
     let mut left = whole.clone();
     let together = wanted.iter().all(|order| match fit(order.requirements, &left) {
@@ -138,6 +151,9 @@ fn part(offer: &Offer, wanted: &[&ListedOrder<'_>]) -> OfferedPart {
             out.nodes.push(node.name.clone());
             out.capacity.nodes.push(offered);
         }
+    }
+    if let [node] = offer.nodes.as_slice() {
+        out.capacity.devices = node.fingerprint.as_ref().and_then(commit);
     }
     out
 }
@@ -221,9 +237,9 @@ mod tests {
         Offer {
             name: name.into(),
             price: Price::from_micros(price).unwrap(),
-            nodes: vec![OfferNode {
-                name: format!("{name}-node"),
-                capacity: NodeCapacity {
+            nodes: vec![OfferNode::of(
+                format!("{name}-node"),
+                NodeCapacity {
                     model: model.parse().unwrap(),
                     gpu_memory_mib: 81_920,
                     free_gpus: gpus,
@@ -231,7 +247,7 @@ mod tests {
                     memory_mib: 500_000,
                     disk_mib: 500_000,
                 },
-            }],
+            )],
             rules: AcceptRules::any(),
             terms: BidTerms::default(),
         }
@@ -244,7 +260,8 @@ mod tests {
 
     fn bids_by(rules: &ClearingRules, provider: &str, offers: &[Offer], orders: &[Wanted]) -> LocalBids {
         let sought: Vec<Sought<'_>> = orders.iter().map(Wanted::sought).collect();
-        super::bids(&mk_bidder(provider, rules), offers, &sought)
+        // Told from what it is made of.
+        super::bids(&mk_bidder(provider, rules), offers, &sought, |fingerprint| fingerprint.map(|b| b + 1))
     }
 
     /// An order that a home seeks offers for.
@@ -304,6 +321,24 @@ mod tests {
         let rest = without(&offers, local.usage().iter());
         assert_eq!(rest[1].nodes[0].capacity.free_gpus, 5);
         assert_eq!(rest[1].nodes[0].capacity.cpu_millis, 61_000);
+    }
+
+    #[test]
+    fn an_offer_of_one_known_node_binds_its_devices() {
+        let mut offer = mk_offer("a", 5, "H100", 3);
+        let bound = |rules: &ClearingRules, offer: &Offer| {
+            bids_by(rules, "alpha", std::slice::from_ref(offer), &[mk_order(1, 2)]).parts[0].capacity.devices
+        };
+        let latest = ClearingRules::latest();
+        assert_eq!(bound(&latest, &offer), None, "nobody vouches for the node");
+        offer.nodes[0].fingerprint = Some([7; 32]);
+        assert_eq!(bound(&latest, &offer), Some([8; 32]));
+        let earlier = ClearingRules { version: 2, ..ClearingRules::default() };
+        assert_eq!(bound(&earlier, &offer), None, "others would not read the bundle");
+        let mut second = offer.nodes[0].clone();
+        second.name = "second".into();
+        offer.nodes.push(second);
+        assert_eq!(bound(&latest, &offer), None, "either node may serve");
     }
 
     #[test]

@@ -106,10 +106,11 @@ impl Plaintext {
 
     /// Whether a market's rules know everything that is said here.
     pub(crate) fn is_known_to(&self, rules: &ClearingRules) -> bool {
-        self.records.iter().all(|record| match record {
+        let records = self.records.iter().all(|record| match record {
             RecordKind::Bid { terms, .. } => rules.know_bid(terms),
             RecordKind::NoBid(_) => true,
-        })
+        });
+        records && (rules.know_devices() || self.capacity.iter().all(|offer| offer.devices.is_none()))
     }
 }
 
@@ -186,5 +187,37 @@ mod tests {
         let (first, latest) = (ClearingRules::default(), ClearingRules::latest());
         assert!(plain(BidTerms::default()).is_known_to(&first) && plain(terms).is_known_to(&latest));
         assert!(!plain(terms).is_known_to(&first));
+    }
+
+    #[test]
+    fn devices_of_a_full_bundle_fit_into_its_padding() {
+        let node = vendue_market::NodeCapacity {
+            model: "H100".parse().unwrap(),
+            gpu_memory_mib: 1,
+            free_gpus: 1,
+            cpu_millis: 1,
+            memory_mib: 1,
+            disk_mib: 1,
+        };
+        let sealed = |devices, orders| {
+            let offer = OfferCapacity { nodes: vec![node.clone()], devices };
+            let records = vec![mk_bid(5, BidTerms::default()); orders];
+            Plaintext { capacity: vec![offer; MAX_OFFERS], records }.to_padded().len()
+        };
+        assert_eq!((sealed(None, 1000), sealed(Some([1; 32]), 1000)), (16_384, 16_384));
+        assert!(sealed(Some([1; 32]), crate::wire::MAX_ORDERS) + SEALING <= crate::wire::MAX_PAYLOAD);
+    }
+
+    #[test]
+    fn devices_are_known_since_the_third_rules() {
+        let plain = |devices| {
+            let bound = OfferCapacity { devices, ..OfferCapacity::default() };
+            Plaintext { capacity: vec![OfferCapacity::default(), bound], records: vec![] }
+        };
+        let second = ClearingRules { version: 2, ..ClearingRules::default() };
+        assert!(plain(None).is_known_to(&second) && !plain(Some([1; 32])).is_known_to(&second));
+        let bound = plain(Some([1; 32]));
+        assert!(bound.is_known_to(&ClearingRules::latest()));
+        assert_eq!(Plaintext::from_padded(&bound.to_padded(), 0), Ok(bound));
     }
 }

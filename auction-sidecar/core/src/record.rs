@@ -156,7 +156,8 @@ pub fn rules_hash() -> Digest {
 pub fn rules_hash_of(version: u32) -> Digest {
     let rules: &[u8] = match version {
         FIRST_RULES => b"first price; beacon order; two stand-bys; one model per order; 1",
-        _ => b"first or second price; terms; score; beacon order; two stand-bys; one model per order; 2",
+        2 => b"first or second price; terms; score; beacon order; two stand-bys; one model per order; 2",
+        _ => b"first or second price; terms; score; devices; beacon order; two stand-bys; one model per order; 3",
     };
     tagged_hash("VENDUE-V1-RULES", &[rules])
 }
@@ -329,6 +330,14 @@ mod tests {
     }
 
     #[test]
+    fn the_rules_of_a_version_keep_their_hash() {
+        let hash = |version| vendue_market::encode::to_hex(&rules_hash_of(version));
+        assert_eq!(hash(2), "47eed6c5c40b6852e6d45c20d8b1d8ce9b7afcf970e1b4c8b855efe620fb85b9");
+        assert_eq!(rules_hash(), rules_hash_of(3));
+        assert_ne!(hash(2), hash(3));
+    }
+
+    #[test]
     fn rules_tables_and_their_hash_are_checked() {
         let good = mk_record();
         assert_eq!((good.validate(), good.clearing.version), (Ok(()), LATEST_RULES));
@@ -343,7 +352,7 @@ mod tests {
         };
         assert_eq!(with(LATEST_RULES, 1), Ok(()));
         assert_eq!(with(LATEST_RULES, 2), Err(RecordError::Rules(RulesError::Seats { found: 2, seats: 1 })));
-        assert_eq!(with(3, 0), Err(RecordError::Rules(RulesError::Version(3))));
+        assert_eq!(with(4, 0), Err(RecordError::Rules(RulesError::Version(4))));
         assert_eq!(with(1, 1), Err(RecordError::Rules(RulesError::Tables)));
     }
 }

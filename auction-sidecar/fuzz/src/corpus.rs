@@ -19,8 +19,8 @@ use vendue_auction_core::wire::*;
 use vendue_auction_core::{AwardProof, KeyOrigin, MarketRecord, Plaintext};
 use vendue_market::encode::Canonical;
 use vendue_market::{
-    AcceptRules, BidTerms, Cost, Digest, Offer, OfferCapacity, Order, Outcome, Price, Reason, RecordKind,
-    Unserved,
+    AcceptRules, BidTerms, Cost, Digest, NodeCapacity, Offer, OfferCapacity, OfferNode, Order, Outcome,
+    Price, Reason, RecordKind, Unserved,
 };
 use vendue_sealed_bid::{MultiVote, SignerSet};
 
@@ -96,7 +96,7 @@ fn proofs() -> impl Iterator<Item = AwardProof> {
 fn market(target: &str) -> Option<Inputs> {
     let order = &fixture().order.0;
     let needs = &order.requirements;
-    let outcomes = || proofs().map(|p| p.leaf.outcome);
+    let outcomes = || proofs().map(|p| p.leaf.outcome).flat_map(|o| [bound(&o), o]);
     let histograms =
         outcomes().filter_map(|o| if let Outcome::None(h) = o { Some(h.to_bytes()) } else { None });
     let node = crate::fixture::offers(0).into_iter().flat_map(|o| o.nodes).map(|n| n.capacity);
@@ -110,8 +110,8 @@ fn market(target: &str) -> Option<Inputs> {
         "gpu_model" => nodes.iter().map(|n| n.model.to_bytes()).collect(),
         "price" => vec![needs.max_price.to_bytes()],
         "node_capacity" => nodes.iter().map(|n| n.to_bytes()).collect(),
-        "offer_capacity" => vec![OfferCapacity { nodes: vec![nodes.first()?.clone(); 3] }.to_bytes()],
-        "offer_capacity_json" => vec![json(&OfferCapacity { nodes })],
+        "offer_capacity" => offer_capacities(&nodes).iter().map(Canonical::to_bytes).collect(),
+        "offer_capacity_json" => offer_capacities(&nodes).iter().map(json).collect(),
         "offer_json" => {
             crate::fixture::offers(0).into_iter().flat_map(|o| [json(&o), json(&limited(o))]).collect()
         }
@@ -150,16 +150,36 @@ fn rich_order() -> Order {
     order
 }
 
+/// Capacity of nodes that nobody vouches for, and of one whose devices are bound.
+fn offer_capacities(nodes: &[NodeCapacity]) -> [OfferCapacity; 2] {
+    let plain = OfferCapacity::of(nodes.first().into_iter().cycle().take(3).cloned().collect());
+    let one = nodes.iter().take(1).cloned().collect();
+    [plain, OfferCapacity { devices: Some([0xd5; 32]), ..OfferCapacity::of(one) }]
+}
+
+/// An outcome in which winner and last stand-by bind their devices.
+fn bound(outcome: &Outcome) -> Outcome {
+    let mut outcome = outcome.clone();
+    if let Outcome::Award(award) = &mut outcome {
+        award.devices = Some([0xd5; 32]);
+        award.stand_bys.last_mut().into_iter().for_each(|s| s.devices = Some([0xd6; 32]));
+    }
+    outcome
+}
+
 /// An offer with terms, that accepts some only.
 fn limited(offer: Offer) -> Offer {
     let terms = BidTerms { start_ms: 1_000, duration_s: 3_600, may_interrupt: true };
     let rules = AcceptRules { homes: vec!["home".into()], ..offer.rules };
-    Offer { terms, rules, ..offer }
+    let bound = |node| OfferNode { fingerprint: Some([0xf1; 32]), ..node };
+    let nodes = offer.nodes.into_iter().map(bound).collect();
+    Offer { terms, rules, nodes, ..offer }
 }
 
 fn plaintexts() -> Inputs {
     let nodes = crate::fixture::offers(0).into_iter().flat_map(|o| o.nodes).map(|n| n.capacity);
-    let capacity = vec![OfferCapacity { nodes: nodes.collect() }];
+    let nodes: Vec<NodeCapacity> = nodes.collect();
+    let capacity = offer_capacities(&nodes).to_vec();
     let limited = BidTerms { start_ms: 1_000, duration_s: 3_600, may_interrupt: true };
     let bid = |terms| Price::from_micros(2_000_000).map(|price| RecordKind::Bid { price, spec: 0, terms });
     let bids = [BidTerms::default(), limited].into_iter().filter_map(bid);

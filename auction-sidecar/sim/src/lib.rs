@@ -81,7 +81,7 @@ pub fn offer(name: &str, price: i64, gpus: u32) -> Option<Offer> {
     Some(Offer {
         name: name.into(),
         price: Price::from_micros(price)?,
-        nodes: vec![OfferNode { name: format!("{name}-node-0"), capacity }],
+        nodes: vec![OfferNode::of(format!("{name}-node-0"), capacity)],
         rules: AcceptRules::any(),
         terms: vendue_market::BidTerms::default(),
     })

@@ -17,6 +17,7 @@
 
 pub mod bids;
 pub mod cluster;
+mod devices;
 pub mod dispatch;
 pub mod home;
 pub mod host;

@@ -15,6 +15,7 @@ use vendue_crds::{
 use vendue_market::encode::to_hex;
 use vendue_market::{Digest, GpuModel, Requirements, Terms};
 
+use super::devices;
 use crate::wire::AwardRef;
 
 /// Annotation of a host's Award: the commitment to the workload, hex.
@@ -125,6 +126,8 @@ pub struct AwardFacts {
     pub seat: (u16, String, vendue_market::Price),
     /// Who takes over, best first.
     pub stand_bys: Vec<(u16, String, vendue_market::Price)>,
+    /// What winner and stand-bys bind their devices by, as certified.
+    pub devices: BTreeMap<u16, Digest>,
     /// When the award stops binding anybody.
     pub expires_ms: u64,
     /// Name of the home in the market record.
@@ -172,6 +175,7 @@ impl AwardFacts {
                 .collect(),
             expires_at: time_of(self.expires_ms),
             requirements: award_requirements(&self.order.requirements),
+            devices_commitment: self.devices.get(seat).map(|digest| to_hex(digest)),
             provision: None,
             provision_namespace: None,
             workload_secret: None,
@@ -297,6 +301,9 @@ pub fn relayed_status(award: &Award) -> AwardStatus {
 /// What becomes of home's status when the host's arrives: the host's conditions win, those that only home has stay.
 pub fn merged_status(at_home: &AwardStatus, relayed: AwardStatus) -> AwardStatus {
     let mut merged = relayed;
+    // What home judges by itself no host can say.
+    merged.conditions.retain(|c| c.type_ != condition::DEVICES_AS_BID);
+    devices::keep_evidence(at_home, &mut merged);
     for own in &at_home.conditions {
         if conditions::find(&merged.conditions, &own.type_).is_none() {
             merged.conditions.push(own.clone());

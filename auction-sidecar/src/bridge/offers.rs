@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vendue_crds::conditions::{self, award as condition, provision};
-use vendue_crds::{Award, AwardSide, FreeNode, Provision};
+use vendue_crds::{Award, AwardSide, FreeNode, Provision, parse_fingerprint};
 use vendue_market::{AcceptRules, GpuModel, MAX_NODES, MAX_OFFERS, NodeCapacity, Offer, OfferNode};
 
 use super::objects::conditions_of;
@@ -126,7 +126,8 @@ fn offer(
     for free in &status.free {
         let node = capacity(free, &uncounted)?;
         if nodes.len() < MAX_NODES && used.insert(format!("{}/{}", free.node, free.model)) {
-            nodes.push(OfferNode { name: free.node.clone(), capacity: node });
+            let fingerprint = free.fingerprint.as_deref().and_then(parse_fingerprint);
+            nodes.push(OfferNode { fingerprint, ..OfferNode::of(&free.node, node) });
         }
     }
     let accept = &provision.spec.accept;
@@ -245,6 +246,17 @@ mod tests {
         let sale = sale([&provision], []);
         let nodes: Vec<_> = sale.offers.iter().map(|o| (o.name.as_str(), o.nodes[0].name.as_str())).collect();
         assert_eq!(nodes, [("default/p", "n1"), ("default/p", "n2")]);
+    }
+
+    #[test]
+    fn a_node_is_offered_with_the_fingerprint_of_its_devices() {
+        let mut provision = mk_provision("p", 4, &[]);
+        let offered = |provision: &Provision| sale([provision], []).offers[0].nodes[0].fingerprint;
+        assert_eq!(offered(&provision), None);
+        for (text, want) in [("ab".repeat(32), Some([0xab; 32])), ("ab".into(), None)] {
+            provision.status.as_mut().unwrap().free[0].fingerprint = Some(text);
+            assert_eq!(offered(&provision), want);
+        }
     }
 
     #[test]

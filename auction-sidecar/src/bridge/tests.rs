@@ -289,7 +289,8 @@ pub(super) fn proof(order: &vendue_market::Order) -> vendue_auction_core::AwardP
         seat: 0,
         price: "1.10".parse().unwrap(),
         spec: 0,
-        stand_bys: vec![StandBy { seat: 1, price: "1.80".parse().unwrap(), spec: 0 }],
+        devices: None,
+        stand_bys: vec![StandBy { seat: 1, price: "1.80".parse().unwrap(), spec: 0, devices: None }],
     };
     let leaf = vendue_auction_core::OrderLeaf {
         order: order.digest(),

@@ -72,7 +72,7 @@ fn offers(model: &str, gpus: u32, price: &str) -> SeatInput {
     let offer = Offer {
         name: "default/p".into(),
         price: price.parse().unwrap(),
-        nodes: vec![OfferNode { name: "n1".into(), capacity }],
+        nodes: vec![OfferNode::of("n1", capacity)],
         rules: AcceptRules::any(),
         terms: vendue_market::BidTerms::default(),
     };

@@ -11,9 +11,10 @@ use vendue_auction_core::{
 use vendue_crds::{Award, ComputeJob, Pricing};
 use vendue_market::{Outcome, Price};
 
+use super::devices::{self, Claim};
 use super::evidence::Evidence;
 use crate::cluster::time;
-use crate::report::Check;
+use crate::report::{Check, Level};
 
 /// What the award must belong to; `None` is not checked.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Binding {
     pub terms: Option<(Pricing, Vec<String>)>,
     /// Who the cluster says has the award: provider, seat, price.
     pub holder: Option<(String, i32, String)>,
+    /// The devices that it is to be bound to.
+    pub devices: Option<Claim>,
 }
 
 impl Binding {
@@ -43,6 +46,7 @@ impl Binding {
             max_price: Some(job.spec.max_price.0.clone()),
             terms: Some((job.spec.pricing, job.spec.regions.clone())),
             holder: Some((award.spec.provider.clone(), award.spec.seat, award.spec.price.0.clone())),
+            devices: Claim::of(award),
         }
     }
 }
@@ -122,6 +126,15 @@ fn run(evidence: &Evidence, issuer: Option<&str>, checks: &mut Vec<Check>) -> Op
     );
     checks.push(Check::ok("award", detail));
     binding(&evidence.binding, &file, &facts, checks)?;
+    let holder = evidence.binding.holder.as_ref().map(|(_, seat, _)| *seat);
+    let place = (record.market, certificate.round, holder);
+    if let Some(check) = devices::check(evidence.binding.devices.as_ref(), &award, place) {
+        let failed = check.level == Level::Fail;
+        checks.push(check);
+        if failed {
+            return None;
+        }
+    }
     Some(facts)
 }
 

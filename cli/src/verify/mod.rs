@@ -5,6 +5,7 @@
 //! Invariant: the record is the trust root. Keys that come with a certificate are never looked at.
 
 mod checks;
+mod devices;
 mod evidence;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ use crate::error::CliError;
 use crate::report::{self, Check, Level};
 
 use checks::Facts;
+use devices::Claim;
 use evidence::Evidence;
 
 /// The answer as JSON.
@@ -29,7 +31,7 @@ struct Answer {
 
 /// Checks what the options name; an error names the check that failed.
 pub async fn run(global: &Global, options: &VerifyOptions) -> Result<(), CliError> {
-    let evidence = match (&options.job, &options.market, &options.certificate, &options.award) {
+    let mut evidence = match (&options.job, &options.market, &options.certificate, &options.award) {
         (Some(job), ..) => Evidence::from_cluster(global, options, job).await?,
         (None, Some(market), Some(certificate), Some(award)) => {
             Evidence::from_files(market, certificate, award, options.job_uid.clone())?
@@ -40,6 +42,9 @@ pub async fn run(global: &Global, options: &VerifyOptions) -> Result<(), CliErro
             ));
         }
     };
+    if let Some(fingerprint) = &options.fingerprint {
+        evidence.binding.devices = Some(Claim::User(fingerprint.clone()));
+    }
     if let Some(folder) = &options.save {
         evidence.save(folder)?;
     }

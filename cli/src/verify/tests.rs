@@ -8,9 +8,10 @@ use vendue_auction_core::{
     Params, deal, evidence::order_hash,
 };
 use vendue_crds::Pricing;
-use vendue_market::{Award, Order, Outcome, Requirements, StandBy};
+use vendue_market::{Award, Order, Outcome, Requirements, StandBy, commit_devices};
 
 use super::checks::{Binding, all};
+use super::devices::Claim;
 use super::evidence::Evidence;
 use crate::report::Level;
 
@@ -74,7 +75,8 @@ fn round(dealt: &Dealt, orders: &[Order], signers: &[u16]) -> (Certificate, Awar
             seat: 1,
             price: "1.80".parse().unwrap(),
             spec: 0,
-            stand_bys: vec![StandBy { seat: 0, price: "2.40".parse().unwrap(), spec: 0 }],
+            devices: Some(commit_devices(&record.market, ROUND, 1, &[0xab; 32])),
+            stand_bys: vec![StandBy { seat: 0, price: "2.40".parse().unwrap(), spec: 0, devices: None }],
         });
         let expires_ms = record.params.expiry(ROUND);
         leaves.push(Leaf::Order(OrderLeaf { order: order.digest(), outcome, bundle: [3; 32], expires_ms }));
@@ -108,6 +110,7 @@ fn evidence(dealt: &Dealt, certificate: &Certificate, award: &AwardFile) -> Evid
             max_price: Some("3".into()),
             terms: Some((Pricing::FirstPrice, vec![])),
             holder: Some(("bravo".into(), 1, "1.80".into())),
+            devices: None,
         },
     }
 }
@@ -147,7 +150,7 @@ fn a_true_award_verifies() {
     assert_eq!(facts.stand_bys, [("alpha".to_owned(), "2.40".to_owned())]);
     assert!(facts.insecure_keys);
     let names: Vec<_> = checks.iter().map(|c| c.name.as_str()).collect();
-    assert_eq!(names, ["market", "keys", "certificate", "order", "award", "job", "holder"]);
+    assert_eq!(names, ["market", "keys", "certificate", "order", "award", "job", "holder", "devices"]);
 }
 
 #[test]
@@ -159,6 +162,20 @@ fn a_stand_by_that_took_over_verifies_at_its_own_price_only() {
     assert_eq!(failure(&evidence).0, "holder");
     evidence.binding.holder = Some(("charlie".into(), 2, "1.80".into()));
     assert_eq!(failure(&evidence).0, "holder");
+}
+
+#[test]
+fn the_devices_are_those_that_the_certificate_binds() {
+    let (_, mut evidence) = good();
+    evidence.binding.devices = Some(Claim::User("ab".repeat(32)));
+    assert!(all(&evidence, None).1.is_some());
+    evidence.binding.devices = Some(Claim::User("ac".repeat(32)));
+    assert_eq!(failure(&evidence).0, "devices");
+    // Nobody can put another commitment under the certified root.
+    let commitment = hex::encode(commit_devices(&[0; 32], ROUND, 1, &[0xac; 32]));
+    let pointer = "/proof/leaf/outcome/Award/devices";
+    let tampered = Evidence { award: edit(&evidence.award, pointer, json!(commitment)), ..evidence };
+    assert_eq!(failure(&tampered).0, "award");
 }
 
 #[test]

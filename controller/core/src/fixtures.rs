@@ -8,9 +8,10 @@ use vendue_crds::workload::{TrainWorkload, Workload};
 use vendue_crds::{
     Award, AwardRequirements, AwardSide, AwardSpec, Decimal, HeldDevices, JobReference, ProvisionSpec,
 };
+use vendue_market::tagged_hash;
 
 use crate::award::objects::{Env, Terms};
-use crate::provision::{GpuNodeView, NodeView, Snapshot};
+use crate::provision::{Device, GpuNodeView, Known, NodeView, Snapshot};
 
 /// A time of tests.
 pub(crate) fn at(second: i64) -> Timestamp {
@@ -49,6 +50,7 @@ pub(crate) fn mk_award(id: &str) -> Award {
                 image: "ray:1".into(),
                 ..AwardRequirements::default()
             },
+            devices_commitment: None,
             provision: Some("gpus".into()),
             provision_namespace: Some("default".into()),
             workload_secret: None,
@@ -108,8 +110,22 @@ pub(crate) fn mk_provision_spec() -> ProvisionSpec {
         storage_class_name: "local".into(),
         accept: Default::default(),
         isolation: Default::default(),
+        accept_unprobed: None,
         suspend: None,
     }
+}
+
+/// What the agent of a node says; the fingerprint is that of its name.
+pub(crate) fn mk_known(node: &str, model: &str, gpus: u32) -> Known {
+    let device = |n: u32| Device {
+        uuid: format!("GPU-{node}-{n}"),
+        product: format!("NVIDIA {model}"),
+        memory_mib: 80 * 1024,
+        sliced: false,
+        healthy: true,
+    };
+    let fingerprint = hex::encode(tagged_hash("TEST", &[node.as_bytes()]));
+    Known { fingerprint: Some(fingerprint), devices: (0..gpus).map(device).collect() }
 }
 
 /// A snapshot of nodes, each with so many GPUs of one model.
@@ -126,7 +142,9 @@ pub(crate) fn mk_snapshot(nodes: &[(&str, &str, u32)]) -> Snapshot {
         };
         snapshot.nodes.insert((*name).to_owned(), node);
         let devices = vec![((*model).to_owned(), 80 * 1024); *gpus as usize];
-        snapshot.gpu_nodes.insert((*name).to_owned(), GpuNodeView { ready: true, devices });
+        let known = mk_known(name, model, *gpus);
+        let view = GpuNodeView { ready: true, devices, known, ..GpuNodeView::default() };
+        snapshot.gpu_nodes.insert((*name).to_owned(), view);
     }
     snapshot
 }

@@ -23,7 +23,7 @@ pub struct Transition {
     pub warning: bool,
 }
 
-const WARNINGS: [&str; 15] = [
+const WARNINGS: [&str; 18] = [
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
     reasons::NO_FEASIBLE_BID,
@@ -39,6 +39,9 @@ const WARNINGS: [&str; 15] = [
     reasons::STORAGE_CLASS_MISSING,
     reasons::RUNTIME_CLASS_MISSING,
     reasons::NAME_TAKEN,
+    reasons::FINGERPRINT_CHANGED,
+    reasons::SAME_UUID,
+    reasons::LABELS_DIFFER,
 ];
 
 /// Transitions from `before` to `after`, in the order of `after`.
@@ -59,7 +62,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Transition>
 }
 
 /// Every reason that may become a label of a metric; others come from a newer or foreign winner.
-const KNOWN: [&str; 38] = [
+const KNOWN: [&str; 45] = [
     reasons::VALID,
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
@@ -98,6 +101,13 @@ const KNOWN: [&str; 38] = [
     reasons::SEAT_NOT_ACTIVE,
     reasons::IN_USE,
     reasons::IDLE,
+    reasons::AS_BID,
+    reasons::OTHER_DEVICES,
+    reasons::FINGERPRINT_CHANGED,
+    reasons::SAME_UUID,
+    reasons::UNIQUE,
+    reasons::LABELS_DIFFER,
+    reasons::LABELS_AGREE,
 ];
 
 /// The reason as a label: itself when it is known, else "other".

@@ -35,9 +35,12 @@ pub async fn dereference<R: Runtime>(
             let nodes: Vec<String> = devices.iter().map(|d| d.node.clone()).collect();
             let pods = pods_on(all, &nodes).await?;
             observed.allocation = all.ledger.confirm(award, &nodes, pods);
+            observed.fingerprint = nodes.first().and_then(|node| all.ledger.fingerprint(node));
         }
         return Ok(observed);
     }
+    let held = award.status.as_ref().and_then(|s| s.devices.first());
+    observed.fingerprint = held.and_then(|devices| all.ledger.fingerprint(&devices.node));
     let look = look(award, now);
     if look == Look::Nothing {
         all.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid(award));

@@ -160,6 +160,11 @@ impl Ledger {
             && self.runtime_classes.ready()
     }
 
+    /// The fingerprint of a node's devices; none while it is not known.
+    pub fn fingerprint(&self, node: &str) -> Option<String> {
+        self.gpu_nodes.get("", node)?.known.fingerprint
+    }
+
     /// A Provision by name.
     pub fn provision(&self, namespace: &str, name: &str) -> Option<ProvisionView> {
         self.provisions.get(namespace, name)

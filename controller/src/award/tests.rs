@@ -6,7 +6,7 @@ use http::StatusCode;
 use kube::Client;
 use serde_json::{Value, json};
 use vendue_controller_core::award::objects::{Child, ChildKey};
-use vendue_controller_core::provision::{GpuNodeView, NodeView, ProvisionView};
+use vendue_controller_core::provision::{GpuNodeView, Known, NodeView, ProvisionView};
 
 use super::*;
 use crate::runtime::Cluster;
@@ -47,7 +47,9 @@ fn ledger_with(gpus: u32, awards: &[Award]) -> Arc<Ledger> {
         disk_mib: 65_536,
         ..NodeView::default()
     };
-    let devices = GpuNodeView { ready: true, devices: vec![("H100".into(), 81_920); gpus as usize] };
+    let devices = vec![("H100".into(), 81_920); gpus as usize];
+    let known = Known { fingerprint: Some("ab".repeat(32)), ..Known::default() };
+    let devices = GpuNodeView { ready: true, devices, known, ..GpuNodeView::default() };
     let spec = serde_json::from_value(json!({ "price": "1.80", "storageClassName": "local" })).unwrap();
     let provision = ProvisionView { namespace: "default".into(), name: "gpus".into(), spec };
     Arc::new(Ledger::with(vec![("n1", node)], vec![("n1", devices)], provision, awards))
@@ -95,6 +97,7 @@ async fn holds_devices_finalizer_first() {
                 ("/status/conditions/0/type", json!("Held")),
                 ("/status/conditions/0/status", json!("True")),
                 ("/status/devices/0", json!({ "node": "n1", "model": "H100", "workers": 2, "gpus": 2 })),
+                ("/status/fingerprint", json!("ab".repeat(32))),
             ],
         ),
         event("vendue-a-a1", "DevicesHeld"),

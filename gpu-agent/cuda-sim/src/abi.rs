@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use vendue_gpu_sim::machine::Moment;
 
-use crate::device::{Driver, Result, claimed_bytes, code};
+use crate::device::{Driver, Kernel, Result, claimed_bytes, code};
 
 /// Opaque handles: contexts, modules, functions, events and streams.
 type Handle = *mut c_void;
@@ -320,7 +320,7 @@ exports! {
         put(function, handle(driver(|d| d.function(module.addr(), name))?))
     }
 
-    /// Runs a function: its one argument is the number of cycles to be busy for.
+    /// Runs a function; its arguments are 64-bit numbers.
     fn cuLaunchKernel(
         function: Handle,
         grid_x: c_uint,
@@ -338,12 +338,14 @@ exports! {
         if [grid_x, grid_y, grid_z, block_x, block_y, block_z].contains(&0) || arguments.is_null() || !extra.is_null() {
             return Err(code::INVALID_VALUE);
         }
-        let first = arguments.read();
-        if first.is_null() {
-            return Err(code::INVALID_VALUE);
-        }
-        let cycles = first.cast::<u64>().read_unaligned();
-        current(|d, c| d.spin(c, function.addr(), cycles))
+        let argument = |n: usize| {
+            let at = arguments.add(n).read();
+            if at.is_null() { Err(code::INVALID_VALUE) } else { Ok(at.cast::<u64>().read_unaligned()) }
+        };
+        current(|d, c| match d.kernel(function.addr())? {
+            Kernel::Spin => d.spin(c, argument(0)?),
+            Kernel::Copy => d.copy_units(c, argument(0)?, argument(1)?, argument(2)?),
+        })
     }
 
     /// Name of a result.

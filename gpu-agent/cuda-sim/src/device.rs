@@ -13,8 +13,17 @@ use vendue_gpu_sim::visible::{self, Visibility};
 
 use crate::memory::Memory;
 
-/// The kernel that is understood: its one argument is a 64-bit number of SM clock cycles to be busy for.
-pub(crate) const SPIN: &str = "vendue_spin_cycles";
+/// Kernels that are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kernel {
+    /// `vendue_spin_cycles(cycles)`: keeps the SMs busy for so many cycles of their clock.
+    Spin,
+    /// `vendue_copy_units(to, from, count)`: copies units of 16 bytes.
+    Copy,
+}
+
+/// Bytes of a unit that [`Kernel::Copy`] copies.
+const UNIT: u64 = 16;
 
 /// Allocations begin at multiples of this.
 const ALIGNMENT: u64 = 2 << 20;
@@ -57,7 +66,8 @@ pub(crate) struct Driver {
     allocations: BTreeMap<u64, Allocation>,
     events: BTreeMap<usize, Event>,
     modules: BTreeMap<usize, usize>,
-    functions: BTreeMap<usize, usize>,
+    /// Functions: their module, and what they are.
+    functions: BTreeMap<usize, (usize, Kernel)>,
     memory: Memory,
 }
 
@@ -161,7 +171,7 @@ impl Driver {
         self.events.retain(|_, e| e.context != id);
         self.modules.retain(|_, context| *context != id);
         let modules = &self.modules;
-        self.functions.retain(|_, module| modules.contains_key(module));
+        self.functions.retain(|_, (module, _)| modules.contains_key(module));
         Ok(())
     }
 
@@ -292,7 +302,7 @@ impl Driver {
 
     pub(crate) fn unload_module(&mut self, module: usize) -> Result<()> {
         self.modules.remove(&module).ok_or(code::INVALID_HANDLE)?;
-        self.functions.retain(|_, owner| *owner != module);
+        self.functions.retain(|_, (owner, _)| *owner != module);
         Ok(())
     }
 
@@ -300,19 +310,28 @@ impl Driver {
         if !self.modules.contains_key(&module) {
             return Err(code::INVALID_HANDLE);
         }
-        if name != SPIN {
-            return Err(code::NOT_FOUND);
-        }
+        let kernel = match name {
+            "vendue_spin_cycles" => Kernel::Spin,
+            "vendue_copy_units" => Kernel::Copy,
+            _ => return Err(code::NOT_FOUND),
+        };
         let id = self.id();
-        self.functions.insert(id, module);
+        self.functions.insert(id, (module, kernel));
         Ok(id)
     }
 
+    /// What a function is.
+    pub(crate) fn kernel(&self, function: usize) -> Result<Kernel> {
+        self.functions.get(&function).map(|(_, kernel)| *kernel).ok_or(code::INVALID_HANDLE)
+    }
+
+    /// Copies units within a device.
+    pub(crate) fn copy_units(&mut self, context: usize, to: u64, from: u64, count: u64) -> Result<()> {
+        self.copy(context, to, from, count.checked_mul(UNIT).ok_or(code::INVALID_VALUE)?)
+    }
+
     /// Keeps the SMs busy for a number of cycles of their true clock.
-    pub(crate) fn spin(&mut self, context: usize, function: usize, cycles: u64) -> Result<()> {
-        if !self.functions.contains_key(&function) {
-            return Err(code::INVALID_HANDLE);
-        }
+    pub(crate) fn spin(&mut self, context: usize, cycles: u64) -> Result<()> {
         let device = self.context_device(context)?;
         let mhz = self.at(device, |m| {
             usable(m)?;

@@ -5,7 +5,7 @@
 // A C library is called through its symbols.
 #![allow(unsafe_code)]
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::null_mut;
 use std::time::Instant;
@@ -121,12 +121,17 @@ impl Rig {
 
     /// SM clock under load in MHz, by a kernel that is busy for a known number of cycles.
     fn clock(&self) -> f64 {
+        let (function, cycles) = (self.kernel(c"vendue_spin_cycles"), 1_000_000_000);
+        let ms = self.timed(|| assert_eq!(self.launch(function, &mut [cycles]), 0));
+        cycles as f64 / f64::from(ms) / 1e3
+    }
+
+    fn kernel(&self, name: &CStr) -> *mut c_void {
         let (mut module, mut function): (*mut c_void, *mut c_void) = (null_mut(), null_mut());
         let image = c"// any image";
         let code =
             call!(self, cuModuleLoadData(*mut *mut c_void, *const c_char), &mut module, image.as_ptr());
         assert_eq!(code, 0);
-        let name = c"vendue_spin_cycles";
         assert_eq!(
             call!(
                 self,
@@ -137,39 +142,38 @@ impl Rig {
             ),
             0
         );
-        let mut cycles = 1_000_000_000_u64;
-        let mut arguments = [(&raw mut cycles).cast::<c_void>()];
-        let ms = self.timed(|| {
-            let code = call!(
-                self,
-                cuLaunchKernel(
-                    *mut c_void,
-                    u32,
-                    u32,
-                    u32,
-                    u32,
-                    u32,
-                    u32,
-                    u32,
-                    *mut c_void,
-                    *mut *mut c_void,
-                    *mut *mut c_void,
-                ),
-                function,
-                132,
-                1,
-                1,
-                32,
-                1,
-                1,
-                0,
-                null_mut(),
-                arguments.as_mut_ptr(),
-                null_mut()
-            );
-            assert_eq!(code, 0);
-        });
-        cycles as f64 / f64::from(ms) / 1e3
+        function
+    }
+
+    fn launch(&self, function: *mut c_void, arguments: &mut [u64]) -> u32 {
+        let mut pointers: Vec<*mut c_void> = arguments.iter_mut().map(|a| (&raw mut *a).cast()).collect();
+        call!(
+            self,
+            cuLaunchKernel(
+                *mut c_void,
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+                u32,
+                *mut c_void,
+                *mut *mut c_void,
+                *mut *mut c_void,
+            ),
+            function,
+            132,
+            1,
+            1,
+            32,
+            1,
+            1,
+            0,
+            null_mut(),
+            pointers.as_mut_ptr(),
+            null_mut()
+        )
     }
 }
 
@@ -219,6 +223,24 @@ fn relabelled_and_throttled_cards_are_slower_than_they_say() {
 }
 
 #[test]
+fn a_kernel_copies_units_as_fast_as_the_memory_is() {
+    let rig = Rig::with_context("T4", |_| {});
+    let (from, to) = (rig.allocate(GIB).expect("from"), rig.allocate(GIB).expect("to"));
+    let copy = rig.kernel(c"vendue_copy_units");
+    assert_eq!(call!(rig, cuMemsetD32_v2(u64, u32, usize), from, 7, GIB / 4), 0);
+    let ms = rig.timed(|| assert_eq!(rig.launch(copy, &mut [to, from, GIB as u64 / 16]), 0));
+    let bandwidth = 2.0 * GIB as f64 / f64::from(ms) / 1e6;
+    assert!(close(bandwidth, 320.0 * 0.92), "{bandwidth}");
+    let mut word = 0_u32;
+    let last = to + GIB as u64 - 4;
+    assert_eq!(call!(rig, cuMemcpyDtoH_v2(*mut u32, u64, usize), &mut word, last, 4), 0);
+    assert_eq!(word, 7);
+    assert_eq!(rig.launch(copy, &mut [to, from, GIB as u64 / 16 + 1]), 1);
+    assert_eq!(rig.launch(copy, &mut [to, from, u64::MAX]), 1);
+    assert_eq!(rig.launch(null_mut(), &mut [1]), 400);
+}
+
+#[test]
 fn memory_keeps_what_is_written_and_refuses_what_lies_outside() {
     let rig = Rig::with_context("T4", |_| {});
     let address = rig.allocate(12 * GIB).expect("allocate");
@@ -254,7 +276,7 @@ fn trouble_has_cudas_codes() {
     let mut name: *const c_char = std::ptr::null();
     assert_eq!(call!(rig, cuGetErrorName(u32, *mut *const c_char), 46, &mut name), 0);
     // SAFETY: the library's texts live as long as it is loaded.
-    assert_eq!(unsafe { std::ffi::CStr::from_ptr(name) }, c"CUDA_ERROR_DEVICE_UNAVAILABLE");
+    assert_eq!(unsafe { CStr::from_ptr(name) }, c"CUDA_ERROR_DEVICE_UNAVAILABLE");
     assert_eq!(call!(rig, cuGetErrorName(u32, *mut *const c_char), 12345, &mut name), 1);
 
     for (health, code) in [(DriverHealth::NotLoaded, 100), (DriverHealth::Mismatch, 803)] {

@@ -113,7 +113,7 @@ impl Memory {
 }
 
 /// Readers see the old file or the new one, also after a crash.
-fn replace(path: &Path, content: &Content) -> std::io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &impl Serialize) -> std::io::Result<()> {
     let mut text = serde_json::to_vec_pretty(content)?;
     text.push(b'\n');
     let temporary = path.with_extension("json.new");

@@ -22,6 +22,7 @@ const MAX_LINKS: u32 = 36;
 /// What changes slowly.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Slow {
+    compute_capability: Option<(i32, i32)>,
     mig_enabled: Option<bool>,
     mig: Vec<MigInstance>,
     rows: Option<Rows>,
@@ -71,6 +72,7 @@ pub(super) fn slow(nvml: &Nvml, device: &Device<'_>) -> Result<Slow, NvmlError> 
     let errors = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
     let mig_enabled = mig_enabled(device)?;
     Ok(Slow {
+        compute_capability: device.cuda_compute_capability().ok().map(|c| (c.major, c.minor)),
         mig: if mig_enabled == Some(true) { mig_instances(nvml, device) } else { vec![] },
         mig_enabled,
         rows: rows(nvml, device),
@@ -94,6 +96,7 @@ pub(super) fn fast(
     let reasons = device.current_throttle_reasons().unwrap_or(ThrottleReasons::empty());
     DeviceReading {
         identity,
+        compute_capability: slow.compute_capability,
         mig_enabled: slow.mig_enabled,
         mig: slow.mig.clone(),
         fault: slow.rows.and_then(Rows::fault),
@@ -102,6 +105,7 @@ pub(super) fn fast(
         pcie: slow.pcie,
         numa_node: slow.numa_node,
         nvlink_peers: slow.nvlink_peers.clone(),
+        compute_processes: device.running_compute_processes_count().ok(),
         sensors: Sensors {
             memory_used_bytes: Some(memory.used),
             memory_free_bytes: Some(memory.free),

@@ -143,6 +143,10 @@ impl<'a> Plain<'a> {
         Holding { seat: bid.seat, spec: bid.spec, placement }
     }
 
+    fn devices(&self, bid: &Bid) -> Option<Digest> {
+        self.bundle(bid.seat)?.capacity.get(usize::from(bid.spec))?.devices
+    }
+
     fn refusals(&self, order: &ListedOrder) -> Vec<NoBid> {
         let reason = |seat| match (self.bundle(seat), unservable(self.input.rules, order)) {
             (None, _) if self.input.garbage.contains(&seat) => Some(Reason::Garbage),
@@ -170,7 +174,13 @@ impl<'a> Plain<'a> {
         };
         let second = feasible.get(1).map(|b| b.price).or(order.ceiling);
         let price = if order.terms.second_price { second.unwrap() } else { winner.price };
-        let award = Award { seat: winner.seat, price, spec: winner.spec, stand_bys: vec![] };
+        let award = Award {
+            seat: winner.seat,
+            price,
+            spec: winner.spec,
+            devices: self.devices(winner),
+            stand_bys: vec![],
+        };
         let holdings = vec![self.hold(order, winner)];
         Cleared { order: order.digest, outcome: Outcome::Award(award), no_bids: vec![], holdings }
     }
@@ -187,7 +197,8 @@ fn plainly(input: &ClearingInput<'_>) -> Vec<Cleared> {
         let Outcome::Award(award) = &mut cleared.outcome else { continue };
         let others = plain.feasible(order).into_iter().filter(|bid| bid.seat != award.seat);
         for bid in others.take(STAND_BYS).collect::<Vec<_>>() {
-            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec });
+            let devices = plain.devices(&bid);
+            award.stand_bys.push(StandBy { seat: bid.seat, price: bid.price, spec: bid.spec, devices });
             cleared.holdings.push(plain.hold(order, &bid));
         }
     }
@@ -256,13 +267,14 @@ fn nodes(most: usize) -> impl Strategy<Value = Vec<NodeCapacity>> {
 }
 
 fn bundles() -> impl Strategy<Value = Bundle> {
-    let offers = prop::collection::vec(nodes(4), 0..3);
+    let devices = prop::option::of(any::<u8>().prop_map(|b| [b; 32]));
+    let offers = prop::collection::vec((nodes(4), devices), 0..3);
     let records = prop::collection::vec(records(), 0..30);
     (0..SEATS + 1, offers, records, any::<bool>()).prop_map(|(seat, offers, mut records, sorted)| {
         if sorted {
             records.sort_by_key(|(order, _)| *order);
         }
-        let capacity = offers.into_iter().map(|nodes| OfferCapacity { nodes }).collect();
+        let capacity = offers.into_iter().map(|(nodes, devices)| OfferCapacity { nodes, devices }).collect();
         Bundle { capacity, records, ..mk_bundle(seat, 0, &[]) }
     })
 }

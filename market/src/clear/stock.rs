@@ -7,7 +7,7 @@ use super::book::{Book, Entry, Row, Said, Space};
 use super::{Holding, NoBid};
 use crate::fit::{Kinds, Models, Need};
 use crate::rules::{has_wishes, unservable};
-use crate::{BidTerms, Free, OfferCapacity, Placement, Reason};
+use crate::{BidTerms, Digest, Free, OfferCapacity, Placement, Reason};
 
 /// Most notes about classes and offers; classes beyond are judged anew each time.
 const MAX_NOTES: usize = 1 << 22;
@@ -255,6 +255,11 @@ impl<'b, 'a> Stock<'b, 'a> {
     /// What a seat had to offer under one of its specs before anything was held.
     pub fn whole(&self, bid: &Entry) -> Option<&'a OfferCapacity> {
         self.book.columns.get(bid.column)?.bundle.capacity.get(usize::from(bid.spec))
+    }
+
+    /// What the offer of a bid binds its devices by.
+    pub fn devices(&self, bid: &Entry) -> Option<Digest> {
+        self.whole(bid)?.devices
     }
 }
 

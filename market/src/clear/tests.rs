@@ -122,7 +122,7 @@ pub(super) fn mk_bundle(seat: u16, gpus: u32, bids: &[(u8, i64)]) -> Bundle {
     Bundle {
         seat,
         provider: format!("p{seat}"),
-        capacity: vec![OfferCapacity { nodes: vec![mk_node("H100", 80, gpus)] }],
+        capacity: vec![OfferCapacity::of(vec![mk_node("H100", 80, gpus)])],
         records: bids.iter().map(record).collect(),
     }
 }
@@ -150,9 +150,10 @@ fn cheapest_wins_at_its_own_price_with_ranked_stand_bys() {
                 seat: 1,
                 price: price(10),
                 spec: 0,
+                devices: None,
                 stand_bys: vec![
-                    StandBy { seat: 3, price: price(20), spec: 0 },
-                    StandBy { seat: 0, price: price(30), spec: 0 },
+                    StandBy { seat: 3, price: price(20), spec: 0, devices: None },
+                    StandBy { seat: 0, price: price(30), spec: 0, devices: None },
                 ],
             }),
             no_bids: vec![],
@@ -163,6 +164,26 @@ fn cheapest_wins_at_its_own_price_with_ranked_stand_bys() {
     );
     let bytes = cleared[0].outcome.to_bytes();
     assert_eq!(Outcome::from_bytes(&bytes).unwrap(), cleared[0].outcome);
+}
+
+#[test]
+fn an_award_says_what_its_offers_bind_their_devices_by() {
+    let bids = [(0, 30), (1, 10), (2, 20)];
+    let mut bundles = bids.map(|(seat, micros)| mk_bundle(seat, 4, &[(1, micros)])).to_vec();
+    bundles[1].capacity[0].devices = Some([11; 32]);
+    bundles[0].capacity[0].devices = Some([10; 32]);
+    let award = Case::new(4, vec![mk_order(1, 2)], bundles).award();
+    assert_eq!(award.bound().collect::<Vec<_>>(), [(1, Some([11; 32])), (2, None), (0, Some([10; 32]))]);
+    let bytes = Outcome::Award(award.clone()).to_bytes();
+    // Kind, seat, price, offer, two stand-bys; then who binds devices, and by what.
+    let plain = 1 + 12 + 4 + 2 * 12;
+    assert_eq!((bytes[0], bytes[plain], bytes.len()), (2, 0b101, plain + 1 + 64));
+    assert_eq!(Outcome::from_bytes(&bytes), Ok(Outcome::Award(award)));
+    for mask in [0, 0b111, 0b1101] {
+        let mut other = bytes.clone();
+        other[plain] = mask;
+        assert!(Outcome::from_bytes(&other).is_err(), "{mask:b}");
+    }
 }
 
 #[test]
@@ -269,7 +290,7 @@ fn second_price_is_the_next_feasible_one_or_the_ceiling() {
     let second = || Terms { second_price: true, ..Terms::default() };
     let award = with_terms(second()).award();
     assert_eq!((award.seat, award.price), (0, price(20)));
-    assert_eq!(award.stand_bys[0], StandBy { seat: 1, price: price(20), spec: 0 });
+    assert_eq!(award.stand_bys[0], StandBy { seat: 1, price: price(20), spec: 0, devices: None });
     let mut case = with_terms(second());
     case.bundles[1].capacity.clear();
     case.orders[0].ceiling = Some(price(35));

@@ -12,7 +12,7 @@ fn with_many_kinds(orders: Vec<OwnedOrder>, seats: u16, free_gpus: u32) -> Case 
     let bids: Vec<(u8, i64)> = orders.iter().map(|o| (o.digest[0], 1)).collect();
     let nodes: Vec<_> = (0..50).map(|kind| mk_node(&format!("M{kind}"), 80, free_gpus)).collect();
     let bundle =
-        |seat| Bundle { capacity: vec![OfferCapacity { nodes: nodes.clone() }], ..mk_bundle(seat, 0, &bids) };
+        |seat| Bundle { capacity: vec![OfferCapacity::of(nodes.clone())], ..mk_bundle(seat, 0, &bids) };
     Case::new(seats, orders, (0..seats).map(bundle).collect())
 }
 

@@ -65,7 +65,7 @@ struct Yours {
     /// Runtime class that gives the GPU agent NVIDIA's library, usually nvidia.
     #[arg(long, value_name = "NAME", requires = "kubeconfig", conflicts_with = "simulated_gpus")]
     runtime_class: Option<String>,
-    /// The nodes' GPUs are simulated: this folder on them holds libnvidia-ml.so.1 and state.json.
+    /// The nodes' GPUs are simulated: this folder on them holds libnvidia-ml.so.1, libcuda.so.1 and state.json.
     #[arg(long, value_name = "DIR", requires = "kubeconfig")]
     simulated_gpus: Option<PathBuf>,
     /// Only take off the clusters what an earlier run with --keep left.

@@ -91,7 +91,7 @@ pub struct Release<'a> {
     pub keys: &'a Path,
     /// What the cluster is.
     pub profile: Profile,
-    /// Folder on the node with the simulated NVML library and its state.
+    /// Folder on the node with the simulated libraries (NVML, CUDA) and their state.
     pub nvml: Option<&'a Path>,
     /// Storage class of home's store.
     pub storage_class: &'a str,
@@ -110,6 +110,7 @@ impl Release<'_> {
             values["gpuAgent"]["nvml"] = json!({
                 "hostPath": dir, "libraryPath": dir.join("libnvidia-ml.so.1"), "statePath": dir.join("state.json"),
             });
+            values["gpuAgent"]["cuda"] = json!({ "libraryPath": dir.join("libcuda.so.1") });
         }
         merge(&mut values, &self.more);
         values
@@ -169,7 +170,8 @@ mod tests {
                 "profile": "provider", "image": { "tag": "1,2" }, "log": null,
                 "auction": { "store": { "storageClassName": "fast" }, "p2p": { "nodePort": 31000 } },
                 "gpuAgent": { "nvml": { "hostPath": "/sim", "libraryPath": "/sim/libnvidia-ml.so.1",
-                                        "statePath": "/sim/state.json" } },
+                                        "statePath": "/sim/state.json" },
+                              "cuda": { "libraryPath": "/sim/libcuda.so.1" } },
             })
         );
     }

@@ -12,9 +12,15 @@ use crate::error::{Error, Result};
 use crate::paths::Paths;
 use crate::progress::Progress;
 
-/// Packages whose programs the clusters and the user run.
-const PACKAGES: [&str; 5] =
-    ["vendue-controller", "vendue-auction", "vendue-gpu-agent", "vendue-nvml-sim", "kubectl-vendue"];
+/// Packages whose programs and libraries the clusters and the user run.
+const PACKAGES: [&str; 6] = [
+    "vendue-controller",
+    "vendue-auction",
+    "vendue-gpu-agent",
+    "vendue-nvml-sim",
+    "vendue-cuda-sim",
+    "kubectl-vendue",
+];
 
 /// Builds the programs; cargo's own progress goes to standard error.
 pub async fn build(paths: &Paths, progress: &Progress) -> Result<PathBuf> {

@@ -102,6 +102,12 @@ async fn agents_change_only_their_own_taints(env: &Env, who: &[&str]) -> Scenari
         (&node, taints("example.com/mine"), "changes only taints with the keys"),
         (&node, json!({ "spec": { "unschedulable": true } }), "nothing of a node but its taints"),
         (&node, json!({ "metadata": { "labels": { "zone": "here" } } }), "nothing of a node but its taints"),
+        // Labels of feature discovery only where gpuAgent.gfdLabels is on.
+        (
+            &node,
+            json!({ "metadata": { "labels": { "nvidia.com/gpu.count": "9" } } }),
+            "nothing of a node but its taints",
+        ),
     ] {
         let found =
             patch(name, change).await.map_or_else(|error| error.to_string(), |_| "it was allowed".into());

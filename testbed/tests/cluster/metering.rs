@@ -1,5 +1,7 @@
 //! Usage and cost: what receipts of the nodes say, and nothing else.
 
+use std::path::PathBuf;
+
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 use vendue_crds::conditions::{self, gpu_node, job as types, reasons};
@@ -34,6 +36,7 @@ pub async fn usage_is_what_receipts_say(env: &Env) -> Scenario {
     let usage = usage_until(env, &ns, "the last receipts are in", 60, |usage| usage.complete).await?;
     adds_up(&job, &usage)?;
     signed_by_its_nodes(env, &site, &usage).await?;
+    offline(env, &ns, &usage).await?;
     let refused = env.metric(&site, Process::Controller, "receipts_total{result=\"refused\"}").await?;
     check(refused == 0.0, || format!("{refused} receipts were refused"))?;
     env.delete_job(&ns, "metered", 30).await?;
@@ -69,6 +72,28 @@ fn adds_up(job: &ComputeJob, usage: &UsageStatus) -> Scenario {
     // A card draws some tens of watts at least, and none of them a kilowatt.
     let watts = usage.energy_joules as f64 / usage.gpu_seconds.max(1) as f64;
     check((10.0..1_000.0).contains(&watts), || format!("{watts} W: {usage:?}"))
+}
+
+/// The receipts come home, agree with the status, and verify without a cluster; one changed digit is found.
+async fn offline(env: &Env, ns: &str, usage: &UsageStatus) -> Scenario {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("receipts.json");
+    let path = file.display().to_string();
+    let args = ["receipts", "-n", ns, "job/metered", "--wait", "90", "--save", &path];
+    let ran = env.vendue(&args).await?;
+    check(ran.code == 0 && ran.stdout.contains(&usage.cost.0), || {
+        format!("{} is not in {ran:?}", usage.cost.0)
+    })?;
+    let nowhere = PathBuf::from("/nonexistent");
+    let verify = ["receipts", "--verify", &path];
+    let ran = env.vendue_as(&nowhere, &verify).await?;
+    check(ran.code == 0, || format!("{ran:?}"))?;
+    let text = std::fs::read_to_string(&file)?;
+    let changed = text.replacen("\"wall_ns\":1", "\"wall_ns\":2", 1);
+    check(changed != text, || format!("no window in {text:.400}"))?;
+    std::fs::write(&file, changed)?;
+    let ran = env.vendue_as(&nowhere, &verify).await?;
+    check(ran.code == 1 && ran.stderr.contains("not verified"), || format!("{ran:?}"))
 }
 
 /// The keys in the usage are those that the nodes show, and the nodes say that they are metered.

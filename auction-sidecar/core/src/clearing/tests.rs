@@ -143,7 +143,7 @@ fn run(
 ) -> (AwardTable, Vec<Cleared>) {
     let node = mk_node();
     let bid = RecordKind::Bid { price: price(1_000_000), spec: 0, terms };
-    let plain = Plaintext { capacity: vec![OfferCapacity { nodes: vec![node] }], records: vec![bid] };
+    let plain = Plaintext { capacity: vec![OfferCapacity::of(vec![node])], records: vec![bid] };
     let header = Header { kind: Kind::Bundle, market: record.short_id(), epoch: 0, round: ROUND, seat: 1 };
     let bundle = Bundle { order_view: vec![order.digest()].into(), u: [1; 48], v: [2; 32], payload: vec![] };
     let listed = Listed { seat: 1, d: bundle.digest(&header) };
@@ -169,7 +169,7 @@ fn what_this_seat_sealed_is_not_opened_again_and_is_that_of_no_other_bundle() {
     let record = &market.record.record;
     let plain = |free_gpus: u32| {
         let node = NodeCapacity { free_gpus, ..mk_node() };
-        Plaintext { capacity: vec![OfferCapacity { nodes: vec![node] }], records: vec![] }.to_padded()
+        Plaintext { capacity: vec![OfferCapacity::of(vec![node])], records: vec![] }.to_padded()
     };
     let listed: Vec<(Listed, Held)> = [1, 2]
         .map(|seat| {

@@ -31,7 +31,7 @@ fn every_record() -> Vec<LogRecord> {
         parts: vec![OfferedPart {
             offer: "o".into(),
             nodes: vec!["n".into()],
-            capacity: OfferCapacity { nodes: vec![node()] },
+            capacity: OfferCapacity { nodes: vec![node()], devices: Some([9; 32]) },
         }],
         records: vec![
             OwnBid { order: [1; 32], kind: RecordKind::Bid { price, spec: 0, terms: BidTerms::default() } },

@@ -82,7 +82,7 @@ impl Rig {
             parts: vec![OfferedPart {
                 offer: "o".into(),
                 nodes: vec!["n".into()],
-                capacity: OfferCapacity { nodes: vec![node] },
+                capacity: OfferCapacity { nodes: vec![node], devices: Some([0xd0 | seat as u8; 32]) },
             }],
             records: vec![OwnBid {
                 order: self.order.digest(),

@@ -19,7 +19,7 @@ pub(super) fn nobody() -> Outcome {
 
 pub(super) fn to_seat_2() -> Outcome {
     let price = Price::from_micros(2_000_000).unwrap();
-    Outcome::Award(Award { seat: 2, price, spec: 0, stand_bys: vec![] })
+    Outcome::Award(Award { seat: 2, price, spec: 0, devices: None, stand_bys: vec![] })
 }
 
 /// The next body of an order that round `round` gave to nobody.

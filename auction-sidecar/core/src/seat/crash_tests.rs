@@ -82,7 +82,7 @@ fn offer(seat: u16) -> SeatInput {
     let offer = Offer {
         name: "prov".into(),
         price: Price::from_micros(2_000_000 + i64::from(seat)).unwrap(),
-        nodes: vec![OfferNode { name: "n".into(), capacity }],
+        nodes: vec![OfferNode::of("n", capacity)],
         rules: AcceptRules::any(),
         terms: BidTerms::default(),
     };

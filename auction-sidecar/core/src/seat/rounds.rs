@@ -11,7 +11,9 @@ use crate::round::{Round, RoundDecided, RoundInput, RoundOutput};
 use crate::wire::{Body, Fetch, Kind, ProofMessages};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vendue_market::{Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, tagged_hash};
+use vendue_market::{
+    Bidder, Cleared, Digest, ListedOrder, Order, Outcome, Reason, RecordKind, commit_devices, tagged_hash,
+};
 
 /// Orders that a round is given at once, so that a record of them in the log stays far below what a record may hold.
 const ORDERS_AT_ONCE: usize = 128;
@@ -124,7 +126,9 @@ impl<C: Crypto> Seat<C> {
         let provider = self.record.seat(self.index).map(|s| s.provider.as_str()).unwrap_or_default();
         let (rules, from_ms) = (&self.record.clearing, self.record.params.expiry(round));
         let bidder = Bidder { seat: self.index, provider, rules, from_ms };
-        let local = bids(&bidder, &self.free_offers(), &sought);
+        let (market, seat) = (&self.record.market, self.index);
+        let commit = |fingerprint: &Digest| commit_devices(market, round, seat, fingerprint);
+        let local = bids(&bidder, &self.free_offers(), &sought, commit);
         self.offer_names.insert(round, local.parts.iter().map(|p| p.offer.clone()).collect());
         if let Some(active) = self.rounds.get_mut(&round) {
             active.bids = local.clone();

@@ -45,7 +45,7 @@ pub(super) fn mk_rig() -> Rig {
     let offer = Offer {
         name: "prov".into(),
         price: Price::from_micros(2_000_000).unwrap(),
-        nodes: vec![OfferNode { name: "n".into(), capacity }],
+        nodes: vec![OfferNode::of("n", capacity)],
         rules: AcceptRules::any(),
         terms: vendue_market::BidTerms::default(),
     };
@@ -101,6 +101,7 @@ impl Rig {
             seat: winner,
             price: Price::from_micros(2_000_000).unwrap(),
             spec: 0,
+            devices: None,
             stand_bys: vec![],
         });
         Reserve {

@@ -47,7 +47,7 @@ fn mk_case(change: impl FnOnce(&mut OrderLeaf)) -> Case {
     let price = Price::from_micros(2_000_000).unwrap();
     let mut leaf = OrderLeaf {
         order: order.digest(),
-        outcome: Outcome::Award(Award { seat: 2, price, spec: 0, stand_bys: vec![] }),
+        outcome: Outcome::Award(Award { seat: 2, price, spec: 0, devices: None, stand_bys: vec![] }),
         bundle: [7; 32],
         expires_ms: record.params.expiry(7),
     };

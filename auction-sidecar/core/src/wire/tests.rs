@@ -50,7 +50,8 @@ fn mk_proof(outcome: Outcome) -> Proof {
 
 fn mk_award() -> Outcome {
     let price = Price::from_micros(2_000_000).unwrap();
-    Outcome::Award(Award { seat: 2, price, spec: 0, stand_bys: vec![StandBy { seat: 1, price, spec: 3 }] })
+    let stand_bys = vec![StandBy { seat: 1, price, spec: 3, devices: None }];
+    Outcome::Award(Award { seat: 2, price, spec: 0, devices: None, stand_bys })
 }
 
 /// One message of every kind, and of every form that a kind has.
@@ -112,6 +113,15 @@ fn every_key_body() -> Vec<Body> {
     ]
 }
 
+/// An award whose offers bind their devices.
+fn every_bound_body() -> Vec<Body> {
+    let price = Price::from_micros(2_000_000).unwrap();
+    let stand_by = |seat, devices| StandBy { seat, price, spec: 3, devices };
+    let stand_bys = vec![stand_by(1, None), stand_by(3, Some([0xd3; 32]))];
+    let award = Award { seat: 2, price, spec: 0, devices: Some([0xd2; 32]), stand_bys };
+    vec![Body::Proof(Box::new(mk_proof(Outcome::Award(award))))]
+}
+
 /// What was added to the protocol's first form: earlier members drop it, and nothing else reads differently.
 fn every_later_body() -> Vec<Body> {
     let mut histogram = Histogram::new(4);
@@ -164,6 +174,7 @@ fn all_bodies() -> Vec<Body> {
         .chain(every_later_body())
         .chain(every_view_body())
         .chain(every_key_body())
+        .chain(every_bound_body())
         .collect()
 }
 
@@ -269,7 +280,15 @@ fn wire_format_is_frozen() {
     }
     let hash = hex::encode(hasher.finalize());
     assert_eq!(hash, FROZEN_KEYS, "the encoding of a message has changed");
+    let mut hasher = Sha256::new();
+    for body in every_bound_body() {
+        hasher.update(mk_message(body).encode());
+    }
+    let hash = hex::encode(hasher.finalize());
+    assert_eq!(hash, FROZEN_BOUND, "the encoding of a message has changed");
 }
+
+const FROZEN_BOUND: &str = "23bf047333abad4feaeb03b34703f543a807819a156862cbbd76b93416a63dee";
 
 const FROZEN_KEYS: &str = "6f1dde907e42981150f02ff86f25f6801cc06cc796012ea2d806a9a2ad48900f";
 

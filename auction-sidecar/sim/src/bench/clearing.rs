@@ -51,7 +51,7 @@ impl Bundle {
         Some(Self {
             seat,
             provider: format!("provider-{seat}"),
-            capacity: vec![OfferCapacity { nodes: vec![node; NODES] }],
+            capacity: vec![OfferCapacity::of(vec![node; NODES])],
             records: (0..orders).map(record).collect::<Option<_>>()?,
         })
     }
@@ -64,7 +64,7 @@ impl Bundle {
             let model = format!("seat-{seat}-kind-{}", i * 7 % MAX_NODES).parse().ok()?;
             Some(NodeCapacity { model, cpu_millis: 0, ..node.clone() })
         };
-        bundle.capacity = vec![OfferCapacity { nodes: (0..MAX_NODES).map(kind).collect::<Option<_>>()? }];
+        bundle.capacity = vec![OfferCapacity::of((0..MAX_NODES).map(kind).collect::<Option<_>>()?)];
         let price = Price::from_micros(1)?;
         bundle.records = vec![RecordKind::Bid { price, spec: 0, terms: BidTerms::default() }; orders];
         Some(bundle)

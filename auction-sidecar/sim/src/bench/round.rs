@@ -168,8 +168,7 @@ fn sold(seat: u16) -> Option<Offer> {
     let price = 2_000_000 + i64::from(seat) * 7_919 % 1_000 * 1_000;
     let mut offer = offer("offer", price, GPUS)?;
     let node = offer.nodes.first()?.capacity.clone();
-    offer.nodes =
-        (0..NODES).map(|i| OfferNode { name: format!("node-{i}"), capacity: node.clone() }).collect();
+    offer.nodes = (0..NODES).map(|i| OfferNode::of(format!("node-{i}"), node.clone())).collect();
     Some(offer)
 }
 

@@ -101,7 +101,7 @@ fn plaintext(how: FalseRecords, orders: usize) -> Option<Vec<u8>> {
     };
     let capacity = match how {
         FalseRecords::NoCapacity => vec![],
-        _ => vec![OfferCapacity { nodes: vec![node] }],
+        _ => vec![OfferCapacity::of(vec![node])],
     };
     let records = match how {
         FalseRecords::TwiceEach => orders * 2,

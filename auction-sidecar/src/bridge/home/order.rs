@@ -17,6 +17,7 @@ use vendue_market::{Digest, GpuModel, Order, Outcome, Price};
 
 use super::persist::{Removal, Written};
 use super::{Entry, HomeContext, JobKey, handover};
+use crate::bridge::devices::bound_devices;
 use crate::bridge::objects::AwardFacts;
 use crate::engine::now_ms;
 
@@ -437,6 +438,7 @@ pub(super) fn facts(
         winner: award.seat,
         seat: named(award.seat, award.price)?,
         stand_bys: award.stand_bys.iter().filter_map(|s| named(s.seat, s.price)).collect(),
+        devices: bound_devices(award),
         expires_ms: proof.leaf.expires_ms,
         home: context.name(),
     })

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Resource, ResourceExt};
 use vendue_crds::conditions::{self, award as condition};
@@ -14,6 +15,7 @@ use vendue_crds::{Award, AwardSide, AwardStatus, ComputeJob, names};
 
 use super::HomeContext;
 use crate::bridge::cluster::ClusterError;
+use crate::bridge::devices;
 use crate::bridge::objects::{self, award_ref, conditions_of};
 use crate::engine::now_ms;
 use crate::net::MemberId;
@@ -104,6 +106,7 @@ async fn take_status(
     }
     let old = now.status.clone().unwrap_or_default();
     let mut merged = objects::merged_status(&old, status);
+    devices::judge_devices(&now.spec, &old, &mut merged, Timestamp::now());
     if merged.state.is_none() {
         merged.state = Some(objects::state_word(&merged.conditions).to_owned());
     }
@@ -128,7 +131,8 @@ fn announce(context: &HomeContext, before: &Award, after: &AwardStatus) {
         if old.is_some_and(|o| o.status == new.status && o.reason == new.reason) {
             continue;
         }
-        let warning = new.status == "False" && new.type_ != condition::RUNNING;
+        let bad = if new.type_ == condition::DEVICES_CHANGED { "True" } else { "False" };
+        let warning = new.status == bad && new.type_ != condition::RUNNING;
         let note = format!("{}={}: {}", new.type_, new.status, new.message);
         tracing::info!(
             job = before.spec.job.uid,

@@ -13,6 +13,7 @@ use vendue_market::{Digest, Outcome, Reason};
 
 use super::HostContext;
 use crate::bridge::cluster::ClusterError;
+use crate::bridge::devices::bound_devices;
 use crate::bridge::objects::{self, AwardFacts, conditions_of};
 use crate::bridge::offers::parse_offer_name;
 use crate::engine::now_ms;
@@ -49,6 +50,7 @@ pub(super) fn facts(context: &HostContext, request: &HoldRequest) -> Result<Awar
         winner: award.seat,
         seat: (context.seat, own.provider.clone(), request.price),
         stand_bys: Vec::new(),
+        devices: bound_devices(award),
         expires_ms: request.expires_ms,
         home: home.name.clone(),
     })

@@ -4,9 +4,10 @@
 //! Invariant: what is given out was free in the snapshot, and all workers of an award share one node, because they
 //! share one volume that only Pods of one node can mount.
 
-use vendue_crds::{Award, FreeNode, HeldDevices, ProvisionSpec};
+use vendue_crds::{AsBid, Award, FreeNode, HeldDevices, ProvisionSpec};
 use vendue_market::{GpuModel, NodeCapacity, Reason, Requirements, fit};
 
+use super::evidence::as_bid;
 use crate::provision::{Hold, Snapshot, free_nodes};
 
 /// Answer to an award that asks for devices.
@@ -65,8 +66,8 @@ pub fn requirements(award: &Award) -> Result<Requirements, RequirementsError> {
     Ok(requirements)
 }
 
-/// Finds devices for an award on one node: of the nodes where it fits, the one with the smallest GPUs, then with the
-/// fewest free ones, so that large GPUs and whole nodes stay free.
+/// Finds devices for an award on one node: of the nodes where it fits, the one that its bid is bound to, else the one with
+/// the smallest GPUs, then with the fewest free ones, so that large GPUs and whole nodes stay free.
 pub fn allocate(snapshot: &Snapshot, provision: &ProvisionSpec, award: &Award) -> Allocation {
     let need = match requirements(award) {
         Ok(need) => need,
@@ -77,7 +78,10 @@ pub fn allocate(snapshot: &Snapshot, provision: &ProvisionSpec, award: &Award) -
     let best = nodes
         .iter()
         .filter(|(_, capacity)| fit(&need, std::slice::from_ref(capacity)).is_ok())
-        .min_by_key(|(node, capacity)| (capacity.gpu_memory_mib, capacity.free_gpus, node.node.clone()));
+        .min_by_key(|(node, capacity)| {
+            let other = as_bid(award, node.fingerprint.as_deref()) != AsBid::Same;
+            (other, capacity.gpu_memory_mib, capacity.free_gpus, node.node.clone())
+        });
     match best {
         Some((node, _)) => Allocation::Held(vec![HeldDevices {
             node: node.node.clone(),

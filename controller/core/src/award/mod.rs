@@ -5,6 +5,7 @@
 //! happens, an award ends in Released with nothing left in its namespace.
 
 pub mod allocate;
+pub mod evidence;
 pub mod objects;
 pub mod plan;
 pub mod ray_job;

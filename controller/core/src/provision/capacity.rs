@@ -1,13 +1,14 @@
 //! What is free, by node.
 //!
 //! Inputs: a [`Snapshot`] and a Provision's spec. Outputs: free capacity of each node that the Provision selects.
-//! Invariant: free = what is healthy and advertised, minus holds of awards, minus requests of every other Pod, minus
-//! the room that the next award's head needs; never negative.
+//! Invariant: free = what is healthy, probed (or accepted without), advertised and reported by no other node, minus holds of
+//! awards, minus requests of every other Pod, minus the room that the next award's head needs; never negative.
 
 use std::collections::BTreeSet;
 
 use vendue_crds::{FreeNode, ProvisionSpec};
 
+use super::duplicates::Duplicates;
 use super::view::{GpuNodeView, NodeView, Snapshot};
 use crate::award::sizes::{HEAD_CPU_MILLIS, HEAD_DISK_MIB, HEAD_MEMORY_MIB};
 
@@ -27,9 +28,11 @@ pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> 
     for (name, gpus) in &snapshot.gpu_nodes {
         let Some(node) = snapshot.nodes.get(name) else { continue };
         let wanted = spec.node_selector.iter().all(|(k, v)| node.labels.get(k) == Some(v));
-        let models: BTreeSet<&str> = gpus.devices.iter().map(|(model, _)| model.as_str()).collect();
+        // Also of those that are not counted: a Pod could get one of them.
+        let all = gpus.devices.iter().chain(&gpus.unprobed);
+        let models: BTreeSet<&str> = all.map(|(model, _)| model.as_str()).collect();
         let offered = |m: &&str| spec.gpu_models.is_empty() || spec.gpu_models.iter().any(|o| o == m);
-        if !wanted || !models.iter().any(offered) {
+        if !wanted || !models.iter().any(offered) || gpus.counted(spec).is_empty() {
             continue;
         }
         if models.len() > 1 {
@@ -43,21 +46,38 @@ pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> 
 
 /// Free capacity of every node that the Provision selects; nodes with nothing free are listed with zero.
 pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
+    let duplicates = Duplicates::of(snapshot);
     let free = |(name, node, gpus): &(&str, &NodeView, &GpuNodeView)| {
-        let (model, _) = gpus.devices.first()?;
+        let counted = gpus.counted(spec);
+        let (model, _) = counted.first()?;
         let taken = taken(snapshot, name);
-        let sellable = if node.usable && gpus.ready { node.gpus.min(gpus.devices.len() as u32) } else { 0 };
+        let (there, taken_gpus) = in_question(gpus, spec, counted.len() as u32, taken.gpus);
+        let doubtful = u32::try_from(duplicates.doubtful(snapshot, name)).unwrap_or(u32::MAX);
+        let sound = there.saturating_sub(doubtful);
+        let sellable = if node.usable && gpus.ready { node.gpus.min(sound) } else { 0 };
         Some(FreeNode {
             node: (*name).to_owned(),
             model: model.clone(),
-            gpu_memory_mib: signed(gpus.devices.iter().map(|(_, mib)| *mib).min().unwrap_or(0)),
-            gpus: i32::try_from(u64::from(sellable).saturating_sub(taken.gpus)).unwrap_or(i32::MAX),
+            gpu_memory_mib: signed(counted.iter().map(|(_, mib)| *mib).min().unwrap_or(0)),
+            gpus: i32::try_from(u64::from(sellable).saturating_sub(taken_gpus)).unwrap_or(i32::MAX),
             cpu_millis: signed(node.cpu_millis.saturating_sub(taken.cpu_millis + HEAD_CPU_MILLIS)),
             memory_mib: signed(node.memory_mib.saturating_sub(taken.memory_mib + HEAD_MEMORY_MIB)),
             disk_mib: signed(node.disk_mib.saturating_sub(taken.disk_mib + HEAD_DISK_MIB)),
+            fingerprint: gpus.known.fingerprint.clone(),
         })
     };
     select(snapshot, spec).nodes.iter().filter_map(free).collect()
+}
+
+/// Devices that are there and devices that are taken. One that was in use when it was to be probed, and so is not
+/// counted, is among those that Pods have, or has become free: it counts on both sides, so that it is not subtracted
+/// twice.
+fn in_question(gpus: &GpuNodeView, spec: &ProvisionSpec, counted: u32, taken: u64) -> (u32, u64) {
+    if spec.accept_unprobed == Some(true) {
+        return (counted, taken);
+    }
+    let in_use = gpus.unprobed_in_use;
+    (counted.saturating_add(in_use), taken.max(u64::from(in_use)))
 }
 
 fn signed(n: u64) -> i64 {

@@ -1,13 +1,20 @@
 //! `Provision`: what a provider has, what of it is free, and what its status says.
 //!
 //! Inputs: compact views of Nodes, GpuNodes, Pods and holds. Outputs: free capacity and the status.
-//! Invariant: a GPU that an award holds or a Pod uses is never counted as free; when in doubt, less is free.
+//! Invariant: a GPU that an award holds or a Pod uses, or that two nodes claim, is never counted as free; when in doubt,
+//! less is free.
 
 mod capacity;
+mod duplicates;
+mod findings;
+mod known;
+mod labels;
 mod plan;
 mod view;
 
 pub use capacity::{Selected, free_nodes, select};
+pub use duplicates::Duplicates;
+pub use known::{Device, Known};
 pub use plan::{Plan, plan};
 pub(crate) use view::new_hold;
 pub use view::{

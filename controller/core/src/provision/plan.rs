@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{condition, provision as cond, reasons, set};
-use vendue_crds::{HeldCapacity, Provision, ProvisionStatus};
+use vendue_crds::{HeldCapacity, Provision, ProvisionSpec, ProvisionStatus};
 
 use super::capacity::{free_nodes, select};
+use super::findings;
 use super::view::Snapshot;
 use crate::cidr::Cidr;
 use crate::transition::{Transition, transitions};
@@ -56,11 +57,12 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
         .collect();
     held.sort_by(|a, b| a.award_id.cmp(&b.award_id));
     held.truncate(MAX_LIST);
-    let total: usize = selected.nodes.iter().map(|(_, _, g)| g.devices.len()).sum();
+    let total: usize = selected.nodes.iter().map(|(_, _, g)| g.counted(&provision.spec).len()).sum();
+    let unprobed = unprobed(&provision.spec, snapshot);
 
     let (ready, reason, message) = match unsound(provision, snapshot) {
         Some((reason, message)) => (false, reason, message),
-        None => ready(total, selected.nodes.len(), &selected.mixed),
+        None => ready(total, selected.nodes.len(), &selected.mixed, unprobed),
     };
     let leased: i32 = held.iter().map(|h| h.gpus).sum();
     let lease_reason = if held.is_empty() { reasons::IDLE } else { reasons::IN_USE };
@@ -69,6 +71,8 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
     set(&mut after, condition(cond::READY, ready, reason, message, generation, now));
     set(&mut after, condition(cond::LEASED, !held.is_empty(), lease_reason, lease_text, generation, now));
 
+    findings::note(&mut after, snapshot, &selected, generation, now);
+
     let transitions = transitions(&before, &after);
     let status = ProvisionStatus {
         conditions: after,
@@ -76,6 +80,7 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
         total_gpus: i32::try_from(total).unwrap_or(i32::MAX),
         free_gpus: free.iter().map(|n| n.gpus).sum(),
         free,
+        fingerprint: findings::fingerprint(&selected),
         held,
         exclusions: Vec::new(),
     };
@@ -112,11 +117,29 @@ fn unsound(provision: &Provision, snapshot: &Snapshot) -> Option<(&'static str, 
     None
 }
 
-fn ready(gpus: usize, nodes: usize, mixed: &[&str]) -> (bool, &'static str, String) {
-    let left_out = match mixed {
+/// Healthy devices, of the nodes that the selector matches, that are left out because they were not probed.
+fn unprobed(spec: &ProvisionSpec, snapshot: &Snapshot) -> usize {
+    if spec.accept_unprobed == Some(true) {
+        return 0;
+    }
+    let matches = |name: &String| {
+        let node = snapshot.nodes.get(name);
+        node.is_some_and(|n| spec.node_selector.iter().all(|(k, v)| n.labels.get(k) == Some(v)))
+    };
+    let offered = |model: &String| spec.gpu_models.is_empty() || spec.gpu_models.contains(model);
+    let nodes = snapshot.gpu_nodes.iter().filter(|(name, _)| matches(name));
+    nodes.flat_map(|(_, gpus)| &gpus.unprobed).filter(|(model, _)| offered(model)).count()
+}
+
+fn ready(gpus: usize, nodes: usize, mixed: &[&str], unprobed: usize) -> (bool, &'static str, String) {
+    let mut left_out = match mixed {
         [] => String::new(),
         _ => format!("; left out because their GPUs are of several models: {}", mixed.join(", ")),
     };
+    if unprobed > 0 {
+        let text = format!("; {unprobed} GPUs were not probed, and spec.acceptUnprobed is not true");
+        left_out.push_str(&text);
+    }
     match gpus {
         0 => (false, reasons::NO_GPUS, format!("no node reports a healthy GPU that spec selects{left_out}")),
         _ => (true, reasons::GPUS_REPORTED, format!("{gpus} GPUs on {nodes} nodes{left_out}")),

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::prelude::*;
 use vendue_crds::conditions::{find, provision as cond, reasons};
-use vendue_crds::{Decimal, HeldCapacity, Provision};
+use vendue_crds::{Decimal, GpuNode, HeldCapacity, Provision, ProvisionSpec};
 
 use super::*;
 use crate::award::allocate::{Allocation, allocate, hold};
@@ -66,6 +66,79 @@ fn sells_only_what_works_and_what_kubelet_advertises() {
 }
 
 #[test]
+fn devices_that_were_not_probed_count_only_where_that_is_accepted() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 4)]);
+    snapshot.nodes.get_mut("n1").unwrap().gpus = 8;
+    let gpus = snapshot.gpu_nodes.get_mut("n1").unwrap();
+    gpus.unprobed = vec![("H100".into(), 40 * 1024); 4];
+    let spec = mk_provision_spec();
+    let accepts = ProvisionSpec { accept_unprobed: Some(true), ..mk_provision_spec() };
+    let free = |snapshot: &Snapshot, spec: &ProvisionSpec| {
+        let nodes = free_nodes(snapshot, spec);
+        nodes.first().map(|n| (n.gpus, n.gpu_memory_mib))
+    };
+    assert_eq!(free(&snapshot, &spec), Some((4, 80 * 1024)));
+    assert_eq!(free(&snapshot, &accepts), Some((8, 40 * 1024)));
+    // A Pod may have any of them, so that each one taken is one fewer.
+    snapshot.pods.push(pod_of("n1", None, 3));
+    assert_eq!(free(&snapshot, &spec).unwrap().0, 1);
+    // Known to be in use: the Pods' three are among the four that were not probed.
+    snapshot.gpu_nodes.get_mut("n1").unwrap().unprobed_in_use = 4;
+    assert_eq!(free(&snapshot, &spec).unwrap().0, 4);
+    snapshot.pods.push(pod_of("n1", None, 3));
+    assert_eq!(free(&snapshot, &spec).unwrap().0, 2);
+    assert_eq!(free(&snapshot, &accepts).unwrap().0, 2);
+
+    let metadata = ObjectMeta::default();
+    let message = |spec: &ProvisionSpec, snapshot: &Snapshot| {
+        let provision = Provision { metadata: metadata.clone(), spec: spec.clone(), status: None };
+        let status = plan(&provision, snapshot, at(1)).status;
+        (status.total_gpus, find(&status.conditions, cond::READY).unwrap().message.clone())
+    };
+    let left_out = "4 GPUs were not probed, and spec.acceptUnprobed is not true";
+    assert_eq!(message(&spec, &snapshot), (4, format!("4 GPUs on 1 nodes; {left_out}")));
+    assert_eq!(message(&accepts, &snapshot), (8, "8 GPUs on 1 nodes".into()));
+    // Nothing but such devices: the Provision says why it has none.
+    snapshot.gpu_nodes.get_mut("n1").unwrap().devices.clear();
+    assert_eq!(free(&snapshot, &spec), None);
+    let none = format!("no node reports a healthy GPU that spec selects; {left_out}");
+    assert_eq!(message(&spec, &snapshot), (0, none));
+    // Of another model: a Pod could get one of them, whatever is counted.
+    let gpus = snapshot.gpu_nodes.get_mut("n1").unwrap();
+    gpus.devices = vec![("L40S".into(), 48 * 1024)];
+    assert_eq!(select(&snapshot, &spec).mixed, ["n1"]);
+}
+
+#[test]
+fn only_devices_that_passed_their_probe_are_probed() {
+    let device = |n: i32, health: &str, probe: serde_json::Value| {
+        serde_json::json!({
+            "uuid": format!("GPU-{n}"), "index": n, "model": "H100", "productName": "NVIDIA H100 80GB HBM3",
+            "memoryMib": 81_559, "pciBusId": "0", "migMode": "Disabled", "health": health, "probe": probe,
+        })
+    };
+    let probe = |result: &str, reason: &str| serde_json::json!({ "result": result, "reason": reason });
+    let node: GpuNode = serde_json::from_value(serde_json::json!({
+        "metadata": { "name": "n1" }, "spec": {},
+        "status": {
+            "conditions": [], "deviceCount": 6,
+            "devices": [
+                device(0, "Healthy", probe("Passed", "Passed")),
+                device(1, "Healthy", probe("NotRun", "NoCudaDriver")),
+                device(2, "Healthy", probe("NotRun", "Busy")),
+                device(3, "Healthy", serde_json::Value::Null),
+                device(4, "Failed", probe("Failed", "ClockLow")),
+                device(5, "Healthy", probe("Failed", "ClockLow")),
+                device(6, "Unknown", probe("Passed", "Passed")),
+            ],
+        },
+    }))
+    .unwrap();
+    let view = gpu_node_view(&node);
+    assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_in_use), (1, 3, 1));
+}
+
+#[test]
 fn gives_small_nodes_first_and_one_node_only() {
     let snapshot = mk_snapshot(&[("big", "H100", 8), ("small", "H100", 2), ("tiny", "H100", 1)]);
     let Allocation::Held(devices) = allocate(&snapshot, &mk_provision_spec(), &mk_award("a1")) else {
@@ -88,6 +161,26 @@ fn gives_small_nodes_first_and_one_node_only() {
     );
     award.spec.requirements.workers = -1;
     assert!(matches!(allocate(&scattered, &mk_provision_spec(), &award), Allocation::Refused(_)));
+}
+
+#[test]
+fn the_node_that_was_bid_is_given_while_it_fits() {
+    let mut snapshot = mk_snapshot(&[("big", "H100", 8), ("small", "H100", 2)]);
+    let mut award = mk_award("a1");
+    let fingerprint = snapshot.gpu_nodes["big"].known.fingerprint.clone().unwrap();
+    let digest = vendue_crds::parse_fingerprint(&fingerprint).unwrap();
+    award.spec.market_id = "01".repeat(32);
+    let commitment = vendue_market::commit_devices(&[1; 32], 7, 0, &digest);
+    award.spec.devices_commitment = Some(hex::encode(commitment));
+    let given = |snapshot: &Snapshot| match allocate(snapshot, &mk_provision_spec(), &award) {
+        Allocation::Held(devices) => devices[0].node.clone(),
+        Allocation::Refused(why) => why,
+    };
+    assert_eq!(given(&snapshot), "big");
+    let free = free_nodes(&snapshot, &mk_provision_spec());
+    assert_eq!(free[0].fingerprint, Some(fingerprint));
+    snapshot.pods.push(pod_of("big", None, 7));
+    assert_eq!(given(&snapshot), "small", "better than none");
 }
 
 #[test]

@@ -7,10 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{Container, Node, Pod};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use vendue_crds::conditions::{self, award as cond};
-use vendue_crds::{Award, AwardSide, GpuHealth, GpuNode, HeldDevices, Provision, ProvisionSpec, names};
+use vendue_crds::conditions::{self, award as cond, probe_reasons};
+use vendue_crds::{
+    Award, AwardSide, GpuDevice, GpuHealth, GpuNode, HeldDevices, ProbeResult, Provision, ProvisionSpec,
+    names,
+};
 
 use super::GPU_RESOURCE;
+use super::known::Known;
 use crate::quantity::{count, mib_available, mib_requested, millis_available, millis_requested};
 
 /// What a node can give.
@@ -35,8 +39,22 @@ pub struct NodeView {
 pub struct GpuNodeView {
     /// Whether the agent's last reading is good.
     pub ready: bool,
-    /// Healthy devices: model and memory in MiB.
+    /// Healthy devices that passed their probe: model and memory in MiB.
     pub devices: Vec<(String, u64)>,
+    /// Healthy devices that were not probed.
+    pub unprobed: Vec<(String, u64)>,
+    /// How many of those were in use when they were to be probed.
+    pub unprobed_in_use: u32,
+    /// What the agent says that all its devices are.
+    pub known: Known,
+}
+
+impl GpuNodeView {
+    /// The devices that a Provision counts.
+    pub fn counted(&self, spec: &ProvisionSpec) -> Vec<&(String, u64)> {
+        let unprobed = if spec.accept_unprobed == Some(true) { self.unprobed.as_slice() } else { &[] };
+        self.devices.iter().chain(unprobed).collect()
+    }
 }
 
 /// What a Pod takes from its node.
@@ -140,14 +158,20 @@ pub fn node_view(node: &Node) -> NodeView {
 /// The view of a GpuNode.
 pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
     let Some(status) = &node.status else { return GpuNodeView::default() };
+    let result = |d: &GpuDevice| d.probe.as_ref().map_or(ProbeResult::NotRun, |probe| probe.result);
+    let healthy = |wanted: ProbeResult| {
+        let of_result = move |d: &&GpuDevice| d.health == GpuHealth::Healthy && result(d) == wanted;
+        status.devices.iter().filter(of_result)
+    };
+    let view = |d: &GpuDevice| (d.model.clone(), u64::try_from(d.memory_mib).unwrap_or(0));
+    let in_use = |d: &&GpuDevice| d.probe.as_ref().is_some_and(|probe| probe.reason == probe_reasons::BUSY);
     GpuNodeView {
         ready: conditions::is_true(&status.conditions, conditions::gpu_node::READY),
-        devices: status
-            .devices
-            .iter()
-            .filter(|d| d.health == GpuHealth::Healthy)
-            .map(|d| (d.model.clone(), u64::try_from(d.memory_mib).unwrap_or(0)))
-            .collect(),
+        devices: healthy(ProbeResult::Passed).map(view).collect(),
+        unprobed: healthy(ProbeResult::NotRun).map(view).collect(),
+        unprobed_in_use: u32::try_from(healthy(ProbeResult::NotRun).filter(in_use).count())
+            .unwrap_or(u32::MAX),
+        known: Known::from(status),
     }
 }
 

@@ -71,6 +71,33 @@ async fn the_api_server_decides_when_the_watch_knows_another_seat() {
 }
 
 #[tokio::test]
+async fn home_says_whether_the_devices_are_those_that_were_bid() {
+    let f = fixture();
+    let (context, _writer) = behind(&f);
+    let mut award = served_by(0);
+    let fingerprint = "ab".repeat(32);
+    let commitment = vendue_market::commit_devices(&[1; 32], 3, 0, &[0xab; 32]);
+    award["spec"]["marketId"] = json!("01".repeat(32));
+    award["spec"]["round"] = json!(3);
+    award["spec"]["devicesCommitment"] = json!(hex::encode(commitment));
+    let changed = json!({ "type": "DevicesChanged", "status": "True", "reason": "FingerprintChanged", "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z" });
+    let status = json!({ "state": "Running", "fingerprint": fingerprint, "conditions": [changed] });
+    let request =
+        Handover::Status { award: reference(), version: 1, status: serde_json::from_value(status).unwrap() };
+    let written = vec![
+        ("/status/fingerprint", json!(fingerprint)),
+        ("/status/conditions/0/type", json!("DevicesChanged")),
+        ("/status/conditions/1/type", json!("DevicesAsBid")),
+        ("/status/conditions/1/status", json!("True")),
+        ("/status/conditions/1/reason", json!("AsBid")),
+    ];
+    let script = vec![get(AWARD, Some(award)), apply(&format!("{AWARD}/status"), RELAY, written)];
+    let (reply, ()) = tokio::join!(serve(&context, MemberId::Seat(0), request), play(f.server, script));
+    assert_eq!(reply, Some(HandoverReply::Ok));
+}
+
+#[tokio::test]
 async fn outputs_that_fit_later_are_not_refused() {
     let f = fixture();
     let (context, _writer) = behind(&f);

@@ -16,13 +16,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{self, award as cond, reasons};
 use vendue_crds::workload::Workload;
-use vendue_crds::{Award, AwardSide, AwardStatus, names};
+use vendue_crds::{AsBid, Award, AwardSide, AwardStatus, names};
 
 use super::allocate::Allocation;
 use super::objects::{Child, ChildKey, Env, Terms, Tokens};
 use super::ray_job;
 use super::usage::{NodeBill, Run};
-use super::{DELIVERY_GRACE_SECONDS, EXPIRY_GRACE_SECONDS, needs_hold};
+use super::{DELIVERY_GRACE_SECONDS, EXPIRY_GRACE_SECONDS, evidence, needs_hold};
 use crate::transition::{Transition, transitions};
 use crate::{FinalizerStep, after, until};
 use status::Draft;
@@ -101,6 +101,8 @@ pub struct Observed {
     pub bills: Option<Vec<NodeBill>>,
     /// Random tokens, used when the award has none yet.
     pub fresh_tokens: Option<Tokens>,
+    /// Fingerprint of the devices of the node that the award has, or is given now; `None` when it is not known.
+    pub fingerprint: Option<String>,
 }
 
 /// What to ask of Ray.
@@ -253,6 +255,9 @@ pub fn plan(award: &Award, observed: &Observed, env: &Env, now: Timestamp) -> Pl
         Phase::Delivering => end::deliver(&mut draft, observed),
         Phase::Teardown => end::teardown(&mut draft, observed),
     }
+    if let Some(text) = evidence::note(&mut draft.plan.status, observed.fingerprint.as_deref(), now) {
+        draft.set(cond::DEVICES_CHANGED, true, reasons::FINGERPRINT_CHANGED, text);
+    }
     let mut plan = draft.plan;
     plan.transitions = transitions(&our_conditions(award), &plan.status.conditions);
     plan
@@ -265,7 +270,11 @@ fn hold(draft: &mut Draft<'_>, observed: &Observed) {
             let gpus: i32 = devices.iter().map(|d| d.gpus).sum();
             let on =
                 devices.iter().map(|d| format!("{} ({})", d.node, d.model)).collect::<Vec<_>>().join(", ");
-            draft.set(cond::HELD, true, reasons::DEVICES_HELD, format!("{gpus} GPUs on {on}"));
+            let other = match evidence::as_bid(draft.award, observed.fingerprint.as_deref()) {
+                AsBid::Other => "; other devices than those that the bid is bound to",
+                AsBid::Same | AsBid::Unbound => "",
+            };
+            draft.set(cond::HELD, true, reasons::DEVICES_HELD, format!("{gpus} GPUs on {on}{other}"));
             draft.plan.status.devices.clone_from(devices);
             draft.state("Held");
             draft.plan.requeue = Some(until(draft.now, lapses_at(draft.award)));

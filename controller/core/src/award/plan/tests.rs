@@ -60,6 +60,7 @@ fn observed(pods: Vec<PodSeen>, present: Option<BTreeSet<ChildKey>>, ray: Seen) 
         ray,
         bills: None,
         fresh_tokens: Some(Tokens { ray: "r".into(), courier: "c".into() }),
+        fingerprint: None,
     }
 }
 
@@ -138,6 +139,58 @@ fn running() -> Award {
     }
     assert!(conditions::is_true(&award.status.as_ref().unwrap().conditions, cond::RUNNING));
     award
+}
+
+#[test]
+fn other_devices_under_an_award_are_written_down_for_good() {
+    let (old, new) = ("aa".repeat(32), "bb".repeat(32));
+    let mut award = running();
+    let step = |award: &mut Award, fingerprint: Option<&String>, second| {
+        let seen = Observed {
+            fingerprint: fingerprint.cloned(),
+            ..observed(pods(true), None, job(RayState::Running))
+        };
+        let plan = plan(award, &seen, &mk_env(), at(second));
+        write(award, &plan);
+        plan
+    };
+    assert_eq!(step(&mut award, Some(&old), 30).status.fingerprint, Some(old.clone()));
+    assert_eq!(reason(&step(&mut award, Some(&old), 32), cond::DEVICES_CHANGED), None);
+    let changed = step(&mut award, Some(&new), 34);
+    assert_eq!(reason(&changed, cond::DEVICES_CHANGED), says("True", reasons::FINGERPRINT_CHANGED));
+    let told: Vec<_> = changed.transitions.iter().map(|t| (t.condition.as_str(), t.warning)).collect();
+    assert_eq!(told, [(cond::DEVICES_CHANGED, true)]);
+    let message = find(&changed.status.conditions, cond::DEVICES_CHANGED).unwrap().message.clone();
+    assert!(
+        message.contains(&old) && message.contains(&new) && message.contains(&at(34).to_string()),
+        "{message}"
+    );
+    // What follows takes nothing back, and the run goes on.
+    for (fingerprint, second) in [(Some(&new), 36), (None, 38)] {
+        let after = step(&mut award, fingerprint, second);
+        assert_eq!(find(&after.status.conditions, cond::DEVICES_CHANGED).unwrap().message, message);
+        assert_eq!(after.status.fingerprint, Some(old.clone()));
+        assert!(after.transitions.is_empty() && conditions::is_true(&after.status.conditions, cond::RUNNING));
+    }
+}
+
+#[test]
+fn an_award_says_when_the_devices_of_its_bid_are_gone() {
+    let mut award = mk_award("a1");
+    award.spec.market_id = "01".repeat(32);
+    let commitment = vendue_market::commit_devices(&[1; 32], 7, 0, &[0xaa; 32]);
+    award.spec.devices_commitment = Some(hex::encode(commitment));
+    for (fingerprint, other) in [("aa", false), ("bb", true)] {
+        let seen = Observed {
+            allocation: Some(Allocation::Held(mk_devices())),
+            fingerprint: Some(fingerprint.repeat(32)),
+            ..Observed::default()
+        };
+        let plan = plan(&award, &seen, &mk_env(), at(0));
+        let message = &find(&plan.status.conditions, cond::HELD).unwrap().message;
+        assert_eq!(message.contains("other devices than those that the bid is bound to"), other, "{message}");
+        assert_eq!(plan.status.fingerprint, seen.fingerprint);
+    }
 }
 
 #[test]
