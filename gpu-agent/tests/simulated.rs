@@ -115,6 +115,7 @@ fn inventory_is_what_the_driver_says() {
         cuda_version: Some("13.0".to_owned()),
         devices: vec![
             DeviceReading {
+                compute_capability: Some((9, 0)),
                 mig_enabled: Some(false),
                 pcie: pcie(5),
                 numa_node: Some(0),
@@ -128,6 +129,7 @@ fn inventory_is_what_the_driver_says() {
                 ..DeviceReading::of(identity(0, "NVIDIA H100 80GB HBM3", 81_559, "00000000:10:00.0"))
             },
             DeviceReading {
+                compute_capability: Some((8, 9)),
                 pcie: pcie(4),
                 numa_node: Some(1),
                 compute_processes: Some(1),
