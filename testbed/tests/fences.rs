@@ -39,7 +39,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "vendue-crds",
         ],
     ),
-    ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts"]),
+    // Its benchmark, a program of its own, simulates GPUs.
+    ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts", "vendue-gpu-sim"]),
     ("kubectl-vendue", &["vendue-auction-core", "vendue-market", "vendue-receipts", "vendue-crds"]),
     ("vendue-testbed", &["vendue-crds", "vendue-market"]),
 ];
