@@ -1,14 +1,18 @@
-//! `cargo verify`: every test. First those that need no cluster, then the scenarios on real clusters.
+//! `cargo verify`: every test. First those that need no cluster, then those that compare with Python's tools, then the
+//! scenarios on real clusters.
 //!
 //! Inputs: the checkout. Outputs: the closing lines of the test runners, and their exit status. Invariant: a step that
 //! cannot be run is a failure, never skipped.
 
-use std::path::Path;
+use std::error::Error;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
 use vendue_testbed::paths::Paths;
+use vendue_testbed::{Progress, python};
 
 /// Runs all tests, cluster tests included.
 #[derive(Parser)]
@@ -27,14 +31,19 @@ struct Args {
     keep: bool,
 }
 
-fn cargo(checkout: &Path, args: &[&str], filter: Option<&str>, runner: &[&str], keep: bool) -> bool {
+type Variable<'a> = (&'a str, &'a OsStr);
+
+fn cargo(
+    checkout: &Path,
+    args: &[&str],
+    filter: Option<&str>,
+    runner: &[&str],
+    variable: Option<Variable<'_>>,
+) -> bool {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command.current_dir(checkout);
+    command.current_dir(checkout).envs(variable);
     command.args(["test", "--no-fail-fast"]).args(args).args(filter).arg("--").args(runner);
-    if keep {
-        command.env("VENDUE_KEEP", "1");
-    }
     eprintln!("$ cargo test {}", args.join(" "));
     match command.status() {
         Ok(status) => status.success(),
@@ -43,6 +52,12 @@ fn cargo(checkout: &Path, args: &[&str], filter: Option<&str>, runner: &[&str], 
             false
         }
     }
+}
+
+/// The interpreter that the tests with Python's tools run, made if it is not there.
+fn interpreter(paths: &Paths) -> Result<PathBuf, Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(python::prepare(paths, &Progress::stderr()))?)
 }
 
 fn main() -> ExitCode {
@@ -56,13 +71,31 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let cargo = |args: &[&str], runner: &[&str], keep| cargo(paths.checkout(), args, filter, runner, keep);
+    let cargo =
+        |args: &[&str], runner: &[&str], variable| cargo(paths.checkout(), args, filter, runner, variable);
     let mut failed = Vec::new();
-    if !args.clusters_only && !cargo(&["--workspace"], &[], false) {
+    if !args.clusters_only && !cargo(&["--workspace"], &[], None) {
         failed.push("tests without clusters");
     }
+    let with_python = ["--package", "vendue-nvml-sim", "--package", "vendue-gpu-agent", "--test", "python"];
+    if !args.clusters_only {
+        let agree = match interpreter(&paths) {
+            Ok(python) => {
+                let python = ("VENDUE_SIM_PYTHON", python.as_os_str());
+                cargo(&with_python, &["--ignored"], Some(python))
+            }
+            Err(error) => {
+                eprintln!("verify: {error}");
+                false
+            }
+        };
+        if !agree {
+            failed.push("tests with Python's tools");
+        }
+    }
     let on_clusters = ["--package", "vendue-testbed", "--tests"];
-    if !args.no_clusters && !cargo(&on_clusters, &["--ignored", "--test-threads=1"], args.keep) {
+    let keep: Option<Variable<'_>> = args.keep.then_some(("VENDUE_KEEP", OsStr::new("1")));
+    if !args.no_clusters && !cargo(&on_clusters, &["--ignored", "--test-threads=1"], keep) {
         failed.push("tests on clusters");
     }
     if args.no_clusters {
