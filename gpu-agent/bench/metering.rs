@@ -402,3 +402,75 @@ fn held_seconds(held: &[Held]) -> f64 {
     let of_awards = held.iter().filter(|h| !h.award.is_idle());
     of_awards.map(|h| h.ms.end - h.ms.start).sum::<u64>() as f64 / 1e3
 }
+
+#[cfg(test)]
+mod tests {
+    use vendue_receipts::{Chain, Gap, Opened, Used, Xids};
+
+    use super::*;
+
+    const A: AwardId = AwardId([1; 8]);
+    const B: AwardId = AwardId([2; 8]);
+
+    fn used(t0_ms: u64, t1_ms: u64) -> Body {
+        let (device, driver) = ("GPU-0".parse().expect("device"), "580.1".parse().expect("driver"));
+        let (wall_ns, xids) = ((t1_ms - t0_ms) * 1_000_000, Xids::default());
+        let (energy, activity, memory_peak_bytes) = (None, None, None);
+        Body::Used(Used { device, t0_ms, t1_ms, wall_ns, energy, activity, memory_peak_bytes, xids, driver })
+    }
+
+    fn gap(t0_ms: u64, t1_ms: u64, reason: GapReason) -> Body {
+        let device = Some("GPU-0".parse().expect("device"));
+        Body::Gap(Gap { device, t0_ms, t1_ms, reason, energy: None, xids: Xids::default() })
+    }
+
+    /// Missing, invented, misplaced and dropped milliseconds of a device with these records of award A.
+    fn found(bodies: &[Body], held: &[(Range<u64>, AwardId)]) -> [u64; 4] {
+        let key = key().expect("key");
+        let opened = Opened { public_key: key.public(), boot: BootId([1; 16]), time_ms: 0 };
+        let mut chain = Chain::new(A, 0);
+        let records: Vec<Record> = std::iter::once(&Body::Opened(opened))
+            .chain(bodies)
+            .map(|body| chain.sign(body.clone(), &key).expect("record"))
+            .collect();
+        let records: Vec<&Record> = records.iter().collect();
+        let held: Vec<Held> =
+            held.iter().map(|(ms, award)| Held { ms: ms.clone(), award: *award, reads_well: true }).collect();
+        let totals = DeviceTotals { missing_ms: 3, ..DeviceTotals::default() };
+        let Errors { missing, invented, misplaced, dropped } = errors(&records, "GPU-0", &held, &totals);
+        [missing, invented, misplaced, dropped]
+    }
+
+    #[test]
+    fn what_is_not_where_it_belongs_is_found() {
+        let whole = [used(0, 1_000)];
+        assert_eq!(found(&whole, &[(0..1_000, A)]), [3, 0, 0, 0]);
+        assert_eq!(found(&whole, &[(0..900, A), (900..1_000, AwardId::IDLE)]), [3, 100, 0, 0]);
+        assert_eq!(found(&whole, &[(0..900, A), (900..1_000, B)]), [3, 100, 100, 0]);
+        let lost = [used(0, 400), gap(400, 1_000, GapReason::DeviceNotReadable)];
+        assert_eq!(found(&lost, &[(0..1_000, A)]), [3, 0, 0, 600]);
+        let full = [used(0, 400), gap(400, 1_000, GapReason::StoreFailed)];
+        assert_eq!(found(&full, &[(0..1_000, A)]), [3, 0, 0, 0]);
+    }
+
+    #[test]
+    fn a_look_is_an_awards_if_kubelet_said_so_before_and_after() {
+        let mut truth = Truth::new();
+        let look = |truth: &mut Truth, at_ms| {
+            truth.looks[0].push(Look { at_ms, award: None, reads_well: true, life: truth.life })
+        };
+        let answer = |truth: &mut Truth, award| truth.answer(vec![award; DEVICES]);
+        answer(&mut truth, A);
+        for (at_ms, award) in [(1_000, A), (2_000, A), (3_000, B), (4_000, B), (5_000, B)] {
+            look(&mut truth, at_ms);
+            answer(&mut truth, award);
+        }
+        look(&mut truth, 6_000);
+        truth.killed();
+        look(&mut truth, 9_000);
+        answer(&mut truth, B);
+        let held: Vec<(Range<u64>, AwardId)> = truth.held(0).into_iter().map(|h| (h.ms, h.award)).collect();
+        let idle = AwardId::IDLE;
+        assert_eq!(held, [(1_000..2_000, A), (2_000..3_000, idle), (3_000..4_000, idle), (4_000..5_000, B)]);
+    }
+}

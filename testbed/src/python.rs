@@ -67,3 +67,28 @@ async fn install(paths: &Paths, folder: &Path) -> Result<()> {
     }
     std::fs::rename(&partial, folder).io("rename to", folder)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_package_is_pinned_by_version_and_hash() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gpu-agent/nvml-sim/tests/python");
+        let mut packages = Vec::new();
+        for file in ["requirements-build.txt", "requirements.txt"] {
+            let text = std::fs::read_to_string(folder.join(file)).expect("requirements");
+            let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+            for (at, line) in lines.iter().enumerate().filter(|(_, line)| !line.starts_with(' ')) {
+                let (name, version) = line.split_once("==").expect("a version");
+                assert!(version.ends_with(" \\"), "{line}");
+                let hash = lines.get(at + 1).and_then(|next| next.trim().strip_prefix("--hash=sha256:"));
+                assert!(hash.is_some_and(|hash| hash.len() >= 64), "{line}");
+                packages.push(name);
+            }
+        }
+        for tool in ["nvidia-ml-py", "gpustat", "nvitop", "setuptools"] {
+            assert!(packages.contains(&tool), "{packages:?}");
+        }
+    }
+}

@@ -4,9 +4,8 @@
 //! Inputs: the checkout. Outputs: the closing lines of the test runners, and their exit status. Invariant: a step that
 //! cannot be run is a failure, never skipped.
 
-use std::error::Error;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -31,14 +30,15 @@ struct Args {
     keep: bool,
 }
 
-type Variable<'a> = (&'a str, &'a OsStr);
+/// A variable that a test runner gets.
+type Variable = (&'static str, OsString);
 
 fn cargo(
     checkout: &Path,
     args: &[&str],
     filter: Option<&str>,
     runner: &[&str],
-    variable: Option<Variable<'_>>,
+    variable: Option<Variable>,
 ) -> bool {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
@@ -54,10 +54,26 @@ fn cargo(
     }
 }
 
-/// The interpreter that the tests with Python's tools run, made if it is not there.
-fn interpreter(paths: &Paths) -> Result<PathBuf, Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(python::prepare(paths, &Progress::stderr()))?)
+/// The tests that compare with the tools which users have, by a Python that is made if it is not there.
+fn compare_with_python(paths: &Paths, filter: Option<&str>) -> bool {
+    let made = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("start a runtime: {error}"))
+        .and_then(|runtime| {
+            runtime.block_on(python::prepare(paths, &Progress::stderr())).map_err(|error| error.to_string())
+        });
+    match made {
+        Ok(python) => {
+            let tests = ["--package", "vendue-nvml-sim", "--package", "vendue-gpu-agent", "--test", "python"];
+            let variable = ("VENDUE_SIM_PYTHON", python.into_os_string());
+            cargo(paths.checkout(), &tests, filter, &["--ignored"], Some(variable))
+        }
+        Err(error) => {
+            eprintln!("verify: {error}");
+            false
+        }
+    }
 }
 
 fn main() -> ExitCode {
@@ -77,24 +93,11 @@ fn main() -> ExitCode {
     if !args.clusters_only && !cargo(&["--workspace"], &[], None) {
         failed.push("tests without clusters");
     }
-    let with_python = ["--package", "vendue-nvml-sim", "--package", "vendue-gpu-agent", "--test", "python"];
-    if !args.clusters_only {
-        let agree = match interpreter(&paths) {
-            Ok(python) => {
-                let python = ("VENDUE_SIM_PYTHON", python.as_os_str());
-                cargo(&with_python, &["--ignored"], Some(python))
-            }
-            Err(error) => {
-                eprintln!("verify: {error}");
-                false
-            }
-        };
-        if !agree {
-            failed.push("tests with Python's tools");
-        }
+    if !args.clusters_only && !compare_with_python(&paths, filter) {
+        failed.push("tests with Python's tools");
     }
     let on_clusters = ["--package", "vendue-testbed", "--tests"];
-    let keep: Option<Variable<'_>> = args.keep.then_some(("VENDUE_KEEP", OsStr::new("1")));
+    let keep = args.keep.then(|| ("VENDUE_KEEP", "1".into()));
     if !args.no_clusters && !cargo(&on_clusters, &["--ignored", "--test-threads=1"], keep) {
         failed.push("tests on clusters");
     }
