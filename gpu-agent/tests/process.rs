@@ -2,24 +2,24 @@
 //! server is a closed port.
 
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used)]
 
-mod common;
+#[path = "../bench/node/mod.rs"]
+#[allow(dead_code)]
+mod node;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
+use node::Node;
+use node::http::Connection;
 use serde_json::Value;
-use vendue_gpu_agent::pods::api::ListPodResourcesResponse;
+use vendue_nvml_sim::clock::Clock;
 use vendue_nvml_sim::source;
 use vendue_nvml_sim::state::State;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_vendue-gpu-agent");
-const DEADLINE: Duration = Duration::from_secs(30);
 
 fn library() -> PathBuf {
     built("libvendue_nvml_sim.so")
@@ -68,118 +68,54 @@ fn node_name_is_needed() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("NODE_NAME"));
 }
 
-/// A running agent; killed when the test ends early.
-struct Running {
-    child: Child,
-    address: String,
-    compatible: String,
-    log: BufReader<std::process::ChildStderr>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// Starts the agent with an API server that refuses every connection.
-fn start(dir: &Path) -> Running {
-    let closed = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
-    let config = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{closed}'}}}}]\n\
-         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
-    );
-    let kubeconfig = dir.join("kubeconfig");
-    std::fs::write(&kubeconfig, config).expect("write");
-    let mut child = Command::new(AGENT)
-        .args(["--node-name", "n1", "--listen", "127.0.0.1:0", "--log-format", "json"])
-        .args(["--metrics-compat", "dcgm", "--compat-listen", "127.0.0.1:0"])
-        .args(["--state-dir".as_ref(), dir.join("agent").as_os_str()])
-        .args(["--pod-resources-dir".as_ref(), dir.as_os_str()])
-        .args(["--nvml-library".as_ref(), library().as_os_str()])
-        .args(["--cuda-library".as_ref(), built("libvendue_cuda_sim.so").as_os_str()])
-        .env("VENDUE_NVML_STATE", state_file(dir))
-        .env("KUBECONFIG", kubeconfig)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start");
-    let mut log = BufReader::new(child.stderr.take().expect("stderr"));
-    let started = next_log(&mut log, "started");
-    let compatible = next_log(&mut log, "metrics under the names of dcgm-exporter");
-    let address = |line: Value| line["listen"].as_str().expect("address").to_owned();
-    Running { child, address: address(started), compatible: address(compatible), log }
-}
-
-/// The next log line with this message.
-fn next_log(log: &mut impl BufRead, message: &str) -> Value {
-    let start = Instant::now();
-    while start.elapsed() < DEADLINE {
-        let mut line = String::new();
-        assert!(log.read_line(&mut line).expect("read the log") > 0, "the log ended before {message:?}");
-        let entry: Value = serde_json::from_str(&line).expect("JSON log");
-        if entry["message"] == message {
-            return entry;
-        }
-    }
-    panic!("no {message:?} within {DEADLINE:?}");
-}
-
-fn get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("connect");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").expect("ask");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answer");
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status line");
-    (code, answer)
-}
-
 #[test]
 fn without_an_api_server_it_goes_on_serving_and_stops_on_a_signal() {
-    let dir = tempfile::tempdir().expect("dir");
-    let mut agent = start(dir.path());
-    let failed = next_log(&mut agent.log, "GpuNode not written");
+    let node = Node::start().expect("node");
+    node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
+    let closed = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
+    let config = std::fs::read_to_string(node.path("kubeconfig")).expect("read");
+    let server = config.find("http://").expect("server");
+    let end = server + config[server..].find('\'').expect("end");
+    let config = format!("{}http://{closed}{}", &config[..server], &config[end..]);
+    std::fs::write(node.path("kubeconfig"), config).expect("write");
+    let mut agent = node.agent(Path::new(AGENT)).expect("start");
+    let failed = agent.logged("GpuNode not written").expect("log");
     assert!(failed["error"].as_str().expect("error").starts_with("get node: "), "{failed}");
 
-    let (code, metrics) = get(&agent.address, "/metrics");
+    let mut own = Connection::open(agent.address).expect("connect");
+    let (code, metrics) = own.get("/metrics").expect("metrics");
     assert_eq!(code, 200);
     assert!(metrics.contains(r#"vendue_agent_publishes_total{result="error",node="n1"}"#), "{metrics}");
     assert!(metrics.contains(r#"model="H100",node="n1"} 85520809984"#), "{metrics}");
-    let (code, metrics) = get(&agent.compatible, "/metrics");
+    let (code, metrics) =
+        Connection::open(agent.compatible).expect("connect").get("/metrics").expect("metrics");
     assert_eq!(code, 200);
     assert!(metrics.contains("DCGM_FI_DEV_POWER_USAGE{gpu=\"0\",UUID=\"GPU-"), "{metrics}");
-    assert_eq!(get(&agent.address, "/healthz").0, 200);
-    let (code, text) = get(&agent.address, "/readyz");
-    assert_eq!((code, text.ends_with("the GpuNode was not written yet")), (503, true), "{text}");
-
-    let id = agent.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
-    next_log(&mut agent.log, "stopping");
-    assert!(agent.child.wait().expect("status").success());
+    assert_eq!(own.get("/healthz").expect("health").0, 200);
+    let (code, text) = own.get("/readyz").expect("readiness");
+    assert_eq!((code, text.as_str()), (503, "the GpuNode was not written yet"));
+    drop(own);
+    assert!(agent.stop().expect("status").success());
 }
 
 #[test]
 fn an_idle_device_is_measured_and_the_result_kept() {
-    let dir = tempfile::tempdir().expect("dir");
-    let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let nobody = Arc::new(Mutex::new(Ok(ListPodResourcesResponse::default())));
-    let _context = runtime.enter();
-    let kubelet = common::serve(dir.path(), &nobody);
-    let mut agent = start(dir.path());
-    let ended = next_log(&mut agent.log, "probe ends");
+    let node = Node::start().expect("node");
+    node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
+    let _kubelet = node.kubelet().expect("kubelet");
+    let mut command = node.command(Path::new(AGENT));
+    command.args(["--cuda-library".as_ref(), built("libvendue_cuda_sim.so").as_os_str()]);
+    command.env("VENDUE_NVML_STATE", node.path("gpus/state.json"));
+    let mut agent = node.agent_by(&mut command).expect("start");
+    let ended = agent.logged("probe ends").expect("log");
     assert_eq!((&ended["result"], &ended["reason"]), (&"Passed".into(), &"Passed".into()), "{ended}");
 
-    let begin = Instant::now();
-    let shown = |text: &str| text.contains(r#"model="H100",node="n1"} 1980000000"#);
-    let metrics = loop {
-        let (_, metrics) = get(&agent.address, "/metrics");
-        if shown(&metrics) {
-            break metrics;
-        }
-        assert!(begin.elapsed() < DEADLINE, "{metrics}");
-    };
+    let clock = r#"model="H100",node="n1"} 1980000000"#;
+    let metrics = agent.metrics_when("the clock", |text| text.contains(clock)).expect("metrics");
     assert!(metrics.contains("vendue_gpu_probe_passed{"), "{metrics}");
-    let kept = std::fs::read_to_string(dir.path().join("agent/probes.json")).expect("kept");
+    let kept = std::fs::read_to_string(node.state_dir().join("probes.json")).expect("kept");
     assert!(kept.contains("\"reason\": \"Passed\""), "{kept}");
-    kubelet.abort();
+    assert!(agent.stop().expect("status").success());
 }
