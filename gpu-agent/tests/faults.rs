@@ -59,6 +59,8 @@ fn of_agent(metrics: &str, name: &str) -> f64 {
 fn a_library_that_is_missing_or_broken_is_named_until_the_right_one_is_there() {
     let node = Node::start().expect("node");
     node.gpus(&[("H100", 1)], Clock::default()).expect("GPUs");
+    // No device is offered before kubelet has said who has it.
+    let _kubelet = node.kubelet().expect("kubelet");
     let agent = agent(&node);
     let message = reason(&node, &agent, "LibraryMissing");
     assert!(message.contains("libnvidia-ml.so.1") && message.contains("No such file"), "{message}");
@@ -93,6 +95,7 @@ fn a_driver_that_does_not_fit_or_counts_no_gpu_is_a_condition_until_it_is_mended
     let node = Node::start().expect("node");
     let fleet = node.gpus(&[], Clock::default()).expect("no GPUs");
     node.install(&library()).expect("install");
+    let _kubelet = node.kubelet().expect("kubelet");
     let driver = |health| {
         let groups = [("H100".to_owned(), 2)];
         let mut state = State::generate(&groups, "node", 0).expect("state");
@@ -134,7 +137,7 @@ fn while_kubelet_is_not_there_nothing_is_charged_and_then_it_is() {
     let mut agent = agent(&node);
     let told = agent.logged("who uses the GPUs is not known at present").expect("log");
     assert!(told["error"].as_str().expect("error").contains("kubelet.sock"), "{told}");
-    reason(&node, &agent, "Healthy");
+    reason(&node, &agent, "Probing");
     let lost = |text: &str| of_agent(text, "vendue_agent_metering_looks_lost") >= 1.0;
     let metrics = agent.metrics_when("looks that are lost", lost).expect("metrics");
     assert_eq!(of_agent(&metrics, "vendue_agent_receipts_stored"), 0.0);
@@ -143,6 +146,7 @@ fn while_kubelet_is_not_there_nothing_is_charged_and_then_it_is() {
     let kubelet = node.kubelet().expect("kubelet");
     kubelet.give(&[(NAMESPACE, &[uuids(&fleet)[0].as_str()])]);
     agent.logged("who uses the GPUs is known again").expect("log");
+    reason(&node, &agent, "Healthy");
     let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored") >= 2.0;
     agent.metrics_when("receipts", stored).expect("receipts");
     assert!(agent.stop().expect("stop").success());
