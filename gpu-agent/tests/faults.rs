@@ -204,6 +204,9 @@ fn a_full_disk_stops_metering_loudly_and_costs_a_gap() {
     let told = agent.logged("receipts cannot be stored: what is used now is not metered").expect("log");
     assert!(told["error"].as_str().expect("error").contains("No space left"), "{told}");
     assert_eq!(told["level"], "ERROR");
+    let is_told = |status: &Value| condition(status, "Metered")["reason"] == "NotStored";
+    let (status, _) = node.api.wait(LIMIT, is_told).unwrap_or_else(|| panic!("{}", agent.late("NotStored")));
+    assert_eq!(condition(&status, "Metered")["status"], "False");
     let before = stored(&metrics);
     fs::remove_file(&filler).expect("free");
     agent.logged("receipts can be stored again").expect("log");
