@@ -96,7 +96,7 @@ pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, 
 /// How the paths of Events begin.
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/";
 
-fn event() -> Call {
+pub(super) fn event() -> Call {
     Call {
         method: "POST",
         path: EVENTS.into(),

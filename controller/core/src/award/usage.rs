@@ -48,7 +48,8 @@ pub struct NodeBill {
 impl Run {
     /// The run of an award; `None` before the entry point started.
     pub fn of(runtime: &AwardRuntimeStatus, price: Price) -> Option<Self> {
-        let ms = |at: Timestamp| u64::try_from(at.as_millisecond()).unwrap_or(0);
+        // Whole seconds, as the status says them: who reads it comes to the same sums.
+        let ms = |at: Timestamp| u64::try_from(at.as_second()).unwrap_or(0).saturating_mul(1_000);
         Some(Self {
             price_micros: u64::try_from(price.micros()).unwrap_or(0),
             from_ms: ms(runtime.started_at.as_ref()?.0),
