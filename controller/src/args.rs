@@ -70,6 +70,9 @@ pub struct Args {
     /// Folder in which receipts are kept.
     #[arg(long, env = "VENDUE_RECEIPTS_DIR", default_value = "/var/lib/vendue/receipts", value_name = "DIR")]
     pub receipts_dir: PathBuf,
+    /// Most MiB of receipts: chains that are over go earlier, then nothing more is taken.
+    #[arg(long, env = "VENDUE_RECEIPTS_MAX_MIB", default_value_t = 921, value_name = "MIB")]
+    pub receipts_max_mib: u64,
     /// What to log, as an env-filter: "info", "vendue_controller=debug".
     #[arg(long, env = "VENDUE_LOG", default_value = "info")]
     pub log: String,

@@ -70,11 +70,16 @@ readinessProbe:
   timeoutSeconds: 2
 {{- end -}}
 
+{{/* A size like 1Gi in MiB. */}}
+{{- define "vendue.mib" -}}
+{{- $unit := index (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[MGT]i$" .) -}}
+{{- mul $unit (regexFind "^[0-9]+" . | int64) -}}
+{{- end -}}
+
 {{/* The length in MiB above which the seat's log keeps only what a restart needs: half of what fault proofs, at most 64 MiB, leave of its volume. */}}
 {{- define "vendue.logMaxMib" -}}
 {{- $size := .Values.auction.log.size -}}
-{{- $unit := index (dict "Mi" 1 "Gi" 1024 "Ti" 1048576) (regexFind "[MGT]i$" $size) -}}
-{{- $mib := mul $unit (regexFind "^[0-9]+" $size | int64) -}}
+{{- $mib := include "vendue.mib" $size | int64 -}}
 {{- if lt $mib 256 -}}
 {{- fail (printf "auction.log.size: %s is too little for open rounds and 64 MiB of fault proofs; accepted: 256Mi and more" $size) -}}
 {{- end -}}

@@ -83,7 +83,10 @@ pub async fn dereference<R: Runtime>(
 async fn bills<R: Runtime>(award: &Award, all: &Awards<R>, now: Timestamp) -> Option<Vec<NodeBill>> {
     let (book, run) = (all.book.clone()?, metered(award, now)?);
     let id: AwardId = award.spec.id.parse().ok()?;
-    let read = tokio::task::spawn_blocking(move || book.bills(id, run));
+    let status = award.status.as_ref()?;
+    let told = status.usage.iter().flat_map(|usage| &usage.receipts).map(|receipts| receipts.node.clone());
+    let nodes: Vec<String> = status.devices.iter().map(|held| held.node.clone()).chain(told).collect();
+    let read = tokio::task::spawn_blocking(move || book.bills(id, run, &nodes));
     match read.await {
         Ok(Ok(bills)) => Some(bills),
         Ok(Err(error)) => {

@@ -13,10 +13,15 @@ use vendue_controller_core::award::usage::{NodeBill, Run};
 use vendue_receipts::{AwardId, Bill, Chain, ChainName, Record, SignedHour, Tree, hour_leaves, hour_of};
 use vendue_receipts_store::{Chains, Options, StoreError, Taken};
 
+const DAY_MS: u64 = 86_400_000;
 /// Chains that are over are kept for 30 days.
-const RETAIN_MS: u64 = 30 * 86_400_000;
+const RETAIN_MS: u64 = 30 * DAY_MS;
+/// When there is no room, they go after so many days, the longest first.
+const SHORTER_DAYS: [u64; 5] = [15, 7, 3, 1, 0];
 /// Files of a node together: two months of 8 GPUs.
 const MAX_BYTES: u64 = 1 << 30;
+/// What a new file takes beside its records, at most.
+const NEW_FILE: u64 = 4 << 10;
 /// Records that are read at once.
 const READ: usize = 4_096;
 /// Most bytes of an answer with records.
@@ -48,6 +53,16 @@ pub enum BookError {
     /// Records cannot be kept or do not verify.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no room for more.
+    #[error("receipts: {} holds {bytes} bytes of awards that go on; at most {max_bytes} are kept; next: raise controller.receipts.size", dir.display())]
+    Full {
+        /// The folder.
+        dir: PathBuf,
+        /// What is there.
+        bytes: u64,
+        /// What may be there.
+        max_bytes: u64,
+    },
     /// The same key signed two records for one place.
     #[error(
         "chain {name}: record {sequence} was told before with another content; both are kept as evidence"
@@ -66,7 +81,7 @@ impl BookError {
         match self {
             Self::Node(_) | Self::Equivocation { .. } => true,
             Self::Store(error) => matches!(error, StoreError::Chain { .. } | StoreError::Name { .. }),
-            Self::Folder { .. } => false,
+            Self::Folder { .. } | Self::Full { .. } => false,
         }
     }
 }
@@ -99,6 +114,7 @@ pub struct Told {
 /// The chains of all nodes.
 pub struct Book {
     dir: PathBuf,
+    max_bytes: u64,
     nodes: Mutex<BTreeMap<String, Arc<Mutex<Node>>>>,
 }
 
@@ -115,15 +131,15 @@ fn is_node_name(name: &str) -> bool {
 }
 
 impl Book {
-    /// A book in this folder. Nodes that are there already are opened; one that is damaged is told and left for its
+    /// A book in this folder, of at most so many bytes. Nodes that are there already are opened; one that is damaged is told and left for its
     /// owner, and its agent gets the same answer.
     ///
     /// # Errors
     /// When the folder cannot be made or listed.
-    pub fn open(dir: &Path) -> Result<Self, BookError> {
+    pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, BookError> {
         let failed = |source| BookError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(failed)?;
-        let book = Self { dir: dir.to_owned(), nodes: Mutex::default() };
+        let book = Self { dir: dir.to_owned(), max_bytes, nodes: Mutex::default() };
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
             if is_node_name(&name)
@@ -172,8 +188,9 @@ impl Book {
     /// over and gone.
     ///
     /// # Errors
-    /// When they do not continue the chain, contradict it, or cannot be stored.
+    /// When they do not continue the chain, contradict it, cannot be stored, or there is no room.
     pub fn take(&self, node: &str, name: ChainName, records: &[Record]) -> Result<Option<u64>, BookError> {
+        self.make_room(records)?;
         let node = self.node(node)?;
         let mut node = lock(&node);
         match node.chains.take(name, records)? {
@@ -185,6 +202,28 @@ impl Book {
                 Err(BookError::Equivocation { name, sequence })
             }
         }
+    }
+
+    /// Removes old chains while these records have no room. Their own time stands for now: what is old is so by the nodes'
+    /// clocks.
+    fn make_room(&self, records: &[Record]) -> Result<(), BookError> {
+        let coming: u64 = records.iter().map(|record| record.encode().len() as u64).sum();
+        let coming = coming.saturating_add(NEW_FILE);
+        let fits = || self.size().1.saturating_add(coming) <= self.max_bytes;
+        if fits() {
+            return Ok(());
+        }
+        let now_ms = records.iter().map(|record| record.body.time_ms()).max().unwrap_or_default();
+        for days in SHORTER_DAYS {
+            for (_, node) in self.all() {
+                lock(&node).chains.prune_older(now_ms, days * DAY_MS)?;
+            }
+            if fits() {
+                tracing::warn!(days, "receipts that are over are kept for fewer days: there is no room");
+                return Ok(());
+            }
+        }
+        Err(BookError::Full { dir: self.dir.clone(), bytes: self.size().1, max_bytes: self.max_bytes })
     }
 
     /// Takes statements of hours. The answer is the hours that need not be told again.
@@ -262,13 +301,13 @@ impl Book {
         Ok(vec![])
     }
 
-    /// What the receipts of an award add up to, node by node, over one run.
+    /// What the receipts of an award add up to on these nodes, over one run.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn bills(&self, award: AwardId, run: Run) -> Result<Vec<NodeBill>, BookError> {
+    pub fn bills(&self, award: AwardId, run: Run, nodes: &[String]) -> Result<Vec<NodeBill>, BookError> {
         let mut bills = vec![];
-        for (name, node) in self.all() {
+        for (name, node) in self.all().into_iter().filter(|(name, _)| nodes.contains(name)) {
             let mut node = lock(&node);
             let chains: Vec<ChainName> = node.chains.of_award(award).map(|(name, _)| name).collect();
             for chain in chains {

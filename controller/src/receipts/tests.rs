@@ -10,7 +10,7 @@ use vendue_controller_core::provision::ProvisionView;
 use vendue_crds::Award;
 use vendue_receipts::delivery::{Answer, Batch, Piece};
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, SignedHour, Tree, Used, Xids,
+    AwardId, Body, BootId, Chain, ChainName, Closed, NodeKey, Opened, Record, SignedHour, Tree, Used, Xids,
     hour_leaves, read_records, verify,
 };
 
@@ -60,10 +60,10 @@ fn run(until_s: u64) -> Run {
 fn bills_follow_what_comes_and_what_the_run_is() {
     let dir = tempfile::tempdir().unwrap();
     let records = signed(AWARD, 6, "1");
-    let book = Book::open(dir.path()).unwrap();
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
     assert_eq!(book.take("n1", name(AWARD), &records[..5]).unwrap(), Some(5));
     let gpu_seconds = |book: &Book, until| {
-        let bills = book.bills(AWARD, run(until)).unwrap();
+        let bills = book.bills(AWARD, run(until), &["n1".to_owned()]).unwrap();
         assert_eq!((bills.len(), bills[0].node.as_str()), (1, "n1"));
         (bills[0].sums.gpu_ns / 1_000_000_000, bills[0].sums.cost_micros)
     };
@@ -72,9 +72,9 @@ fn bills_follow_what_comes_and_what_the_run_is() {
     assert_eq!(gpu_seconds(&book, 100), (120, 120_000), "counted on, nothing twice");
     assert_eq!(gpu_seconds(&book, 25), (50, 50_000), "another end, counted anew");
     drop(book);
-    let book = Book::open(dir.path()).unwrap();
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
     assert_eq!(gpu_seconds(&book, 100), (120, 120_000), "the same after a restart");
-    assert_eq!(book.bills(AwardId([2; 8]), run(100)).unwrap(), []);
+    assert_eq!(book.bills(AwardId([2; 8]), run(100), &["n1".to_owned()]).unwrap(), []);
     assert_eq!(book.size().0, 1);
 }
 
@@ -82,7 +82,7 @@ fn bills_follow_what_comes_and_what_the_run_is() {
 fn two_stories_are_kept_as_evidence_and_one_bad_node_stops_no_other() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (signed(AWARD, 2, "1"), signed(AWARD, 2, "2"));
-    let book = Book::open(dir.path()).unwrap();
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
     book.take("n1", name(AWARD), &one).unwrap();
     let error = book.take("n1", name(AWARD), &other).unwrap_err();
     assert!(matches!(error, BookError::Equivocation { sequence: 1, .. }) && error.is_senders(), "{error}");
@@ -95,17 +95,39 @@ fn two_stories_are_kept_as_evidence_and_one_bad_node_stops_no_other() {
     drop(book);
     let segment = dir.path().join(format!("n1/{}-{:016x}.segment", name(AWARD), 0));
     std::fs::write(&segment, b"rust").unwrap();
-    let book = Book::open(dir.path()).unwrap();
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
     let error = book.take("n1", name(AWARD), &one).unwrap_err();
     assert!(!error.is_senders() && error.to_string().contains("damaged"), "{error}");
     assert_eq!(book.take("n2", name(AWARD), &one).unwrap(), Some(5));
 }
 
 #[test]
+fn without_room_the_oldest_that_is_over_goes_and_what_goes_on_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (over, running) = (AwardId([1; 8]), AwardId([2; 8]));
+    let mut records = signed(over, 2, "1");
+    let mut chain = Chain::new(over, 0);
+    records.iter().for_each(|record| chain.push(record).unwrap());
+    records.push(chain.sign(Body::Closed(Closed { time_ms: 20 * SECOND }), &key(1)).unwrap());
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
+    book.take("n1", name(over), &records).unwrap();
+    drop(book);
+    let second = signed(running, 2, "1");
+    let coming: usize = second.iter().map(|record| record.encode().len()).sum();
+    let book = Book::open(dir.path(), coming as u64 + (4 << 10) + 100).unwrap();
+    book.take("n2", name(running), &second).unwrap();
+    let left: Vec<usize> = [over, running].map(|award| book.of_award(award).len()).to_vec();
+    assert_eq!(left, [0, 1], "what was over made room");
+    let error = book.take("n3", name(AWARD), &signed(AWARD, 2, "1")).unwrap_err();
+    assert!(matches!(error, BookError::Full { .. }) && !error.is_senders(), "{error}");
+    assert_eq!(book.of_award(running).len(), 1, "nothing that goes on makes room");
+}
+
+#[test]
 fn statements_of_hours_are_kept_when_they_are_true_and_as_evidence_when_not() {
     let dir = tempfile::tempdir().unwrap();
     let records = signed(AWARD, 2, "1");
-    let book = Book::open(dir.path()).unwrap();
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
     book.take("n1", name(AWARD), &records).unwrap();
     let tree = Tree::new(&hour_leaves(0, records.iter()));
     let said = SignedHour::sign(0, tree.count(), tree.root(), &key(1));
@@ -184,7 +206,7 @@ async fn serve(dir: &Path, awards: &[Award], reviews: Vec<Exchange>) -> Served {
         spec: serde_json::from_value(json!({ "price": "1", "storageClassName": "local" })).unwrap(),
     };
     let ledger = Arc::new(Ledger::with(vec![], vec![], provision, awards));
-    let book = Arc::new(Book::open(&dir.join("receipts")).unwrap());
+    let book = Arc::new(Book::open(&dir.join("receipts"), 1 << 30).unwrap());
     let desk = Desk::new(book.clone(), Door::new(api, "vendue-system"), ledger, Metrics::new().unwrap());
     // A port that was free a moment ago; the server says when it is there by answering.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();

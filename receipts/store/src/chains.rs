@@ -291,6 +291,14 @@ impl<F: Files> Chains<F> {
         self.drop_old(now_ms, self.options.retain_ms, false)
     }
 
+    /// Removes what is older than this, in the same way, because room is needed.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn prune_older(&mut self, now_ms: u64, retain_ms: u64) -> Result<(), StoreError> {
+        self.drop_old(now_ms, retain_ms.min(self.options.retain_ms), false)
+    }
+
     /// Removes chains, over or not. They are never begun again.
     ///
     /// # Errors
