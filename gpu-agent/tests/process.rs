@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use vendue_gpu_agent::pods::api::ListPodResourcesResponse;
 use vendue_nvml_sim::source;
-use vendue_nvml_sim::state::State;
+use vendue_nvml_sim::state::{Process, State};
 
 const AGENT: &str = env!("CARGO_BIN_EXE_vendue-gpu-agent");
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -68,11 +68,70 @@ fn node_name_is_needed() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("NODE_NAME"));
 }
 
+#[test]
+fn the_next_key_is_drawn_by_command_and_the_agent_goes_over_to_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let state = dir.path().join("agent");
+    let rotate = || {
+        let mut command = Command::new(AGENT);
+        let output = command.arg("rotate-key").arg("--state-dir").arg(&state).output().expect("run");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    std::fs::create_dir(&state).expect("folder");
+    let (code, _, error) = rotate();
+    assert!(code == Some(1) && error.contains("rotate the key: there is no "), "{error}");
+
+    let first = start(dir.path()).public_key.clone();
+    let (code, next, _) = rotate();
+    assert_eq!(code, Some(0));
+    let (code, printed, error) = rotate();
+    assert!((code, printed.as_str()) == (Some(1), "") && error.contains("is there already"), "{error}");
+    let now = start(dir.path()).public_key.clone();
+    assert_eq!(now, next.trim());
+    assert_ne!(now, first);
+}
+
+#[test]
+fn processes_are_shown_when_that_is_asked_for() {
+    let dir = tempfile::tempdir().expect("dir");
+    let mut state = State::generate(&[("H100".to_owned(), 1)], "process", 0).expect("state");
+    let process = |pid| Process { pid, memory_mib: 1024, sm_percent: 50 };
+    // This one, and one that the kernel does not give: ids end far below.
+    state.devices[0].processes = vec![process(std::process::id()), process(u32::MAX - 1)];
+    let path = dir.path().join("state.json");
+    source::store(&path, &state).expect("store");
+    let shows = |agent: &Running| {
+        let begin = Instant::now();
+        while begin.elapsed() < DEADLINE {
+            let metrics = get(&agent.address, "/metrics").1;
+            // Told after the devices, in a turn of its own.
+            if metrics.contains("vendue_gpu_memory_used_bytes{") {
+                let begin = Instant::now();
+                while begin.elapsed() < Duration::from_secs(2) {
+                    let metrics = get(&agent.address, "/metrics").1;
+                    if metrics.contains("vendue_gpu_pod_processes{") {
+                        return Some(metrics);
+                    }
+                }
+                return None;
+            }
+        }
+        panic!("no devices within {DEADLINE:?}");
+    };
+    let shown = shows(&start_with(dir.path(), &path, &["--process-attribution"])).expect("processes");
+    let unknown = shown.lines().find(|line| line.starts_with("vendue_gpu_unknown_processes{"));
+    assert!(unknown.is_some_and(|line| line.ends_with(" 1")), "{shown}");
+    assert!(shown.contains("vendue_gpu_pod_memory_used_bytes{"), "{shown}");
+    assert_eq!(shows(&start_with(dir.path(), &path, &[])), None);
+}
+
 /// A running agent; killed when the test ends early.
 struct Running {
     child: Child,
     address: String,
     compatible: String,
+    public_key: String,
     log: BufReader<std::process::ChildStderr>,
 }
 
@@ -85,6 +144,11 @@ impl Drop for Running {
 
 /// Starts the agent with an API server that refuses every connection.
 fn start(dir: &Path) -> Running {
+    start_with(dir, &state_file(dir), &[])
+}
+
+/// The same, with this state of the simulated library and these arguments.
+fn start_with(dir: &Path, state: &Path, arguments: &[&str]) -> Running {
     let closed = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
     let config = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{closed}'}}}}]\n\
@@ -99,16 +163,19 @@ fn start(dir: &Path) -> Running {
         .args(["--pod-resources-dir".as_ref(), dir.as_os_str()])
         .args(["--nvml-library".as_ref(), library().as_os_str()])
         .args(["--cuda-library".as_ref(), built("libvendue_cuda_sim.so").as_os_str()])
-        .env("VENDUE_NVML_STATE", state_file(dir))
+        .args(arguments)
+        .env("VENDUE_NVML_STATE", state)
         .env("KUBECONFIG", kubeconfig)
         .stderr(Stdio::piped())
         .spawn()
         .expect("start");
     let mut log = BufReader::new(child.stderr.take().expect("stderr"));
+    let signed = next_log(&mut log, "receipts are signed by this key");
     let started = next_log(&mut log, "started");
     let compatible = next_log(&mut log, "metrics under the names of dcgm-exporter");
     let address = |line: Value| line["listen"].as_str().expect("address").to_owned();
-    Running { child, address: address(started), compatible: address(compatible), log }
+    let public_key = signed["public_key"].as_str().expect("key").to_owned();
+    Running { child, address: address(started), compatible: address(compatible), public_key, log }
 }
 
 /// The next log line with this message.
