@@ -114,8 +114,8 @@ pub struct ReceiptOptions {
     /// Also write the receipts to this file, for a check elsewhere.
     #[arg(long, value_name = "FILE")]
     pub save: Option<PathBuf>,
-    /// Wait until the Job has ended and its last records are here, at most so many seconds.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "600")]
+    /// Wait until the Job has ended and its last records are here, at most so many seconds; 600 without a number.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "600")]
     pub wait: Option<u64>,
 }
 
@@ -219,8 +219,9 @@ mod tests {
                 _ => None,
             };
         assert_eq!(parse(&["job/x", "--save", "f", "--wait"]), Some((Some("x".into()), Some(600))));
-        assert_eq!(parse(&["--wait", "x"]), Some((Some("x".into()), Some(600))));
-        assert_eq!(parse(&["x", "--wait=5"]), Some((Some("x".into()), Some(5))));
+        for wait in [&["x", "--wait=5"][..], &["x", "--wait", "5"], &["--wait", "5", "x"]] {
+            assert_eq!(parse(wait), Some((Some("x".into()), Some(5))), "{wait:?}");
+        }
         assert_eq!(parse(&["--verify", "f"]), Some((None, None)));
         for bad in [
             &[][..],

@@ -3,12 +3,13 @@
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used)]
 
-mod common;
+#[path = "../bench/node/mod.rs"]
+#[allow(dead_code)]
+mod node;
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{bind, serve};
+use node::kubelet::{Kubelet as Served, bind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Status};
 use vendue_gpu_agent::pods::api::{
@@ -46,36 +47,34 @@ async fn a_list_a_refusal_and_a_restart() {
     assert!(matches!(missing, KubeletError::Unreachable { .. }), "{text}");
     assert!(text.contains("kubelet.sock") && text.contains("No such file"), "{text}");
 
-    let answer = Arc::new(Mutex::new(Ok(pods(2))));
-    let server = serve(dir.path(), &answer);
+    let server = Served::start(dir.path()).expect("bind");
+    server.answer(Ok(pods(2)));
     for _ in 0..2 {
         assert_eq!(kubelet.list().await.expect("list"), pods(2));
     }
-    *answer.lock().expect("answer") = Err(Status::unavailable("too many calls"));
+    server.answer(Err(Status::unavailable("too many calls")));
     let refusal = kubelet.list().await.expect_err("refused");
     let is_refusal =
         |error: &KubeletError| matches!(error, KubeletError::Refused { code: Code::Unavailable, .. });
     assert!(is_refusal(&refusal) && refusal.to_string().contains("too many calls"), "{refusal}");
 
     // A kubelet that starts again removes the old socket and makes its own.
-    server.abort();
-    assert!(server.await.expect_err("ended").is_cancelled());
-    *answer.lock().expect("answer") = Ok(pods(3));
-    let server = serve(dir.path(), &answer);
+    server.end().await;
+    let server = Served::start(dir.path()).expect("bind");
+    server.answer(Ok(pods(3)));
     let mut seen = kubelet.list().await;
     if seen.is_err() {
         // The call that finds the old connection closed may fail; the next one connects afresh.
         seen = kubelet.list().await;
     }
     assert_eq!(seen.expect("list"), pods(3));
-    server.abort();
 }
 
 #[tokio::test]
 async fn five_thousand_pods_are_one_answer() {
     let dir = tempfile::tempdir().expect("dir");
-    let answer = Arc::new(Mutex::new(Ok(pods(5_000))));
-    let server = serve(dir.path(), &answer);
+    let server = Served::start(dir.path()).expect("bind");
+    server.answer(Ok(pods(5_000)));
     let list = Kubelet::new(dir.path(), LIMIT).list().await.expect("list");
     let known: Vec<Known> =
         [0, 39_999].map(|n| Known { uuid: format!("GPU-{n:036}"), minor: None }).into_iter().collect();
@@ -83,13 +82,12 @@ async fn five_thousand_pods_are_one_answer() {
     for Known { uuid, .. } in &known {
         assert!(matches!(found.serving(uuid), Serving::Award(_)), "{uuid}");
     }
-    server.abort();
 }
 
 #[tokio::test]
 async fn a_kubelet_that_hangs_or_breaks_off_is_an_error_in_time() {
     let dir = tempfile::tempdir().expect("dir");
-    let listener = bind(dir.path());
+    let listener = bind(dir.path()).expect("bind");
     // Takes the connection and says nothing.
     let mut hanging = Kubelet::new(dir.path(), Duration::from_millis(50));
     assert!(matches!(hanging.list().await, Err(KubeletError::Timeout { .. })));

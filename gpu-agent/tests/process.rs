@@ -2,24 +2,25 @@
 //! server is a closed port.
 
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used)]
 
-mod common;
+#[path = "../bench/node/mod.rs"]
+#[allow(dead_code)]
+mod node;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output};
 
+use node::Node;
+use node::http::Connection;
 use serde_json::Value;
-use vendue_gpu_agent::pods::api::ListPodResourcesResponse;
+use vendue_nvml_sim::clock::Clock;
+use vendue_nvml_sim::load::Work;
 use vendue_nvml_sim::source;
-use vendue_nvml_sim::state::{Process, State};
+use vendue_nvml_sim::state::State;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_vendue-gpu-agent");
-const DEADLINE: Duration = Duration::from_secs(30);
 
 fn library() -> PathBuf {
     built("libvendue_nvml_sim.so")
@@ -70,183 +71,102 @@ fn node_name_is_needed() {
 
 #[test]
 fn the_next_key_is_drawn_by_command_and_the_agent_goes_over_to_it() {
-    let dir = tempfile::tempdir().expect("dir");
-    let state = dir.path().join("agent");
+    let node = Node::start().expect("node");
+    node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
     let rotate = || {
         let mut command = Command::new(AGENT);
-        let output = command.arg("rotate-key").arg("--state-dir").arg(&state).output().expect("run");
+        let output = command.arg("rotate-key").arg("--state-dir").arg(node.state_dir()).output();
+        let output = output.expect("run");
         let text = |bytes| String::from_utf8(bytes).expect("text");
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
-    std::fs::create_dir(&state).expect("folder");
+    let shown = |wanted: &dyn Fn(&str) -> bool| {
+        let told = |status: &Value| status["publicKey"].as_str().is_some_and(wanted);
+        let (status, _) = node.api.wait(node::LIMIT, told).expect("GpuNode with the key");
+        status["publicKey"].as_str().expect("key").to_owned()
+    };
     let (code, _, error) = rotate();
     assert!(code == Some(1) && error.contains("rotate the key: there is no "), "{error}");
 
-    let first = start(dir.path()).public_key.clone();
+    let mut agent = node.agent(Path::new(AGENT)).expect("start");
+    let first = shown(&|_| true);
+    agent.kill();
     let (code, next, _) = rotate();
     assert_eq!(code, Some(0));
     let (code, printed, error) = rotate();
     assert!((code, printed.as_str()) == (Some(1), "") && error.contains("is there already"), "{error}");
-    let now = start(dir.path()).public_key.clone();
-    assert_eq!(now, next.trim());
-    assert_ne!(now, first);
+    let _agent = node.agent(Path::new(AGENT)).expect("start");
+    assert_eq!(shown(&|key| key != first), next.trim());
 }
 
 #[test]
 fn processes_are_shown_when_that_is_asked_for() {
-    let dir = tempfile::tempdir().expect("dir");
-    let mut state = State::generate(&[("H100".to_owned(), 1)], "process", 0).expect("state");
-    let process = |pid| Process { pid, memory_mib: 1024, sm_percent: 50 };
+    let node = Node::start().expect("node");
+    let fleet = node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
     // This one, and one that the kernel does not give: ids end far below.
-    state.devices[0].processes = vec![process(std::process::id()), process(u32::MAX - 1)];
-    let path = dir.path().join("state.json");
-    source::store(&path, &state).expect("store");
-    let shows = |agent: &Running| {
-        let begin = Instant::now();
-        while begin.elapsed() < DEADLINE {
-            let metrics = get(&agent.address, "/metrics").1;
-            // Told after the devices, in a turn of its own.
-            if metrics.contains("vendue_gpu_memory_used_bytes{") {
-                let begin = Instant::now();
-                while begin.elapsed() < Duration::from_secs(2) {
-                    let metrics = get(&agent.address, "/metrics").1;
-                    if metrics.contains("vendue_gpu_pod_processes{") {
-                        return Some(metrics);
-                    }
-                }
-                return None;
-            }
-        }
-        panic!("no devices within {DEADLINE:?}");
-    };
-    let shown = shows(&start_with(dir.path(), &path, &["--process-attribution"])).expect("processes");
+    for pid in [std::process::id(), u32::MAX - 1] {
+        let work = Work { pid, device: 0, gpu_instance: None, intensity: 10, memory_mib: 1024 };
+        fleet.load(work).expect("load");
+    }
+    let mut command = node.command(Path::new(AGENT));
+    let agent = node.agent_by(command.arg("--process-attribution")).expect("start");
+    let pods = |text: &str| text.contains("vendue_gpu_pod_processes{");
+    let shown = agent.metrics_when("processes", pods).expect("metrics");
     let unknown = shown.lines().find(|line| line.starts_with("vendue_gpu_unknown_processes{"));
     assert!(unknown.is_some_and(|line| line.ends_with(" 1")), "{shown}");
     assert!(shown.contains("vendue_gpu_pod_memory_used_bytes{"), "{shown}");
-    assert_eq!(shows(&start_with(dir.path(), &path, &[])), None);
-}
-
-/// A running agent; killed when the test ends early.
-struct Running {
-    child: Child,
-    address: String,
-    compatible: String,
-    public_key: String,
-    log: BufReader<std::process::ChildStderr>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-/// Starts the agent with an API server that refuses every connection.
-fn start(dir: &Path) -> Running {
-    start_with(dir, &state_file(dir), &[])
-}
-
-/// The same, with this state of the simulated library and these arguments.
-fn start_with(dir: &Path, state: &Path, arguments: &[&str]) -> Running {
-    let closed = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
-    let config = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{closed}'}}}}]\n\
-         contexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nusers: [{{name: u, user: {{}}}}]\n"
-    );
-    let kubeconfig = dir.join("kubeconfig");
-    std::fs::write(&kubeconfig, config).expect("write");
-    let mut child = Command::new(AGENT)
-        .args(["--node-name", "n1", "--listen", "127.0.0.1:0", "--log-format", "json"])
-        .args(["--metrics-compat", "dcgm", "--compat-listen", "127.0.0.1:0"])
-        .args(["--state-dir".as_ref(), dir.join("agent").as_os_str()])
-        .args(["--pod-resources-dir".as_ref(), dir.as_os_str()])
-        .args(["--nvml-library".as_ref(), library().as_os_str()])
-        .args(["--cuda-library".as_ref(), built("libvendue_cuda_sim.so").as_os_str()])
-        .args(arguments)
-        .env("VENDUE_NVML_STATE", state)
-        .env("KUBECONFIG", kubeconfig)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("start");
-    let mut log = BufReader::new(child.stderr.take().expect("stderr"));
-    let signed = next_log(&mut log, "receipts are signed by this key");
-    let started = next_log(&mut log, "started");
-    let compatible = next_log(&mut log, "metrics under the names of dcgm-exporter");
-    let address = |line: Value| line["listen"].as_str().expect("address").to_owned();
-    let public_key = signed["public_key"].as_str().expect("key").to_owned();
-    Running { child, address: address(started), compatible: address(compatible), public_key, log }
-}
-
-/// The next log line with this message.
-fn next_log(log: &mut impl BufRead, message: &str) -> Value {
-    let start = Instant::now();
-    while start.elapsed() < DEADLINE {
-        let mut line = String::new();
-        assert!(log.read_line(&mut line).expect("read the log") > 0, "the log ended before {message:?}");
-        let entry: Value = serde_json::from_str(&line).expect("JSON log");
-        if entry["message"] == message {
-            return entry;
-        }
-    }
-    panic!("no {message:?} within {DEADLINE:?}");
-}
-
-fn get(address: &str, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).expect("connect");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n").expect("ask");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("answer");
-    let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("status line");
-    (code, answer)
 }
 
 #[test]
 fn without_an_api_server_it_goes_on_serving_and_stops_on_a_signal() {
-    let dir = tempfile::tempdir().expect("dir");
-    let mut agent = start(dir.path());
-    let failed = next_log(&mut agent.log, "GpuNode not written");
+    let node = Node::start().expect("node");
+    node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
+    let closed = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("address");
+    let config = std::fs::read_to_string(node.path("kubeconfig")).expect("read");
+    let server = config.find("http://").expect("server");
+    let end = server + config[server..].find('\'').expect("end");
+    let config = format!("{}http://{closed}{}", &config[..server], &config[end..]);
+    std::fs::write(node.path("kubeconfig"), config).expect("write");
+    let mut agent = node.agent(Path::new(AGENT)).expect("start");
+    let failed = agent.logged("GpuNode not written").expect("log");
     assert!(failed["error"].as_str().expect("error").starts_with("get node: "), "{failed}");
 
-    let (code, metrics) = get(&agent.address, "/metrics");
+    let mut own = Connection::open(agent.address).expect("connect");
+    let (code, metrics) = own.get("/metrics").expect("metrics");
     assert_eq!(code, 200);
     assert!(metrics.contains(r#"vendue_agent_publishes_total{result="error",node="n1"}"#), "{metrics}");
     assert!(metrics.contains(r#"model="H100",node="n1"} 85520809984"#), "{metrics}");
-    let (code, metrics) = get(&agent.compatible, "/metrics");
+    let (code, metrics) =
+        Connection::open(agent.compatible).expect("connect").get("/metrics").expect("metrics");
     assert_eq!(code, 200);
     assert!(metrics.contains("DCGM_FI_DEV_POWER_USAGE{gpu=\"0\",UUID=\"GPU-"), "{metrics}");
-    assert_eq!(get(&agent.address, "/healthz").0, 200);
-    let (code, text) = get(&agent.address, "/readyz");
-    assert_eq!((code, text.ends_with("the GpuNode was not written yet")), (503, true), "{text}");
-
-    let id = agent.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
-    next_log(&mut agent.log, "stopping");
-    assert!(agent.child.wait().expect("status").success());
+    assert_eq!(own.get("/healthz").expect("health").0, 200);
+    let (code, text) = own.get("/readyz").expect("readiness");
+    assert_eq!((code, text.as_str()), (503, "the GpuNode was not written yet"));
+    drop(own);
+    assert!(agent.stop().expect("status").success());
 }
 
 #[test]
 fn an_idle_device_is_measured_and_the_result_kept() {
-    let dir = tempfile::tempdir().expect("dir");
-    let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let nobody = Arc::new(Mutex::new(Ok(ListPodResourcesResponse::default())));
-    let _context = runtime.enter();
-    let kubelet = common::serve(dir.path(), &nobody);
-    let mut agent = start(dir.path());
-    let ended = next_log(&mut agent.log, "probe ends");
+    let node = Node::start().expect("node");
+    node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
+    let _kubelet = node.kubelet().expect("kubelet");
+    let mut command = node.command(Path::new(AGENT));
+    command.args(["--cuda-library".as_ref(), built("libvendue_cuda_sim.so").as_os_str()]);
+    command.env("VENDUE_NVML_STATE", node.path("gpus/state.json"));
+    let mut agent = node.agent_by(&mut command).expect("start");
+    let ended = agent.logged("probe ends").expect("log");
     assert_eq!((&ended["result"], &ended["reason"]), (&"Passed".into(), &"Passed".into()), "{ended}");
 
-    let begin = Instant::now();
-    let shown = |text: &str| text.contains(r#"model="H100",node="n1"} 1980000000"#);
-    let metrics = loop {
-        let (_, metrics) = get(&agent.address, "/metrics");
-        if shown(&metrics) {
-            break metrics;
-        }
-        assert!(begin.elapsed() < DEADLINE, "{metrics}");
-    };
+    let clock = r#"model="H100",node="n1"} 1980000000"#;
+    let metrics = agent.metrics_when("the clock", |text| text.contains(clock)).expect("metrics");
     assert!(metrics.contains("vendue_gpu_probe_passed{"), "{metrics}");
-    let kept = std::fs::read_to_string(dir.path().join("agent/probes.json")).expect("kept");
+    let kept = std::fs::read_to_string(node.state_dir().join("probes.json")).expect("kept");
     assert!(kept.contains("\"reason\": \"Passed\""), "{kept}");
-    kubelet.abort();
+    assert!(agent.stop().expect("status").success());
 }

@@ -115,6 +115,7 @@ fn inventory_is_what_the_driver_says() {
         cuda_version: Some("13.0".to_owned()),
         devices: vec![
             DeviceReading {
+                compute_capability: Some((9, 0)),
                 mig_enabled: Some(false),
                 pcie: pcie(5),
                 numa_node: Some(0),
@@ -128,6 +129,7 @@ fn inventory_is_what_the_driver_says() {
                 ..DeviceReading::of(identity(0, "NVIDIA H100 80GB HBM3", 81_559, "00000000:10:00.0"))
             },
             DeviceReading {
+                compute_capability: Some((8, 9)),
                 pcie: pcie(4),
                 numa_node: Some(1),
                 compute_processes: Some(1),
@@ -248,4 +250,24 @@ async fn an_xid_is_heard_as_it_happens_and_a_reset_of_the_device_is_seen() {
     let again = (0..3).find_map(|_| probe.read().ok()).expect("the driver is back");
     again.devices.iter().for_each(|d| judge.reading(d, Duration::from_secs(3)));
     assert_eq!(judge.opinion(&uuids[1]).health, GpuHealth::Healthy);
+}
+
+#[test]
+fn a_state_of_the_simulator_that_was_cut_leaves_the_last_good_one_in_force() {
+    let healthy = state(&[("H100", 2)]);
+    let machine = Machine::new(&healthy);
+    let path = machine.dir.path().join("state.json");
+    let whole = std::fs::read(&path).expect("read");
+    let mut probe = machine.probe();
+    let before = probe.read().expect("inventory");
+    for length in [whole.len() / 2, 1, 0] {
+        std::fs::write(&path, &whole[..length]).expect("write");
+        assert_eq!(probe.read().expect("inventory"), before, "{length} bytes");
+    }
+    // A program that starts then has no good state to go by.
+    let other = Machine::new(&healthy);
+    std::fs::write(other.dir.path().join("state.json"), &whole[..whole.len() / 2]).expect("write");
+    assert!(matches!(other.probe().read(), Err(ProbeError::DriverNotLoaded)));
+    machine.set(&state(&[("H100", 1)]));
+    assert_eq!(probe.read().expect("inventory").devices.len(), 1);
 }

@@ -42,6 +42,7 @@ pub mod paths;
 pub mod pki;
 pub mod process;
 pub mod progress;
+pub mod python;
 pub mod scrape;
 pub mod setup;
 pub mod signals;

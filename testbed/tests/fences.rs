@@ -56,7 +56,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "vendue-crds",
         ],
     ),
-    ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts", "vendue-receipts-store"]),
+    // Its benchmark, a program of its own, simulates GPUs.
+    ("vendue-gpu-agent", &["vendue-crds", "vendue-receipts", "vendue-receipts-store", "vendue-gpu-sim"]),
     ("kubectl-vendue", &["vendue-auction-core", "vendue-market", "vendue-receipts", "vendue-crds"]),
     ("vendue-testbed", &["vendue-crds", "vendue-market"]),
 ];

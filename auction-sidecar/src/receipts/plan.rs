@@ -15,6 +15,8 @@ use crate::wire::ChainHead;
 
 /// Between two times while the award runs.
 pub const EVERY_MS: u64 = 30_000;
+/// After its end, until everything is here; longer each time that nothing new comes.
+const SOON_MS: u64 = 5_000;
 /// The longest pause.
 const LONGEST_MS: u64 = 600_000;
 /// So long after the end of an award the rest is given up.
@@ -119,7 +121,8 @@ impl Progress {
         if self.quiet == 0 && self.answered.is_some_and(|phase| phase < subject.phase) {
             return Some(0);
         }
-        let pause = EVERY_MS.saturating_mul(1 << self.quiet.min(8)).min(LONGEST_MS);
+        let first = if subject.phase == Phase::Running { EVERY_MS } else { SOON_MS };
+        let pause = first.saturating_mul(1 << self.quiet.min(8)).min(LONGEST_MS);
         Some(asked_ms.saturating_add(pause))
     }
 
@@ -220,7 +223,7 @@ mod tests {
         for phase in [Phase::Finished, Phase::Released] {
             assert_eq!(progress.next_ms(&ended(phase), T), Some(0));
             progress.answered(&ended(phase), T, 0, false);
-            assert_eq!(progress.next_ms(&ended(phase), T), Some(T + EVERY_MS));
+            assert_eq!(progress.next_ms(&ended(phase), T), Some(T + SOON_MS));
         }
     }
 
@@ -230,17 +233,17 @@ mod tests {
         let released = ended(Phase::Released);
         let mut pauses = vec![];
         quiet.answered(&released, T, 0, false);
-        for _ in 0..6 {
+        for _ in 0..8 {
             failing.failed(T);
             quiet.answered(&released, T, 0, false);
             assert_eq!(failing.next_ms(&released, T), quiet.next_ms(&released, T));
             pauses.push(failing.next_ms(&released, T).unwrap() - T);
         }
-        assert_eq!(pauses, [60, 120, 240, 480, 600, 600].map(|s| s * S));
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600].map(|s| s * S));
         failing.failed(T);
         assert!(failing.next_ms(&released, T).unwrap() > T, "a step does not hurry a seat that is silent");
         quiet.answered(&released, T, 1, false);
-        assert_eq!(quiet.next_ms(&released, T), Some(T + EVERY_MS));
+        assert_eq!(quiet.next_ms(&released, T), Some(T + SOON_MS));
     }
 
     #[test]

@@ -46,6 +46,22 @@ pub struct Row {
     pub(super) weights: BTreeMap<&'static str, (u128, u128)>,
 }
 
+/// A chain that verifies.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChainSums {
+    /// The node, as the provider calls it.
+    pub node: String,
+    /// The key that opened it; that of the node's GpuNode, unless that was rotated since.
+    pub public_key: String,
+    /// Digest of the last record: it stands for all of them.
+    pub head: String,
+    /// Number of records.
+    pub records: u64,
+    /// Whether no record is to come.
+    pub closed: bool,
+}
+
 /// What one award adds up to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -62,10 +78,8 @@ pub struct AwardSums {
     pub ended: bool,
     /// Whether every chain is closed: no record of it is to come.
     pub closed: bool,
-    /// Number of chains that verify.
-    pub chains: usize,
-    /// Number of records in them.
-    pub records: u64,
+    /// The chains that verify.
+    pub chains: Vec<ChainSums>,
     /// Up to when there are records, in milliseconds since 1970; 0 without any.
     pub until_ms: u64,
     /// What is charged: what lies within the run.
@@ -130,7 +144,7 @@ fn award_sums(award: &FileAward, spans: &mut Spans) -> AwardSums {
         Terms::default()
     });
     let (mut billed, mut rows, mut names) = (Billed::default(), Rows::default(), BTreeSet::new());
-    let (mut closed, mut records, mut until_ms) = (true, 0, 0);
+    let (mut chains, mut until_ms) = (vec![], 0);
     for found in &award.chains {
         let fail = |why: String| format!("chain of node {}: {why}", printable(&found.node));
         let chain = match verified(&award.id, found) {
@@ -150,7 +164,13 @@ fn award_sums(award: &FileAward, spans: &mut Spans) -> AwardSums {
         found.records.iter().for_each(|record| rows.add(&found.node, &record.body));
         spans.add(&award.id, found);
         billed = billed.and(bill.sums());
-        (closed, records) = (closed && chain.is_closed(), records + chain.totals().records);
+        chains.push(ChainSums {
+            node: printable(&found.node),
+            public_key: chain.opening_key().map(|key| key.to_string()).unwrap_or_default(),
+            head: hex::encode(chain.head()),
+            records: chain.totals().records,
+            closed: chain.is_closed(),
+        });
         until_ms = until_ms.max(chain.end_ms().saturating_add_signed(chain.clock_offset_ms()));
     }
     AwardSums {
@@ -159,9 +179,8 @@ fn award_sums(award: &FileAward, spans: &mut Spans) -> AwardSums {
         provider: printable(&award.provider),
         price: printable(&award.price),
         ended: award.ended_at.is_some(),
-        closed: closed && !names.is_empty(),
-        chains: names.len(),
-        records,
+        closed: !chains.is_empty() && chains.iter().all(|chain| chain.closed),
+        chains,
         until_ms,
         billed,
         devices: rows.finish(),
@@ -174,7 +193,7 @@ fn told(evidence: &Evidence, award: &str) -> Option<String> {
     match evidence {
         Evidence::Equivocation { records, .. } if records.first.award.to_string() == award => {
             let (key, at) = (records.verify().ok()?, records.first.sequence);
-            Some(format!("the provider's key {key} signed two different records {at}"))
+            Some(format!("key {key} signed two different records {at} of one chain"))
         }
         Evidence::Equivocation { .. } => None,
         Evidence::Refused { chain, sequence, reason } => Some(format!(

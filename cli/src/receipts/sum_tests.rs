@@ -16,7 +16,10 @@ fn devices_gaps_and_what_is_charged() {
     let sums = sums(&file());
     assert_eq!((sums.faults.clone(), sums.is_whole()), (vec![], true));
     let award = &sums.awards[0];
-    assert_eq!((award.chains, award.records, award.until_ms), (2, 10, T + 30_000));
+    let chains: Vec<_> = award.chains.iter().map(|c| (c.node.as_str(), c.records, c.closed)).collect();
+    assert_eq!((chains, award.until_ms), (vec![("n1", 5, true), ("n2", 5, true)], T + 30_000));
+    assert_eq!(award.chains[0].public_key, key(1).public().to_string());
+    assert_eq!(award.chains[0].head, hex::encode(file().awards[0].chains[0].records[4].digest()));
     // Of one node 25 seconds of the run, of the other 15 and a gap of 10.
     let billed = Billed {
         records: 5,

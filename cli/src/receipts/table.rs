@@ -26,7 +26,7 @@ pub fn text(job: &FileJob, sums: &Sums) -> String {
 fn award_text(award: &AwardSums) -> String {
     let AwardSums { id, provider, price, .. } = award;
     let mut out = format!("\naward {id} of {provider} at {price} per GPU-hour\n");
-    if award.chains == 0 {
+    if award.chains.is_empty() {
         out.push_str("no receipts have come home\n");
         return out;
     }
@@ -37,8 +37,13 @@ fn award_text(award: &AwardSums) -> String {
         (true, false) => "not closed yet: later records may be on their way",
         (false, false) => "the Job runs",
     };
-    let count = format!("{} records of {} chains verified", award.records, award.chains);
-    out.push_str(&format!("{count}, up to {}; {state}\n", time(award.until_ms)));
+    for chain in &award.chains {
+        out.push_str(&format!(
+            "{} records of node {} by key {}\n",
+            chain.records, chain.node, chain.public_key
+        ));
+    }
+    out.push_str(&format!("all verified, up to {}; {state}\n", time(award.until_ms)));
     out
 }
 

@@ -150,6 +150,27 @@ async fn who_waits_gets_the_last_records_or_is_told_that_they_are_missing() {
     assert!(error.to_string().starts_with("not verified"), "{error}");
 }
 
+#[test]
+fn people_read_devices_gaps_keys_and_cost() {
+    let file = file();
+    let text = table::text(&file.job, &sum::sums(&file));
+    let key = key(1).public();
+    for line in [
+        "award 0011223344556677 of alpha at 3.60 per GPU-hour",
+        "n1    GPU-1  30s   3.00 Wh  75 % of SMs  80.0 GiB     79 x1  -",
+        "n2    all    0s    -        -            -            -      10s agent_down",
+        "charged: 40.000 GPU-seconds in 25s, 4.00 Wh, cost 0.04, 10s of gaps, which cost nothing",
+        &format!("5 records of node n1 by key {key}"),
+        "all verified, up to 2026-06-01 12:00:30 UTC; closed: no record is missing at the end",
+    ] {
+        assert!(text.contains(line), "{line:?} is missing in\n{text}");
+    }
+    let mut running = file.clone();
+    running.awards[0].ended_at = None;
+    running.awards[0].chains[0].records.pop();
+    assert!(table::text(&running.job, &sum::sums(&running)).contains("the Job runs"));
+}
+
 fn verify_text(text: &str) -> Result<(), CliError> {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("receipts.json");

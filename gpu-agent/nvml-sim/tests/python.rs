@@ -1,50 +1,22 @@
 //! NVIDIA's Python bindings, gpustat and nvitop read the built library; each value must be what the simulated machine says.
 //!
-//! Needs Python with `tests/python/requirements.txt` installed. `VENDUE_SIM_PYTHON` names the interpreter; default is
-//! `python3`. Run with `cargo test -p vendue-nvml-sim --test python -- --ignored`.
+//! Needs Python with `tests/python/requirements.txt` installed: `cargo verify` installs it and runs this test. By hand,
+//! `VENDUE_SIM_PYTHON` names the interpreter (default: `python3`) for
+//! `cargo test -p vendue-nvml-sim --test python -- --ignored`.
 
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod common;
+#[path = "python/machine.rs"]
+mod simulated;
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
-use vendue_nvml_sim::clock::Clock;
-use vendue_nvml_sim::fault::{Fault, ThrottleReason};
-use vendue_nvml_sim::fleet::Fleet;
-use vendue_nvml_sim::load::Work;
 use vendue_nvml_sim::machine::{Machine, Moment, Running};
-use vendue_nvml_sim::{mig, profile, telemetry};
-
-/// A machine on which every kind of value differs from its default somewhere.
-fn fleet(dir: &Path) -> Fleet {
-    let groups = [("H100", 2), ("A100", 1), ("T4", 1), ("B200", 1)];
-    let clock = Clock::stopped(1_000_000_000_000);
-    let fleet = Fleet::create(&dir.join("state.json"), &groups, "python", clock).expect("fleet");
-    let split = |index, model, names: &[&str]| {
-        let instances =
-            mig::layout(&profile::built_in(model).expect("profile").1, names, "x").expect("layout");
-        fleet.inject(Some(index), Fault::Mig { enabled: true, instances }).expect("split");
-    };
-    split(1, "H100", &["3g.40gb", "1g.10gb"]);
-    let cut = Fault::Throttle { reason: ThrottleReason::HwThermal, clock_percent: 60, for_ns: None };
-    fleet.inject(Some(2), cut).expect("inject");
-    fleet.inject(Some(4), Fault::Ecc { corrected: 5, uncorrected: 2, sram: true }).expect("inject");
-    let rows = Fault::RowRemap { correctable: 1, uncorrectable: 2, pending: true, failed: false };
-    fleet.inject(Some(4), rows).expect("inject");
-    for (pid, device, gpu_instance, intensity) in
-        [(10, 0, None, 37), (11, 0, None, 20), (12, 1, Some(7), 90), (13, 2, None, 100), (14, 3, None, 5)]
-    {
-        let work = Work { pid, device, gpu_instance, intensity, memory_mib: 1_000 + u64::from(pid) };
-        fleet.load(work).expect("load");
-    }
-    fleet.advance(Duration::from_millis(12_345)).expect("advance");
-    fleet
-}
+use vendue_nvml_sim::telemetry;
 
 fn processes(running: impl Iterator<Item = Running>) -> Value {
     let row = |p: Running| json!([p.pid, p.memory_bytes, p.gpu_instance.unwrap_or(u32::MAX)]);
@@ -125,15 +97,14 @@ fn now(machine: &Machine) -> u64 {
 #[ignore = "needs Python with tests/python/requirements.txt"]
 fn the_python_tools_agree_on_each_value() {
     let dir = tempfile::tempdir().expect("dir");
-    let fleet = fleet(dir.path());
+    let fleet = simulated::fleet(dir.path()).expect("fleet");
     fleet.install(&common::library()).expect("install");
     let python = std::env::var("VENDUE_SIM_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/read.py");
-    let output = Command::new(&python)
-        .arg(script)
-        .env("LD_LIBRARY_PATH", dir.path())
-        .output()
-        .unwrap_or_else(|e| panic!("run {python}: {e}"));
+    let output =
+        Command::new(&python).arg(script).env("LD_LIBRARY_PATH", dir.path()).output().unwrap_or_else(|e| {
+            panic!("run {python}: {e}; install python3, or let VENDUE_SIM_PYTHON name one")
+        });
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
 
@@ -146,7 +117,7 @@ fn the_python_tools_agree_on_each_value() {
             assert_eq!(&seen[name], value, "device {} {name}", moment.device.index);
         }
     }
-    assert_eq!(answer["devices"].as_array().map(Vec::len), Some(5));
+    assert_eq!(answer["devices"].as_array().map(Vec::len), Some(simulated::DEVICES));
     let gpustat: Vec<Value> = machine.devices(at).map(|m| watched(&m)).collect();
     assert_eq!(answer["gpustat"], Value::Array(gpustat));
     let nvitop: Vec<Value> = machine.devices(at).map(|m| topped(&m)).collect();

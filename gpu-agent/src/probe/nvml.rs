@@ -75,14 +75,17 @@ impl NvmlProbe {
     fn initialise(&self) -> Result<Library, ProbeError> {
         let nvml =
             Nvml::builder().lib_path(self.library.as_os_str()).init().map_err(|error| match error {
-                NvmlError::LibloadingError(error) => {
-                    ProbeError::LibraryMissing { library: self.library.clone(), detail: error.to_string() }
-                }
+                NvmlError::LibloadingError(error) => self.missing(error.to_string()),
+                NvmlError::FailedToLoadSymbol(error) => self.missing(format!("is no NVML: {error}")),
                 NvmlError::DriverNotLoaded => ProbeError::DriverNotLoaded,
                 NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
                 other => call("initialise NVML")(other),
             })?;
         Ok(Library { nvml: Arc::new(nvml), events: None })
+    }
+
+    fn missing(&self, detail: String) -> ProbeError {
+        ProbeError::LibraryMissing { library: self.library.clone(), detail }
     }
 
     /// Waits for events of the devices that answer.

@@ -122,3 +122,18 @@ fn chains_that_are_over_go_when_they_are_old_and_awards_that_go_on_stay_whole() 
     assert_eq!(chains.first_kept(name(b)), Some(0));
     assert_eq!(chains.get(name(idle)).unwrap().next_sequence(), 4);
 }
+
+#[test]
+fn an_abandoned_chain_is_gone_for_good_and_the_others_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chains = open(dir.path());
+    let b = AwardId([0xbb; 8]);
+    for award in [A, b] {
+        chains.take(name(award), &signed(award, &key(1), 3, "1")[..3]).unwrap();
+    }
+    chains.abandon(&[name(A)]).unwrap();
+    drop(chains);
+    let mut chains = open(dir.path());
+    assert_eq!(chains.iter().map(|(name, _)| name).collect::<Vec<_>>(), [name(b)]);
+    assert_eq!(chains.take(name(A), &signed(A, &key(1), 3, "1")).unwrap(), Taken::Gone);
+}

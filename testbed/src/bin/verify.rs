@@ -1,14 +1,17 @@
-//! `cargo verify`: every test. First those that need no cluster, then the scenarios on real clusters.
+//! `cargo verify`: every test. First those that need no cluster, then those that compare with Python's tools, then the
+//! scenarios on real clusters.
 //!
 //! Inputs: the checkout. Outputs: the closing lines of the test runners, and their exit status. Invariant: a step that
 //! cannot be run is a failure, never skipped.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use clap::Parser;
 use vendue_testbed::paths::Paths;
+use vendue_testbed::{Progress, python};
 
 /// Runs all tests, cluster tests included.
 #[derive(Parser)]
@@ -27,19 +30,47 @@ struct Args {
     keep: bool,
 }
 
-fn cargo(checkout: &Path, args: &[&str], filter: Option<&str>, runner: &[&str], keep: bool) -> bool {
+/// A variable that a test runner gets.
+type Variable = (&'static str, OsString);
+
+fn cargo(
+    checkout: &Path,
+    args: &[&str],
+    filter: Option<&str>,
+    runner: &[&str],
+    variable: Option<Variable>,
+) -> bool {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
-    command.current_dir(checkout);
+    command.current_dir(checkout).envs(variable);
     command.args(["test", "--no-fail-fast"]).args(args).args(filter).arg("--").args(runner);
-    if keep {
-        command.env("VENDUE_KEEP", "1");
-    }
     eprintln!("$ cargo test {}", args.join(" "));
     match command.status() {
         Ok(status) => status.success(),
         Err(error) => {
             eprintln!("cargo test could not be started: {error}");
+            false
+        }
+    }
+}
+
+/// The tests that compare with the tools which users have, by a Python that is made if it is not there.
+fn compare_with_python(paths: &Paths, filter: Option<&str>) -> bool {
+    let made = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("start a runtime: {error}"))
+        .and_then(|runtime| {
+            runtime.block_on(python::prepare(paths, &Progress::stderr())).map_err(|error| error.to_string())
+        });
+    match made {
+        Ok(python) => {
+            let tests = ["--package", "vendue-nvml-sim", "--package", "vendue-gpu-agent", "--test", "python"];
+            let variable = ("VENDUE_SIM_PYTHON", python.into_os_string());
+            cargo(paths.checkout(), &tests, filter, &["--ignored"], Some(variable))
+        }
+        Err(error) => {
+            eprintln!("verify: {error}");
             false
         }
     }
@@ -56,13 +87,18 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let cargo = |args: &[&str], runner: &[&str], keep| cargo(paths.checkout(), args, filter, runner, keep);
+    let cargo =
+        |args: &[&str], runner: &[&str], variable| cargo(paths.checkout(), args, filter, runner, variable);
     let mut failed = Vec::new();
-    if !args.clusters_only && !cargo(&["--workspace"], &[], false) {
+    if !args.clusters_only && !cargo(&["--workspace"], &[], None) {
         failed.push("tests without clusters");
     }
+    if !args.clusters_only && !compare_with_python(&paths, filter) {
+        failed.push("tests with Python's tools");
+    }
     let on_clusters = ["--package", "vendue-testbed", "--tests"];
-    if !args.no_clusters && !cargo(&on_clusters, &["--ignored", "--test-threads=1"], args.keep) {
+    let keep = args.keep.then(|| ("VENDUE_KEEP", "1".into()));
+    if !args.no_clusters && !cargo(&on_clusters, &["--ignored", "--test-threads=1"], keep) {
         failed.push("tests on clusters");
     }
     if args.no_clusters {

@@ -18,6 +18,8 @@ use crate::store::Store;
 use crate::testing::receipts::{T, key, mk_award};
 use crate::wire::encode;
 
+/// A chain as the seat says that it is, and its records.
+type Told = (ChainHead, Vec<Record>);
 type Writer = reflector::store::Writer<DeserializeGuard<Award>>;
 
 struct Stage {
@@ -26,7 +28,7 @@ struct Stage {
     writer: Writer,
     award: Award,
     /// What the seat has: chains with their nodes, and whether it says that they are closed.
-    chains: Arc<Mutex<Vec<(ChainHead, Vec<Record>)>>>,
+    chains: Arc<Mutex<Vec<Told>>>,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -74,12 +76,7 @@ fn guard(award: &Award) -> DeserializeGuard<Award> {
 }
 
 /// The seat: two records at a time.
-async fn answer(
-    net: &mut Net,
-    has: &Mutex<Vec<(ChainHead, Vec<Record>)>>,
-    log: &Mutex<Vec<String>>,
-    record: &MarketRecord,
-) {
+async fn answer(net: &mut Net, has: &Mutex<Vec<Told>>, log: &Mutex<Vec<String>>, record: &MarketRecord) {
     while let Some(request) = net.requests.recv().await {
         let (bulk, data) = decode_bulk::<Bulk>("request", &request.body).unwrap();
         let (Bulk::ListReceipts { award, round } | Bulk::ReadReceipts { award, round, .. }) = &bulk else {

@@ -88,7 +88,7 @@ pub enum Fault {
     /// The device is healthy again and runs at full clocks; counters stay.
     Recover,
     /// The kernel module is unloaded and, after the time given, loaded again. Counters that the driver keeps start at
-    /// zero, pending row remaps are done, lost devices are found again, and every session of before is stale.
+    /// zero, pending row remaps are done, and every session of before is stale. Lost devices stay lost until `Recover`.
     DriverReload {
         /// How long no driver is there.
         #[serde(default)]

@@ -24,6 +24,12 @@ def fields(device, ids):
     return [[v.nvmlReturn, v.value.ullVal if v.nvmlReturn == 0 else 0] for v in nv.nvmlDeviceGetFieldValues(device, ids)]
 
 
+def coder(call, device):
+    """The utilisation alone, without the period over which it was sampled."""
+    found = ask(call, device)
+    return found if isinstance(found, str) else found[0]
+
+
 def mig(device):
     """MIG devices as UUID, memory, SMs, instance and processes."""
     if ask(nv.nvmlDeviceGetMigMode, device) != [1, 1]:
@@ -59,6 +65,17 @@ def device(index):
         "energy": nv.nvmlDeviceGetTotalEnergyConsumption(d),
         "temperature": nv.nvmlDeviceGetTemperature(d, nv.NVML_TEMPERATURE_GPU),
         "smClock": nv.nvmlDeviceGetClockInfo(d, nv.NVML_CLOCK_SM),
+        "memoryClock": nv.nvmlDeviceGetClockInfo(d, nv.NVML_CLOCK_MEM),
+        "minor": nv.nvmlDeviceGetMinorNumber(d),
+        "numaNode": ask(nv.nvmlDeviceGetNumaNodeId, d),
+        "pcie": [
+            nv.nvmlDeviceGetCurrPcieLinkGeneration(d),
+            nv.nvmlDeviceGetCurrPcieLinkWidth(d),
+            nv.nvmlDeviceGetMaxPcieLinkGeneration(d),
+            nv.nvmlDeviceGetMaxPcieLinkWidth(d),
+        ],
+        "replays": nv.nvmlDeviceGetPcieReplayCounter(d),
+        "coders": [coder(nv.nvmlDeviceGetEncoderUtilization, d), coder(nv.nvmlDeviceGetDecoderUtilization, d)],
         "reasons": nv.nvmlDeviceGetCurrentClocksEventReasons(d),
         "ecc": [nv.nvmlDeviceGetTotalEccErrors(d, kind, nv.NVML_VOLATILE_ECC) for kind in (0, 1)],
         "rows": ask(nv.nvmlDeviceGetRemappedRows, d),
@@ -91,7 +108,7 @@ def topped():
 
 nv.nvmlInit()
 count = nv.nvmlDeviceGetCount()
-answer = {"driver": nv.nvmlSystemGetDriverVersion(), "devices": [device(i) for i in range(count)]}
+answer = {"driver": nv.nvmlSystemGetDriverVersion(), "cuda": nv.nvmlSystemGetCudaDriverVersion(), "devices": [device(i) for i in range(count)]}
 nv.nvmlShutdown()
 answer["gpustat"] = watched()
 answer["nvitop"] = topped()

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::bridge::stores::Guarded;
 use crate::bridge::tests::{
-    Fixture, RELAY, apply, fixture, get, held_award, ordered_job, play, reference, user_key,
+    Fixture, RELAY, apply, event, fixture, get, held_award, ordered_job, play, reference, user_key,
 };
 
 const LIST: &str = "/apis/vendue.dev/v1alpha1/awards";
@@ -88,11 +88,12 @@ async fn home_says_whether_the_devices_are_those_that_were_bid() {
     let written = vec![
         ("/status/fingerprint", json!(fingerprint)),
         ("/status/conditions/0/type", json!("DevicesChanged")),
-        ("/status/conditions/1/type", json!("DevicesAsBid")),
-        ("/status/conditions/1/status", json!("True")),
-        ("/status/conditions/1/reason", json!("AsBid")),
+        ("/status/conditions/2/type", json!("DevicesAsBid")),
+        ("/status/conditions/2/status", json!("True")),
+        ("/status/conditions/2/reason", json!("AsBid")),
     ];
-    let script = vec![get(AWARD, Some(award)), apply(&format!("{AWARD}/status"), RELAY, written)];
+    let status = apply(&format!("{AWARD}/status"), RELAY, written);
+    let script = vec![get(AWARD, Some(award)), status, event(), event()];
     let (reply, ()) = tokio::join!(serve(&context, MemberId::Seat(0), request), play(f.server, script));
     assert_eq!(reply, Some(HandoverReply::Ok));
 }
