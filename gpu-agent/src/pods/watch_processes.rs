@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::cgroup;
-use super::processes::{DeviceUse, Listed, Suspects, group, is_same, listed};
+use super::processes::{DeviceUse, Listed, NO_POD, Suspects, group, is_same, listed};
 use super::watcher::Seen;
 use crate::agent::View;
 use crate::metrics::Metrics;
@@ -70,8 +70,9 @@ impl ProcessWatcher {
         let pods = self.pods.borrow().attribution.clone();
         let given = pods.filter(|(_, at)| at.elapsed() < FRESH).map(|(given, _)| given);
         for uuid in self.suspects.judge(&self.seen, &mut uses, given.as_deref()) {
+            let used = uses.iter().filter(|used| used.uuid == uuid);
             let pods: Vec<&String> =
-                uses.iter().filter(|used| used.uuid == uuid).flat_map(|used| used.pods.keys()).collect();
+                used.flat_map(|used| used.pods.keys()).filter(|pod| *pod != NO_POD).collect();
             tracing::warn!(gpu = uuid, ?pods, "Pods use a GPU that kubelet gave to nobody");
         }
         self.metrics.show_processes(&uses);

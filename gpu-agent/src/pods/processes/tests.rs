@@ -116,9 +116,9 @@ fn a_pod_on_a_device_that_nobody_was_given_is_told_once_and_only_at_the_second_l
 
 #[test]
 fn lists_are_the_same_until_the_driver_is_asked_again() {
-    let one = device(0, vec![process(1, None, None)]);
-    let again = Listed { processes: one.processes.to_vec().into(), ..one.clone() };
-    assert!(is_same(&[one.clone()], &[one.clone()]));
-    assert!(!is_same(&[one.clone()], &[again]));
-    assert!(!is_same(&[one.clone()], &[]));
+    let one = [device(0, vec![process(1, None, None)])];
+    let again = [Listed { processes: one[0].processes.to_vec().into(), ..one[0].clone() }];
+    assert!(is_same(&one, &one.clone()));
+    assert!(!is_same(&one, &again));
+    assert!(!is_same(&one, &[]));
 }
