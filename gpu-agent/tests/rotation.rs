@@ -43,10 +43,9 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("folder");
     for entry in std::fs::read_dir(from).expect("list").map(|entry| entry.expect("entry").path()) {
         let target = to.join(entry.file_name().expect("name"));
-        if entry.is_dir() {
-            copy(&entry, &target)
-        } else {
-            drop(std::fs::copy(&entry, target).expect("copy"))
+        match entry.is_dir() {
+            true => copy(&entry, &target),
+            false => _ = std::fs::copy(&entry, target).expect("copy"),
         }
     }
 }
@@ -75,7 +74,7 @@ fn idle_file(dir: &Path) -> PathBuf {
         path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("0000000000000000-"))
             && path.extension().is_some_and(|e| e == "segment")
     };
-    files.filter(is_idle).next().expect("the idle chain")
+    files.into_iter().find(is_idle).expect("the idle chain")
 }
 
 /// The records of each chain.
@@ -158,7 +157,6 @@ fn no_rotation_is_in_an_hour_that_is_stated() {
 #[test]
 fn a_key_that_was_in_force_before_rotates_nothing_and_that_is_told() {
     let dir = tempfile::tempdir().expect("dir");
-    std::fs::create_dir_all(dir.path()).expect("folder");
     let (key, aside, next) =
         (dir.path().join(KEY_FILE), dir.path().join("aside"), dir.path().join(NEXT_FILE));
     node(dir.path(), 20);

@@ -7,6 +7,7 @@ use vendue_receipts_store::{Options, StoreError};
 
 use super::memory::{Done, Memory};
 use super::{A, B, IDLE, key, name};
+use crate::meter::hours::Hours;
 use crate::meter::{Draft, Store};
 
 fn open(files: &Memory, seed: u8, max_bytes: u64) -> Store<Memory> {
@@ -16,7 +17,11 @@ fn open(files: &Memory, seed: u8, max_bytes: u64) -> Store<Memory> {
 }
 
 fn opened(award: AwardId) -> Draft {
-    let (public_key, boot) = (key(1).public(), BootId([1; 16]));
+    opened_by(award, 1)
+}
+
+fn opened_by(award: AwardId, seed: u8) -> Draft {
+    let (public_key, boot) = (key(seed).public(), BootId([1; 16]));
     Draft { award, body: Body::Opened(vendue_receipts::Opened { public_key, boot, time_ms: 0 }) }
 }
 
@@ -118,4 +123,30 @@ fn while_keys_change_no_chain_goes_for_its_key() {
     assert_eq!(store.chains().iter().count(), 2, "the closed one made room");
     store.set_key(key(2));
     assert_eq!(store.resume().chains.len(), 2);
+}
+
+#[test]
+fn an_hour_is_stated_over_the_chains_of_all_keys_that_rotations_join() {
+    let files = Memory::default();
+    let mut store = begun(&files);
+    store.take_over(&key(2), 500).unwrap();
+    store.set_key(key(2));
+    let stated = |store: &mut Store<Memory>, hour: u64| {
+        let mut hours = Hours::open(store.chains()).unwrap();
+        assert_eq!(hours.open_from_ms(), 0, "nothing is stated yet");
+        store.state(&mut hours, hour).unwrap();
+        assert_eq!(hours.open_from_ms(), (hour + 1) * 3_600_000);
+        let said = hours.waiting()[0];
+        (said.statement.public_key, said.statement.count)
+    };
+    assert_eq!(stated(&mut store, 0), (key(2).public(), 8), "two rotated, and one that was closed before");
+    drop(store);
+
+    // A key that was lost is nothing to the next one.
+    let files = Memory::default();
+    drop(begun(&files));
+    let mut store = open(&files, 3, 1 << 20);
+    assert!(store.append(&[opened_by(IDLE, 3)]).failed.is_empty());
+    assert_eq!(stated(&mut store, 0), (key(3).public(), 1));
+    assert_eq!(store.resume().chains.len(), 1);
 }
