@@ -160,7 +160,8 @@ impl Suspects {
         uses: &mut [DeviceUse],
         given: Option<&Attribution>,
     ) -> Vec<String> {
-        let Some(given) = given else {
+        // A claim whose device is not known may be of any of these.
+        let Some(given) = given.filter(|given| given.unresolved.is_empty()) else {
             *self = Self::default();
             return vec![];
         };

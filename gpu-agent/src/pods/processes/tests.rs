@@ -1,6 +1,6 @@
 use super::*;
 use crate::pods::api::{ContainerDevices, ContainerResources, ListPodResourcesResponse, PodResources};
-use crate::pods::attribution::{Known, attribute};
+use crate::pods::attribution::{Claim, Known, attribute};
 use crate::pods::slices::DeviceNames;
 
 fn uid(n: usize) -> String {
@@ -108,6 +108,10 @@ fn a_pod_on_a_device_that_nobody_was_given_is_told_once_and_only_at_the_second_l
     assert_eq!(look(Some(&known)), (vec!["GPU-0".to_owned()], found.clone()));
     assert_eq!(look(Some(&known)), (vec![], found.clone()), "told once");
     assert_eq!(look(None), (vec![], vec![None; 4]), "kubelet says nothing");
+    let text = || String::from("x");
+    let claim = Claim { name: text(), namespace: text(), driver: text(), pool: text(), device: text() };
+    let unsure = Attribution { unresolved: vec![claim], ..known.clone() };
+    assert_eq!(look(Some(&unsure)), (vec![], vec![None; 4]), "somebody has a device, but which");
     assert_eq!(look(Some(&known)), (vec![], vec![Some(0); 4]));
     assert_eq!(look(Some(&known)).0, ["GPU-0"], "and again when it was over");
     let all = given(&["GPU-0", "GPU-1", "MIG-2"]);
