@@ -110,7 +110,8 @@ fn a_pod_on_a_device_that_nobody_was_given_is_told_once_and_only_at_the_second_l
     assert_eq!(look(None), (vec![], vec![None; 4]), "kubelet says nothing");
     let text = || String::from("x");
     let claim = Claim { name: text(), namespace: text(), driver: text(), pool: text(), device: text() };
-    let unsure = Attribution { unresolved: vec![claim], ..known.clone() };
+    let mut unsure = known.clone();
+    unsure.unresolved = vec![claim];
     assert_eq!(look(Some(&unsure)), (vec![], vec![None; 4]), "somebody has a device, but which");
     assert_eq!(look(Some(&known)), (vec![], vec![Some(0); 4]));
     assert_eq!(look(Some(&known)).0, ["GPU-0"], "and again when it was over");
