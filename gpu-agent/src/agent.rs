@@ -17,7 +17,7 @@ use crate::inventory::NodeInventory;
 use crate::labels::Labeller;
 use crate::metering::Metering;
 use crate::metrics::Metrics;
-use crate::observe::Observation;
+use crate::observe::{Observation, Problem};
 use crate::pods::attribution::Known;
 use crate::probe::events::DeviceEvent;
 use crate::probe::thread::ProbeThread;
@@ -33,6 +33,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Pause after a failed call about labels, which nobody waits for.
 const LABEL_PAUSE: Duration = Duration::from_secs(60);
+
+/// A reading that took longer does not say what was at its time: what was read first is that old.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How often to read and to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,13 +224,13 @@ impl Agent {
             let now = self.began.elapsed();
             inventory.devices.iter().for_each(|device| self.judge.reading(device, now));
         }
-        self.tell();
+        self.tell(before == Some(Problem::Hung) || started.elapsed() > LATE);
     }
 
-    /// Old values are not told as new: where reading fails, there are none.
-    fn tell(&mut self) {
+    /// Old values are not told as new: where reading fails, there are none, and a late one is not metered.
+    fn tell(&mut self, is_late: bool) {
         if let Some((inventory, _)) = &self.observation.last_good {
-            self.outlets.metering.see(inventory, self.observation.problem.is_none());
+            self.outlets.metering.see(inventory, self.observation.problem.is_none() && !is_late);
         }
         let (kept, dropped) = self.outlets.metering.kept();
         self.metrics.show_metering(&kept, dropped);

@@ -155,6 +155,43 @@ fn while_kubelet_is_not_there_nothing_is_charged_and_then_it_is() {
     assert!(chains.records.contains_key(&AWARD), "{:?}", chains.records.keys());
 }
 
+#[test]
+fn energy_of_the_time_of_a_hung_call_is_in_the_gap_and_in_no_window() {
+    let node = Node::start().expect("node");
+    let fleet = node.gpus(&[("H100", 2)], Clock::default()).expect("GPUs");
+    node.install(&library()).expect("install");
+    let _kubelet = node.kubelet().expect("kubelet");
+    let mut command = node.command(Path::new(AGENT));
+    let mut agent = node.agent_by(command.args(["--hang-seconds", "1"])).expect("start the agent");
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored") >= 2.0;
+    agent.metrics_when("receipts", stored).expect("receipts");
+    // The first device is read before the call on the second one hangs.
+    fleet.inject(Some(1), Fault::Hang { for_ns: Some(3_000_000_000) }).expect("inject");
+    agent.logged("devices can be read again").expect("log");
+    let reads = |text: &str| value(text, "vendue_agent_reads_total", &["success"]).unwrap_or_default();
+    let before = reads(&agent.metrics().expect("metrics"));
+    agent.metrics_when("readings", |text| reads(text) >= before + 5.0).expect("readings");
+    assert!(agent.stop().expect("stop").success());
+    let chains = Chains::read(&node.state_dir()).expect("receipts");
+    chains.verify().expect("chains");
+    // Idle H100s draw 70 W, and nothing works on these.
+    let (mut windows, mut gaps) = (0, 0);
+    for record in chains.all() {
+        match &record.body {
+            Body::Used(used) => {
+                let (length, used) = (used.t1_ms - used.t0_ms, used.energy.expect("energy").used_mj);
+                assert!(used <= 70 * (length + 300), "{used} mJ in {length} ms");
+                windows += 1;
+            }
+            Body::Gap(gap) if gap.reason == GapReason::DeviceNotReadable => {
+                gaps += gap.energy.map_or(0, |energy| energy.used_mj);
+            }
+            _ => {}
+        }
+    }
+    assert!(windows >= 4 && gaps >= 2 * 70 * 2_500, "{windows} windows, {gaps} mJ in gaps");
+}
+
 /// A folder on a disk of its own that only the agent sees; none where this user may not mount.
 fn small_disk(node: &Node) -> Option<Command> {
     let unshare = ["--map-root-user", "--mount"];
@@ -204,6 +241,9 @@ fn a_full_disk_stops_metering_loudly_and_costs_a_gap() {
     let told = agent.logged("receipts cannot be stored: what is used now is not metered").expect("log");
     assert!(told["error"].as_str().expect("error").contains("No space left"), "{told}");
     assert_eq!(told["level"], "ERROR");
+    let is_told = |status: &Value| condition(status, "Metered")["reason"] == "NotStored";
+    let (status, _) = node.api.wait(LIMIT, is_told).unwrap_or_else(|| panic!("{}", agent.late("NotStored")));
+    assert_eq!(condition(&status, "Metered")["status"], "False");
     let before = stored(&metrics);
     fs::remove_file(&filler).expect("free");
     agent.logged("receipts can be stored again").expect("log");

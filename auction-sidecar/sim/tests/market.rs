@@ -4,7 +4,7 @@
 use vendue_auction_core::wire::Kind;
 use vendue_auction_core::{BidResult, DropReason, HomeInput, HomeOutput, NewOrder, Peer, SeatOutput, verify};
 use vendue_auction_sim::{Answer, Config, Event, Fault, World, offer, requirements};
-use vendue_market::{Digest, Order, Reason};
+use vendue_market::{Digest, Order, Outcome, Reason, commit_devices};
 
 fn world_of(config: Config, gpus: u32) -> World {
     let offers = (0..config.seats)
@@ -83,6 +83,27 @@ fn all_up_cheapest_wins_on_the_fast_path_and_gets_the_workload() {
         assert!(own.contains(&(seat, result)), "{seat} {own:?}");
     }
     assert!(world.events.iter().any(|(_, e)| matches!(e, Event::Seat(0, SeatOutput::Taken { .. }))));
+}
+
+#[test]
+fn what_is_certified_binds_the_devices_of_those_that_may_serve() {
+    let of_seat = |i: u16| {
+        let mut offer = offer(&format!("p{i}"), 2_000_000 + 100_000 * i64::from(i), 8).unwrap();
+        // The second seat does not say.
+        offer.nodes[0].fingerprint = (i != 1).then_some([0xf0 + i as u8; 32]);
+        vec![offer]
+    };
+    let mut world = World::new(Config::four(1), (0..4).map(of_seat).collect()).unwrap();
+    world.run_until(500);
+    submit(&mut world, "job", 2);
+    world.run_until(4_000);
+    let proven = home_events(&world).into_iter().find_map(|event| match event {
+        HomeOutput::Awarded { certificate, proof, .. } => Some((certificate.round, &proof.leaf.outcome)),
+        _ => None,
+    });
+    let Some((round, Outcome::Award(award))) = proven else { panic!("no award: {proven:?}") };
+    let bound = |seat, byte| (seat, Some(commit_devices(&world.record.market, round, seat, &[byte; 32])));
+    assert_eq!(award.bound().collect::<Vec<_>>(), [bound(0, 0xf0), (1, None), bound(2, 0xf2)]);
 }
 
 #[test]

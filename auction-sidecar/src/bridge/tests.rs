@@ -96,7 +96,7 @@ pub(super) fn apply(path: &str, manager: &'static str, body: Vec<(&'static str, 
 /// How the paths of Events begin.
 const EVENTS: &str = "/apis/events.k8s.io/v1/namespaces/";
 
-pub(super) fn event() -> Call {
+fn event() -> Call {
     Call {
         method: "POST",
         path: EVENTS.into(),
@@ -105,6 +105,11 @@ pub(super) fn event() -> Call {
         status: 201,
         answer: Answer::Echo,
     }
+}
+
+/// An Event of this type, Normal or Warning.
+pub(super) fn event_of(type_: &str) -> Call {
+    Call { body: vec![("/type", json!(type_))], ..event() }
 }
 
 /// Plays the API server: each call in its order, exactly; Events come beside, at any time, in the number expected.

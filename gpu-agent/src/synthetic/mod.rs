@@ -5,7 +5,7 @@
 //!  task (parent) --runner--> child: command --cuda, measure--> Measured --judge, table--> GpuProbe --runner--> book, store
 //! ```
 //!
-//! * Inputs: readings, who holds which device, `libcuda.so.1`. Output: one [`GpuProbe`](vendue_crds::GpuProbe) for each
+//! * Inputs: readings, who holds which device, `libcuda.so.1`. Output: one [`vendue_crds::GpuProbe`] for each
 //!   device.
 //! * Invariants: a device that somebody has is never touched; the CUDA driver runs in a child process only, so that one
 //!   that hangs or crashes takes nothing else with it, and the memory it took is returned by the kernel; what could not

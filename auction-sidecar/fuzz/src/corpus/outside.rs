@@ -37,8 +37,7 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         "frame_bulk_reply" => {
             let log = BulkReply::Log { size: 70_000, ended: true };
             let failed = BulkReply::Failed { reason: "gone".into(), retry: false };
-            let head = ChainHead { name: "c".into(), node: "n1".into(), next: 9, closed: true };
-            let list = encode_bulk(&BulkReply::Receipts, &json(&ChainList { chains: vec![head] }));
+            let list = encode_bulk(&BulkReply::Receipts, &json(&chain_list()));
             let others = [BulkReply::Stored { offset: 9 }, BulkReply::Unknown, failed];
             let replies = others.iter().map(|r| encode_bulk(r, b""));
             replies.chain([encode_bulk(&log, b"lines\nof a log"), list]).collect()
@@ -46,8 +45,17 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         "frame_path" => {
             ["model.pt", "a/b/c", "..a", "a..b/c", "uid-1"].map(|p| p.as_bytes().to_vec()).to_vec()
         }
+        "frame_chain_list" => vec![json(&chain_list())],
         _ => return None,
     })
+}
+
+fn chain_list() -> ChainList {
+    let head = |node: &str, closed| {
+        let name = "0123456789abcdef-1b84c5567b126440".to_owned();
+        ChainHead { name, node: node.to_owned(), next: 9, closed }
+    };
+    ChainList { chains: vec![head("n1", true), head("n2", false)] }
 }
 
 fn award() -> AwardRef {

@@ -2,9 +2,11 @@
 
 use super::{Inputs, json};
 use vendue_market::encode::Canonical;
+use vendue_receipts::delivery::{Answer, Answered, Batch, Piece};
 use vendue_receipts::{
-    Activity, ActivitySource, AwardId, Body, BootId, Chain, Clock, Closed, DeviceId, Energy, Equivocation,
-    Gap, GapReason, NodeKey, Opened, Record, Rotated, SignedHour, Tree, Used, Xids,
+    Activity, ActivitySource, AwardId, Bill, Body, BootId, Chain, ChainName, Clock, Closed, DeviceId, Energy,
+    Equivocation, Evidence, FILE_VERSION, FileAward, FileChain, FileJob, Gap, GapReason, NodeKey, Opened,
+    ReceiptsFile, Record, Rotated, SignedHour, Tree, Used, Xids,
 };
 
 const AWARD: AwardId = AwardId([1; 8]);
@@ -82,7 +84,10 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         "receipt" => all().map(Record::encode).collect(),
         "receipt_body" => all().map(|record| record.body.to_bytes()).collect(),
         "receipt_json" => all().map(json).collect(),
-        "receipt_names" => ["0123456789abcdef", "GPU-0", "580.95.05"].map(|t| t.as_bytes().to_vec()).to_vec(),
+        "receipt_names" => {
+            let names = ["0123456789abcdef", "0123456789abcdef-1b84c5567b126440", "GPU-0", "580.95.05"];
+            names.map(|t| t.as_bytes().to_vec()).to_vec()
+        }
         "receipt_chain" => vec![bytes(&award), bytes(&idle), bytes(&award[..3])],
         "receipt_chain_json" => {
             let mut chain = Chain::new(AWARD, 7);
@@ -97,6 +102,47 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         "receipt_hour" => vec![SignedHour::sign(3, 7, [4; 32], &key(1)).statement.to_bytes()],
         "receipt_hour_json" => vec![json(&SignedHour::sign(3, 7, [4; 32], &key(1)))],
         "receipt_inclusion" => Tree::new(&[[1; 32], [2; 32], [3; 32]]).prove(1).iter().map(json).collect(),
+        "receipt_file" => vec![json(&file(&award))],
+        "receipt_batch" => {
+            let piece = Piece { name: name(), records: award.clone() };
+            vec![json(&Batch { chains: vec![piece], ..Batch::default() })]
+        }
+        "receipt_answer" => {
+            let taken = Answered { name: name(), next: Some(7), error: None };
+            let refused = Answered { name: name(), next: None, error: Some("record 7".to_owned()) };
+            let chains = vec![taken, refused];
+            vec![json(&Answer { chains, ended: vec![AWARD], ..Answer::default() })]
+        }
+        "receipt_billed" => {
+            let mut bill = Bill::new(3_600_000, 0, None);
+            award.iter().for_each(|record| bill.add(record));
+            vec![json(&bill.sums())]
+        }
         _ => return None,
     })
+}
+
+fn name() -> ChainName {
+    ChainName::new(AWARD, key(1).public())
+}
+
+/// A file of one chain and both forms of evidence.
+fn file(award: &[Record]) -> ReceiptsFile {
+    let [other, _] = chains(12_000);
+    let chain = name().to_string();
+    let records = Box::new(Equivocation { first: award[1].clone(), second: other[1].clone() });
+    let evidence = vec![
+        Evidence::Equivocation { chain: chain.clone(), records },
+        Evidence::Refused { chain, sequence: 3, reason: "record 3: does not continue".to_owned() },
+    ];
+    let chain = FileChain { node: "n1".to_owned(), records: award.to_vec() };
+    let award = FileAward {
+        id: AWARD.to_string(),
+        price: "3.60".to_owned(),
+        started_at: Some("2026-06-01T12:00:05Z".to_owned()),
+        evidence,
+        chains: vec![chain],
+        ..FileAward::default()
+    };
+    ReceiptsFile { version: FILE_VERSION, job: FileJob::default(), awards: vec![award] }
 }

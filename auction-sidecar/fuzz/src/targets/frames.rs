@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 use vendue_auction_core::frames::{
-    AwardRef, Bulk, BulkReply, FileEntry, Handover, HandoverReply, LOG_PATH, MAX_FILES, check_manifest,
-    decode, decode_bulk, encode, encode_bulk, sound_path, sound_uid,
+    AwardRef, Bulk, BulkReply, ChainHead, ChainList, FileEntry, Handover, HandoverReply, LOG_PATH,
+    MAX_CHAINS, MAX_FILES, check_manifest, decode, decode_bulk, encode, encode_bulk, sound_path, sound_uid,
 };
 use vendue_crds::AwardStatus;
 
@@ -18,6 +18,7 @@ pub(super) const TARGETS: &[Target] = &[
     target("frame_bulk", Bytes, bulk::<Bulk>),
     target("frame_bulk_reply", Bytes, bulk::<BulkReply>),
     target("frame_path", Bytes, path),
+    target("frame_chain_list", Bytes, chain_list),
 ];
 
 /// A request: of a manifest that is accepted, every path stays below the folder; a close that is signed was signed.
@@ -83,6 +84,16 @@ fn bulk<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) -> bo
     let written = encode_bulk(&header, data);
     let (again, rest) = decode_bulk::<T>("bulk", &written).expect("what was written can be read");
     assert_eq!((again, rest), (header, data));
+    true
+}
+
+/// A list of chains is bounded, and no node's name steers a terminal.
+fn chain_list(bytes: &[u8]) -> bool {
+    let Ok(list) = bounded(bytes.len(), 0, || ChainList::decode(bytes)) else { return false };
+    let printable =
+        |head: &ChainHead| head.node.len() <= 253 && head.node.bytes().all(|b| b.is_ascii_graphic());
+    assert!(list.chains.len() <= MAX_CHAINS && list.chains.iter().all(printable));
+    assert_eq!(ChainList::decode(&encode(&list)).ok(), Some(list));
     true
 }
 

@@ -4,9 +4,10 @@ use super::Cost::{Bytes, Signature};
 use super::market::{both, canonical, text};
 use super::{Target, json, json_value, target};
 use crate::bounds::bounded;
+use vendue_receipts::delivery::{Answer, Batch};
 use vendue_receipts::{
-    AwardId, Body, Chain, DeviceId, DriverVersion, Equivocation, HourStatement, Inclusion, Record,
-    SignedHour, Tree, hour_leaves, hour_of, read_records, verify, verify_node,
+    AwardId, Billed, Body, Chain, ChainName, DeviceId, DriverVersion, Equivocation, HourStatement, Inclusion,
+    ReceiptsFile, Record, SignedHour, Tree, hour_leaves, hour_of, read_records, verify, verify_node,
 };
 
 pub(super) const TARGETS: &[Target] = &[
@@ -21,11 +22,20 @@ pub(super) const TARGETS: &[Target] = &[
     target("receipt_hour", Bytes, canonical::<HourStatement>),
     target("receipt_hour_json", Signature, hour),
     target("receipt_inclusion", Bytes, inclusion),
+    target("receipt_file", Bytes, json::<ReceiptsFile>),
+    target("receipt_batch", Bytes, json::<Batch>),
+    target("receipt_answer", Bytes, json::<Answer>),
+    target("receipt_billed", Bytes, json::<Billed>),
 ];
 
 /// A text that is at least one of the names is read as it is shown.
 fn names(bytes: &[u8]) -> bool {
-    let accepted = [text::<AwardId>(bytes), text::<DeviceId>(bytes), text::<DriverVersion>(bytes)];
+    let accepted = [
+        text::<AwardId>(bytes),
+        text::<ChainName>(bytes),
+        text::<DeviceId>(bytes),
+        text::<DriverVersion>(bytes),
+    ];
     accepted.contains(&true)
 }
 

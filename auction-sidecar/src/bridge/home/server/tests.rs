@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::bridge::stores::Guarded;
 use crate::bridge::tests::{
-    Fixture, RELAY, apply, event, fixture, get, held_award, ordered_job, play, reference, user_key,
+    Fixture, RELAY, apply, event_of, fixture, get, held_award, ordered_job, play, reference, user_key,
 };
 
 const LIST: &str = "/apis/vendue.dev/v1alpha1/awards";
@@ -93,7 +93,7 @@ async fn home_says_whether_the_devices_are_those_that_were_bid() {
         ("/status/conditions/2/reason", json!("AsBid")),
     ];
     let status = apply(&format!("{AWARD}/status"), RELAY, written);
-    let script = vec![get(AWARD, Some(award)), status, event(), event()];
+    let script = vec![get(AWARD, Some(award)), status, event_of("Warning"), event_of("Normal")];
     let (reply, ()) = tokio::join!(serve(&context, MemberId::Seat(0), request), play(f.server, script));
     assert_eq!(reply, Some(HandoverReply::Ok));
 }
