@@ -10,6 +10,9 @@ use crate::deliver::Receiver;
 use crate::health::xid::Policy;
 use crate::pods::kubelet;
 
+/// What must outlast the agent's process lies here.
+const STATE_DIR: &str = "/var/lib/vendue/gpu-agent";
+
 /// Reads the GPUs of this node and publishes them as one GpuNode.
 #[derive(Debug, Parser)]
 #[command(name = "vendue-gpu-agent", version)]
@@ -50,6 +53,12 @@ pub enum Command {
         #[arg(long, hide = true, value_name = "PID")]
         parent: Option<i32>,
     },
+    /// Draw the node's next key; the agent goes over to it at its next start.
+    RotateKey {
+        /// Folder on the node's disk with the key.
+        #[arg(long, env = "VENDUE_STATE_DIR", default_value = STATE_DIR, value_name = "DIR")]
+        state_dir: PathBuf,
+    },
 }
 
 /// Output formats.
@@ -79,8 +88,8 @@ pub struct Run {
     /// A reading that takes longer counts as hung.
     #[arg(long, env = "VENDUE_HANG_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60))]
     pub hang_seconds: u64,
-    /// Folder on the node's disk for what must outlast this process: faults of GPUs.
-    #[arg(long, env = "VENDUE_STATE_DIR", default_value = "/var/lib/vendue/gpu-agent", value_name = "DIR")]
+    /// Folder on the node's disk for what must outlast this process: faults of GPUs, the node's key, receipts.
+    #[arg(long, env = "VENDUE_STATE_DIR", default_value = STATE_DIR, value_name = "DIR")]
     pub state_dir: PathBuf,
     /// Folder with the socket of kubelet's PodResources API.
     #[arg(long, env = "VENDUE_POD_RESOURCES_DIR", default_value = kubelet::DEFAULT_DIR, value_name = "DIR")]
@@ -119,6 +128,9 @@ pub struct Run {
     /// Label the node as NVIDIA's GPU feature discovery does, while nobody else does.
     #[arg(long, env = "VENDUE_GFD_LABELS")]
     pub gfd_labels: bool,
+    /// Show which Pods use which GPUs by their processes too; the host's process ids must be visible (hostPID).
+    #[arg(long, env = "VENDUE_PROCESS_ATTRIBUTION")]
+    pub process_attribution: bool,
     /// Classes of Xids that differ from the catalogue's: CODE=CLASS, separated by commas; classes are informational,
     /// application, degraded, fatal.
     #[arg(long, env = "VENDUE_XID_CLASSES", default_value = "", value_name = "LIST")]
@@ -213,6 +225,8 @@ pub enum LogFormat {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -231,6 +245,10 @@ mod tests {
             Some(Command::Probe { gpu: Some(_), output: Output::Text, parent: None })
         ));
         assert_eq!(cli.library.cuda_path(), Some("/c".into()));
+        let cli = Cli::try_parse_from(["a", "rotate-key", "--state-dir", "/s"]).expect("parse");
+        assert!(
+            matches!(cli.command, Some(Command::RotateKey { state_dir }) if state_dir == Path::new("/s"))
+        );
         assert_eq!(Library { nvml_library: None, cuda_library: Some("".into()) }.cuda_path(), None);
     }
 }

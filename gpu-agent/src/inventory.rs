@@ -1,5 +1,7 @@
 //! What one reading of a node's GPUs gives: plain data, free of NVML's types.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 /// The GPUs of a node at one moment.
@@ -40,6 +42,9 @@ pub struct DeviceReading {
     pub nvlink_peers: Vec<String>,
     /// Processes that compute on it, as far as the driver shows them to this one; `None` where it does not tell.
     pub compute_processes: Option<u32>,
+    /// Its processes; `None` where the driver does not tell, and where it is not asked. New ones are another list.
+    #[serde(skip)]
+    pub processes: Option<Arc<[DeviceProcess]>>,
     /// Sensors.
     pub sensors: Sensors,
 }
@@ -59,9 +64,23 @@ impl DeviceReading {
             numa_node: None,
             nvlink_peers: vec![],
             compute_processes: None,
+            processes: None,
             sensors: Sensors::default(),
         }
     }
+}
+
+/// A process on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceProcess {
+    /// Its id, as the driver gives it.
+    pub pid: u32,
+    /// The GPU instance that it is on, with MIG.
+    pub gpu_instance: Option<u32>,
+    /// Bytes of the frame buffer that it holds; `None` where the driver does not tell.
+    pub memory_bytes: Option<u64>,
+    /// Share of time that its kernels ran, in percent; `None` where the driver does not tell, as with MIG.
+    pub sm_percent: Option<u32>,
 }
 
 /// A link to the host.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 stopped by a signal or printed, 1 failed, 2 wrong arguments.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use vendue_gpu_agent::args::{Cli, Command, Library, Log, LogFormat, Output, Run};
 use vendue_gpu_agent::inventory::NodeInventory;
+use vendue_gpu_agent::meter::key::{self, KeyError};
 use vendue_gpu_agent::model;
 use vendue_gpu_agent::probe::nvml::NvmlProbe;
 use vendue_gpu_agent::probe::{DeviceProbe, ProbeError};
@@ -31,6 +33,8 @@ enum Failure {
     Probe(#[from] ProbeError),
     #[error(transparent)]
     Synthetic(#[from] CommandError),
+    #[error("rotate the key: {0}")]
+    RotateKey(#[from] KeyError),
     #[error("print: {0}")]
     Print(#[from] serde_json::Error),
 }
@@ -42,6 +46,7 @@ fn main() -> ExitCode {
         Some(Command::Probe { gpu, output, parent }) => {
             print_probes(&library, gpu.as_deref(), output, parent)
         }
+        Some(Command::RotateKey { state_dir }) => rotate_key(&state_dir),
         None => start(run, &library),
     });
     match done {
@@ -119,6 +124,13 @@ fn print_probes(
             }
         }
     }
+    Ok(())
+}
+
+fn rotate_key(dir: &Path) -> Result<(), Failure> {
+    let public_key = key::draw_next(dir)?;
+    println!("{public_key}");
+    eprintln!("the next key is drawn; the agent goes over to it when it is restarted");
     Ok(())
 }
 

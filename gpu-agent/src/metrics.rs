@@ -1,4 +1,4 @@
-//! Prometheus metrics: base units, bounded labels (`node`, `gpu_uuid`, `model`, `kind`, `result`).
+//! Prometheus metrics: base units, bounded labels (`node`, `gpu_uuid`, `model`, `kind`, `result`, `pod_uid`).
 //!
 //! Device metrics show the last good reading; when reading fails they go, so that nobody takes old values for new.
 
@@ -18,6 +18,8 @@ use crate::inventory::{DeviceReading, Sensors};
 use crate::meter::Kept;
 use crate::model;
 use crate::observe::{Observation, Outcome};
+use crate::pods::gauges::ProcessGauges;
+use crate::pods::processes::DeviceUse;
 use crate::synthetic::Probes;
 
 /// Buckets for reading: the target is 5 ms for eight devices, the watchdog's limit 5 s.
@@ -101,6 +103,7 @@ pub struct Metrics {
     publishes: IntCounterVec,
     publish_seconds: Histogram,
     last_publish: Gauge,
+    processes: ProcessGauges,
 }
 
 impl Metrics {
@@ -207,6 +210,7 @@ impl Metrics {
                 "vendue_agent_last_publish_timestamp_seconds",
                 "Time of the last good write of the GpuNode",
             )?,
+            processes: ProcessGauges::new(&registry)?,
             registry,
         })
     }
@@ -259,6 +263,11 @@ impl Metrics {
         if worked {
             self.last_publish.set(seconds(now));
         }
+    }
+
+    /// Shows what processes use of the devices.
+    pub fn show_processes(&self, uses: &[DeviceUse]) {
+        self.processes.show(uses);
     }
 
     /// Shows what is believed.

@@ -20,6 +20,7 @@ use crate::labels::Labeller;
 use crate::metering::{Metering, MeteringError};
 use crate::metrics::Metrics;
 use crate::pods::kubelet::Kubelet;
+use crate::pods::watch_processes::ProcessWatcher;
 use crate::pods::watcher::{Seen, Slices, Watcher};
 use crate::probe::events::EventSink;
 use crate::probe::nvml::NvmlProbe;
@@ -33,6 +34,9 @@ use crate::synthetic::runner::Runner;
 use crate::synthetic::store::Store;
 use crate::synthetic::task::{Channels, Prober};
 use crate::taints::Tainter;
+
+/// The kernel's view of processes.
+const PROC: &str = "/proc";
 
 /// Longest wait for kubelet.
 const KUBELET_LIMIT: Duration = Duration::from_secs(5);
@@ -104,6 +108,7 @@ pub async fn run(run: Run, node: String, library: &Library, stop: CancellationTo
     let outlets = Outlets { known, view, metering };
     let channels = Channels { view: viewed.clone(), pods: pods.clone(), probes };
     let prober = prober(&run, library, boot, channels, Arc::clone(&metrics))?;
+    let processes = processes(&run, (&viewed, &pods), &metrics, stop.clone());
     let agent = Agent::new(pace, devices, outlets, api, Arc::clone(&metrics), Arc::clone(&pulse));
 
     let address = listener.local_addr().map_err(RunError::Start)?;
@@ -116,6 +121,7 @@ pub async fn run(run: Run, node: String, library: &Library, stop: CancellationTo
         () = delivered => Ok(()),
         () = watcher.run(seen, stop.clone()) => Ok(()),
         () = prober.run(stop.clone()) => Ok(()),
+        () = processes => Ok(()),
         () = agent.run(stop.clone()) => Ok(()),
     }
 }
@@ -132,7 +138,9 @@ fn devices(
     let (memory, lasting) = Memory::open(dir, boot)?;
     let judge = Judge::new(run.xid_classes.clone(), Times::default(), lasting);
     let (sink, events) = EventSink::new();
-    let probe = ProbeThread::start(probe.with_events(sink), run.hang_limit()).map_err(RunError::Start)?;
+    let probe =
+        ProbeThread::start(probe.with_events(sink).with_processes(run.process_attribution), run.hang_limit())
+            .map_err(RunError::Start)?;
     Ok(Devices { probe, events, judge, memory, probes })
 }
 
@@ -152,6 +160,24 @@ fn prober(
     let (store, kept) = Store::open(&run.state_dir, boot);
     let runner = Runner::new(program, arguments, run.probe_limit());
     Ok(Prober::new(runner, (store, Book::new(kept)), channels, metrics))
+}
+
+/// Shows which Pods use which devices, where that is asked for.
+fn processes(
+    run: &Run,
+    (view, pods): (&watch::Receiver<View>, &watch::Receiver<Seen>),
+    metrics: &Arc<Metrics>,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    let watcher = run
+        .process_attribution
+        .then(|| ProcessWatcher::new(PROC.into(), view.clone(), pods.clone(), Arc::clone(metrics)));
+    async move {
+        match watcher {
+            Some(watcher) => watcher.run(stop).await,
+            None => stop.cancelled().await,
+        }
+    }
 }
 
 /// Tells receipts where there is somebody to tell.

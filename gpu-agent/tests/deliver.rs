@@ -17,6 +17,7 @@ use axum_server::tls_rustls::RustlsConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use vendue_gpu_agent::deliver::{Deliverer, Pace, Receiver};
+use vendue_gpu_agent::meter::key;
 use vendue_gpu_agent::meter::{DeviceTick, Keeper, Reading, Tick};
 use vendue_gpu_agent::metrics::Metrics;
 use vendue_receipts::delivery::{Answer, Answered, Batch};
@@ -318,6 +319,59 @@ async fn a_node_that_lost_its_receipts_but_not_its_key_goes_on_where_the_receive
     verify(A, Some(key), 0, &records).expect("one chain, nothing signed twice");
     let lost = records.iter().any(|r| matches!(&r.body, Body::Gap(gap) if gap.reason == GapReason::DiskLost));
     assert!(lost, "the time in between is a gap");
+    node.end().await;
+    served.task.abort();
+}
+
+#[tokio::test]
+async fn a_rotated_key_goes_on_with_the_chains_that_the_receiver_has() {
+    let dir = tempfile::tempdir().expect("dir");
+    let served = serve(dir.path()).await;
+    let mut node = Node::start(dir.path(), &served, 3_550);
+    node.serve(AwardId::IDLE, 5, &[]);
+    node.serve(A, 25, &[]);
+    until("what there is", || node.keeper.kept().undelivered == 0).await;
+    let (first, second) = (node.keeper.public_key(), node.second);
+    node.end().await;
+    let next = key::draw_next(&dir.path().join("state")).expect("next key");
+
+    let mut node = Node::start(dir.path(), &served, second);
+    assert_eq!(node.keeper.public_key(), next);
+    node.serve(A, 15, &[]);
+    node.serve(AwardId::IDLE, 12, &[A]);
+    until("the close", || closed(&received(&served.desk, A))).await;
+    let records = received(&served.desk, A);
+    let chain = verify(A, Some(first), 0, &records).expect("verifies from the first key on");
+    assert_eq!((chain.keys(), chain.is_closed()), (&[first, next][..], true));
+    node.serve(AwardId::IDLE, 90, &[]);
+    until("the hour of the rotation", || !lock(&served.desk).hours.is_empty()).await;
+    let all = [records, received(&served.desk, AwardId::IDLE)].concat();
+    let tree = Tree::new(&hour_leaves(hour_of(START_MS), all.iter()));
+    let said = lock(&served.desk).hours[0].statement;
+    assert_eq!((said.public_key, said.count, said.root), (next, tree.count(), tree.root()));
+    node.end().await;
+    served.task.abort();
+}
+
+#[tokio::test]
+async fn chains_that_are_taken_over_from_the_receiver_are_rotated_then() {
+    let dir = tempfile::tempdir().expect("dir");
+    let served = serve(dir.path()).await;
+    let mut node = Node::start(dir.path(), &served, 0);
+    node.serve(A, 25, &[]);
+    until("what there is", || seconds(&received(&served.desk, A)) == 19).await;
+    let (first, second) = (node.keeper.public_key(), node.second);
+    node.end().await;
+    let next = key::draw_next(&dir.path().join("state")).expect("next key");
+    std::fs::remove_dir_all(dir.path().join("state/receipts")).expect("remove");
+
+    let mut node = Node::start(dir.path(), &served, second + 60);
+    until("the chains are taken over", || node.keeper.kept().error.is_none()).await;
+    assert_eq!(node.keeper.public_key(), next);
+    node.serve(A, 25, &[]);
+    until("more of it", || seconds(&received(&served.desk, A)) >= 38).await;
+    let chain = verify(A, Some(first), 0, &received(&served.desk, A)).expect("one chain");
+    assert_eq!(chain.keys(), [first, next]);
     node.end().await;
     served.task.abort();
 }

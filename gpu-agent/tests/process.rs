@@ -16,6 +16,7 @@ use node::Node;
 use node::http::Connection;
 use serde_json::Value;
 use vendue_nvml_sim::clock::Clock;
+use vendue_nvml_sim::load::Work;
 use vendue_nvml_sim::source;
 use vendue_nvml_sim::state::State;
 
@@ -66,6 +67,56 @@ fn node_name_is_needed() {
     let output = Command::new(AGENT).env_remove("NODE_NAME").output().expect("run");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("NODE_NAME"));
+}
+
+#[test]
+fn the_next_key_is_drawn_by_command_and_the_agent_goes_over_to_it() {
+    let node = Node::start().expect("node");
+    node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
+    let rotate = || {
+        let mut command = Command::new(AGENT);
+        let output = command.arg("rotate-key").arg("--state-dir").arg(node.state_dir()).output();
+        let output = output.expect("run");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let shown = |wanted: &dyn Fn(&str) -> bool| {
+        let told = |status: &Value| status["publicKey"].as_str().is_some_and(wanted);
+        let (status, _) = node.api.wait(node::LIMIT, told).expect("GpuNode with the key");
+        status["publicKey"].as_str().expect("key").to_owned()
+    };
+    let (code, _, error) = rotate();
+    assert!(code == Some(1) && error.contains("rotate the key: there is no "), "{error}");
+
+    let mut agent = node.agent(Path::new(AGENT)).expect("start");
+    let first = shown(&|_| true);
+    agent.kill();
+    let (code, next, _) = rotate();
+    assert_eq!(code, Some(0));
+    let (code, printed, error) = rotate();
+    assert!((code, printed.as_str()) == (Some(1), "") && error.contains("is there already"), "{error}");
+    let _agent = node.agent(Path::new(AGENT)).expect("start");
+    assert_eq!(shown(&|key| key != first), next.trim());
+}
+
+#[test]
+fn processes_are_shown_when_that_is_asked_for() {
+    let node = Node::start().expect("node");
+    let fleet = node.gpus(&[("H100", 1)], Clock::stopped(0)).expect("GPUs");
+    node.install(&library()).expect("install");
+    // This one, and one that the kernel does not give: ids end far below.
+    for pid in [std::process::id(), u32::MAX - 1] {
+        let work = Work { pid, device: 0, gpu_instance: None, intensity: 10, memory_mib: 1024 };
+        fleet.load(work).expect("load");
+    }
+    let mut command = node.command(Path::new(AGENT));
+    let agent = node.agent_by(command.arg("--process-attribution")).expect("start");
+    let pods = |text: &str| text.contains("vendue_gpu_pod_processes{");
+    let shown = agent.metrics_when("processes", pods).expect("metrics");
+    let unknown = shown.lines().find(|line| line.starts_with("vendue_gpu_unknown_processes{"));
+    assert!(unknown.is_some_and(|line| line.ends_with(" 1")), "{shown}");
+    assert!(shown.contains("vendue_gpu_pod_memory_used_bytes{"), "{shown}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub use file::{Evidence, FILE_VERSION, FileAward, FileChain, FileJob, ReceiptsFi
 pub use hour::{HourError, HourStatement, SignedHour, hour_leaves, hour_of};
 pub use merkle::{Inclusion, Sibling, Tree};
 pub use names::{AwardId, BootId, ChainName, DeviceId, DriverVersion, Name, NameError, NodeKey, PublicKey};
-pub use node::{DeviceTotals, NodeError, Place, verify_node};
+pub use node::{DeviceTotals, NodeError, Place, keys_of_node, verify_node};
 pub use record::{
     Activity, ActivitySource, Body, Clock, Closed, Energy, Gap, GapReason, MAX_XIDS, Opened, Record, Rotated,
     Used, Version, Xid, Xids,

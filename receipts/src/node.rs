@@ -124,6 +124,19 @@ pub fn verify_node(
     Ok(totals)
 }
 
+/// The keys that are one node's: this one and all that rotations join with it, before it and after it.
+#[must_use]
+pub fn keys_of_node<'a>(key: PublicKey, chains: impl Iterator<Item = &'a Chain>) -> BTreeSet<PublicKey> {
+    let chains: Vec<&[PublicKey]> = chains.map(Chain::keys).collect();
+    let (mut keys, mut size) = (BTreeSet::from([key]), 0);
+    while size != keys.len() {
+        size = keys.len();
+        let joined: Vec<_> = chains.iter().filter(|of| of.iter().any(|key| keys.contains(key))).collect();
+        keys.extend(joined.into_iter().copied().flatten());
+    }
+    keys
+}
+
 /// Every chain is opened by a key to which rotations lead, and none twice.
 fn check_keys(first_key: PublicKey, chains: &[Chain]) -> Result<(), NodeError> {
     let mut known = BTreeSet::from([first_key]);

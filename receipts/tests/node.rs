@@ -154,3 +154,26 @@ fn an_hour_is_summed_up_signed_and_each_record_of_it_provable() {
     other.signature = [0xff; 65];
     assert_eq!(other.verify(), Err(HourError::Signature(SignatureError::Malformed)));
 }
+
+#[test]
+fn the_keys_of_a_node_are_those_that_rotations_join() {
+    let rotate = |award: AwardId, from: u8, to: u8| {
+        let rotated = Rotated { time_ms: 5, next_key: key(to).public() };
+        chain(award, &key(from), vec![opened(&key(from), 0), Body::Rotated(rotated)])
+    };
+    let records = [rotate(AWARD, 1, 2), rotate(OTHER, 2, 3), rotate(AwardId::IDLE, 5, 6)];
+    let chains: Vec<Chain> =
+        records.iter().map(|records| verify(records[0].award, None, 0, records).unwrap()).collect();
+    let of = |seed: u8| -> Vec<PublicKey> {
+        keys_of_node(key(seed).public(), chains.iter()).into_iter().collect()
+    };
+    let sorted = |seeds: &[u8]| {
+        let mut all: Vec<PublicKey> = seeds.iter().map(|seed| key(*seed).public()).collect();
+        all.sort();
+        all
+    };
+    for seed in [1, 2, 3] {
+        assert_eq!(of(seed), sorted(&[1, 2, 3]), "before and after it");
+    }
+    assert_eq!((of(5), of(9)), (sorted(&[5, 6]), sorted(&[9])));
+}

@@ -221,6 +221,17 @@ async fn agents_may_change_of_nodes_what_they_are_to() {
     }
 }
 
+/// The host's processes are seen only where that is asked for.
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn agents_see_the_hosts_processes_only_when_they_are_to_attribute_them() {
+    for (set, expected) in [(&[][..], false), (&["gpuAgent.processAttribution=true"][..], true)] {
+        let text = template("provider", set).await.unwrap();
+        let found = ["hostPID: true", "VENDUE_PROCESS_ATTRIBUTION"].map(|part| text.contains(part));
+        assert_eq!(found, [expected; 2], "{set:?}");
+    }
+}
+
 /// A rendering without what differs from one to the next, or with the version only.
 fn stable(text: &str) -> String {
     let secret = |line: &str| {

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vendue_controller_core::award::usage::{NodeBill, Run};
-use vendue_receipts::{AwardId, Bill, Chain, ChainName, Record, SignedHour, Tree, hour_leaves, hour_of};
+use vendue_receipts::{
+    AwardId, Bill, Chain, ChainName, Record, SignedHour, Tree, hour_leaves, hour_of, keys_of_node,
+};
 use vendue_receipts_store::{Chains, Options, StoreError, Taken};
 
 const DAY_MS: u64 = 86_400_000;
@@ -354,8 +356,10 @@ impl Node {
         }
         let (from, to) = (hour.saturating_mul(HOUR_MS), hour.saturating_add(1).saturating_mul(HOUR_MS));
         let mut records = vec![];
+        // In the hour of a rotation some chains were closed by the key before.
+        let keys = keys_of_node(key, self.chains.iter().map(|(_, chain)| chain));
         for (name, chain) in self.chains.iter() {
-            if chain.keys().contains(&key) {
+            if chain.keys().iter().any(|key| keys.contains(key)) {
                 records.extend(self.chains.records_between(name, from, to)?);
             }
         }

@@ -10,8 +10,8 @@ use vendue_controller_core::provision::ProvisionView;
 use vendue_crds::Award;
 use vendue_receipts::delivery::{Answer, Batch, Piece};
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, Closed, NodeKey, Opened, Record, SignedHour, Tree, Used, Xids,
-    hour_leaves, read_records, verify,
+    AwardId, Body, BootId, Chain, ChainName, Closed, NodeKey, Opened, Record, Rotated, SignedHour, Tree,
+    Used, Xids, hour_leaves, read_records, verify,
 };
 
 use super::book::{Book, BookError};
@@ -146,6 +146,25 @@ fn statements_of_hours_are_kept_when_they_are_true_and_as_evidence_when_not() {
     book.prune(31 * 86_400_000).unwrap();
     assert_eq!(files("hours").len(), 0);
     assert_eq!(files("evidence").len(), 1);
+}
+
+#[test]
+fn the_hour_of_a_rotation_is_true_with_what_the_key_before_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let book = Book::open(dir.path(), 1 << 30).unwrap();
+    let closed = signed(AWARD, 2, "1");
+    let mut idle = signed(AwardId::IDLE, 2, "1");
+    let mut chain = verify(AwardId::IDLE, None, 0, &idle).unwrap();
+    let (time_ms, next_key) = (30 * SECOND, key(2).public());
+    idle.push(chain.sign(Body::Rotated(Rotated { time_ms, next_key }), &key(1)).unwrap());
+    for (award, records) in [(AWARD, &closed), (AwardId::IDLE, &idle)] {
+        book.take("n1", name(award), records).unwrap();
+    }
+    let tree = Tree::new(&hour_leaves(0, closed.iter().chain(&idle)));
+    let said = SignedHour::sign(0, tree.count(), tree.root(), &key(2));
+    book.take_hours("n1", &[said]).unwrap();
+    assert!(dir.path().join("n1/hours").join(format!("0-{next_key}.json")).exists());
+    assert!(!dir.path().join("n1/evidence").exists(), "nobody is accused");
 }
 
 #[test]

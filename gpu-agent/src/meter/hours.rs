@@ -4,7 +4,7 @@
 //! hour is stated once, when it is over and everything of it is stored; an hour in which nobody looked has no statement.
 
 use serde::{Deserialize, Serialize};
-use vendue_receipts::{NodeKey, SignedHour, Tree, hour_leaves, hour_of};
+use vendue_receipts::{Chain, NodeKey, SignedHour, Tree, hour_leaves, hour_of, keys_of_node};
 use vendue_receipts_store::{Chains, Files, StoreError};
 
 const FILE: &str = "hours.json";
@@ -46,7 +46,13 @@ impl Hours {
         (self.last.is_none_or(|last| hour > last)).then_some(hour)
     }
 
-    /// States an hour.
+    /// Where what is not stated begins, in milliseconds of chain time, which is past it.
+    #[must_use]
+    pub fn open_from_ms(&self) -> u64 {
+        self.last.map_or(0, |hour| hour.saturating_add(1).saturating_mul(HOUR_MS))
+    }
+
+    /// States an hour of this key's chains and of those that rotations join with them.
     ///
     /// # Errors
     /// When records cannot be read, or the statement cannot be stored: it is then stated again later, in the same words.
@@ -58,7 +64,9 @@ impl Hours {
     ) -> Result<(), StoreError> {
         let (from, to) = (hour.saturating_mul(HOUR_MS), hour.saturating_add(1).saturating_mul(HOUR_MS));
         let mut records = vec![];
-        let names: Vec<_> = chains.iter().map(|(name, _)| name).collect();
+        let keys = keys_of_node(key.public(), chains.iter().map(|(_, chain)| chain));
+        let of_node = |chain: &Chain| chain.keys().iter().any(|key| keys.contains(key));
+        let names: Vec<_> = chains.iter().filter(|(_, c)| of_node(c)).map(|(name, _)| name).collect();
         for name in names {
             records.extend(chains.records_between(name, from, to)?);
         }

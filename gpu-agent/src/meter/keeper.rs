@@ -4,12 +4,9 @@
 //!   [`Kept`] for whoever tells of it.
 //! * Invariants: a tick that finds the channel full is dropped and counted, and the meter sees a gap; when the agent ends, open
 //!   windows end and are stored first; a key whose receipts are gone signs nothing before the receiver has said where its
-//!   chains stand, so that no place in a chain is signed twice.
+//!   chains stand, so that no place in a chain is signed twice; nothing is metered while only some chains are rotated.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,16 +14,14 @@ use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 use vendue_receipts::delivery::{Answer, Batch, MAX_BODY, MAX_RECORDS, Piece};
-use vendue_receipts::{Chain, ChainName, NodeKey, PublicKey, SignatureError};
+use vendue_receipts::{Chain, ChainName, NodeKey, PublicKey};
 use vendue_receipts_store::StoreError;
 
 use super::hours::Hours;
+use super::key::{self, KeyError, Keys};
 use super::rules::{Meter, Resume, Settings};
 use super::store::{Store, options};
 use super::tick::Tick;
-
-/// Name of the key's file.
-const KEY_FILE: &str = "node.key";
 
 /// Ticks that may wait for the disk.
 const QUEUE: usize = 1024;
@@ -48,25 +43,9 @@ const ADOPTING: &str = "the receipts of this node's key are gone; metering goes 
 /// Why metering does not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum KeeperError {
-    /// The key cannot be read or made.
-    #[error("{operation} {}: {source}", path.display())]
-    Key {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file is there and holds no key.
-    #[error("read {}: it holds no key of 64 hexadecimal digits; move it away to begin with a new key", path.display())]
-    NoKey {
-        /// The file.
-        path: PathBuf,
-    },
-    /// What was drawn is no key, which happens to one in 2^127.
-    #[error("make a key: {0}")]
-    Draw(#[from] SignatureError),
+    /// The key cannot be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The receipts cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -115,7 +94,7 @@ pub struct Keeper {
     orders: Option<SyncSender<Order>>,
     thread: Option<JoinHandle<()>>,
     kept: Arc<Mutex<Kept>>,
-    public_key: PublicKey,
+    public_key: Arc<Mutex<PublicKey>>,
 }
 
 /// The receiver's side of the thread.
@@ -129,9 +108,9 @@ impl Keeper {
     /// # Errors
     /// When key or store cannot be had: then nothing is metered, and nothing invented.
     pub fn start(dir: &Path, has_receiver: bool) -> Result<Self, KeeperError> {
-        let (key, is_new) = node_key(&dir.join(KEY_FILE))?;
-        let public_key = key.public();
-        let (mut store, found) = Store::open(options(dir.join("receipts")), key)?;
+        let Keys { current, is_new, next } = Keys::open(dir)?;
+        let public_key = Arc::new(Mutex::new(current.public()));
+        let (mut store, found) = Store::open(options(dir.join("receipts")), current)?;
         if found.torn > 0 {
             tracing::warn!(bytes = found.torn, "ends of receipt files that were never durable are dropped");
         }
@@ -143,7 +122,9 @@ impl Keeper {
         let (orders, inbox) = sync_channel(QUEUE);
         let kept = Arc::new(Mutex::new(Kept::default()));
         let hours = Hours::open(store.chains())?;
-        let work = Work::new(store, hours, adopting, Arc::clone(&kept));
+        let rotation = next.map(|next| Rotation { next, dir: dir.to_owned() });
+        let told = (Arc::clone(&kept), Arc::clone(&public_key));
+        let work = Work::new(store, hours, adopting, rotation, told);
         let thread = std::thread::Builder::new()
             .name("metering".to_owned())
             .spawn(move || work.run(&inbox))
@@ -151,10 +132,10 @@ impl Keeper {
         Ok(Self { orders: Some(orders), thread: Some(thread), kept, public_key })
     }
 
-    /// The node's key, by which its receipts are verified.
+    /// The node's key, by which its receipts are verified; the next one once every open chain is rotated to it.
     #[must_use]
     pub fn public_key(&self) -> PublicKey {
-        self.public_key
+        *lock(&self.public_key)
     }
 
     /// What the thread has done so far.
@@ -211,16 +192,28 @@ impl Drop for Keeper {
     }
 }
 
-fn lock(kept: &Mutex<Kept>) -> std::sync::MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A key to go over to, and the folder with its file.
+struct Rotation {
+    next: NodeKey,
+    dir: PathBuf,
 }
 
 /// What the thread works with.
 struct Work {
     store: Store,
-    /// None before chains are adopted.
+    /// None before chains are adopted, and before they are rotated.
     meter: Option<Meter>,
+    /// Chains are to be adopted first.
+    adopting: bool,
+    /// Records were lost with their disk.
+    disk_lost: bool,
+    rotation: Option<Rotation>,
     kept: Arc<Mutex<Kept>>,
+    public_key: Arc<Mutex<PublicKey>>,
     /// Chains that the receiver does not take, and when they are tried again, in milliseconds of chain time.
     stuck: BTreeMap<ChainName, u64>,
     pruned_ms: u64,
@@ -228,19 +221,49 @@ struct Work {
 }
 
 impl Work {
-    fn new(store: Store, hours: Hours, adopting: bool, kept: Arc<Mutex<Kept>>) -> Self {
-        let mut work = Self { store, meter: None, kept, stuck: BTreeMap::new(), pruned_ms: 0, hours };
+    fn new(
+        store: Store,
+        hours: Hours,
+        adopting: bool,
+        rotation: Option<Rotation>,
+        (kept, public_key): (Arc<Mutex<Kept>>, Arc<Mutex<PublicKey>>),
+    ) -> Self {
+        let (meter, stuck) = (None, BTreeMap::new());
+        let (disk_lost, pruned_ms) = (false, 0);
+        let mut work =
+            Self { store, meter, adopting, disk_lost, rotation, kept, public_key, stuck, pruned_ms, hours };
         if adopting {
             tell(&work.kept, Some(ADOPTING.to_owned()));
         } else {
-            work.begin(false);
+            work.begin();
         }
         work
     }
 
-    fn begin(&mut self, disk_lost: bool) {
-        let resume = Resume { disk_lost, ..self.store.resume() };
+    /// Begins to meter, unless there is a key to go over to and that does not work.
+    fn begin(&mut self) {
+        if let Err(error) = self.rotate() {
+            tell(&self.kept, Some(format!("go over to the next key: {error}")));
+            return;
+        }
+        let resume = Resume { disk_lost: self.disk_lost, ..self.store.resume() };
         self.meter = Some(Meter::new(Settings::new(self.store.public_key()), resume));
+    }
+
+    /// Goes over to the next key, if there is one: first the chains, then the file. What was done before a crash is not
+    /// done again.
+    fn rotate(&mut self) -> Result<(), KeeperError> {
+        let Some(Rotation { next, dir }) = &self.rotation else { return Ok(()) };
+        // Not before anything that is told, nor in an hour that is stated; chain time is past both.
+        let time_ms = self.store.resume().not_before_ms.max(self.hours.open_from_ms());
+        self.store.take_over(next, time_ms)?;
+        key::promote(dir, next.public())?;
+        if let Some(Rotation { next, .. }) = self.rotation.take() {
+            *lock(&self.public_key) = next.public();
+            tracing::warn!(public_key = %next.public(), before = %self.store.public_key(), "the key is rotated");
+            self.store.set_key(next);
+        }
+        Ok(())
     }
 
     fn run(mut self, orders: &Receiver<Order>) {
@@ -263,6 +286,9 @@ impl Work {
     }
 
     fn tick(&mut self, tick: &Tick) {
+        if self.meter.is_none() && !self.adopting {
+            self.begin();
+        }
         let Some(meter) = &mut self.meter else {
             lock(&self.kept).dropped_ticks += 1;
             return;
@@ -298,7 +324,10 @@ impl Work {
     }
 
     fn next(&self) -> Next {
-        let Some(now_ms) = self.meter.as_ref().map(Meter::time_ms) else { return Next::Adopt };
+        if self.adopting {
+            return Next::Adopt;
+        }
+        let now_ms = self.meter.as_ref().map_or(0, Meter::time_ms);
         let (mut batch, mut room, mut bytes) = (Batch::default(), MAX_RECORDS, MAX_BODY / 2);
         let waits = |name: &ChainName| self.stuck.get(name).is_some_and(|until_ms| now_ms < *until_ms);
         for (name, from) in self.store.chains().undelivered().filter(|(name, _)| !waits(name)) {
@@ -373,7 +402,7 @@ impl Work {
 
     /// Goes on with the chains of this key as the receiver has them.
     fn adopt(&mut self, chains: Vec<Chain>) {
-        if self.meter.is_some() {
+        if !self.adopting {
             return;
         }
         let ours = self.store.public_key();
@@ -391,8 +420,11 @@ impl Work {
                     chains = count,
                     "receipts were lost; their chains go on where the controller has them"
                 );
-                tell(&self.kept, None);
-                self.begin(true);
+                (self.adopting, self.disk_lost) = (false, true);
+                self.begin();
+                if self.meter.is_some() {
+                    tell(&self.kept, None);
+                }
             }
             Err(error) => tell(&self.kept, Some(error.to_string())),
         }
@@ -414,48 +446,4 @@ fn tell(kept: &Mutex<Kept>, error: Option<String>) {
         _ => {}
     }
     kept.error = error;
-}
-
-/// The key in the file, and whether it is new; the file is made when it is not there, whole or not at all.
-fn node_key(path: &Path) -> Result<(NodeKey, bool), KeeperError> {
-    let failed = |operation| move |source| KeeperError::Key { operation, path: path.to_owned(), source };
-    let (bytes, is_new) = match std::fs::read_to_string(path) {
-        Ok(text) => (digits(text.trim()).ok_or_else(|| KeeperError::NoKey { path: path.to_owned() })?, false),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let mut drawn = [0; 32];
-            std::fs::File::open("/dev/urandom")
-                .and_then(|mut random| random.read_exact(&mut drawn))
-                .map_err(failed("draw a key for"))?;
-            store_key(path, &drawn).map_err(failed("write"))?;
-            (drawn, true)
-        }
-        Err(source) => return Err(failed("read")(source)),
-    };
-    Ok((NodeKey::from_bytes(&bytes)?, is_new))
-}
-
-fn digits(text: &str) -> Option<[u8; 32]> {
-    let pairs: Vec<&[u8]> = text.as_bytes().chunks(2).collect();
-    let byte = |pair: &&[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    let bytes: Vec<u8> = pairs.iter().map(byte).collect::<Option<_>>()?;
-    bytes.try_into().ok()
-}
-
-fn store_key(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
-    let mut text = String::with_capacity(65);
-    for byte in key {
-        // Writing to a String does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.push('\n');
-    let temporary = path.with_extension("key.new");
-    let options = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).clone();
-    let mut file = options.open(&temporary)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, path)?;
-    match path.parent() {
-        Some(dir) => std::fs::File::open(dir)?.sync_all(),
-        None => Ok(()),
-    }
 }

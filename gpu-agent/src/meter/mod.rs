@@ -15,6 +15,7 @@ mod clock;
 pub mod clocks;
 pub mod hours;
 mod keeper;
+pub mod key;
 mod owed;
 mod rules;
 mod sights;

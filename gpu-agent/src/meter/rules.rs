@@ -196,11 +196,6 @@ impl Meter {
         self.now_ns / MS
     }
 
-    /// Chains are opened with this key from now on.
-    pub fn rotated(&mut self, public_key: PublicKey) {
-        self.settings.public_key = public_key;
-    }
-
     /// Takes a tick. The drafts are to be signed and stored in this order, then [`Meter::settle`] is to be called.
     ///
     /// # Errors

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use vendue_receipts::{AwardId, Body, Chain, ChainName, NodeKey, PublicKey, Record, Rotated};
+use vendue_receipts::{AwardId, Body, Chain, ChainName, NodeKey, PublicKey, Record, Rotated, keys_of_node};
 use vendue_receipts_store::{Chains, Disk, Files, Options, StoreError};
 
 use super::clock::Anchor;
@@ -101,7 +101,11 @@ impl<F: Files> Store<F> {
     /// What a meter goes on from.
     #[must_use]
     pub fn resume(&self) -> Resume {
-        let ours = self.chains.iter().filter(|(_, chain)| chain.key() == Some(self.key.public()));
+        let key = self.key.public();
+        let keys = keys_of_node(key, self.chains.iter().map(|(_, chain)| chain));
+        // What a key before this one closed is over, and what its devices did then is told.
+        let of_node = |chain: &Chain| chain.is_closed() && chain.key().is_some_and(|key| keys.contains(&key));
+        let ours = self.chains.iter().filter(|(_, chain)| chain.key() == Some(key) || of_node(chain));
         Resume {
             anchor: self.anchor,
             chains: ours.map(|(_, chain)| chain.clone()).collect(),
@@ -215,27 +219,32 @@ impl<F: Files> Store<F> {
         self.chains.adopt(name, chain)
     }
 
-    /// Signs with another key from now on, and gives the old one for [`Store::take_over`].
-    pub fn set_key(&mut self, next: NodeKey) -> NodeKey {
-        self.chains.set_in_force(next.public());
-        std::mem::replace(&mut self.key, next)
+    /// Signs with another key from now on, to which every open chain is rotated.
+    pub fn set_key(&mut self, next: NodeKey) {
+        self.chains.set_in_force(Some(next.public()));
+        self.key = next;
     }
 
-    /// Rotates every open chain that `old` signs to the key in force. May be called again until it works.
+    /// Rotates every open chain of the key in force to `next`, for [`Store::set_key`]. Until that nothing else is to be
+    /// appended. May be called again until it works.
     ///
     /// # Errors
     /// When a chain cannot be written; those before it are rotated.
-    pub fn take_over(&mut self, old: &NodeKey, time_ms: u64) -> Result<(), StoreError> {
-        let next_key: PublicKey = self.key.public();
-        let of_old = |chain: &Chain| !chain.is_closed() && chain.key() == Some(old.public());
-        let all = self.chains.iter().filter(|(_, chain)| of_old(chain));
-        let all: Vec<(ChainName, Chain)> = all.map(|(name, chain)| (name, chain.clone())).collect();
-        for (name, mut chain) in all {
+    pub fn take_over(&mut self, next: &NodeKey, time_ms: u64) -> Result<(), StoreError> {
+        // Neither the chains of the one key nor those of the other may go meanwhile.
+        self.chains.set_in_force(None);
+        let (ours, next_key) = (self.key.public(), next.public());
+        let of_ours = |chain: &Chain| !chain.is_closed() && chain.key() == Some(ours);
+        let all = self.chains.iter().filter(|(_, chain)| of_ours(chain));
+        let rotated = all.map(|(name, chain)| {
+            let mut chain = chain.clone();
             let body = Body::Rotated(Rotated { time_ms: time_ms.max(chain.end_ms()), next_key });
-            let record = chain.sign(body, old);
+            let record = chain.sign(body, &self.key);
             let record = record.map_err(|error| StoreError::Chain { award: name.award, error })?;
-            self.chains.extend(name, chain, &[record])?;
-        }
-        Ok(())
+            Ok((name, chain, record))
+        });
+        // A key that one chain refuses is given to none.
+        let rotated: Vec<(ChainName, Chain, Record)> = rotated.collect::<Result<_, StoreError>>()?;
+        rotated.into_iter().try_for_each(|(name, chain, record)| self.chains.extend(name, chain, &[record]))
     }
 }

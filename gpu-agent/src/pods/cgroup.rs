@@ -37,13 +37,13 @@ pub fn pod_uid(text: &str) -> Option<String> {
     text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(uid_in_path)
 }
 
+/// From a cgroup namespace of its own, as a container has it, the agent sees the way from itself: `/../../pod<uid>/...`.
 fn uid_in_path(path: &str) -> Option<String> {
-    let mut parts = path.split('/').skip_while(|part| !part.starts_with("kubepods"));
-    parts.find_map(|part| {
-        let systemd = part.strip_suffix(".slice").and_then(|p| p.strip_prefix("kubepods")).map(|p| {
-            p.trim_start_matches("-besteffort").trim_start_matches("-burstable").trim_start_matches('-')
-        });
-        let uid = systemd.unwrap_or(part).strip_prefix("pod")?.replace('_', "-");
+    let is_kubelets = path.contains("kubepods") || path.starts_with("/../");
+    path.split('/').filter(|_| is_kubelets).find_map(|part| {
+        // Systemd's units name the way to them, with `-` in between: `kubelet-kubepods-burstable-pod<uid>.slice`.
+        let unit = part.strip_suffix(".slice").and_then(|way| way.rsplit('-').next());
+        let uid = unit.unwrap_or(part).strip_prefix("pod")?.replace('_', "-");
         is_uid(&uid).then_some(uid)
     })
 }
@@ -73,9 +73,11 @@ mod tests {
             format!("/kubepods/burstable/pod{UID}/12"),
             format!("/kubepods/pod{UID}/12"),
             // Kubelet in a container, as in kind.
-            format!(
-                "/docker/34/kubelet.slice/kubelet-kubepods.slice/../kubepods.slice/kubepods-pod{escaped}.slice/x"
-            ),
+            format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{escaped}.slice/x"),
+            format!("/docker/34/kubelet/kubepods/besteffort/pod{UID}/12"),
+            // Seen from another container.
+            format!("/../../kubepods-besteffort-pod{escaped}.slice/cri-containerd-12.scope"),
+            format!("/../../../burstable/pod{UID}/12"),
         ] {
             assert_eq!(pod_uid(&format!("0::{path}\n")).as_deref(), Some(UID), "{path}");
             let v1 = format!("12:pids:/user.slice\n3:cpu,cpuacct:{path}\n1:name=systemd:/init.scope\n");
@@ -94,6 +96,9 @@ mod tests {
             "0::/kubepods/burstable/podnot-a-uid/1\n",
             "0::/user/pod0a1b2c3d-0011-4455-8899-aabbccddeeff/x\n",
             "no colons",
+            // This process, and another container of the same Pod, seen from a container.
+            "0::/",
+            "0::/../cri-containerd-12.scope",
         ] {
             assert_eq!(pod_uid(text), None, "{text:?}");
         }

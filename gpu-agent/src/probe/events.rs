@@ -85,9 +85,12 @@ impl EventThread {
     pub fn start(nvml: Arc<Nvml>, watched: Vec<String>, sink: EventSink) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (ends, uuids) = (Arc::clone(&stop), watched.clone());
+        let (registered, is_registered) = std::sync::mpsc::channel();
         let thread = std::thread::Builder::new()
             .name("nvml-events".to_owned())
-            .spawn(move || watch(&nvml, &uuids, &sink, &ends))?;
+            .spawn(move || watch(&nvml, &uuids, &sink, (&ends, registered)))?;
+        // What happens after this call is heard. The other end goes with the thread, whatever becomes of it.
+        let _ = is_registered.recv();
         Ok(Self { stop, watched, thread: Some(thread) })
     }
 
@@ -108,7 +111,12 @@ impl Drop for EventThread {
     }
 }
 
-fn watch(nvml: &Nvml, uuids: &[String], sink: &EventSink, stop: &AtomicBool) {
+fn watch(
+    nvml: &Nvml,
+    uuids: &[String],
+    sink: &EventSink,
+    (stop, registered): (&AtomicBool, std::sync::mpsc::Sender<()>),
+) {
     let set = match register(nvml, uuids) {
         Ok(set) => set,
         Err(error) => {
@@ -116,6 +124,7 @@ fn watch(nvml: &Nvml, uuids: &[String], sink: &EventSink, stop: &AtomicBool) {
             return;
         }
     };
+    drop(registered);
     let mut failures = 0;
     while !stop.load(Ordering::Relaxed) && failures < MAX_FAILURES {
         match set.wait(WAIT_MS) {

@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod nvml;
+mod processes;
 mod reading;
 pub mod thread;
 

@@ -43,6 +43,7 @@ pub struct NvmlProbe {
     known: BTreeMap<u32, Known>,
     sink: Option<EventSink>,
     slow: Duration,
+    processes: bool,
 }
 
 impl NvmlProbe {
@@ -50,7 +51,7 @@ impl NvmlProbe {
     #[must_use]
     pub fn new(library: Option<PathBuf>) -> Self {
         let library = library.unwrap_or_else(|| LIBRARY.into());
-        Self { library, loaded: None, known: BTreeMap::new(), sink: None, slow: SLOW }
+        Self { library, loaded: None, known: BTreeMap::new(), sink: None, slow: SLOW, processes: false }
     }
 
     /// The same, and what changes slowly is read so often.
@@ -63,6 +64,12 @@ impl NvmlProbe {
     #[must_use]
     pub fn with_events(self, sink: EventSink) -> Self {
         Self { sink: Some(sink), ..self }
+    }
+
+    /// The same, and the processes of each device are read with what changes slowly.
+    #[must_use]
+    pub fn with_processes(self, processes: bool) -> Self {
+        Self { processes, ..self }
     }
 
     fn initialise(&self) -> Result<Library, ProbeError> {
@@ -106,7 +113,7 @@ impl DeviceProbe for NvmlProbe {
             Some(library) => library,
             None => self.initialise()?,
         };
-        let inventory = read_all(&library.nvml, &mut self.known, self.slow)?;
+        let inventory = read_all(&library.nvml, &mut self.known, self.slow, self.processes)?;
         // The driver counts devices when it is initialised: with none, look again from the start.
         if !inventory.devices.is_empty() || !inventory.unknown.is_empty() {
             self.watch(&mut library, &inventory)?;
@@ -128,6 +135,7 @@ fn read_all(
     nvml: &Nvml,
     known: &mut BTreeMap<u32, Known>,
     slow: Duration,
+    processes: bool,
 ) -> Result<NodeInventory, ProbeError> {
     let mut inventory = NodeInventory {
         driver_version: nvml.sys_driver_version().map_err(call("read driver version"))?,
@@ -137,7 +145,7 @@ fn read_all(
     let count = nvml.device_count().map_err(call("count devices"))?;
     known.retain(|index, _| *index < count);
     for index in 0..count {
-        match read_device(nvml, index, known.get(&index), slow) {
+        match read_device(nvml, index, known.get(&index), (slow, processes)) {
             Ok((reading, now_known)) => {
                 known.insert(index, now_known);
                 inventory.devices.push(reading);
@@ -168,7 +176,7 @@ fn read_device(
     nvml: &Nvml,
     index: u32,
     before: Option<&Known>,
-    slow: Duration,
+    (slow, processes): (Duration, bool),
 ) -> Result<(DeviceReading, Known), NvmlError> {
     let device = nvml.device_by_index(index)?;
     let (identity, memory) = reading::identity(&device, index)?;
@@ -176,7 +184,10 @@ fn read_device(
     let fresh = before.filter(|known| known.identity == identity && now.duration_since(known.slow_at) < slow);
     let (slow, slow_at) = match fresh {
         Some(known) => (known.slow.clone(), known.slow_at),
-        None => (reading::slow(nvml, &device)?, now),
+        None => {
+            let before = before.filter(|known| known.identity == identity).map(|known| &known.slow);
+            (reading::slow(nvml, &device, before, processes)?, now)
+        }
     };
     let reading = reading::fast(&device, identity.clone(), &memory, &slow);
     Ok((reading, Known { identity, slow, slow_at }))

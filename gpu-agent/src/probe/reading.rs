@@ -5,6 +5,8 @@
 // Row remapping and ids of MIG instances are not wrapped by nvml-wrapper, so their raw entry points are called.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use nvml_wrapper::bitmasks::device::ThrottleReasons;
 use nvml_wrapper::enum_wrappers::device::{Clock, EccCounter, MemoryError, TemperatureSensor};
 use nvml_wrapper::enums::device::SampleValue;
@@ -14,7 +16,10 @@ use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_MEMORY_TEMP;
 use nvml_wrapper::{Device, Nvml};
 
-use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading, MigInstance, Pcie, Sensors};
+use super::processes::processes;
+use crate::inventory::{
+    DeviceFault, DeviceIdentity, DeviceProcess, DeviceReading, MigInstance, Pcie, Sensors,
+};
 
 /// More links than any card has.
 const MAX_LINKS: u32 = 36;
@@ -32,6 +37,9 @@ pub(super) struct Slow {
     pcie: Option<Pcie>,
     numa_node: Option<u32>,
     nvlink_peers: Vec<String>,
+    processes: Option<Arc<[DeviceProcess]>>,
+    /// The newest measurement of what processes use.
+    processes_us: u64,
 }
 
 /// Rows of memory that were replaced, or are to be.
@@ -67,10 +75,18 @@ pub(super) fn identity(device: &Device<'_>, index: u32) -> Result<(DeviceIdentit
     Ok((identity, memory))
 }
 
-/// Reads what changes slowly.
-pub(super) fn slow(nvml: &Nvml, device: &Device<'_>) -> Result<Slow, NvmlError> {
+/// Reads what changes slowly, anew since `before`; the processes only when they are wanted.
+pub(super) fn slow(
+    nvml: &Nvml,
+    device: &Device<'_>,
+    before: Option<&Slow>,
+    wants_processes: bool,
+) -> Result<Slow, NvmlError> {
     let errors = |kind| device.total_ecc_errors(kind, EccCounter::Volatile).ok();
     let mig_enabled = mig_enabled(device)?;
+    let before_us = before.map_or(0, |slow| slow.processes_us);
+    let (processes, processes_us) =
+        if wants_processes { processes(device, before_us) } else { (None, before_us) };
     Ok(Slow {
         compute_capability: device.cuda_compute_capability().ok().map(|c| (c.major, c.minor)),
         mig: if mig_enabled == Some(true) { mig_instances(nvml, device) } else { vec![] },
@@ -82,6 +98,8 @@ pub(super) fn slow(nvml: &Nvml, device: &Device<'_>) -> Result<Slow, NvmlError> 
         pcie: pcie(device),
         numa_node: device.numa_node_id().ok(),
         nvlink_peers: nvlink_peers(device),
+        processes,
+        processes_us,
     })
 }
 
@@ -106,6 +124,7 @@ pub(super) fn fast(
         numa_node: slow.numa_node,
         nvlink_peers: slow.nvlink_peers.clone(),
         compute_processes: device.running_compute_processes_count().ok(),
+        processes: slow.processes.clone(),
         sensors: Sensors {
             memory_used_bytes: Some(memory.used),
             memory_free_bytes: Some(memory.free),

@@ -144,9 +144,9 @@ impl<F: Files> Chains<F> {
         self.chains.values().flat_map(|kept| &kept.parts).map(|part| part.bytes).sum()
     }
 
-    /// Another key signs from now on.
-    pub fn set_in_force(&mut self, key: PublicKey) {
-        self.in_force = Some(key);
+    /// Another key signs from now on; `None` while one takes over from another: until then no chain is over by its key.
+    pub fn set_in_force(&mut self, key: Option<PublicKey>) {
+        self.in_force = key;
     }
 
     /// Reads a file beside the chains.

@@ -4,6 +4,7 @@ mod crash;
 mod gaps;
 mod memory;
 mod properties;
+mod rotation;
 mod store;
 mod windows;
 

@@ -367,15 +367,17 @@ fn every_open_chain_goes_over_to_the_next_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
     store.append(&[opened(IDLE, &key(1), 0), opened(A, &key(1), 0), opened(B, &key(1), 0), closed(B, 1)]);
-    let old = store.set_key(key(2));
-    // Not rotated yet: nothing can be said in its name.
-    assert!(matches!(fault(&mut store, &[used(A, 0, 1)]), StoreError::Chain { award: A, .. }));
-    store.take_over(&old, 500).unwrap();
-    store.take_over(&old, 600).unwrap();
+    store.take_over(&key(2), 500).unwrap();
+    // Rotated: nothing can be said by the one before any more.
+    assert!(matches!(fault(&mut store, &[closed(A, 600)]), StoreError::Chain { award: A, .. }));
+    store.take_over(&key(2), 600).unwrap();
+    store.set_key(key(2));
     drop(store);
     let (mut store, found) = open_by(options(dir.path()), key(2)).unwrap();
     assert_eq!(found.foreign, 0);
-    assert_eq!(store.resume().chains.len(), 2);
+    let over: Vec<AwardId> =
+        store.resume().chains.iter().filter(|chain| chain.is_closed()).map(Chain::award).collect();
+    assert_eq!((store.resume().chains.len(), over), (3, vec![B]), "what was closed before stays closed");
     let appended = store.append(&[used(IDLE, 500, 1_500), used(A, 1_500, 2_500)]);
     assert!(appended.failed.is_empty());
     let delivered = deliver(&mut store);

@@ -223,17 +223,3 @@ fn a_tick_that_cannot_be_taken_changes_nothing() {
     assert_eq!(node.meter.tick(&late).unwrap_err(), TickError::SystemClock(u64::MAX));
     assert!(node.meter.tick(&tick).is_ok());
 }
-
-#[test]
-fn chains_open_with_the_key_in_force() {
-    let mut node = Node::new(1);
-    node.tick(0);
-    node.meter.rotated(key(2).public());
-    node.gpus[0].award = A;
-    node.pass(SECOND);
-    let tick = node.look();
-    let drafts = node.meter.tick(&tick).unwrap();
-    let opened =
-        drafts.iter().find_map(|d| if let Body::Opened(o) = &d.body { Some(o.public_key) } else { None });
-    assert_eq!(opened, Some(key(2).public()));
-}
