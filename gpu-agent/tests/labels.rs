@@ -3,22 +3,19 @@
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod scripted;
+
 use std::collections::BTreeSet;
 
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::BodyExt;
-use kube::Client;
-use kube::client::Body;
+use http::Method;
+use scripted::{Server, expect};
 use serde_json::{Value, json};
-use tower_test::mock::Handle;
 use vendue_gpu_agent::inventory::{DeviceIdentity, DeviceReading, NodeInventory};
 use vendue_gpu_agent::labels::{KEYS, LabelError, Labeller, Labels, MANAGER};
 
-type Server = Handle<Request<Body>, Response<Body>>;
-
 fn fixture(enabled: bool) -> (Labeller, Server) {
-    let (service, server) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    (Labeller::new(Client::new(service, "default"), "n1".to_owned(), enabled), server)
+    let (client, server) = scripted::pair();
+    (Labeller::new(client, "n1".to_owned(), enabled), server)
 }
 
 fn inventory() -> NodeInventory {
@@ -48,26 +45,6 @@ fn node(labels: &Labels) -> Value {
     json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1", "labels": labels, "managedFields": [
         { "manager": MANAGER, "operation": "Apply", "fieldsV1": { "f:metadata": { "f:labels": fields } } },
     ] } })
-}
-
-async fn expect(
-    server: &mut Server,
-    method: Method,
-    uri: &str,
-    body: Option<Value>,
-    code: u16,
-    answer: Value,
-) {
-    let (request, reply) = server.next_request().await.expect("a request");
-    assert_eq!((request.method(), request.uri().to_string().as_str()), (&method, uri));
-    if let Some(body) = body {
-        assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
-        let bytes = request.into_body().collect().await.expect("body").to_bytes();
-        assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), body);
-    }
-    let body = Body::from(answer.to_string().into_bytes());
-    let code = StatusCode::from_u16(code).expect("code");
-    reply.send_response(Response::builder().status(code).body(body).expect("response"));
 }
 
 async fn expect_get(server: &mut Server, found: Value) {

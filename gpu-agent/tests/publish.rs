@@ -3,47 +3,23 @@
 // Helpers of tests fail by panicking too; the lint's own exception covers only the test functions.
 #![allow(clippy::expect_used, clippy::panic)]
 
-use http::{Method, Request, Response, StatusCode};
+mod scripted;
+
+use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::client::Body;
+use scripted::{Server, expect};
 use serde_json::{Value, json};
-use tower_test::mock::Handle;
 use vendue_crds::GpuNodeStatus;
 use vendue_gpu_agent::publish::{PublishError, Publisher};
-
-type Server = Handle<Request<Body>, Response<Body>>;
 
 const APPLY: &str = "?&force=true&fieldManager=vendue-gpu-agent";
 
 fn fixture() -> (Publisher, Server) {
-    let (service, server) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
-    (Publisher::new(Client::new(service, "default"), "n1".to_owned()), server)
-}
-
-/// Takes one request, checks it and answers it.
-async fn expect(
-    server: &mut Server,
-    method: Method,
-    uri: &str,
-    body: Option<Value>,
-    code: u16,
-    answer: Value,
-) {
-    let (request, reply) = server.next_request().await.expect("a request");
-    assert_eq!((request.method(), request.uri().to_string().as_str()), (&method, uri));
-    if let Some(body) = body {
-        assert_eq!(request.headers()["content-type"], "application/apply-patch+yaml");
-        let bytes = request.into_body().collect().await.expect("body").to_bytes();
-        assert_eq!(serde_json::from_slice::<Value>(&bytes).expect("JSON"), body);
-    }
-    let response = Response::builder()
-        .status(StatusCode::from_u16(code).expect("code"))
-        .body(Body::from(answer.to_string().into_bytes()))
-        .expect("response");
-    reply.send_response(response);
+    let (client, server) = scripted::pair();
+    (Publisher::new(client, "n1".to_owned()), server)
 }
 
 async fn expect_node(server: &mut Server) {

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use vendue_receipts::{
     ActivitySource, AwardId, Body, BootId, Chain, DeviceId, DeviceTotals, Gap, GapReason, NodeKey, Record,
-    Used, verify_node,
+    Used, Xids, verify_node,
 };
 
 use super::{DeviceTick, Draft, Meter, Reading, Resume, Settings, Tick, Unreadable};
@@ -200,4 +200,20 @@ impl Node {
     pub fn reasons(&self, award: AwardId) -> Vec<GapReason> {
         self.gaps(award).iter().map(|gap| gap.reason).collect()
     }
+}
+
+/// A window of a device, without anything that a card may not offer.
+pub(super) fn used(award: AwardId, device: usize, t0_ms: u64, t1_ms: u64) -> Draft {
+    let body = Body::Used(Used {
+        device: name(device),
+        t0_ms,
+        t1_ms,
+        wall_ns: (t1_ms - t0_ms) * 1_000_000,
+        energy: None,
+        activity: None,
+        memory_peak_bytes: None,
+        xids: Xids::default(),
+        driver: "580.1".parse().unwrap(),
+    });
+    Draft { award, body }
 }

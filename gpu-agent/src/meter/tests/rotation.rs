@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use vendue_receipts::{AwardId, Body, BootId, Closed, Record, Used, Xids, verify_node};
+use vendue_receipts::{AwardId, Body, BootId, Closed, Record, verify_node};
 use vendue_receipts_store::{Options, StoreError};
 
 use super::memory::{Done, Memory};
-use super::{A, B, IDLE, key, name};
+use super::{A, B, IDLE, key, used};
 use crate::meter::hours::Hours;
 use crate::meter::{Draft, Store};
 
@@ -23,21 +23,6 @@ fn opened(award: AwardId) -> Draft {
 fn opened_by(award: AwardId, seed: u8) -> Draft {
     let (public_key, boot) = (key(seed).public(), BootId([1; 16]));
     Draft { award, body: Body::Opened(vendue_receipts::Opened { public_key, boot, time_ms: 0 }) }
-}
-
-fn used(award: AwardId, device: usize, t0_ms: u64, t1_ms: u64) -> Draft {
-    let body = Body::Used(Used {
-        device: name(device),
-        t0_ms,
-        t1_ms,
-        wall_ns: (t1_ms - t0_ms) * 1_000_000,
-        energy: None,
-        activity: None,
-        memory_peak_bytes: None,
-        xids: Xids::default(),
-        driver: "580.1".parse().unwrap(),
-    });
-    Draft { award, body }
 }
 
 /// Two open chains and one that is closed.

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, Closed, Equivocation, Gap, GapReason, NodeKey, Record, Used,
-    Xids, verify, verify_node,
+    AwardId, Body, BootId, Chain, ChainName, Closed, Equivocation, Gap, GapReason, NodeKey, Record, Xids,
+    verify, verify_node,
 };
 
 use super::memory::Memory;
@@ -28,18 +28,7 @@ fn opened(award: AwardId, by: &NodeKey, time_ms: u64) -> Draft {
 }
 
 fn used(award: AwardId, t0_ms: u64, t1_ms: u64) -> Draft {
-    let body = Body::Used(Used {
-        device: name(0),
-        t0_ms,
-        t1_ms,
-        wall_ns: (t1_ms - t0_ms) * 1_000_000,
-        energy: None,
-        activity: None,
-        memory_peak_bytes: None,
-        xids: Xids::default(),
-        driver: "580.1".parse().unwrap(),
-    });
-    Draft { award, body }
+    super::used(award, 0, t0_ms, t1_ms)
 }
 
 fn closed(award: AwardId, time_ms: u64) -> Draft {
