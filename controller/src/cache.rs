@@ -38,6 +38,11 @@ impl<V: Clone + PartialEq> Cache<V> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The keys of all views.
+    pub fn keys(&self) -> Vec<String> {
+        self.views.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
     /// One view.
     pub fn get(&self, namespace: &str, name: &str) -> Option<V> {
         let key = format!("{namespace}/{name}");
@@ -94,7 +99,37 @@ pub async fn feed<K, V>(
     consume(what, events, &cache, &changed, view).await;
 }
 
-async fn consume<K, V>(
+/// As [`feed`], of a kind that a cluster may be without: then there are no objects of it.
+pub async fn feed_if_served<K, V>(
+    what: &'static str,
+    api: Api<K>,
+    cache: Arc<Cache<V>>,
+    changed: Arc<Notify>,
+    view: impl Fn(&K) -> Option<V> + Send + 'static,
+) where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    V: Clone + PartialEq,
+{
+    let events = none_if_not_served(watcher(api, watcher::Config::default()).default_backoff());
+    consume(what, events, &cache, &changed, view).await;
+}
+
+/// A kind that is not there has no objects. The stream below asks for it again and again, with patience.
+fn none_if_not_served<K>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> {
+    events.flat_map(|event| {
+        let none = match &event {
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) => status.is_not_found(),
+            _ => false,
+        };
+        let empty = [Ok(watcher::Event::Init), Ok(watcher::Event::InitDone)];
+        futures::stream::iter(if none { Vec::from(empty) } else { vec![event] })
+    })
+}
+
+/// Feeds a cache until the events end.
+pub async fn consume<K, V>(
     what: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     cache: &Cache<V>,
@@ -166,5 +201,20 @@ mod tests {
         assert_eq!(cache.all(), BTreeMap::from([("ns/c".to_owned(), "3".to_owned())]));
         consume("t", feed(vec![Event::Init, Event::InitDone]), &cache, &notify, view).await;
         assert!(cache.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_served_has_no_objects_and_one_that_is_forbidden_is_not_known() {
+        let failed = |code: u16, reason: &str| {
+            let status = kube::core::Status { code, reason: reason.to_owned(), ..Default::default() };
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status))))
+        };
+        let view = |_: &ConfigMap| Some(());
+        for (code, reason, known) in [(404, "NotFound", true), (403, "Forbidden", false), (500, "", false)] {
+            let cache = Cache::default();
+            let events = none_if_not_served(futures::stream::iter([failed(code, reason)]));
+            consume("t", events, &cache, &Notify::new(), view).await;
+            assert_eq!((cache.ready(), cache.all().len()), (known, 0), "{code}");
+        }
     }
 }

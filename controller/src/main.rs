@@ -11,10 +11,11 @@
 //! secrets get, create (the order's Secret, in the Job's namespace).
 //!
 //! Provider: `awards/status` patch; `awards/finalizers` update; `provisions`, `gpunodes` get, list, watch;
-//! `provisions/status` patch; nodes, storageclasses, runtimeclasses list, watch; pods get, list, watch, create, patch, delete; services,
+//! `provisions/status` patch; nodes, storageclasses, runtimeclasses, resourceclaims list, watch; pods get, list, watch, create, patch, delete; services,
 //! persistentvolumeclaims, serviceaccounts, resourcequotas, limitranges, networkpolicies list, create, patch, delete;
 //! tokenreviews create; secrets create, and get, patch, delete for `vendue-workload`, `vendue-tokens`, `vendue-env`, `vendue-files`.
 
+mod agents;
 mod args;
 mod award;
 mod backoff;

@@ -31,6 +31,8 @@ pub struct Metrics {
     pub gpus_free: IntGauge,
     /// GPUs that awards hold.
     pub gpus_held: IntGauge,
+    /// GpuNodes that say Ready and whose agents are silent.
+    pub agents_silent: IntGauge,
     /// Seconds from a Job's creation to its entry point running.
     pub time_to_running: prometheus::Histogram,
 }
@@ -66,6 +68,10 @@ impl Metrics {
         let awards = IntGaugeVec::new(Opts::new("awards", "Awards on this host."), &["state"])?;
         let gpus_free = IntGauge::new("gpus_free", "GPUs that nobody holds or uses.")?;
         let gpus_held = IntGauge::new("gpus_held", "GPUs that awards hold.")?;
+        let agents_silent = IntGauge::new(
+            "agents_silent",
+            "GPU nodes that sell nothing because their agents are not heard.",
+        )?;
         let time_to_running = prometheus::Histogram::with_opts(histogram(
             "time_to_running_seconds",
             "Seconds from a Job's creation to its entry point running.",
@@ -81,6 +87,7 @@ impl Metrics {
         registry.register(Box::new(awards.clone()))?;
         registry.register(Box::new(gpus_free.clone()))?;
         registry.register(Box::new(gpus_held.clone()))?;
+        registry.register(Box::new(agents_silent.clone()))?;
         registry.register(Box::new(time_to_running.clone()))?;
         Ok(Self {
             registry,
@@ -94,6 +101,7 @@ impl Metrics {
             watch_errors,
             gpus_free,
             gpus_held,
+            agents_silent,
             time_to_running,
         })
     }

@@ -55,6 +55,8 @@ pub mod provision {
     pub const DUPLICATE_DEVICES: &str = "DuplicateDevices";
     /// Labels of GPU feature discovery say other than the agent of a node about its devices.
     pub const LABELS_CONTRADICT: &str = "LabelsContradict";
+    /// Agents of nodes that the Provision selects are not heard any more, and nothing of these nodes is sold.
+    pub const AGENTS_SILENT: &str = "AgentsSilent";
 }
 
 /// Conditions of a `Bid`.
@@ -181,6 +183,10 @@ pub mod reasons {
     pub const LABELS_DIFFER: &str = "LabelsDiffer";
     /// No label says other than the agent.
     pub const LABELS_AGREE: &str = "LabelsAgree";
+    /// An agent has not written its GpuNode for a minute; the message names the nodes.
+    pub const NOT_HEARD: &str = "NotHeard";
+    /// Every agent writes its GpuNode.
+    pub const HEARD: &str = "Heard";
     /// Awards hold capacity.
     pub const IN_USE: &str = "InUse";
     /// No award holds capacity.

@@ -33,6 +33,13 @@ pub const MANAGER_AUCTION: &str = "vendue-auction/bridge";
 pub const MANAGER_RELAY: &str = "vendue-auction/relay";
 /// Field manager of the agent.
 pub const MANAGER_AGENT: &str = "vendue-gpu-agent";
+/// Keys of the taints that the agent puts on its node while a GPU is in trouble, in order; their effect is [`TAINT_EFFECT`]. Pods
+/// of awards tolerate them, and the admission policy of the chart lets the agent change no others.
+pub const TAINTS: [&str; 3] = ["vendue.dev/ecc", "vendue.dev/thermal", "vendue.dev/xid"];
+/// What becomes of Pods that do not tolerate one of [`TAINTS`]: they are not placed there, and those that run go on.
+pub const TAINT_EFFECT: &str = "NoSchedule";
+/// NVIDIA's driver of dynamic resource allocation: each of its devices is a GPU or a slice of one.
+pub const NVIDIA_DRA_DRIVER: &str = "gpu.nvidia.com";
 /// Service account of the agent on the nodes.
 pub const AGENT_ACCOUNT: &str = "vendue-gpu-agent";
 /// Service account of the auction sidecar.

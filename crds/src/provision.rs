@@ -116,7 +116,7 @@ pub struct IsolationSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ProvisionStatus {
-    /// conditions: Ready, Advertised, Leased, DuplicateDevices, LabelsContradict.
+    /// conditions: Ready, Advertised, Leased, DuplicateDevices, LabelsContradict, AgentsSilent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -23,7 +23,7 @@ pub struct Transition {
     pub warning: bool,
 }
 
-const WARNINGS: [&str; 18] = [
+const WARNINGS: [&str; 19] = [
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
     reasons::NO_FEASIBLE_BID,
@@ -42,6 +42,7 @@ const WARNINGS: [&str; 18] = [
     reasons::FINGERPRINT_CHANGED,
     reasons::SAME_UUID,
     reasons::LABELS_DIFFER,
+    reasons::NOT_HEARD,
 ];
 
 /// Transitions from `before` to `after`, in the order of `after`.
@@ -62,7 +63,7 @@ pub fn transitions(before: &[Condition], after: &[Condition]) -> Vec<Transition>
 }
 
 /// Every reason that may become a label of a metric; others come from a newer or foreign winner.
-const KNOWN: [&str; 45] = [
+const KNOWN: [&str; 47] = [
     reasons::VALID,
     reasons::INVALID_SPEC,
     reasons::REFERENCE_NOT_FOUND,
@@ -108,6 +109,8 @@ const KNOWN: [&str; 45] = [
     reasons::UNIQUE,
     reasons::LABELS_DIFFER,
     reasons::LABELS_AGREE,
+    reasons::NOT_HEARD,
+    reasons::HEARD,
 ];
 
 /// The reason as a label: itself when it is known, else "other".

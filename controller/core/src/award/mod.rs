@@ -10,6 +10,7 @@ pub mod objects;
 pub mod plan;
 pub mod ray_job;
 pub mod sizes;
+pub(crate) mod taints;
 pub mod usage;
 
 use vendue_crds::conditions::{self, award as cond};

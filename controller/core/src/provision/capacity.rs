@@ -1,14 +1,16 @@
 //! What is free, by node.
 //!
 //! Inputs: a [`Snapshot`] and a Provision's spec. Outputs: free capacity of each node that the Provision selects.
-//! Invariant: free = what is healthy, probed (or accepted without), advertised and reported by no other node, minus holds of
-//! awards, minus requests of every other Pod, minus the room that the next award's head needs; never negative.
+//! Invariant: free = what is healthy, probed (or accepted without), advertised and reported by no other node, on a node whose
+//! agent is heard, minus holds of awards, minus requests of every other Pod, minus the room that the next award's head needs;
+//! never negative.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use vendue_crds::{FreeNode, ProvisionSpec};
 
 use super::duplicates::Duplicates;
+use super::pods::ClaimedGpus;
 use super::view::{GpuNodeView, NodeView, Snapshot};
 use crate::award::sizes::{HEAD_CPU_MILLIS, HEAD_DISK_MIB, HEAD_MEMORY_MIB};
 
@@ -47,22 +49,28 @@ pub fn select<'a>(snapshot: &'a Snapshot, spec: &ProvisionSpec) -> Selected<'a> 
 /// Free capacity of every node that the Provision selects; nodes with nothing free are listed with zero.
 pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
     let duplicates = Duplicates::of(snapshot);
+    let (all_taken, nothing) = (taken(snapshot), Taken::default());
     let free = |(name, node, gpus): &(&str, &NodeView, &GpuNodeView)| {
         let counted = gpus.counted(spec);
         let (model, _) = counted.first()?;
-        let taken = taken(snapshot, name);
+        let taken = all_taken.get(name).unwrap_or(&nothing);
         let (there, taken_gpus) = in_question(gpus, spec, counted.len() as u32, taken.gpus);
         let doubtful = u32::try_from(duplicates.doubtful(snapshot, name)).unwrap_or(u32::MAX);
         let sound = there.saturating_sub(doubtful);
-        let sellable = if node.usable && gpus.ready { node.gpus.min(sound) } else { 0 };
+        let trusted = node.usable && gpus.ready && !taken.unknown && !snapshot.silent.contains(*name);
+        let sellable = if trusted { node.gpus.min(sound) } else { 0 };
         Some(FreeNode {
             node: (*name).to_owned(),
             model: model.clone(),
             gpu_memory_mib: signed(counted.iter().map(|(_, mib)| *mib).min().unwrap_or(0)),
             gpus: i32::try_from(u64::from(sellable).saturating_sub(taken_gpus)).unwrap_or(i32::MAX),
-            cpu_millis: signed(node.cpu_millis.saturating_sub(taken.cpu_millis + HEAD_CPU_MILLIS)),
-            memory_mib: signed(node.memory_mib.saturating_sub(taken.memory_mib + HEAD_MEMORY_MIB)),
-            disk_mib: signed(node.disk_mib.saturating_sub(taken.disk_mib + HEAD_DISK_MIB)),
+            cpu_millis: signed(
+                node.cpu_millis.saturating_sub(taken.cpu_millis.saturating_add(HEAD_CPU_MILLIS)),
+            ),
+            memory_mib: signed(
+                node.memory_mib.saturating_sub(taken.memory_mib.saturating_add(HEAD_MEMORY_MIB)),
+            ),
+            disk_mib: signed(node.disk_mib.saturating_sub(taken.disk_mib.saturating_add(HEAD_DISK_MIB))),
             fingerprint: gpus.known.fingerprint.clone(),
         })
     };
@@ -84,36 +92,57 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-#[derive(Default)]
+/// What is taken of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Taken {
     gpus: u64,
     cpu_millis: u64,
     memory_mib: u64,
     disk_mib: u64,
+    /// Whether a Pod has a claim of which nobody knows the devices.
+    unknown: bool,
 }
 
-fn taken(snapshot: &Snapshot, node: &str) -> Taken {
-    let mut sum = Taken::default();
+/// What is taken of each node of which anything is.
+fn taken(snapshot: &Snapshot) -> HashMap<&str, Taken> {
+    let mut all: HashMap<&str, Taken> = HashMap::new();
+    let mut claims: BTreeSet<(&str, &str)> = BTreeSet::new();
     // Pods of an award that holds are counted through the hold, which is there before the Pods are.
     let holding: BTreeSet<&str> = snapshot.holds.iter().map(|h| h.award_id.as_str()).collect();
-    for pod in snapshot.pods.iter().filter(|p| p.node == node) {
+    for pod in &snapshot.pods {
         if pod.award_id.as_deref().is_some_and(|id| holding.contains(id)) {
             continue;
         }
-        sum.gpus += u64::from(pod.gpus);
+        let sum = all.entry(&pod.node).or_default();
+        sum.gpus = sum.gpus.saturating_add(u64::from(pod.gpus));
         sum.cpu_millis = sum.cpu_millis.saturating_add(pod.cpu_millis);
         sum.memory_mib = sum.memory_mib.saturating_add(pod.memory_mib);
         sum.disk_mib = sum.disk_mib.saturating_add(pod.disk_mib);
-    }
-    for hold in &snapshot.holds {
-        for devices in hold.devices.iter().filter(|d| d.node == node) {
-            let workers = u64::try_from(devices.workers).unwrap_or(0);
-            let of = |each: u64, head: u64| each.saturating_mul(workers).saturating_add(head);
-            sum.gpus += u64::try_from(devices.gpus).unwrap_or(0);
-            sum.cpu_millis = sum.cpu_millis.saturating_add(of(hold.cpu_millis_per_worker, HEAD_CPU_MILLIS));
-            sum.memory_mib = sum.memory_mib.saturating_add(of(hold.memory_mib_per_worker, HEAD_MEMORY_MIB));
-            sum.disk_mib = sum.disk_mib.saturating_add(of(hold.disk_mib_per_worker, HEAD_DISK_MIB));
+        sum.unknown |= pod.unnamed_claim;
+        // Pods may share a claim.
+        for claim in pod.claims.iter().filter(|claim| claims.insert((&pod.node, claim))) {
+            match snapshot.claims.get(claim) {
+                Some(ClaimedGpus::Devices(gpus)) => sum.gpus = sum.gpus.saturating_add(u64::from(*gpus)),
+                Some(ClaimedGpus::Unknown) | None => sum.unknown = true,
+            }
         }
     }
-    sum
+    for (hold, devices) in snapshot.holds.iter().flat_map(|hold| hold.devices.iter().map(move |d| (hold, d)))
+    {
+        let sum = all.entry(&devices.node).or_default();
+        let workers = u64::try_from(devices.workers).unwrap_or(0);
+        let of = |each: u64, head: u64| each.saturating_mul(workers).saturating_add(head);
+        sum.gpus = sum.gpus.saturating_add(u64::try_from(devices.gpus).unwrap_or(0));
+        sum.cpu_millis = sum.cpu_millis.saturating_add(of(hold.cpu_millis_per_worker, HEAD_CPU_MILLIS));
+        sum.memory_mib = sum.memory_mib.saturating_add(of(hold.memory_mib_per_worker, HEAD_MEMORY_MIB));
+        sum.disk_mib = sum.disk_mib.saturating_add(of(hold.disk_mib_per_worker, HEAD_DISK_MIB));
+    }
+    all
+}
+
+/// Those of the nodes where a Pod has a claim of which nobody knows the devices.
+pub(super) fn unknown_claims<'a>(snapshot: &Snapshot, selected: &Selected<'a>) -> Vec<&'a str> {
+    let taken = taken(snapshot);
+    let names = selected.nodes.iter().map(|(name, ..)| *name);
+    names.filter(|name| taken.get(name).is_some_and(|taken| taken.unknown)).collect()
 }

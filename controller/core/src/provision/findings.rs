@@ -12,6 +12,8 @@ use vendue_market::{Digest, tagged_hash};
 use super::capacity::Selected;
 use super::duplicates::Duplicates;
 use super::labels;
+use super::plan::named;
+use super::silence::SILENT_AFTER;
 use super::view::Snapshot;
 
 /// Most sentences about labels in a message.
@@ -38,14 +40,20 @@ pub(super) fn note(
 ) {
     let nodes: Vec<&str> = selected.nodes.iter().map(|(name, ..)| *name).collect();
     let doubts = [
-        (cond::DUPLICATE_DEVICES, reasons::SAME_UUID, Duplicates::of(snapshot).message(&nodes)),
-        (cond::LABELS_CONTRADICT, reasons::LABELS_DIFFER, contradictions(selected)),
+        (
+            (cond::DUPLICATE_DEVICES, reasons::SAME_UUID, Duplicates::of(snapshot).message(&nodes)),
+            (reasons::UNIQUE, "no device is reported by another node too"),
+        ),
+        (
+            (cond::LABELS_CONTRADICT, reasons::LABELS_DIFFER, contradictions(selected)),
+            (reasons::LABELS_AGREE, "no label says other than the agents"),
+        ),
+        (
+            (cond::AGENTS_SILENT, reasons::NOT_HEARD, silence(snapshot, selected)),
+            (reasons::HEARD, "the agents of all nodes are heard"),
+        ),
     ];
-    for (type_, reason, doubt) in doubts {
-        let (cleared, none) = match type_ {
-            cond::DUPLICATE_DEVICES => (reasons::UNIQUE, "no device is reported by another node too"),
-            _ => (reasons::LABELS_AGREE, "no label says other than the agents"),
-        };
+    for ((type_, reason, doubt), (cleared, none)) in doubts {
         let new = match doubt {
             Some(message) => condition(type_, true, reason, message, generation, now),
             None if find(conditions, type_).is_none() => continue,
@@ -72,6 +80,21 @@ fn contradictions(selected: &Selected<'_>) -> Option<String> {
     };
     let named: Vec<String> = told.into_iter().take(MAX_NAMED).collect();
     (!named.is_empty()).then(|| format!("{}{more}", named.join("; ")))
+}
+
+/// The nodes that would be sold if their agents were heard. Of one that is not Ready its GpuNode says why nothing is sold.
+fn silence(snapshot: &Snapshot, selected: &Selected<'_>) -> Option<String> {
+    let silent: Vec<&str> = selected
+        .nodes
+        .iter()
+        .filter(|(name, _, gpus)| gpus.ready && snapshot.silent.contains(*name))
+        .map(|(name, ..)| *name)
+        .collect();
+    let text = || {
+        let (seconds, nodes) = (SILENT_AFTER.as_secs(), named(&silent));
+        format!("not heard for {seconds} s, and nothing is sold of: {nodes}; what is held there goes on")
+    };
+    (!silent.is_empty()).then(text)
 }
 
 #[cfg(test)]
@@ -132,6 +155,39 @@ mod tests {
         label(&mut snapshot, "2");
         let after = seen(&mut provision, &snapshot, cond::LABELS_CONTRADICT);
         assert_eq!(after, says("False", reasons::LABELS_AGREE, "no label says other than the agents"));
+    }
+
+    #[test]
+    fn of_a_node_whose_agent_is_silent_nothing_is_sold() {
+        let (mut provision, mut snapshot) =
+            (mk_provision(), mk_snapshot(&[("a", "H100", 2), ("b", "H100", 4)]));
+        let free = |snapshot: &Snapshot| plan(&mk_provision(), snapshot, at(1)).status.free_gpus;
+        assert_eq!(seen(&mut provision, &snapshot, cond::AGENTS_SILENT), None);
+        assert_eq!(free(&snapshot), 6);
+        snapshot.silent.insert("a".into());
+        let plan = plan(&provision, &snapshot, at(1));
+        assert_eq!((plan.status.total_gpus, plan.status.free_gpus), (6, 4));
+        assert_eq!(plan.status.free.iter().map(|n| n.gpus).collect::<Vec<_>>(), [0, 4]);
+        let text = "not heard for 60 s, and nothing is sold of: a; what is held there goes on";
+        let event = plan.transitions.iter().find(|t| t.condition == cond::AGENTS_SILENT).unwrap();
+        assert_eq!((event.warning, event.message.as_str()), (true, text));
+        let found = seen(&mut provision, &snapshot, cond::AGENTS_SILENT);
+        assert_eq!(found, says("True", reasons::NOT_HEARD, text));
+        // One that says itself that it is not Ready is told of by its GpuNode.
+        snapshot.gpu_nodes.get_mut("a").unwrap().ready = false;
+        let after = seen(&mut provision, &snapshot, cond::AGENTS_SILENT);
+        assert_eq!(after, says("False", reasons::HEARD, "the agents of all nodes are heard"));
+        assert_eq!(free(&snapshot), 4);
+    }
+
+    #[test]
+    fn many_silent_agents_make_a_bounded_message() {
+        let names: Vec<String> = (0..40).map(|n| format!("n{n:02}")).collect();
+        let nodes: Vec<(&str, &str, u32)> = names.iter().map(|n| (n.as_str(), "H100", 1)).collect();
+        let mut snapshot = mk_snapshot(&nodes);
+        snapshot.silent = names.iter().cloned().collect();
+        let text = silence(&snapshot, &select(&snapshot, &mk_provision_spec())).unwrap();
+        assert!(text.contains("n00, n01, ") && text.contains("n31 and 8 more; what"), "{text}");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{condition, provision as cond, reasons, set};
-use vendue_crds::{HeldCapacity, Provision, ProvisionSpec, ProvisionStatus};
+use vendue_crds::{FreeNode, HeldCapacity, Provision, ProvisionSpec, ProvisionStatus};
 
-use super::capacity::{free_nodes, select};
+use super::capacity::{Selected, free_nodes, select, unknown_claims};
 use super::findings;
 use super::view::Snapshot;
 use crate::cidr::Cidr;
@@ -17,6 +17,8 @@ use crate::transition::{Transition, transitions};
 
 /// Most classes that a message names.
 const MAX_CLASSES: usize = 16;
+/// Most nodes that a message names.
+const MAX_NODES: usize = 32;
 /// Most entries of a list in the status.
 const MAX_LIST: usize = 1024;
 
@@ -44,8 +46,9 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
         provision.metadata.name.clone().unwrap_or_default(),
     );
     let selected = select(snapshot, &provision.spec);
-    let mut free = free_nodes(snapshot, &provision.spec);
-    free.truncate(MAX_LIST);
+    let free = free_nodes(snapshot, &provision.spec);
+    let free_gpus = free.iter().fold(0i32, |sum, node| sum.saturating_add(node.gpus));
+    let free = most_free(free, MAX_LIST);
     let mut held: Vec<HeldCapacity> = snapshot
         .holds
         .iter()
@@ -58,13 +61,12 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
     held.sort_by(|a, b| a.award_id.cmp(&b.award_id));
     held.truncate(MAX_LIST);
     let total: usize = selected.nodes.iter().map(|(_, _, g)| g.counted(&provision.spec).len()).sum();
-    let unprobed = unprobed(&provision.spec, snapshot);
 
     let (ready, reason, message) = match unsound(provision, snapshot) {
         Some((reason, message)) => (false, reason, message),
-        None => ready(total, selected.nodes.len(), &selected.mixed, unprobed),
+        None => ready(total, selected.nodes.len(), left_out(snapshot, &provision.spec, &selected)),
     };
-    let leased: i32 = held.iter().map(|h| h.gpus).sum();
+    let leased = held.iter().fold(0i32, |sum, h| sum.saturating_add(h.gpus));
     let lease_reason = if held.is_empty() { reasons::IDLE } else { reasons::IN_USE };
     let lease_text = format!("{} awards hold {leased} GPUs", held.len());
     let mut after = before.clone();
@@ -78,13 +80,26 @@ pub fn plan(provision: &Provision, snapshot: &Snapshot, now: Timestamp) -> Plan 
         conditions: after,
         observed_generation: generation,
         total_gpus: i32::try_from(total).unwrap_or(i32::MAX),
-        free_gpus: free.iter().map(|n| n.gpus).sum(),
+        free_gpus,
         free,
         fingerprint: findings::fingerprint(&selected),
         held,
         exclusions: Vec::new(),
     };
     Plan { status, transitions }
+}
+
+/// The nodes with the most free GPUs, as many as the list may have, in the order that they were in: bids come from the list, and
+/// a node that is left out sells nothing.
+fn most_free(mut nodes: Vec<FreeNode>, limit: usize) -> Vec<FreeNode> {
+    if nodes.len() > limit {
+        let mut order: Vec<usize> = (0..nodes.len()).collect();
+        order.sort_by_key(|index| std::cmp::Reverse(nodes.get(*index).map_or(0, |node| node.gpus)));
+        let kept: BTreeSet<usize> = order.into_iter().take(limit).collect();
+        let mut index = 0..;
+        nodes.retain(|_| index.next().is_some_and(|index| kept.contains(&index)));
+    }
+    nodes
 }
 
 /// What is wrong with the spec in this cluster. What an award cannot run with must not be sold.
@@ -131,15 +146,37 @@ fn unprobed(spec: &ProvisionSpec, snapshot: &Snapshot) -> usize {
     nodes.flat_map(|(_, gpus)| &gpus.unprobed).filter(|(model, _)| offered(model)).count()
 }
 
-fn ready(gpus: usize, nodes: usize, mixed: &[&str], unprobed: usize) -> (bool, &'static str, String) {
-    let mut left_out = match mixed {
-        [] => String::new(),
-        _ => format!("; left out because their GPUs are of several models: {}", mixed.join(", ")),
-    };
-    if unprobed > 0 {
-        let text = format!("; {unprobed} GPUs were not probed, and spec.acceptUnprobed is not true");
-        left_out.push_str(&text);
+/// What is not sold although the Provision selects it, and why.
+fn left_out(snapshot: &Snapshot, spec: &ProvisionSpec, selected: &Selected<'_>) -> String {
+    let mut text = String::new();
+    if !selected.mixed.is_empty() {
+        let mixed = named(&selected.mixed);
+        text.push_str(&format!("; left out because their GPUs are of several models: {mixed}"));
     }
+    let unprobed = unprobed(spec, snapshot);
+    if unprobed > 0 {
+        text.push_str(&format!("; {unprobed} GPUs were not probed, and spec.acceptUnprobed is not true"));
+    }
+    let unknown = unknown_claims(snapshot, selected);
+    if !unknown.is_empty() {
+        let unknown = named(&unknown);
+        text.push_str(&format!(
+            "; nothing is free where the devices of a Pod's claim are not known: {unknown}"
+        ));
+    }
+    text
+}
+
+/// The first nodes, and how many more there are.
+pub(super) fn named(nodes: &[&str]) -> String {
+    let more = match nodes.len().saturating_sub(MAX_NODES) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("{}{more}", nodes.get(..MAX_NODES).unwrap_or(nodes).join(", "))
+}
+
+fn ready(gpus: usize, nodes: usize, left_out: String) -> (bool, &'static str, String) {
     match gpus {
         0 => (false, reasons::NO_GPUS, format!("no node reports a healthy GPU that spec selects{left_out}")),
         _ => (true, reasons::GPUS_REPORTED, format!("{gpus} GPUs on {nodes} nodes{left_out}")),

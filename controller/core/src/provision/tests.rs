@@ -1,6 +1,6 @@
 //! Capacity: what is free, what is given out, and that nothing is given out twice.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use proptest::prelude::*;
 use vendue_crds::conditions::{find, provision as cond, reasons};
@@ -18,7 +18,7 @@ fn pod_of(node: &str, award: Option<&str>, gpus: u32) -> PodUse {
         gpus,
         cpu_millis: 1000,
         memory_mib: 1024,
-        disk_mib: 0,
+        ..PodUse::default()
     }
 }
 
@@ -44,6 +44,40 @@ fn counts_holds_once_and_other_pods_by_themselves() {
     assert_eq!(free.gpus, 2);
     let taken = 2 * 1000 + (2 * 500 + sizes::HEAD_CPU_MILLIS as i64);
     assert_eq!(free.cpu_millis, 64_000 - sizes::HEAD_CPU_MILLIS as i64 - taken);
+}
+
+#[test]
+fn claims_count_once_and_one_that_is_not_known_blocks_its_node() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 8), ("n2", "H100", 8)]);
+    let with_claims = |claims: &[&str], gpus| PodUse {
+        claims: claims.iter().map(|name| (*name).to_owned()).collect(),
+        ..pod_of("n1", None, gpus)
+    };
+    let free = |snapshot: &Snapshot| -> Vec<i32> {
+        free_nodes(snapshot, &mk_provision_spec()).iter().map(|n| n.gpus).collect()
+    };
+    snapshot.claims.insert("ns/two".into(), ClaimedGpus::Devices(2));
+    snapshot.claims.insert("ns/nic".into(), ClaimedGpus::Devices(0));
+    // Two Pods share a claim; one has GPUs from the device plugin too.
+    snapshot.pods.push(with_claims(&["ns/two", "ns/nic"], 0));
+    snapshot.pods.push(with_claims(&["ns/two"], 1));
+    assert_eq!(free(&snapshot), [5, 8]);
+    let known = snapshot.clone();
+    let metadata = ObjectMeta::default();
+    for (claims, unnamed, view) in [
+        (&["ns/late"][..], false, Some(ClaimedGpus::Unknown)),
+        (&["ns/late"][..], false, None),
+        (&[][..], true, None),
+    ] {
+        let mut snapshot = known.clone();
+        snapshot.claims.extend(view.map(|view| ("ns/late".to_owned(), view)));
+        snapshot.pods.push(PodUse { unnamed_claim: unnamed, ..with_claims(claims, 0) });
+        assert_eq!(free(&snapshot), [0, 8], "{claims:?} {view:?}");
+        let provision = Provision { metadata: metadata.clone(), spec: mk_provision_spec(), status: None };
+        let status = plan(&provision, &snapshot, at(1)).status;
+        let text = "16 GPUs on 2 nodes; nothing is free where the devices of a Pod's claim are not known: n1";
+        assert_eq!(find(&status.conditions, cond::READY).unwrap().message, text);
+    }
 }
 
 #[test]
@@ -217,6 +251,25 @@ fn the_status_says_it_all() {
     assert_eq!(none.status.total_gpus, 0);
 }
 
+/// A list of a thousand nodes that are full would keep the next ones from being sold.
+#[test]
+fn of_many_nodes_those_with_free_gpus_are_listed() {
+    let names: Vec<String> = (0..1500).map(|n| format!("n{n:04}")).collect();
+    let nodes: Vec<(&str, &str, u32)> = names.iter().map(|n| (n.as_str(), "H100", 8)).collect();
+    let mut snapshot = mk_snapshot(&nodes);
+    for name in &names[..1100] {
+        snapshot.pods.push(pod_of(name, None, if name == "n0007" { 7 } else { 8 }));
+    }
+    let provision = Provision { metadata: ObjectMeta::default(), spec: mk_provision_spec(), status: None };
+    let status = plan(&provision, &snapshot, at(1)).status;
+    assert_eq!((status.total_gpus, status.free_gpus, status.free.len()), (12_000, 3201, 1024));
+    assert_eq!(status.free.iter().map(|node| node.gpus).sum::<i32>(), 3201);
+    assert!(status.free.is_sorted_by(|a, b| a.node < b.node), "in the order of their names");
+    assert!(
+        status.free.iter().any(|node| node.node == "n0007") && status.free.last().unwrap().node == "n1499"
+    );
+}
+
 #[test]
 fn what_an_award_cannot_run_with_is_not_sold() {
     let mut snapshot = mk_snapshot(&[("n1", "H100", 4)]);
@@ -256,21 +309,16 @@ fn views_read_what_kubernetes_writes() {
     .unwrap();
     let view = node_view(&node);
     assert_eq!((view.usable, view.gpus, view.cpu_millis, view.memory_mib), (true, 4, 1930, 8000));
-    let pod = |phase: &str| -> Pod {
-        serde_json::from_value(serde_json::json!({
-            "metadata": { "name": "p" },
-            "spec": { "nodeName": "n1",
-                "initContainers": [{ "name": "i", "resources": { "requests": { "cpu": "2" } } }],
-                "containers": [
-                    { "name": "a", "resources": { "limits": { "nvidia.com/gpu": "2" }, "requests": { "cpu": "100m" } } },
-                    { "name": "b", "resources": { "requests": { "memory": "1Gi" } } }] },
-            "status": { "phase": phase }
-        }))
-        .unwrap()
+    let tainted = |key: &str, effect: &str| {
+        let mut node = node.clone();
+        let taint = serde_json::json!({ "key": key, "effect": effect });
+        node.spec.get_or_insert_default().taints = Some(vec![serde_json::from_value(taint).unwrap()]);
+        node_view(&node).usable
     };
-    let used = pod_use(&pod("Running")).unwrap();
-    assert_eq!((used.gpus, used.cpu_millis, used.memory_mib), (2, 2000, 1024));
-    assert_eq!(pod_use(&pod("Succeeded")), None);
+    // Pods of awards tolerate what the agent says of its node, and the taint of GPU nodes.
+    assert!(tainted("vendue.dev/xid", "NoSchedule") && tainted("nvidia.com/gpu", "NoSchedule"));
+    assert!(!tainted("dedicated", "NoSchedule") && !tainted("dedicated", "NoExecute"));
+    assert!(tainted("dedicated", "PreferNoSchedule"));
 }
 
 proptest! {

@@ -5,24 +5,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::api::core::v1::Node;
 use vendue_crds::conditions::{self, award as cond, probe_reasons};
 use vendue_crds::{
     Award, AwardSide, GpuDevice, GpuHealth, GpuNode, HeldDevices, ProbeResult, Provision, ProvisionSpec,
-    names,
 };
 
 use super::GPU_RESOURCE;
 use super::known::Known;
-use crate::quantity::{count, mib_available, mib_requested, millis_available, millis_requested};
+use super::pods::{ClaimedGpus, PodUse};
+use crate::award::taints::repels;
+use crate::quantity::{count, mib_available, millis_available};
 
 /// What a node can give.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeView {
     /// Labels, for node selectors.
     pub labels: BTreeMap<String, String>,
-    /// Whether new Pods can be placed: the node is Ready and not cordoned.
+    /// Whether Pods of awards can be placed: the node is Ready, not cordoned, and has no taint that they do not tolerate.
     pub usable: bool,
     /// GPUs that the device plugin advertises.
     pub gpus: u32,
@@ -55,23 +55,6 @@ impl GpuNodeView {
         let unprobed = if spec.accept_unprobed == Some(true) { self.unprobed.as_slice() } else { &[] };
         self.devices.iter().chain(unprobed).collect()
     }
-}
-
-/// What a Pod takes from its node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodUse {
-    /// Node that the Pod is bound to.
-    pub node: String,
-    /// Award that the Pod belongs to.
-    pub award_id: Option<String>,
-    /// GPUs requested.
-    pub gpus: u32,
-    /// CPU requested, thousandths of a core.
-    pub cpu_millis: u64,
-    /// Memory requested, MiB.
-    pub memory_mib: u64,
-    /// Ephemeral storage requested, MiB.
-    pub disk_mib: u64,
 }
 
 /// What an award holds.
@@ -126,8 +109,12 @@ pub struct Snapshot {
     pub nodes: BTreeMap<String, NodeView>,
     /// GPUs by node name.
     pub gpu_nodes: BTreeMap<String, GpuNodeView>,
+    /// Nodes whose agents are not heard any more.
+    pub silent: BTreeSet<String>,
     /// Pods that are bound and have not ended.
     pub pods: Vec<PodUse>,
+    /// ResourceClaims by `namespace/name`.
+    pub claims: BTreeMap<String, ClaimedGpus>,
     /// Holds of awards.
     pub holds: Vec<Hold>,
     /// Names of the storage classes.
@@ -144,10 +131,12 @@ pub fn node_view(node: &Node) -> NodeView {
     let ready = status
         .and_then(|s| s.conditions.as_ref())
         .is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    let cordoned = node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false);
+    let spec = node.spec.as_ref();
+    let cordoned = spec.and_then(|s| s.unschedulable).unwrap_or(false);
+    let repelled = spec.and_then(|s| s.taints.as_ref()).is_some_and(|taints| taints.iter().any(repels));
     NodeView {
         labels: node.metadata.labels.clone().unwrap_or_default(),
-        usable: ready && !cordoned,
+        usable: ready && !cordoned && !repelled,
         gpus: get(GPU_RESOURCE).map_or(0, count),
         cpu_millis: get("cpu").map_or(0, millis_available),
         memory_mib: get("memory").map_or(0, mib_available),
@@ -173,37 +162,6 @@ pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
             .unwrap_or(u32::MAX),
         known: Known::from(status),
     }
-}
-
-/// The view of a Pod; `None` when it takes nothing (not bound, or ended).
-pub fn pod_use(pod: &Pod) -> Option<PodUse> {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
-    if matches!(phase, "Succeeded" | "Failed") {
-        return None;
-    }
-    let spec = pod.spec.as_ref()?;
-    let node = spec.node_name.clone()?;
-    // As the scheduler counts: the sum of the containers, or the largest init container where that is more.
-    let sum = |key: &str, f: fn(&Quantity) -> u64| -> u64 {
-        let containers: u64 = spec.containers.iter().map(|c| request(c, key, f)).sum();
-        let init = spec.init_containers.iter().flatten().map(|c| request(c, key, f)).max().unwrap_or(0);
-        containers.max(init)
-    };
-    Some(PodUse {
-        node,
-        award_id: pod.metadata.labels.as_ref().and_then(|l| l.get(names::AWARD_ID)).cloned(),
-        gpus: u32::try_from(sum(GPU_RESOURCE, |q| u64::from(count(q)))).unwrap_or(u32::MAX),
-        cpu_millis: sum("cpu", millis_requested),
-        memory_mib: sum("memory", mib_requested),
-        disk_mib: sum("ephemeral-storage", mib_requested),
-    })
-}
-
-fn request(container: &Container, key: &str, f: fn(&Quantity) -> u64) -> u64 {
-    let Some(resources) = &container.resources else { return 0 };
-    let of = |map: &Option<BTreeMap<String, Quantity>>| map.as_ref().and_then(|m| m.get(key)).map(f);
-    // An extended resource with only a limit is requested at its limit.
-    of(&resources.requests).or_else(|| of(&resources.limits)).unwrap_or(0)
 }
 
 /// The hold of an award; `None` when it holds nothing.

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{
     HTTPGetAction, KeyToPath, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
     ObjectFieldSelector, PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, Probe,
     ResourceRequirements, SeccompProfile, SecretEnvSource, SecretKeySelector, SecretVolumeSource,
-    SecurityContext, TCPSocketAction, Toleration, Volume, VolumeMount,
+    SecurityContext, TCPSocketAction, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -21,6 +21,7 @@ use super::data::{ENV_SECRET, FILES_SECRET, VOLUME_CLAIM};
 use super::policy::SERVICE_ACCOUNT;
 use super::{Parts, meta};
 use crate::award::sizes;
+use crate::award::taints::tolerations;
 use crate::provision::GPU_RESOURCE;
 
 /// Name of the head Pod.
@@ -119,11 +120,7 @@ fn pod(
         enable_service_links: Some(false),
         runtime_class_name: parts.terms.isolation.runtime_class_name.clone(),
         affinity: Some(on_node(parts.node)),
-        tolerations: Some(vec![Toleration {
-            key: Some(GPU_RESOURCE.to_owned()),
-            operator: Some("Exists".to_owned()),
-            ..Toleration::default()
-        }]),
+        tolerations: Some(tolerations()),
         // Checkpoints are on the volume; nothing needs a long farewell.
         termination_grace_period_seconds: Some(2),
         security_context: Some(PodSecurityContext {

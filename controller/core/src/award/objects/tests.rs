@@ -70,6 +70,22 @@ fn only_workers_get_gpus_and_all_are_on_the_node() {
     });
 }
 
+/// A Pod that is made anew after the agent has tainted the node has to get to the devices that its award holds.
+#[test]
+fn pods_tolerate_what_the_agent_says_of_its_node() {
+    with_parts(&mk_terms(), |parts| {
+        for pod in [json(&head(parts)), json(&worker(parts, 0))] {
+            let expected = serde_json::json!([
+                { "key": "nvidia.com/gpu", "operator": "Exists" },
+                { "key": "vendue.dev/ecc", "operator": "Exists", "effect": "NoSchedule" },
+                { "key": "vendue.dev/thermal", "operator": "Exists", "effect": "NoSchedule" },
+                { "key": "vendue.dev/xid", "operator": "Exists", "effect": "NoSchedule" },
+            ]);
+            assert_eq!(pod["spec"]["tolerations"], expected);
+        }
+    });
+}
+
 #[test]
 fn secrets_are_not_in_the_pods() {
     with_parts(&mk_terms(), |parts| {
