@@ -21,7 +21,7 @@ use vendue_crds::conditions::{self, condition, gpu_node};
 use crate::inventory::NodeInventory;
 
 /// The driver whose devices are compared.
-const DRIVER: &str = "gpu.nvidia.com";
+const DRIVER: &str = vendue_crds::names::NVIDIA_DRA_DRIVER;
 /// Memory may differ by one part in so many: drivers differ in what they count as reserved.
 const MEMORY_TOLERANCE: u64 = 50;
 /// Longest message; what is longer is cut.

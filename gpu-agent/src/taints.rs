@@ -1,7 +1,7 @@
 //! Taints of the node that tell schedulers of GPUs in trouble.
 //!
 //! * Inputs: what is judged of the devices, the Node as the API server has it. Output: the Node's taints.
-//! * Invariants: of the Node only taints with the keys of [`KEYS`] are ever changed; a Node that somebody else changes at the
+//! * Invariants: of the Node only taints with the keys of [`names::TAINTS`] are ever changed; a Node that somebody else changes at the
 //!   same time is read again first.
 //!
 //! | key | value | when |
@@ -18,16 +18,10 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
-use vendue_crds::names;
+use vendue_crds::names::{self, TAINT_EFFECT as EFFECT, TAINTS as KEYS};
 
 use crate::health::judge::{Cause, Judge};
 use crate::inventory::NodeInventory;
-
-/// Keys of the taints that are this agent's.
-pub const KEYS: [&str; 3] = ["vendue.dev/ecc", "vendue.dev/thermal", "vendue.dev/xid"];
-
-/// What becomes of Pods that do not tolerate a taint: they are not placed here.
-const EFFECT: &str = "NoSchedule";
 
 /// Longest wait for the API server.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -67,6 +67,24 @@ fn the_admission_policy_allows_these_labels_and_no_others() {
     assert_eq!(named, BTreeSet::from(KEYS));
 }
 
+/// Its taints too: those of the agent are those that Pods of awards tolerate and that the policy allows.
+#[test]
+fn the_admission_policy_allows_the_agents_taints_and_no_others() {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/vendue/templates/admission.yaml");
+    let text = std::fs::read_to_string(chart).expect("the chart");
+    let named: BTreeSet<&str> = text.split('\'').filter(|part| part.starts_with("vendue.dev/")).collect();
+    assert_eq!(named, BTreeSet::from(vendue_crds::names::TAINTS));
+    let values = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/vendue/values.yaml");
+    let values = std::fs::read_to_string(values).expect("the chart's values");
+    let message = text.lines().find(|line| line.contains("only taints with the keys")).expect("a message");
+    for key in vendue_crds::names::TAINTS {
+        assert!(message.contains(key), "{key}: not in {message}");
+        let tolerated =
+            format!("{{ key: {key}, operator: Exists, effect: {} }}", vendue_crds::names::TAINT_EFFECT);
+        assert!(values.contains(&tolerated), "{key}: the agent does not tolerate it");
+    }
+}
+
 #[tokio::test]
 async fn labels_are_applied_once_and_again_when_they_change() {
     let (mut labeller, mut server) = fixture(true);

@@ -292,4 +292,30 @@ mod tests {
         // Of a GPU driver's device that no slice names, somebody has to be told; of others' not.
         assert_eq!(found.unresolved, [claim("n2")]);
     }
+
+    /// The driver's slices come later than the first Pod, or cannot be read: its claims are of GPUs all the same.
+    #[test]
+    fn claims_of_nvidias_driver_are_of_gpus_before_any_slice_is_known() {
+        let device = |driver: &str| ClaimResource {
+            driver_name: driver.to_owned(),
+            pool_name: "n1".to_owned(),
+            device_name: "gpu-0".to_owned(),
+            share_id: None,
+        };
+        let dynamic = DynamicResource {
+            claim_name: "c".to_owned(),
+            claim_namespace: "default".to_owned(),
+            claim_resources: vec![device("gpu.nvidia.com"), device("net.example.com")],
+        };
+        let container =
+            ContainerResources { name: "main".to_owned(), devices: vec![], dynamic_resources: vec![dynamic] };
+        let claiming = PodResources {
+            name: "w".to_owned(),
+            namespace: "default".to_owned(),
+            containers: vec![container],
+        };
+        let found = run(vec![claiming], &DeviceNames::default());
+        let drivers: Vec<&str> = found.unresolved.iter().map(|claim| claim.driver.as_str()).collect();
+        assert_eq!(drivers, ["gpu.nvidia.com"]);
+    }
 }

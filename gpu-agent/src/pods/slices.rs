@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::resource::v1::{DeviceAttribute, ResourceSlice};
+use vendue_crds::names;
 
 /// The attribute in which drivers of GPUs tell the UUID.
 const UUID: &str = "uuid";
@@ -55,10 +56,11 @@ impl DeviceNames {
         self.uuids.get(&key).map(String::as_str)
     }
 
-    /// Whether a driver publishes devices with UUIDs on this node.
+    /// Whether a driver hands out GPUs of this node: NVIDIA's own always, also before its slices are known; others when they
+    /// publish devices with UUIDs.
     #[must_use]
     pub fn is_gpu_driver(&self, driver: &str) -> bool {
-        self.drivers.contains(driver)
+        driver == names::NVIDIA_DRA_DRIVER || self.drivers.contains(driver)
     }
 }
 
@@ -114,5 +116,8 @@ mod tests {
         assert_eq!(names, expected);
         assert_eq!(names.uuid("gpu.nvidia.com", "n1", "gpu-9"), None);
         assert!(names.is_gpu_driver("gpu.nvidia.com") && !names.is_gpu_driver("net.example.com"));
+        // Before any slice is known.
+        let none = DeviceNames::default();
+        assert!(none.is_gpu_driver("gpu.nvidia.com") && !none.is_gpu_driver("net.example.com"));
     }
 }

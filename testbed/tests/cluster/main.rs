@@ -16,6 +16,7 @@ mod epochs;
 mod faults;
 mod jobs;
 mod junk;
+mod labels;
 mod lifecycle;
 mod machine;
 mod metering;
@@ -146,6 +147,7 @@ fn main() -> ExitCode {
         access::strangers_are_refused,
         access::tampering_is_found,
         access::agents_write_only_their_own_node,
+        labels::agents_write_only_labels_of_feature_discovery,
         training::raising_script_fails,
         training::missing_interpreter_fails,
         training::deadline_ends_the_run,
