@@ -24,17 +24,73 @@ use serde::{Deserialize, Serialize};
     printcolumn(
         name = "Ready",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Ready')].status"
+        json_path = ".status.conditions[?(@.type=='Ready')].status",
+        description = "Whether the agent reads the devices and all of them are usable; else nothing of the node is sold."
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].reason",
+        description = "Why it is Ready or not."
+    ),
+    printcolumn(
+        name = "GPUs",
+        type_ = "integer",
+        json_path = ".status.deviceCount",
+        description = "Devices of the node."
+    ),
+    printcolumn(
+        name = "Model",
+        type_ = "string",
+        json_path = ".status.devices[0].model",
+        description = "Model of the first device."
+    ),
+    printcolumn(
+        name = "Driver",
+        type_ = "string",
+        json_path = ".status.driverVersion",
+        description = "Version of the NVIDIA driver."
     ),
     printcolumn(
         name = "Probed",
         type_ = "string",
-        json_path = ".status.conditions[?(@.type=='Probed')].status"
+        json_path = ".status.conditions[?(@.type=='Probed')].status",
+        description = "Whether every device was measured and is what it says."
     ),
-    printcolumn(name = "GPUs", type_ = "integer", json_path = ".status.deviceCount"),
-    printcolumn(name = "Model", type_ = "string", json_path = ".status.devices[0].model"),
-    printcolumn(name = "Driver", type_ = "string", json_path = ".status.driverVersion"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(
+        name = "Metered",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Metered')].status",
+        description = "Whether receipts are signed, stored and delivered."
+    ),
+    printcolumn(
+        name = "Seen",
+        type_ = "date",
+        json_path = ".status.observedAt",
+        description = "Time since the devices were last read, by the node's clock; more than a minute means that the agent is silent or the driver hangs."
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].message",
+        description = "What is wrong, in a sentence.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "CUDA",
+        type_ = "string",
+        json_path = ".status.cudaDriverVersion",
+        description = "CUDA version that the driver supports.",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Fingerprint",
+        type_ = "string",
+        json_path = ".status.fingerprint",
+        description = "What bids are bound to.",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct GpuNodeSpec {}

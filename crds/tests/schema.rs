@@ -118,7 +118,7 @@ fn names_columns_and_subresources() {
             "Namespaced bids vbid: Round Price Outcome Winner WinningPrice Age",
             "Namespaced jobs vjob: State Provider Price Spent Age",
             "Namespaced awards vaward: Side State Provider Price Age",
-            "Cluster gpunodes vgpu: Ready Probed GPUs Model Driver Age",
+            "Cluster gpunodes vgpu: Ready Reason GPUs Model Driver Probed Metered Seen Age",
         ]
     );
 }
