@@ -2,7 +2,8 @@
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -84,6 +85,18 @@ impl Cluster {
     /// A ConfigMap of the system namespace.
     pub async fn config_map(&self, name: &str) -> Result<Seen<ConfigMap>, CliError> {
         self.one(Api::namespaced(self.client.clone(), &self.system), "ConfigMap", name).await
+    }
+
+    /// A Service of the system namespace.
+    pub async fn service(&self, name: &str) -> Result<Seen<Service>, CliError> {
+        self.one(Api::namespaced(self.client.clone(), &self.system), "Service", name).await
+    }
+
+    /// What stands behind a Service of the system namespace.
+    pub async fn endpoints(&self, service: &str) -> Result<Seen<Vec<EndpointSlice>>, CliError> {
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.system);
+        let params = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+        sort(&format!("list endpoints of {service}"), api.list(&params).await.map(|l| l.items))
     }
 
     /// The registration of the aggregated API.

@@ -2,10 +2,11 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use vendue_crds::conditions::{self, gpu_node, provision};
+use vendue_crds::Provision;
+use vendue_crds::conditions::{self, provision};
 
 use super::api::{Cluster, Seen};
-use super::market;
+use super::{gpus, market};
 use crate::error::CliError;
 use crate::report::{Check, Level};
 
@@ -35,8 +36,7 @@ pub async fn all(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
         checks.push(stream(cluster).await?);
     }
     if profile.provider {
-        checks.push(agents(cluster).await?);
-        checks.extend(gpu_nodes(cluster).await?);
+        checks.extend(gpus::all(cluster).await?);
         checks.extend(provisions(cluster).await?);
     }
     Ok(checks)
@@ -142,61 +142,12 @@ async fn stream(cluster: &Cluster) -> Result<Check, CliError> {
     })
 }
 
-async fn agents(cluster: &Cluster) -> Result<Check, CliError> {
-    let name = "vendue-gpu-agent";
-    Ok(match cluster.daemon_set(name).await? {
-        Seen::Forbidden => forbidden(name),
-        Seen::Missing => Check::fail(name, "no DaemonSet", upgrade_command(&cluster.system, "")),
-        Seen::There(set) => {
-            let status = set.status.unwrap_or_default();
-            let detail = format!("{} of {} nodes", status.number_ready, status.desired_number_scheduled);
-            match (status.desired_number_scheduled, status.number_ready >= status.desired_number_scheduled) {
-                (0, _) => Check::fail(
-                    name,
-                    "no node matches gpuAgent.nodeSelector",
-                    "label the GPU nodes, or change the value",
-                ),
-                (_, true) => Check::ok(name, detail),
-                (_, false) => Check::fail(
-                    name,
-                    detail,
-                    format!("kubectl logs -n {} ds/{name} --prefix", cluster.system),
-                ),
-            }
-        }
-    })
-}
-
 /// The condition, in one line.
-fn said(condition: Option<&Condition>) -> String {
+pub(super) fn said(condition: Option<&Condition>) -> String {
     condition.map_or_else(|| "not reported yet".to_owned(), |c| format!("{}: {}", c.reason, c.message))
 }
 
-async fn gpu_nodes(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
-    let nodes = match cluster.gpu_nodes().await? {
-        Seen::There(nodes) => nodes,
-        Seen::Missing => return Ok(vec![]),
-        Seen::Forbidden => return Ok(vec![forbidden("gpu nodes")]),
-    };
-    if nodes.is_empty() {
-        let look = format!("kubectl logs -n {} ds/vendue-gpu-agent --prefix", cluster.system);
-        return Ok(vec![Check::fail("gpu nodes", "the agent has reported no node", look)]);
-    }
-    Ok(nodes
-        .iter()
-        .map(|node| {
-            let name = format!("gpu node {}", node.metadata.name.as_deref().unwrap_or("?"));
-            let status = node.status.clone().unwrap_or_default();
-            let ready = conditions::find(&status.conditions, gpu_node::READY);
-            match ready.is_some_and(|c| c.status == "True") {
-                true => Check::ok(name, format!("{} GPUs", status.device_count)),
-                false => Check::fail(name, said(ready), "kubectl describe gpunodes"),
-            }
-        })
-        .collect())
-}
-
-async fn provisions(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
+pub(super) async fn provisions(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
     let list = match cluster.provisions().await? {
         Seen::There(list) => list,
         Seen::Missing => return Ok(vec![]),
@@ -208,24 +159,32 @@ async fn provisions(cluster: &Cluster) -> Result<Vec<Check>, CliError> {
             "none: this cluster sells nothing; see manifests/examples/provisions",
         )]);
     }
-    Ok(list
-        .iter()
-        .map(|item| {
-            let namespace = item.metadata.namespace.as_deref().unwrap_or("?");
-            let plain = item.metadata.name.as_deref().unwrap_or("?");
-            let name = format!("provision {namespace}/{plain}");
-            let status = item.status.clone().unwrap_or_default();
-            let bad = [provision::READY, provision::ADVERTISED]
-                .into_iter()
-                .find(|t| !conditions::is_true(&status.conditions, t));
-            match bad {
-                None => Check::ok(name, format!("{} of {} GPUs free", status.free_gpus, status.total_gpus)),
-                Some(kind) => Check::fail(
-                    name,
-                    format!("not {kind}: {}", said(conditions::find(&status.conditions, kind))),
-                    format!("kubectl describe provisions -n {namespace} {plain}"),
-                ),
-            }
-        })
-        .collect())
+    Ok(list.iter().flat_map(|item| provision_checks(&cluster.system, item)).collect())
+}
+
+/// Whether a Provision is sold, and what is doubted of its devices.
+fn provision_checks(system: &str, item: &Provision) -> Vec<Check> {
+    let namespace = item.metadata.namespace.as_deref().unwrap_or("?");
+    let plain = item.metadata.name.as_deref().unwrap_or("?");
+    let name = format!("provision {namespace}/{plain}");
+    let status = item.status.clone().unwrap_or_default();
+    let bad = [provision::READY, provision::ADVERTISED]
+        .into_iter()
+        .find(|t| !conditions::is_true(&status.conditions, t));
+    let mut checks = vec![match bad {
+        None => Check::ok(&name, format!("{} of {} GPUs free", status.free_gpus, status.total_gpus)),
+        Some(kind) => Check::fail(
+            &name,
+            format!("not {kind}: {}", said(conditions::find(&status.conditions, kind))),
+            format!("kubectl describe provisions -n {namespace} {plain}"),
+        ),
+    }];
+    let doubt = |kind: &str| conditions::find(&status.conditions, kind).filter(|c| c.status == "True");
+    if let Some(silent) = doubt(provision::AGENTS_SILENT) {
+        let detail = format!("agents are silent: {}", said(Some(silent)));
+        checks.push(Check::fail(&name, detail, gpus::ask_the_agent(system)));
+    }
+    let others = [provision::DUPLICATE_DEVICES, provision::LABELS_CONTRADICT].into_iter().filter_map(doubt);
+    checks.extend(others.map(|c| Check::warn(&name, format!("{}: {}", c.type_, c.message))));
+    checks
 }

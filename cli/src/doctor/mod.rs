@@ -5,6 +5,7 @@
 
 mod api;
 mod checks;
+mod gpus;
 mod helm;
 mod market;
 mod preflight;
