@@ -94,6 +94,14 @@ impl Prometheus {
     }
 }
 
+/// The program that tests rules; the package of [`Prometheus`] has it too.
+pub async fn promtool(paths: &Paths) -> Result<PathBuf> {
+    if let Some(found) = crate::tools::which("promtool") {
+        return Ok(found);
+    }
+    Ok(program(paths).await?.with_file_name("promtool"))
+}
+
 /// Finds the program, or unpacks the distribution's package into the cache: installed in full, the package would start
 /// a server of its own.
 async fn program(paths: &Paths) -> Result<PathBuf> {

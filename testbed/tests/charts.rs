@@ -203,6 +203,46 @@ async fn a_service_monitor_is_made_only_where_its_kind_is_known() {
     assert!(with.contains("vendue.dev/metrics: \"true\""));
 }
 
+/// Alerts are Prometheus' own templates, which helm must not take for its.
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn alerts_are_a_prometheus_rule_where_they_are_wanted_and_known() {
+    const ON: &str = "metrics.prometheusRule.enabled=true,metrics.prometheusRule.labels.release=kube";
+    const KIND: &str = "kind: PrometheusRule";
+    let api = ["monitoring.coreos.com/v1"];
+    let text = template_for("provider", &[ON], &api).await.unwrap();
+    let rule = text.split("\n---\n").find(|part| part.contains(KIND)).unwrap();
+    let rule: Value = serde_saphyr::from_str(rule).unwrap();
+    assert_eq!(rule["metadata"]["labels"]["release"], "kube");
+    let path = Paths::from_env().unwrap().checkout().join("charts/vendue/alerts/vendue.yaml");
+    let rules: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(rule["spec"], rules);
+    assert!(!template("provider", &[ON]).await.unwrap().contains(KIND), "the cluster would refuse the kind");
+    assert!(!template_for("provider", &[], &api).await.unwrap().contains(KIND), "nobody wants it");
+}
+
+/// The second port of agents is in their Service and is scraped, where it is asked for.
+#[tokio::test]
+#[ignore = "needs helm; run by cargo verify"]
+async fn the_port_of_dcgms_names_is_found_where_it_is_served() {
+    const PARTS: [&str; 3] = [
+        "- { name: compat, containerPort: 9400 }",
+        "- { name: compat, port: 9400, targetPort: compat }",
+        "- { port: compat, path: /metrics, interval: 15s }",
+    ];
+    let api = ["monitoring.coreos.com/v1"];
+    for (profile, compat, expected) in [
+        ("provider", "gpuAgent.metricsCompat=dcgm", 1),
+        ("both", "gpuAgent.metricsCompat=dcgm", 1),
+        ("provider", "gpuAgent.metricsCompat=", 0),
+        // No agents run there.
+        ("home", "gpuAgent.metricsCompat=dcgm", 0),
+    ] {
+        let text = template_for(profile, &[compat], &api).await.unwrap();
+        assert_eq!(PARTS.map(|part| text.matches(part).count()), [expected; 3], "{profile} {compat}");
+    }
+}
+
 /// What an agent may do to Nodes.
 #[tokio::test]
 #[ignore = "needs helm; run by cargo verify"]
