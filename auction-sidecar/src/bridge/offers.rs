@@ -50,28 +50,40 @@ pub fn sale<'a>(
     let mut sale = Sale::default();
     let mut models = BTreeSet::new();
     let mut used: BTreeSet<String> = BTreeSet::new();
+    let mut offers: Vec<((String, String), Offer)> = Vec::new();
     for (key, provision) in sorted {
         let status = provision.status.clone().unwrap_or_default();
         models.extend(status.free.iter().filter_map(|f| f.model.parse::<GpuModel>().ok()));
         models.extend(holding.iter().flat_map(|a| held_models(a, &key)));
         match offer(provision, &key, &holding, &mut used) {
-            Ok(offer) => {
-                for offer in by_node(offer) {
-                    if sale.offers.len() < MAX_OFFERS {
-                        sale.offers.push(offer);
-                    } else {
-                        sale.not_offered
-                            .insert(key.clone(), format!("a seat makes at most {MAX_OFFERS} offers"));
-                    }
-                }
-            }
+            Ok(offer) => offers.extend(by_node(offer).map(|offer| (key.clone(), offer))),
             Err(reason) => {
                 sale.not_offered.insert(key, reason);
             }
         }
     }
     sale.models = models.into_iter().collect();
+    sale.put(offers);
     sale
+}
+
+impl Sale {
+    /// Takes as many offers as a seat makes. Where there are more, nodes that are full give way: they only explain why an order is
+    /// not served.
+    fn put(&mut self, mut offers: Vec<((String, String), Offer)>) {
+        if offers.len() > MAX_OFFERS {
+            offers.sort_by_key(|(_, offer)| offer.nodes.iter().all(|node| node.capacity.free_gpus == 0));
+        }
+        let mut offered: BTreeSet<(String, String)> = BTreeSet::new();
+        for (key, offer) in offers {
+            if self.offers.len() < MAX_OFFERS {
+                self.offers.push(offer);
+                offered.insert(key);
+            } else if !offered.contains(&key) {
+                self.not_offered.insert(key, format!("a seat makes at most {MAX_OFFERS} offers"));
+            }
+        }
+    }
 }
 
 /// An offer for each node: the Pods of an award share a volume that only one node can mount, so a bid over several nodes
@@ -246,6 +258,33 @@ mod tests {
         let sale = sale([&provision], []);
         let nodes: Vec<_> = sale.offers.iter().map(|o| (o.name.as_str(), o.nodes[0].name.as_str())).collect();
         assert_eq!(nodes, [("default/p", "n1"), ("default/p", "n2")]);
+    }
+
+    #[test]
+    fn of_more_nodes_than_offers_those_that_are_full_give_way() {
+        let many = |name: &str, prefix: &str, full: usize, free: usize| {
+            let mut provision = mk_provision(name, 4, &[]);
+            let list = &mut provision.status.as_mut().unwrap().free;
+            let first = list.remove(0);
+            let node =
+                |n: usize, gpus: i32| FreeNode { node: format!("{prefix}{n:03}"), gpus, ..first.clone() };
+            list.extend((0..full).map(|n| node(n, 0)).chain((full..full + free).map(|n| node(n, 4))));
+            provision
+        };
+        let sale = |first: &Provision, second: &Provision| sale([first, second], []);
+        let found = sale(&many("p", "a", 100, 3), &many("q", "b", 0, 2));
+        let free: Vec<&str> = found
+            .offers
+            .iter()
+            .filter(|o| o.nodes[0].capacity.free_gpus > 0)
+            .map(|o| o.nodes[0].name.as_str())
+            .collect();
+        assert_eq!((free, found.offers.len()), (vec!["a100", "a101", "a102", "b000", "b001"], MAX_OFFERS));
+        assert!(found.not_offered.is_empty(), "{:?}", found.not_offered);
+        // Only one of which nothing at all is offered is told so.
+        let found = sale(&many("p", "a", 0, 100), &many("q", "b", 0, 2));
+        let names: Vec<&str> = found.not_offered.keys().map(|key| key.1.as_str()).collect();
+        assert_eq!((names, found.offers.len()), (vec!["q"], MAX_OFFERS));
     }
 
     #[test]
