@@ -6,7 +6,7 @@ use http::StatusCode;
 use kube::Client;
 use serde_json::{Value, json};
 use vendue_controller_core::award::objects::{Child, ChildKey};
-use vendue_controller_core::provision::{GpuNodeView, Known, NodeView, ProvisionView};
+use vendue_controller_core::provision::{Device, GpuNodeView, Known, NodeView, ProvisionView};
 
 use super::*;
 use crate::runtime::Cluster;
@@ -48,7 +48,8 @@ fn ledger_with(gpus: u32, awards: &[Award]) -> Arc<Ledger> {
         ..NodeView::default()
     };
     let devices = vec![("H100".into(), 81_920); gpus as usize];
-    let known = Known { fingerprint: Some("ab".repeat(32)), ..Known::default() };
+    let known = vec![Device::default(); gpus as usize];
+    let known = Known { fingerprint: Some("ab".repeat(32)), devices: known };
     let devices = GpuNodeView { ready: true, devices, known, ..GpuNodeView::default() };
     let spec = serde_json::from_value(json!({ "price": "1.80", "storageClassName": "local" })).unwrap();
     let provision = ProvisionView { namespace: "default".into(), name: "gpus".into(), spec };

@@ -57,7 +57,8 @@ pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
         let (there, taken_gpus) = in_question(gpus, spec, counted.len() as u32, taken.gpus);
         let doubtful = u32::try_from(duplicates.doubtful(snapshot, name)).unwrap_or(u32::MAX);
         let sound = there.saturating_sub(doubtful);
-        let trusted = node.usable && gpus.ready && !taken.unknown && !snapshot.silent.contains(*name);
+        let doubted = taken.unknown || shares(node, gpus) || snapshot.silent.contains(*name);
+        let trusted = node.usable && gpus.ready && !doubted;
         let sellable = if trusted { node.gpus.min(sound) } else { 0 };
         Some(FreeNode {
             node: (*name).to_owned(),
@@ -75,6 +76,17 @@ pub fn free_nodes(snapshot: &Snapshot, spec: &ProvisionSpec) -> Vec<FreeNode> {
         })
     };
     select(snapshot, spec).nodes.iter().filter_map(free).collect()
+}
+
+/// Whether kubelet has more GPUs to give than there are: shares or slices of them, of which a Pod would get one in place of a
+/// GPU.
+fn shares(node: &NodeView, gpus: &GpuNodeView) -> bool {
+    usize::try_from(node.gpus).unwrap_or(usize::MAX) > gpus.known.devices.len()
+}
+
+/// Those of the nodes whose GPUs are handed out in shares.
+pub(super) fn shared<'a>(selected: &Selected<'a>) -> Vec<&'a str> {
+    selected.nodes.iter().filter(|(_, node, gpus)| shares(node, gpus)).map(|(name, ..)| *name).collect()
 }
 
 /// Devices that are there and devices that are taken. One that was in use when it was to be probed, and so is not

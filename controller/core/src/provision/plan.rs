@@ -9,9 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 use vendue_crds::conditions::{condition, provision as cond, reasons, set};
 use vendue_crds::{FreeNode, HeldCapacity, Provision, ProvisionSpec, ProvisionStatus};
 
-use super::capacity::{Selected, free_nodes, select, unknown_claims};
+use super::capacity::{Selected, free_nodes, select, shared, unknown_claims};
 use super::findings;
-use super::view::Snapshot;
+use super::view::{GpuNodeView, Snapshot};
 use crate::cidr::Cidr;
 use crate::transition::{Transition, transitions};
 
@@ -132,18 +132,27 @@ fn unsound(provision: &Provision, snapshot: &Snapshot) -> Option<(&'static str, 
     None
 }
 
-/// Healthy devices, of the nodes that the selector matches, that are left out because they were not probed.
-fn unprobed(spec: &ProvisionSpec, snapshot: &Snapshot) -> usize {
-    if spec.accept_unprobed == Some(true) {
-        return 0;
-    }
+/// The nodes that the selector matches, whatever GPUs they have.
+fn matched<'a>(spec: &ProvisionSpec, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a GpuNodeView> {
     let matches = |name: &String| {
         let node = snapshot.nodes.get(name);
         node.is_some_and(|n| spec.node_selector.iter().all(|(k, v)| n.labels.get(k) == Some(v)))
     };
+    snapshot.gpu_nodes.iter().filter(move |(name, _)| matches(name)).map(|(_, gpus)| gpus)
+}
+
+/// Healthy devices that are left out because they were not probed.
+fn unprobed(spec: &ProvisionSpec, snapshot: &Snapshot) -> usize {
+    if spec.accept_unprobed == Some(true) {
+        return 0;
+    }
     let offered = |model: &String| spec.gpu_models.is_empty() || spec.gpu_models.contains(model);
-    let nodes = snapshot.gpu_nodes.iter().filter(|(name, _)| matches(name));
-    nodes.flat_map(|(_, gpus)| &gpus.unprobed).filter(|(model, _)| offered(model)).count()
+    matched(spec, snapshot).flat_map(|gpus| &gpus.unprobed).filter(|(model, _)| offered(model)).count()
+}
+
+/// Devices that are left out because they work in slices.
+fn sliced(spec: &ProvisionSpec, snapshot: &Snapshot) -> usize {
+    matched(spec, snapshot).flat_map(|gpus| &gpus.known.devices).filter(|device| device.sliced).count()
 }
 
 /// What is not sold although the Provision selects it, and why.
@@ -163,6 +172,17 @@ fn left_out(snapshot: &Snapshot, spec: &ProvisionSpec, selected: &Selected<'_>) 
         text.push_str(&format!(
             "; nothing is free where the devices of a Pod's claim are not known: {unknown}"
         ));
+    }
+    let shared = shared(selected);
+    if !shared.is_empty() {
+        let shared = named(&shared);
+        text.push_str(&format!(
+            "; nothing is free where kubelet has more GPUs to give than there are: {shared}"
+        ));
+    }
+    let sliced = sliced(spec, snapshot);
+    if sliced > 0 {
+        text.push_str(&format!("; {sliced} GPUs are in MIG mode, and only whole ones are sold"));
     }
     text
 }

@@ -9,7 +9,7 @@ use vendue_crds::{Decimal, GpuNode, HeldCapacity, Provision, ProvisionSpec};
 use super::*;
 use crate::award::allocate::{Allocation, allocate, hold};
 use crate::award::sizes;
-use crate::fixtures::{at, mk_award, mk_devices, mk_provision_spec, mk_snapshot};
+use crate::fixtures::{at, mk_award, mk_devices, mk_known, mk_provision_spec, mk_snapshot};
 
 fn pod_of(node: &str, award: Option<&str>, gpus: u32) -> PodUse {
     PodUse {
@@ -105,6 +105,7 @@ fn devices_that_were_not_probed_count_only_where_that_is_accepted() {
     snapshot.nodes.get_mut("n1").unwrap().gpus = 8;
     let gpus = snapshot.gpu_nodes.get_mut("n1").unwrap();
     gpus.unprobed = vec![("H100".into(), 40 * 1024); 4];
+    gpus.known = mk_known("n1", "H100", 8);
     let spec = mk_provision_spec();
     let accepts = ProvisionSpec { accept_unprobed: Some(true), ..mk_provision_spec() };
     let free = |snapshot: &Snapshot, spec: &ProvisionSpec| {
@@ -170,6 +171,31 @@ fn only_devices_that_passed_their_probe_are_probed() {
     .unwrap();
     let view = gpu_node_view(&node);
     assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_in_use), (1, 3, 1));
+    // One that works in slices is not sold, probed or not.
+    let mut sliced = node;
+    sliced
+        .status
+        .as_mut()
+        .unwrap()
+        .devices
+        .iter_mut()
+        .for_each(|d| d.mig_mode = vendue_crds::MigMode::Enabled);
+    let view = gpu_node_view(&sliced);
+    assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_in_use), (0, 0, 0));
+}
+
+/// Time slicing makes many of one GPU, and so does MIG where each slice is called a GPU.
+#[test]
+fn shares_and_slices_of_gpus_are_not_sold_as_gpus() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 4), ("n2", "H100", 4)]);
+    snapshot.nodes.get_mut("n1").unwrap().gpus = 16;
+    assert_eq!(free_gpus(&snapshot), 4);
+    snapshot.gpu_nodes.get_mut("n2").unwrap().known.devices[3].sliced = true;
+    let provision = Provision { metadata: ObjectMeta::default(), spec: mk_provision_spec(), status: None };
+    let status = plan(&provision, &snapshot, at(1)).status;
+    let text = "8 GPUs on 2 nodes; nothing is free where kubelet has more GPUs to give than there are: n1; 1 GPUs are in MIG mode, and \
+                only whole ones are sold";
+    assert_eq!(find(&status.conditions, cond::READY).unwrap().message, text);
 }
 
 #[test]

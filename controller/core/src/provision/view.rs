@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Node;
 use vendue_crds::conditions::{self, award as cond, probe_reasons};
 use vendue_crds::{
-    Award, AwardSide, GpuDevice, GpuHealth, GpuNode, HeldDevices, ProbeResult, Provision, ProvisionSpec,
+    Award, AwardSide, GpuDevice, GpuHealth, GpuNode, HeldDevices, MigMode, ProbeResult, Provision,
+    ProvisionSpec,
 };
 
 use super::GPU_RESOURCE;
@@ -39,9 +40,9 @@ pub struct NodeView {
 pub struct GpuNodeView {
     /// Whether the agent's last reading is good.
     pub ready: bool,
-    /// Healthy devices that passed their probe: model and memory in MiB.
+    /// Healthy whole devices that passed their probe: model and memory in MiB.
     pub devices: Vec<(String, u64)>,
-    /// Healthy devices that were not probed.
+    /// Healthy whole devices that were not probed.
     pub unprobed: Vec<(String, u64)>,
     /// How many of those were in use when they were to be probed.
     pub unprobed_in_use: u32,
@@ -149,7 +150,10 @@ pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
     let Some(status) = &node.status else { return GpuNodeView::default() };
     let result = |d: &GpuDevice| d.probe.as_ref().map_or(ProbeResult::NotRun, |probe| probe.result);
     let healthy = |wanted: ProbeResult| {
-        let of_result = move |d: &&GpuDevice| d.health == GpuHealth::Healthy && result(d) == wanted;
+        // A GPU that works in slices is handed out in slices: what is sold are whole ones.
+        let whole = |d: &GpuDevice| d.mig_mode != MigMode::Enabled;
+        let of_result =
+            move |d: &&GpuDevice| d.health == GpuHealth::Healthy && whole(d) && result(d) == wanted;
         status.devices.iter().filter(of_result)
     };
     let view = |d: &GpuDevice| (d.model.clone(), u64::try_from(d.memory_mib).unwrap_or(0));
