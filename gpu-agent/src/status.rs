@@ -9,7 +9,7 @@
 //! | False | `LibraryMissing` | `libnvidia-ml.so.1` cannot be loaded |
 //! | False | `DriverNotLoaded` | the kernel driver is not there |
 //! | False | `DriverMismatch` | library and kernel driver differ in version |
-//! | False | `DeviceLost` | the driver lost a device |
+//! | False | `DeviceLost` | the driver lost a device, or names one no more that had failed |
 //! | False | `DeviceFaulty` | a device reports a fault, or a reading of one device failed |
 //! | False | `Probing` | the first probe of a device is not over |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
@@ -141,6 +141,12 @@ pub fn is_ready(status: &GpuNodeStatus) -> bool {
     is_true(&status.conditions, gpu_node::READY)
 }
 
+/// Whether all that keeps a status from Ready are probes whose results are awaited.
+#[must_use]
+pub fn is_probing(status: &GpuNodeStatus) -> bool {
+    find(&status.conditions, gpu_node::READY).is_some_and(|ready| ready.reason == reasons::PROBING)
+}
+
 fn timeless(status: &GpuNodeStatus) -> GpuNodeStatus {
     let mut status = status.clone();
     status.observed_at = None;
@@ -154,7 +160,9 @@ fn verdict(observation: &Observation, judge: &Judge, probes: &Probes) -> (bool, 
     match &observation.problem {
         Some(Problem::LibraryMissing(text)) => (false, reasons::LIBRARY_MISSING, text.clone()),
         Some(Problem::DriverNotLoaded(text)) => (false, reasons::DRIVER_NOT_LOADED, text.clone()),
-        Some(Problem::DriverMismatch(text)) => (false, reasons::DRIVER_MISMATCH, text.clone()),
+        Some(Problem::DriverMismatch(text) | Problem::Replaced(text)) => {
+            (false, reasons::DRIVER_MISMATCH, text.clone())
+        }
         Some(Problem::ReadFailed(text)) => (false, reasons::UNMONITORED, text.clone()),
         Some(Problem::Hung) => (
             false,
@@ -173,7 +181,10 @@ fn inventory_verdict(
     judge: &Judge,
     probes: &Probes,
 ) -> (bool, &'static str, String) {
-    let total = inventory.devices.len() + inventory.unknown.len();
+    let missing: Vec<String> = judge.missing(inventory).map(|(uuid, _)| format!("GPU {uuid}")).collect();
+    // What the driver counts and does not name are those that are missing by name, as far as anybody can tell.
+    let unnamed = inventory.unknown.len().max(missing.len());
+    let total = inventory.devices.len() + unnamed;
     if total == 0 {
         let message = format!("driver {} counts no GPU", inventory.driver_version);
         return (false, reasons::NO_DEVICES, message);
@@ -182,7 +193,8 @@ fn inventory_verdict(
         inventory.devices.iter().map(|d| (d, opinion(d, judge, probes))).collect();
     let lost = judged.iter().filter(|(_, o)| o.cause == Some(Cause::Lost)).map(|(d, _)| name(d));
     let unknown = inventory.unknown.iter().map(|d| format!("GPU {} ({})", d.index, d.error));
-    let lost: Vec<String> = lost.chain(unknown).collect();
+    let missing = missing.into_iter().filter(|_| inventory.unknown.is_empty());
+    let lost: Vec<String> = lost.chain(unknown).chain(missing).collect();
     if !lost.is_empty() {
         return (false, reasons::DEVICE_LOST, format!("{} of {total} lost: {}", lost.len(), lost.join(", ")));
     }
