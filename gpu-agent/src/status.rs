@@ -164,6 +164,12 @@ fn verdict(observation: &Observation, judge: &Judge, probes: &Probes) -> (bool, 
             (false, reasons::DRIVER_MISMATCH, text.clone())
         }
         Some(Problem::ReadFailed(text)) => (false, reasons::UNMONITORED, text.clone()),
+        // The driver of a node without persistence mode wakes each GPU at the first call, which takes seconds each.
+        Some(Problem::Hung) if observation.last_good.is_none() => (
+            false,
+            reasons::UNMONITORED,
+            "the first reading of the devices takes long; if it lasts, reboot the node".to_owned(),
+        ),
         Some(Problem::Hung) => (
             false,
             reasons::UNMONITORED,
@@ -309,7 +315,7 @@ fn cut(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::judge::Times;
+    use crate::health::judge::{Lasting, Times};
     use crate::health::xid::Policy;
     use crate::inventory::{DeviceFault, DeviceIdentity, UnknownDevice};
 
@@ -490,6 +496,37 @@ mod tests {
             let observation = Observation { last_good: None, problem: Some(problem) };
             assert_eq!(ready_of(&observation), words("False", reason, "text"));
         }
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_told_apart_from_a_slow_first_reading() {
+        let mut seen = observation(vec![reading(0, None)]);
+        seen.problem = Some(Problem::Hung);
+        let message = "a call into the driver does not come back; reboot the node";
+        assert_eq!(ready_of(&seen), words("False", "Unmonitored", message));
+        seen.last_good = None;
+        let message = "the first reading of the devices takes long; if it lasts, reboot the node";
+        assert_eq!(ready_of(&seen), words("False", "Unmonitored", message));
+    }
+
+    #[test]
+    fn a_failed_device_that_is_named_no_more_keeps_the_node_from_ready() {
+        let lasting =
+            |n: u32| Lasting { uuid: format!("GPU-{n}"), cause: Cause::Lost, energy_millijoules: None };
+        let told = |observation: &Observation, lasting: Vec<Lasting>| {
+            let judge = Judge::new(Policy::default(), Times::default(), lasting);
+            let status = super::build(observation, &judge, &passed(observation), None, Some(1), at(100));
+            let ready = &status.conditions[0];
+            (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+        };
+        let mut seen = observation(vec![reading(0, None)]);
+        assert_eq!(told(&seen, vec![lasting(1)]), words("False", "DeviceLost", "1 of 2 lost: GPU GPU-1"));
+        assert_eq!(told(&observation(vec![]), vec![lasting(1)]).1, "DeviceLost", "the only one");
+        // What the driver counts without a name is the same device, not another one.
+        if let Some((inventory, _)) = &mut seen.last_good {
+            inventory.unknown = vec![UnknownDevice { index: 1, error: "lost".to_owned() }];
+        }
+        assert_eq!(told(&seen, vec![lasting(1)]), words("False", "DeviceLost", "1 of 2 lost: GPU 1 (lost)"));
     }
 
     #[test]

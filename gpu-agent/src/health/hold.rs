@@ -40,6 +40,7 @@ impl<T> Hold<T> {
     }
 
     /// What to tell of.
+    #[must_use]
     pub fn told(&self) -> Option<&T> {
         self.told.as_ref()
     }
