@@ -91,8 +91,10 @@ pub mod gpu_node {
 
 /// Reasons of a device's probe that more than the agent has to know, one sentence each.
 pub mod probe_reasons {
-    /// Somebody uses the device, so that it was not probed.
+    /// Somebody uses the device whom kubelet does not know, so that it was not probed.
     pub const BUSY: &str = "Busy";
+    /// A Pod has the device, so that it is not to be touched.
+    pub const ALLOCATED: &str = "Allocated";
 }
 
 /// Reasons, one sentence each.

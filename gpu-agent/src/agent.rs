@@ -10,23 +10,25 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use vendue_crds::GpuNodeStatus;
 
-use crate::health::judge::Judge;
+use crate::health::hold::Hold;
+use crate::health::judge::{Judge, Times};
 use crate::health::memory::Memory;
 use crate::health::xid;
 use crate::inventory::NodeInventory;
 use crate::labels::Labeller;
+use crate::lateness::Lateness;
 use crate::metering::Metering;
 use crate::metrics::Metrics;
 use crate::observe::{Observation, Problem};
 use crate::pods::attribution::Known;
-use crate::probe::events::DeviceEvent;
+use crate::probe::events::{DeviceEvent, EventSink};
 use crate::probe::thread::ProbeThread;
 use crate::publish::{PublishError, Publisher};
 use crate::published::SliceCheck;
 use crate::server::Pulse;
 use crate::status::{self, Due};
 use crate::synthetic::Probes;
-use crate::taints::{self, Tainter};
+use crate::taints::Tainter;
 
 /// Longest pause after failed writes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -34,8 +36,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// Pause after a failed call about labels, which nobody waits for.
 const LABEL_PAUSE: Duration = Duration::from_secs(60);
 
-/// A reading that took longer does not say what was at its time: what was read first is that old.
-const LATE: Duration = Duration::from_secs(1);
+/// Pause after a failed call that was to take taints back: where it is not allowed, somebody has to do it by hand.
+const TAKE_BACK_PAUSE: Duration = Duration::from_secs(3600);
+
+/// For so long after the start the GpuNode keeps what it says while the only news is that results of probes are awaited: those
+/// on the disk are told as soon as the devices were read and kubelet was asked, and a node that was Ready stays so.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// For so long a driver that worked may differ from its library: while it is upgraded it does.
+const MISMATCH: Duration = Duration::from_secs(30);
 
 /// How often to read and to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +61,12 @@ pub struct Devices {
     pub probe: ProbeThread,
     /// What happens on them between two readings.
     pub events: mpsc::Receiver<DeviceEvent>,
+    /// Where those come from.
+    pub sink: EventSink,
     /// Judges them.
     pub judge: Judge,
+    /// How long trouble with reading must be away.
+    pub times: Times,
     /// Keeps the faults that outlast this process.
     pub memory: Memory,
     /// What measuring them found.
@@ -74,8 +87,8 @@ pub struct Outlets {
 pub struct Api {
     /// The GpuNode.
     pub publisher: Publisher,
-    /// The Node's taints; `None` to leave them alone.
-    pub tainter: Option<Tainter>,
+    /// The Node's taints.
+    pub tainter: Tainter,
     /// The Node's labels.
     pub labeller: Labeller,
     /// Reads what others publish of the devices.
@@ -96,13 +109,14 @@ pub struct Agent {
     pace: Pace,
     probe: ProbeThread,
     events: mpsc::Receiver<DeviceEvent>,
+    sink: EventSink,
     judge: Judge,
     memory: Memory,
     probes: watch::Receiver<Probes>,
     began: Instant,
     outlets: Outlets,
     publisher: Publisher,
-    tainter: Option<Tainter>,
+    tainter: Tainter,
     taint_not_before: Instant,
     labeller: Labeller,
     label_not_before: Instant,
@@ -110,6 +124,11 @@ pub struct Agent {
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     observation: Observation,
+    /// What is told of trouble with reading, which may be over by now.
+    trouble: Hold<Problem>,
+    times: Times,
+    mismatch_since: Option<Duration>,
+    lateness: Lateness,
     last: Option<(GpuNodeStatus, Timestamp)>,
     failures: u32,
     not_before: Instant,
@@ -126,12 +145,13 @@ impl Agent {
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
-        let Devices { probe, events, judge, memory, probes } = devices;
+        let Devices { probe, events, sink, judge, times, memory, probes } = devices;
         let Api { publisher, tainter, labeller, slices } = api;
         Self {
             pace,
             probe,
             events,
+            sink,
             judge,
             memory,
             probes,
@@ -146,14 +166,18 @@ impl Agent {
             metrics,
             pulse,
             observation: Observation::default(),
+            trouble: Hold::default(),
+            times,
+            mismatch_since: None,
+            lateness: Lateness::default(),
             last: None,
             failures: 0,
             not_before: Instant::now(),
         }
     }
 
-    /// Runs until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`, or until the driver was replaced; then it says what has happened.
+    pub async fn run(mut self, stop: CancellationToken) -> Option<String> {
         let mut ticks = interval(self.pace.read);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -161,11 +185,15 @@ impl Agent {
                 _ = ticks.tick() => None,
                 // Ends when no probe tells of events; the ticks go on.
                 Some(event) = self.events.recv() => Some(event),
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return None,
             };
             tokio::select! {
                 () = self.turn(event) => {}
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return None,
+            }
+            if let Some(what) = self.replaced() {
+                tracing::error!(detail = what, "the driver was replaced: this process ends");
+                return Some(what);
             }
         }
     }
@@ -187,17 +215,20 @@ impl Agent {
         let previous = self.last.as_ref().map(|(status, _)| status);
         let probes = self.probes.borrow().clone();
         let generation = self.publisher.generation();
-        let mut next = status::build(&self.observation, &self.judge, &probes, previous, generation, now);
+        let told = self.observation.telling(self.trouble.told());
+        let mut next = status::build(&told, &self.judge, &probes, previous, generation, now);
         let metering = &self.outlets.metering;
         next.conditions.push(metering.condition(previous, generation, now));
         next.public_key = Some(metering.public_key().to_string());
         let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
         let good = good.map(|(inventory, _)| inventory);
         next.conditions.extend(self.slices.condition(good, previous, generation, now));
+        self.metrics.show_unheard(self.sink.unheard());
         self.metrics.show(&self.observation, &self.judge, &probes, status::is_ready(&next));
         let last = self.last.as_ref().map(|(status, at)| (status, *at));
         let due = status::due(last, &next, now, self.pace.heartbeat);
-        if due != Due::Nothing && Instant::now() >= self.not_before {
+        let settles = self.began.elapsed() < SETTLE && status::is_probing(&next);
+        if due != Due::Nothing && !settles && Instant::now() >= self.not_before {
             self.publish(next, due, now).await;
         }
         self.taint().await;
@@ -208,12 +239,29 @@ impl Agent {
         self.pulse.turned();
     }
 
+    /// What has happened to the driver, if only another process can go on with what is there now. One that did not fit from the
+    /// start is waited for: another process would not get anything else.
+    fn replaced(&mut self) -> Option<String> {
+        let now = self.began.elapsed();
+        match &self.observation.problem {
+            Some(Problem::Replaced(text)) => return Some(text.clone()),
+            Some(Problem::DriverMismatch(text)) if self.observation.last_good.is_some() => {
+                let since = *self.mismatch_since.get_or_insert(now);
+                return (now.saturating_sub(since) >= MISMATCH).then(|| text.clone());
+            }
+            _ => self.mismatch_since = None,
+        }
+        None
+    }
+
     async fn read(&mut self) {
         let started = Instant::now();
         let outcome = self.probe.read().await;
-        self.metrics.count_read(&outcome, started.elapsed());
+        let took = started.elapsed();
+        self.metrics.count_read(&outcome, took);
         let before = self.observation.problem.clone();
         self.observation = std::mem::take(&mut self.observation).after(outcome, Timestamp::now());
+        self.trouble.see(self.observation.problem.clone(), self.began.elapsed(), &self.times);
         if before != self.observation.problem {
             match &self.observation.problem {
                 Some(problem) => tracing::warn!(?problem, "devices cannot be read"),
@@ -224,7 +272,8 @@ impl Agent {
             let now = self.began.elapsed();
             inventory.devices.iter().for_each(|device| self.judge.reading(device, now));
         }
-        self.tell(before == Some(Problem::Hung) || started.elapsed() > LATE);
+        let is_late = self.lateness.is_late(took);
+        self.tell(before == Some(Problem::Hung) || is_late);
     }
 
     /// Old values are not told as new: where reading fails, there are none, and a late one is not metered.
@@ -277,16 +326,22 @@ impl Agent {
     /// While nothing can be read, the taints stay as they are.
     async fn taint(&mut self) {
         let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let (Some((inventory, _)), Some(tainter)) = (good, &mut self.tainter) else { return };
-        let wanted = taints::wanted(inventory, &self.judge);
-        if !tainter.is_due(&wanted) || Instant::now() < self.taint_not_before {
+        let Some((inventory, _)) = good else { return };
+        let Some(wanted) = self.tainter.due(inventory, &self.judge) else { return };
+        if Instant::now() < self.taint_not_before {
             return;
         }
-        match tainter.apply(&wanted).await {
-            Ok(()) => tracing::info!(?wanted, "taints of the node are up to date"),
-            Err(error) => {
+        match self.tainter.apply(&wanted).await {
+            Ok(true) => tracing::info!(?wanted, "taints of the node were written"),
+            Ok(false) => {}
+            Err(error) if self.tainter.is_enabled() => {
                 self.taint_not_before = Instant::now() + LONGEST_PAUSE;
                 tracing::warn!(%error, "taints of the node are not up to date");
+            }
+            Err(error) => {
+                self.taint_not_before = Instant::now() + TAKE_BACK_PAUSE;
+                let by_hand = self.tainter.by_hand();
+                tracing::warn!(%error, by_hand, "taints that were written before --no-taints stay on the node");
             }
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::deliver::Receiver;
+use crate::health::times::Times;
 use crate::health::xid::Policy;
 use crate::pods::kubelet;
 
@@ -135,6 +136,10 @@ pub struct Run {
     /// application, degraded, fatal.
     #[arg(long, env = "VENDUE_XID_CLASSES", default_value = "", value_name = "LIST")]
     pub xid_classes: Policy,
+    /// How long signs of trouble must last and be away, where it differs from the defaults: NAME=TIME, separated by commas;
+    /// times are whole numbers with s, m, h or d.
+    #[arg(long, env = "VENDUE_HEALTH_TIMES", default_value = "", value_name = "LIST")]
+    pub health_times: Times,
 }
 
 /// Exporters whose names are known.

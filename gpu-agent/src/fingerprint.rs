@@ -2,22 +2,26 @@
 //!
 //! * Input: an inventory. Output: SHA-256 over the driver's version and, for each device in order of UUID, its UUID, product
 //!   name, memory and what its NVLinks lead to.
-//! * Invariants: the order in which NVML counts devices, their places on the bus and everything that changes with load are no
+//! * Invariants: while one device cannot be read there is none, for of that device nobody can say what it is now and what its
+//!   NVLinks lead to; the order in which NVML counts devices, their places on the bus and everything that changes with load are no
 //!   part of it; no two inventories that differ in a part have the same bytes under the hash.
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use crate::inventory::NodeInventory;
+use crate::inventory::{DeviceFault, NodeInventory};
 
 /// Separates these hashes from all others.
 const DOMAIN: &[u8] = b"VENDUE-V1-GPU-FINGERPRINT";
 
-/// The fingerprint of a node's devices, in hexadecimal digits; `None` while a device is not known.
+/// The fingerprint of a node's devices, in hexadecimal digits; `None` while a device is not known or cannot be read.
 #[must_use]
 pub fn of(inventory: &NodeInventory) -> Option<String> {
-    if inventory.devices.is_empty() || !inventory.unknown.is_empty() {
+    let is_unread =
+        |fault: &Option<DeviceFault>| matches!(fault, Some(DeviceFault::Lost | DeviceFault::Unreadable(_)));
+    let any_unread = inventory.devices.iter().any(|device| is_unread(&device.fault));
+    if inventory.devices.is_empty() || !inventory.unknown.is_empty() || any_unread {
         return None;
     }
     let uuids: BTreeMap<&str, &str> = inventory
@@ -122,5 +126,19 @@ mod tests {
         assert_eq!(changed(|i| i.devices[0].sensors.gpu_utilization_percent = Some(50)), plain);
         assert_eq!(changed(|i| i.unknown = vec![UnknownDevice { index: 2, error: String::new() }]), None);
         assert_eq!(changed(|i| i.devices.clear()), None);
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_read_is_no_change() {
+        for fault in [DeviceFault::Lost, DeviceFault::Unreadable("timeout".to_owned())] {
+            let unread = |i: &mut NodeInventory| {
+                // What is told of such a device: who it was, and no links.
+                i.devices[1] = DeviceReading::of(i.devices[1].identity.clone());
+                i.devices[1].fault = Some(fault.clone());
+            };
+            assert_eq!(changed(unread), None);
+        }
+        // A device that says of itself that it is damaged still says what it is.
+        assert_eq!(changed(|i| i.devices[1].fault = Some(DeviceFault::RowRemapFailed)), of(&inventory()));
     }
 }

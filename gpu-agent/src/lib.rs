@@ -21,6 +21,7 @@ pub mod fingerprint;
 pub mod health;
 pub mod inventory;
 pub mod labels;
+pub mod lateness;
 pub mod meter;
 pub mod metering;
 pub mod metrics;

@@ -1,6 +1,6 @@
 //! `vendue-gpu-agent`: arguments, logs, signals, wiring.
 //!
-//! Exit codes: 0 stopped by a signal or printed, 1 failed, 2 wrong arguments.
+//! Exit codes: 0 stopped by a signal or printed, 1 failed, 2 wrong arguments, 3 the driver was replaced under it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -53,15 +53,12 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vendue-gpu-agent: {error}");
-            if matches!(
-                error,
+            match error {
                 Failure::NoNodeName
-                    | Failure::LogFilter(_)
-                    | Failure::Synthetic(CommandError::NoSuchDevice { .. })
-            ) {
-                ExitCode::from(2)
-            } else {
-                ExitCode::FAILURE
+                | Failure::LogFilter(_)
+                | Failure::Synthetic(CommandError::NoSuchDevice { .. }) => ExitCode::from(2),
+                Failure::Run(RunError::Replaced(_)) => ExitCode::from(3),
+                _ => ExitCode::FAILURE,
             }
         }
     }

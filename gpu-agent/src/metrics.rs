@@ -93,6 +93,7 @@ pub struct Metrics {
     metering: Gauge,
     receipts: Gauge,
     looks_lost: Gauge,
+    unheard: Gauge,
     undelivered: Gauge,
     deliveries: IntCounterVec,
     ready: Gauge,
@@ -170,6 +171,11 @@ impl Metrics {
                 &registry,
                 "vendue_agent_deliveries_total",
                 "Batches of receipts told to the controller, by result (success, error)",
+            )?,
+            unheard: gauge(
+                &registry,
+                "vendue_agent_devices_without_events",
+                "Devices whose Xids are not seen, because the driver refuses to tell of them",
             )?,
             looks_lost: gauge(
                 &registry,
@@ -254,6 +260,11 @@ impl Metrics {
         self.receipts.set(float(kept.records));
         self.undelivered.set(float(kept.undelivered));
         self.looks_lost.set(float(dropped.saturating_add(kept.dropped_ticks)));
+    }
+
+    /// Shows of how many devices no events are heard.
+    pub fn show_unheard(&self, devices: u64) {
+        self.unheard.set(float(devices));
     }
 
     /// Counts a write.

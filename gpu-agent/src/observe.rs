@@ -2,6 +2,7 @@
 //!
 //! Invariant: a failed reading never erases the last good one.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
@@ -32,6 +33,8 @@ pub enum Problem {
     DriverNotLoaded(String),
     /// Library and kernel driver differ in version.
     DriverMismatch(String),
+    /// The driver was replaced since this process has loaded it.
+    Replaced(String),
     /// A call failed otherwise.
     ReadFailed(String),
     /// A call does not come back. The text is the same for as long as it does not.
@@ -62,11 +65,21 @@ impl Observation {
                     ProbeError::LibraryMissing { .. } => Problem::LibraryMissing(text),
                     ProbeError::DriverNotLoaded => Problem::DriverNotLoaded(text),
                     ProbeError::DriverMismatch => Problem::DriverMismatch(text),
+                    ProbeError::Replaced(_) => Problem::Replaced(text),
                     ProbeError::Call { .. } | ProbeError::ThreadEnded => Problem::ReadFailed(text),
                 }
             }
         };
         Self { last_good: self.last_good, problem: Some(problem) }
+    }
+
+    /// The same with another problem, as others are told of it.
+    #[must_use]
+    pub fn telling(&self, problem: Option<&Problem>) -> Cow<'_, Self> {
+        if self.problem.as_ref() == problem {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Self { last_good: self.last_good.clone(), problem: problem.cloned() })
     }
 }
 

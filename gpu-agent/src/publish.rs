@@ -10,9 +10,11 @@ use std::future::Future;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::json;
+use vendue_crds::conditions::find;
 use vendue_crds::{GROUP, GpuNode, GpuNodeStatus, VERSION, names};
 
 /// Longest wait for the API server.
@@ -46,6 +48,8 @@ pub struct Publisher {
     nodes: Api<Node>,
     gpu_nodes: Api<GpuNode>,
     generation: Option<i64>,
+    /// What the object said before this process wrote to it.
+    before: Vec<Condition>,
 }
 
 impl Publisher {
@@ -53,7 +57,7 @@ impl Publisher {
     #[must_use]
     pub fn new(client: Client, node_name: String) -> Self {
         let gpu_nodes = Api::all(client.clone());
-        Self { node_name, nodes: Api::all(client), gpu_nodes, generation: None }
+        Self { node_name, nodes: Api::all(client), gpu_nodes, generation: None, before: vec![] }
     }
 
     /// Generation of the object, once it is known.
@@ -83,7 +87,9 @@ impl Publisher {
         });
         let (parameters, patch) = (parameters(), Patch::Apply(&object));
         let call = self.gpu_nodes.patch(&self.node_name, &parameters, &patch);
-        self.generation = limited("apply GpuNode", call).await?.metadata.generation;
+        let object = limited("apply GpuNode", call).await?;
+        self.generation = object.metadata.generation;
+        self.before = object.status.map(|status| status.conditions).unwrap_or_default();
         Ok(())
     }
 
@@ -131,6 +137,11 @@ impl Publisher {
         status.observed_generation = self.generation;
         for condition in &mut status.conditions {
             condition.observed_generation = self.generation;
+            // Another process before this one saw the transition.
+            let before = find(&self.before, &condition.type_);
+            if let Some(before) = before.filter(|before| before.status == condition.status) {
+                condition.last_transition_time = before.last_transition_time.clone();
+            }
         }
         let object = json!({
             "apiVersion": api_version(),
@@ -141,6 +152,7 @@ impl Publisher {
         let (parameters, patch) = (parameters(), Patch::Apply(&object));
         let call = self.gpu_nodes.patch_status(&self.node_name, &parameters, &patch);
         self.generation = limited("apply GpuNode status", call).await?.metadata.generation;
+        self.before.clear();
         Ok(status)
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
 use crate::args::{Compat, Library, Run};
 use crate::deliver::{self, Deliverer, Receiver};
-use crate::health::judge::{Judge, Times};
+use crate::health::judge::Judge;
 use crate::health::memory::{self, Memory, MemoryError};
 use crate::labels::Labeller;
 use crate::metering::{Metering, MeteringError};
@@ -70,6 +70,9 @@ pub enum RunError {
     /// A definition of a metric is wrong.
     #[error("define metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+    /// The driver was replaced: the next process loads what is there now.
+    #[error("{0}; this process ends, so that the next one loads the driver that is there now")]
+    Replaced(String),
     /// Metrics cannot be served.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -101,7 +104,7 @@ pub async fn run(run: Run, node: String, library: &Library, stop: CancellationTo
     let kubelet = Kubelet::new(&run.pod_resources_dir, KUBELET_LIMIT);
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
     let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
-    let tainter = (!run.no_taints).then(|| Tainter::new(client.clone(), node.clone()));
+    let tainter = Tainter::new(client.clone(), node.clone(), !run.no_taints);
     let labeller = Labeller::new(client.clone(), node.clone(), run.gfd_labels);
     let slices = SliceCheck::new(client.clone(), node.clone());
     let api = Api { publisher: Publisher::new(client, node.clone()), tainter, labeller, slices };
@@ -122,7 +125,10 @@ pub async fn run(run: Run, node: String, library: &Library, stop: CancellationTo
         () = watcher.run(seen, stop.clone()) => Ok(()),
         () = prober.run(stop.clone()) => Ok(()),
         () = processes => Ok(()),
-        () = agent.run(stop.clone()) => Ok(()),
+        ended = agent.run(stop.clone()) => match ended {
+            Some(what) => Err(RunError::Replaced(what)),
+            None => Ok(()),
+        },
     }
 }
 
@@ -136,12 +142,15 @@ fn devices(
     let dir = &run.state_dir;
     std::fs::create_dir_all(dir).map_err(|source| RunError::StateDir { path: dir.clone(), source })?;
     let (memory, lasting) = Memory::open(dir, boot)?;
-    let judge = Judge::new(run.xid_classes.clone(), Times::default(), lasting);
+    let times = run.health_times;
+    let judge = Judge::new(run.xid_classes.clone(), times, lasting);
     let (sink, events) = EventSink::new();
-    let probe =
-        ProbeThread::start(probe.with_events(sink).with_processes(run.process_attribution), run.hang_limit())
-            .map_err(RunError::Start)?;
-    Ok(Devices { probe, events, judge, memory, probes })
+    let probe = ProbeThread::start(
+        probe.with_events(sink.clone()).with_processes(run.process_attribution),
+        run.hang_limit(),
+    )
+    .map_err(RunError::Start)?;
+    Ok(Devices { probe, events, sink, judge, times, memory, probes })
 }
 
 /// What measures the devices: this program again, as a child.
@@ -159,7 +168,7 @@ fn prober(
     }
     let (store, kept) = Store::open(&run.state_dir, boot);
     let runner = Runner::new(program, arguments, run.probe_limit());
-    Ok(Prober::new(runner, (store, Book::new(kept)), channels, metrics))
+    Ok(Prober::new(runner, (store, Book::new(kept).with_times(run.health_times)), channels, metrics))
 }
 
 /// Shows which Pods use which devices, where that is asked for.

@@ -9,7 +9,7 @@
 //! | False | `LibraryMissing` | `libnvidia-ml.so.1` cannot be loaded |
 //! | False | `DriverNotLoaded` | the kernel driver is not there |
 //! | False | `DriverMismatch` | library and kernel driver differ in version |
-//! | False | `DeviceLost` | the driver lost a device |
+//! | False | `DeviceLost` | the driver lost a device, or names one no more that had failed |
 //! | False | `DeviceFaulty` | a device reports a fault, or a reading of one device failed |
 //! | False | `Probing` | the first probe of a device is not over |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
@@ -141,6 +141,12 @@ pub fn is_ready(status: &GpuNodeStatus) -> bool {
     is_true(&status.conditions, gpu_node::READY)
 }
 
+/// Whether all that keeps a status from Ready are probes whose results are awaited.
+#[must_use]
+pub fn is_probing(status: &GpuNodeStatus) -> bool {
+    find(&status.conditions, gpu_node::READY).is_some_and(|ready| ready.reason == reasons::PROBING)
+}
+
 fn timeless(status: &GpuNodeStatus) -> GpuNodeStatus {
     let mut status = status.clone();
     status.observed_at = None;
@@ -154,8 +160,16 @@ fn verdict(observation: &Observation, judge: &Judge, probes: &Probes) -> (bool, 
     match &observation.problem {
         Some(Problem::LibraryMissing(text)) => (false, reasons::LIBRARY_MISSING, text.clone()),
         Some(Problem::DriverNotLoaded(text)) => (false, reasons::DRIVER_NOT_LOADED, text.clone()),
-        Some(Problem::DriverMismatch(text)) => (false, reasons::DRIVER_MISMATCH, text.clone()),
+        Some(Problem::DriverMismatch(text) | Problem::Replaced(text)) => {
+            (false, reasons::DRIVER_MISMATCH, text.clone())
+        }
         Some(Problem::ReadFailed(text)) => (false, reasons::UNMONITORED, text.clone()),
+        // The driver of a node without persistence mode wakes each GPU at the first call, which takes seconds each.
+        Some(Problem::Hung) if observation.last_good.is_none() => (
+            false,
+            reasons::UNMONITORED,
+            "the first reading of the devices takes long; if it lasts, reboot the node".to_owned(),
+        ),
         Some(Problem::Hung) => (
             false,
             reasons::UNMONITORED,
@@ -173,7 +187,10 @@ fn inventory_verdict(
     judge: &Judge,
     probes: &Probes,
 ) -> (bool, &'static str, String) {
-    let total = inventory.devices.len() + inventory.unknown.len();
+    let missing: Vec<String> = judge.missing(inventory).map(|(uuid, _)| format!("GPU {uuid}")).collect();
+    // What the driver counts and does not name are those that are missing by name, as far as anybody can tell.
+    let unnamed = inventory.unknown.len().max(missing.len());
+    let total = inventory.devices.len() + unnamed;
     if total == 0 {
         let message = format!("driver {} counts no GPU", inventory.driver_version);
         return (false, reasons::NO_DEVICES, message);
@@ -182,7 +199,8 @@ fn inventory_verdict(
         inventory.devices.iter().map(|d| (d, opinion(d, judge, probes))).collect();
     let lost = judged.iter().filter(|(_, o)| o.cause == Some(Cause::Lost)).map(|(d, _)| name(d));
     let unknown = inventory.unknown.iter().map(|d| format!("GPU {} ({})", d.index, d.error));
-    let lost: Vec<String> = lost.chain(unknown).collect();
+    let missing = missing.into_iter().filter(|_| inventory.unknown.is_empty());
+    let lost: Vec<String> = lost.chain(unknown).chain(missing).collect();
     if !lost.is_empty() {
         return (false, reasons::DEVICE_LOST, format!("{} of {total} lost: {}", lost.len(), lost.join(", ")));
     }
@@ -297,7 +315,7 @@ fn cut(mut text: String) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::judge::Times;
+    use crate::health::judge::{Lasting, Times};
     use crate::health::xid::Policy;
     use crate::inventory::{DeviceFault, DeviceIdentity, UnknownDevice};
 
@@ -478,6 +496,37 @@ mod tests {
             let observation = Observation { last_good: None, problem: Some(problem) };
             assert_eq!(ready_of(&observation), words("False", reason, "text"));
         }
+    }
+
+    #[test]
+    fn a_call_that_hangs_is_told_apart_from_a_slow_first_reading() {
+        let mut seen = observation(vec![reading(0, None)]);
+        seen.problem = Some(Problem::Hung);
+        let message = "a call into the driver does not come back; reboot the node";
+        assert_eq!(ready_of(&seen), words("False", "Unmonitored", message));
+        seen.last_good = None;
+        let message = "the first reading of the devices takes long; if it lasts, reboot the node";
+        assert_eq!(ready_of(&seen), words("False", "Unmonitored", message));
+    }
+
+    #[test]
+    fn a_failed_device_that_is_named_no_more_keeps_the_node_from_ready() {
+        let lasting =
+            |n: u32| Lasting { uuid: format!("GPU-{n}"), cause: Cause::Lost, energy_millijoules: None };
+        let told = |observation: &Observation, lasting: Vec<Lasting>| {
+            let judge = Judge::new(Policy::default(), Times::default(), lasting);
+            let status = super::build(observation, &judge, &passed(observation), None, Some(1), at(100));
+            let ready = &status.conditions[0];
+            (ready.status.clone(), ready.reason.clone(), ready.message.clone())
+        };
+        let mut seen = observation(vec![reading(0, None)]);
+        assert_eq!(told(&seen, vec![lasting(1)]), words("False", "DeviceLost", "1 of 2 lost: GPU GPU-1"));
+        assert_eq!(told(&observation(vec![]), vec![lasting(1)]).1, "DeviceLost", "the only one");
+        // What the driver counts without a name is the same device, not another one.
+        if let Some((inventory, _)) = &mut seen.last_good {
+            inventory.unknown = vec![UnknownDevice { index: 1, error: "lost".to_owned() }];
+        }
+        assert_eq!(told(&seen, vec![lasting(1)]), words("False", "DeviceLost", "1 of 2 lost: GPU 1 (lost)"));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::json;
+use tokio::time::Instant;
 use vendue_crds::names::{self, TAINT_EFFECT as EFFECT, TAINTS as KEYS};
 
 use crate::health::judge::{Cause, Judge};
@@ -26,14 +27,21 @@ use crate::inventory::NodeInventory;
 /// Longest wait for the API server.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// How often a node that is to have taints is looked at again: others may take them away.
+const LOOK: Duration = Duration::from_secs(60);
+
 /// Taints by key, with their values.
 pub type Wanted = BTreeMap<&'static str, String>;
 
-/// The taints that a node with these devices should have. Of several devices with the same key the first is named.
+/// The taints that a node with these devices should have. Of several devices with the same key the first is named; devices
+/// that failed and cannot be named any more come last.
 #[must_use]
 pub fn wanted(inventory: &NodeInventory, judge: &Judge) -> Wanted {
     let mut wanted = Wanted::new();
-    for cause in inventory.devices.iter().filter_map(|d| judge.opinion(&d.identity.uuid).cause) {
+    let named = inventory.devices.iter().filter_map(|d| judge.opinion(&d.identity.uuid).cause);
+    let missing = judge.missing(inventory).filter_map(|(_, opinion)| opinion.cause);
+    let unknown = inventory.unknown.iter().map(|_| Cause::Lost);
+    for cause in named.chain(missing).chain(unknown) {
         let value = match cause {
             Cause::Xid(code) => code.to_string(),
             Cause::Lost => "lost".to_owned(),
@@ -94,33 +102,54 @@ pub enum TaintError {
 pub struct Tainter {
     nodes: Api<Node>,
     node: String,
-    /// What the node was last seen to have.
-    applied: Option<Wanted>,
+    enabled: bool,
+    /// What the node was last seen to have, and when.
+    applied: Option<(Wanted, Instant)>,
 }
 
 impl Tainter {
-    /// A tainter of the node of that name, of which nothing is known yet.
+    /// A tainter of the node of that name, of which nothing is known yet; one that is not `enabled` takes back what one that
+    /// was has left there.
     #[must_use]
-    pub fn new(client: kube::Client, node: String) -> Self {
-        Self { nodes: Api::all(client), node, applied: None }
+    pub fn new(client: kube::Client, node: String, enabled: bool) -> Self {
+        Self { nodes: Api::all(client), node, enabled, applied: None }
     }
 
-    /// Whether a call is due.
+    /// The taints to bring to a node with these devices, when a call is due.
     #[must_use]
-    pub fn is_due(&self, wanted: &Wanted) -> bool {
-        self.applied.as_ref() != Some(wanted)
+    pub fn due(&self, inventory: &NodeInventory, judge: &Judge) -> Option<Wanted> {
+        let wanted = if self.enabled { wanted(inventory, judge) } else { Wanted::new() };
+        let is_done = match &self.applied {
+            Some((taints, at)) => *taints == wanted && (wanted.is_empty() || at.elapsed() < LOOK),
+            None => false,
+        };
+        (!is_done).then_some(wanted)
     }
 
-    /// Brings the node's taints up to date.
+    /// What people have to do where this agent may not.
+    #[must_use]
+    pub fn by_hand(&self) -> String {
+        let keys = KEYS.map(|key| format!("{key}-")).join(" ");
+        format!("kubectl taint node {} {keys}", self.node)
+    }
+
+    /// Whether taints are written, and not only taken back.
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.enabled
+    }
+
+    /// Brings the node's taints up to date; says whether that took a write.
     ///
     /// # Errors
     /// When the API server refuses, fails or does not answer; also when the node was changed in between, which the next
     /// call takes into account.
-    pub async fn apply(&mut self, wanted: &Wanted) -> Result<(), TaintError> {
+    pub async fn apply(&mut self, wanted: &Wanted) -> Result<bool, TaintError> {
         self.applied = None;
         let node = limited("get node", self.nodes.get(&self.node)).await?;
         let current = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
-        if let Some(taints) = change(&current, wanted) {
+        let change = change(&current, wanted);
+        if let Some(taints) = &change {
             // The list has no keys to the API server: it is replaced whole, and only if it is still the one that was read.
             let patch = json!({
                 "metadata": { "resourceVersion": node.metadata.resource_version },
@@ -133,8 +162,8 @@ impl Tainter {
             let patch = Patch::Merge(&patch);
             limited("patch taints of node", self.nodes.patch(&self.node, &parameters, &patch)).await?;
         }
-        self.applied = Some(wanted.clone());
-        Ok(())
+        self.applied = Some((wanted.clone(), Instant::now()));
+        Ok(change.is_some())
     }
 }
 
@@ -152,9 +181,9 @@ async fn limited<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::judge::Times;
+    use crate::health::judge::{Lasting, Times};
     use crate::health::xid::Policy;
-    use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading};
+    use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading, UnknownDevice};
 
     fn taint(key: &str, value: Option<&str>) -> Taint {
         Taint {
@@ -186,6 +215,22 @@ mod tests {
         let inventory = NodeInventory { devices, ..NodeInventory::default() };
         let expected = Wanted::from([("vendue.dev/ecc", String::new()), ("vendue.dev/xid", "94".to_owned())]);
         assert_eq!(wanted(&inventory, &judge), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_named_keeps_its_taint() {
+        let lost = || Wanted::from([("vendue.dev/xid", "lost".to_owned())]);
+        let judge = |lasting| Judge::new(Policy::default(), Times::default(), lasting);
+        // Never read by this process: the driver counts it and does not give its name.
+        let unknown = vec![UnknownDevice { index: 0, error: "lost".to_owned() }];
+        let inventory = NodeInventory { unknown, ..NodeInventory::default() };
+        assert_eq!(wanted(&inventory, &judge(vec![])), lost());
+        // Not even counted: remembered from before.
+        let of = |cause| Lasting { uuid: "GPU-0".to_owned(), cause, energy_millijoules: None };
+        assert_eq!(wanted(&NodeInventory::default(), &judge(vec![of(Cause::Lost)])), lost());
+        let fatal = wanted(&NodeInventory::default(), &judge(vec![of(Cause::Xid(79))]));
+        assert_eq!(fatal, Wanted::from([("vendue.dev/xid", "79".to_owned())]));
+        assert_eq!(wanted(&NodeInventory::default(), &judge(vec![])), Wanted::new());
     }
 
     #[test]

@@ -162,7 +162,7 @@ async fn a_device_that_a_pod_has_is_left_alone_until_it_is_free() {
     let mut rig = Rig::start(dir.path(), &passes(dir.path()));
     rig.until("Pending").await;
     rig.pods.send_replace(seen(&[GPU], Instant::now()));
-    let busy = rig.until("Busy").await;
+    let busy = rig.until("Allocated").await;
     assert_eq!(
         (busy.result, busy.message.as_deref()),
         (ProbeResult::NotRun, Some("Pod ns/p has the device"))
@@ -217,7 +217,7 @@ async fn a_pod_that_is_given_the_device_ends_its_probe() {
     };
     timeout(LIMIT, started).await.expect("a probe starts");
     rig.pods.send_replace(seen(&[GPU], Instant::now()));
-    rig.until("Busy").await;
+    rig.until("Allocated").await;
     let pid = std::fs::read_to_string(&rig.log).expect("pid").trim().to_owned();
     let gone = async {
         // A process that was killed and not yet waited for is a zombie.
@@ -235,4 +235,79 @@ fn a_file_that_cannot_be_read_counts_for_nothing() {
     let dir = tempfile::tempdir().expect("dir");
     std::fs::write(dir.path().join("probes.json"), "{\"bootId\":").expect("write");
     assert!(Store::open(dir.path(), "boot".to_owned()).1.is_empty());
+}
+
+fn two() -> Arc<NodeInventory> {
+    let mut inventory = inventory().as_ref().clone();
+    let mut second = inventory.devices[0].clone();
+    (second.identity.index, second.identity.uuid) = (1, "GPU-1".to_owned());
+    inventory.devices.push(second);
+    Arc::new(inventory)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_hangs_does_not_hold_up_the_next_device() {
+    let dir = tempfile::tempdir().expect("dir");
+    let answer = passes(dir.path()).replace("cat ", "sed s/GPU-0/GPU-1/ ");
+    let mut rig = Rig::start(dir.path(), &format!("[ \"$4\" = GPU-1 ] || exec sleep 600; {answer}"));
+    let look = |rig: &Rig| {
+        rig.view.send_modify(|view| view.inventory = Some(two()));
+        rig.pods.send_replace(seen(&[], Instant::now()));
+    };
+    let deadline = std::time::Instant::now() + LIMIT;
+    let told = |rig: &mut Rig| rig.probes.borrow_and_update().get("GPU-1").map(|probe| probe.reason.clone());
+    while rig.runs() == 0 {
+        look(&rig);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(std::time::Instant::now() < deadline, "the first probe starts");
+    }
+    for _ in 0..100 {
+        look(&rig);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((rig.runs(), told(&mut rig).as_deref()), (1, Some("Pending")), "one at a time");
+    tokio::time::advance(Duration::from_secs(11)).await;
+    while told(&mut rig).as_deref() != Some("Passed") {
+        look(&rig);
+        tokio::task::yield_now().await;
+        assert!(std::time::Instant::now() < deadline, "{:?}", rig.probes.borrow());
+    }
+    assert_eq!(rig.probes.borrow()[GPU].reason, "Pending", "the first still runs");
+    rig.end().await;
+}
+
+#[tokio::test]
+async fn nothing_is_held_against_a_device_that_somebody_used_meanwhile() {
+    let missing = GpuProbe::without_figures(ProbeResult::Failed, "MemoryMissing", "8 MiB".to_owned());
+    for (used, expected) in [(20 << 30, "Busy"), (0, "MemoryMissing")] {
+        let dir = tempfile::tempdir().expect("dir");
+        let said =
+            Probed { uuid: GPU.to_owned(), product_name: "NVIDIA L4".to_owned(), probe: missing.clone() };
+        let file = dir.path().join("answer.json");
+        std::fs::write(&file, serde_json::to_vec(&[said]).expect("JSON")).expect("write");
+        let mut rig = Rig::start(dir.path(), &format!("cat {}", file.display()));
+        rig.until("Pending").await;
+        rig.pods.send_replace(seen(&[], Instant::now()));
+        let ended = async {
+            while rig.runs() == 0 {
+                rig.look();
+                tokio::task::yield_now().await;
+            }
+            // A stranger came after the probe had begun.
+            let mut inventory = inventory().as_ref().clone();
+            inventory.devices[0].sensors.memory_used_bytes = Some(used);
+            let inventory = Arc::new(inventory);
+            loop {
+                rig.view.send_modify(|view| view.inventory = Some(Arc::clone(&inventory)));
+                let told = rig.probes.borrow_and_update().get(GPU).cloned();
+                match told {
+                    Some(probe) if probe.reason != "Pending" => return probe,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let probe = timeout(LIMIT, ended).await.expect("the probe ends");
+        assert_eq!(probe.reason, expected, "{probe:?}");
+        rig.end().await;
+    }
 }

@@ -111,6 +111,48 @@ async fn first_write_makes_the_object_and_later_ones_only_its_status() {
 }
 
 #[tokio::test]
+async fn a_process_that_is_started_anew_keeps_the_times_of_transitions() {
+    let (mut publisher, mut server) = fixture();
+    let at = |second| Time(Timestamp::from_second(second).expect("time"));
+    let condition = |type_: &str, is_true, second| {
+        let now = Timestamp::from_second(second).expect("time");
+        vendue_crds::conditions::condition(type_, is_true, "R", String::new(), None, now)
+    };
+    let mut old = gpu_node();
+    let before = [condition("Ready", true, 5), condition("Probed", true, 5)];
+    old["status"] = json!({ "deviceCount": 0, "conditions": before });
+    let api = tokio::spawn(async move {
+        expect_node(&mut server).await;
+        expect(
+            &mut server,
+            Method::PATCH,
+            &format!("/apis/vendue.dev/v1alpha1/gpunodes/n1{APPLY}"),
+            None,
+            200,
+            old,
+        )
+        .await;
+        for _ in 0..2 {
+            let uri = format!("/apis/vendue.dev/v1alpha1/gpunodes/n1/status{APPLY}");
+            expect(&mut server, Method::PATCH, &uri, None, 200, gpu_node()).await;
+        }
+    });
+    let status = |is_ready| GpuNodeStatus {
+        conditions: vec![condition("Ready", is_ready, 90), condition("Probed", false, 90)],
+        ..status()
+    };
+    let times = |status: &GpuNodeStatus| {
+        status.conditions.iter().map(|c| c.last_transition_time.clone()).collect::<Vec<_>>()
+    };
+    let written = publisher.write(&status(true)).await.expect("write");
+    assert_eq!(times(&written), [at(5), at(90)], "Ready was True before, Probed was not False");
+    // From then on the caller knows.
+    let written = publisher.write(&status(true)).await.expect("write");
+    assert_eq!(times(&written), [at(90), at(90)]);
+    api.await.expect("calls as expected");
+}
+
+#[tokio::test]
 async fn an_object_that_is_gone_is_made_again() {
     let (mut publisher, mut server) = fixture();
     let api = tokio::spawn(async move {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use vendue_crds::{GpuProbe, ProbeResult};
 use vendue_gpu_agent::synthetic::command::{self, Probed};
+use vendue_gpu_agent::synthetic::cuda::{Cuda, CudaError};
+use vendue_gpu_agent::synthetic::measure::{Block, Card, Figures, Memory, measure};
 use vendue_gpu_agent::synthetic::runner::Runner;
 use vendue_nvml_sim::clock::Clock;
 use vendue_nvml_sim::fault::{Fault, ThrottleReason};
@@ -179,6 +181,66 @@ fn what_is_used_sliced_or_broken_is_left_alone() {
     }
 }
 
+/// A card of which somebody takes nearly all memory after the probe has taken its first block.
+struct Contended<'a> {
+    card: Cuda,
+    fleet: &'a Fleet,
+    begun: bool,
+}
+
+impl Card for Contended<'_> {
+    type Error = CudaError;
+
+    fn figures(&self) -> Figures {
+        self.card.figures()
+    }
+
+    fn memory(&mut self) -> Result<Memory, CudaError> {
+        self.card.memory()
+    }
+
+    fn allocate(&mut self) -> Result<Option<Block>, CudaError> {
+        let block = self.card.allocate();
+        if !std::mem::replace(&mut self.begun, true) {
+            let work = Work { pid: 7, device: 0, intensity: 50, memory_mib: 80_000, ..Work::default() };
+            self.fleet.load(work).expect("load");
+        }
+        block
+    }
+
+    fn release(&mut self, block: Block) -> Result<(), CudaError> {
+        self.card.release(block)
+    }
+
+    fn fill(&mut self, block: Block, word: u32) -> Result<(), CudaError> {
+        self.card.fill(block, word)
+    }
+
+    fn read(&mut self, block: Block, position: u64) -> Result<u32, CudaError> {
+        self.card.read(block, position)
+    }
+
+    fn time_copies(&mut self, to: Block, from: Block, count: u32) -> Result<Duration, CudaError> {
+        self.card.time_copies(to, from, count)
+    }
+
+    fn time_cycles(&mut self, cycles: u64) -> Result<Duration, CudaError> {
+        self.card.time_cycles(cycles)
+    }
+}
+
+#[test]
+fn memory_that_somebody_takes_meanwhile_ends_the_taking_and_leaves_him_seen() {
+    let rig = Rig::new(&[("H100", 1)]);
+    let card = Cuda::open(Some(&rig.cuda), &rig.uuid()).expect("open");
+    let mut contended = Contended { card, fleet: &rig.fleet, begun: false };
+    let measured = measure(&mut contended, 1).expect("no call fails");
+    assert!(measured.intact >> 20 < 2_000, "{measured:?}");
+    drop(contended);
+    // What the agent sees when the probe is over: it is not the device's fault.
+    assert_eq!(outcome(&rig.only()), (ProbeResult::NotRun, "Busy"));
+}
+
 #[test]
 fn the_command_prints_what_it_found_and_names_what_it_knows() {
     let rig = Rig::new(&[("T4", 2)]);
@@ -246,7 +308,7 @@ async fn a_call_that_hangs_is_ended_with_its_process() {
     let dir = tempfile::tempdir().expect("dir");
     let file = dir.path().join("pid");
     let text = format!("echo $$ > {}; exec sleep 600", file.display());
-    let mut hangs = script(&text, Duration::from_millis(300));
+    let hangs = script(&text, Duration::from_millis(300));
     assert_eq!(outcome(&hangs.probe("GPU-1").await), (ProbeResult::Failed, "TimedOut"));
     let pid = std::fs::read_to_string(&file).expect("it ran").trim().to_owned();
     assert!(is_gone(&pid), "{pid} still runs");
@@ -278,7 +340,7 @@ async fn crashes_and_nonsense_are_told_apart() {
 async fn a_probe_that_nobody_waits_for_ends() {
     let dir = tempfile::tempdir().expect("dir");
     let file = dir.path().join("pid");
-    let mut hangs = script(&format!("echo $$ > {}; exec sleep 600", file.display()), DEADLINE);
+    let hangs = script(&format!("echo $$ > {}; exec sleep 600", file.display()), DEADLINE);
     let written = || std::fs::read_to_string(&file).is_ok_and(|text| text.ends_with('\n'));
     let started = async {
         while !written() {

@@ -215,6 +215,15 @@ impl Agent {
         self.child.wait().map_err(io("wait for the agent"))
     }
 
+    /// Waits for the end of one that has said that it ends, and gives what it said last.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn ended(mut self) -> Result<(ExitStatus, String), NodeError> {
+        let status = self.child.wait().map_err(io("wait for the agent"))?;
+        Ok((status, self.log.tail()))
+    }
+
     /// Kills it, and waits until it is gone.
     pub fn kill(&mut self) {
         // One that has ended is as good.

@@ -96,6 +96,12 @@ impl ApiServer {
         }
     }
 
+    /// The Node as it is now.
+    #[must_use]
+    pub fn node(&self) -> Value {
+        self.shared.lock().node.clone()
+    }
+
     /// Writes of the GpuNode so far.
     #[must_use]
     pub fn writes(&self) -> u64 {

@@ -8,7 +8,7 @@
 //! | Xid of class degraded, uncorrected ECC errors | Degraded | after a quiet time |
 //! | thermal slowdown for some time | Degraded | after a quiet time |
 //! | row remapping pending | Degraded | when it is done |
-//! | a reading fails | Unknown | when one works |
+//! | a reading fails | Unknown | when one works; when readings fail again and again, after a quiet time |
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,35 +16,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use vendue_crds::GpuHealth;
 
+use super::hold::Hold;
+pub use super::times::Times;
 use super::xid::{self, Class, Policy};
-use crate::inventory::{DeviceFault, DeviceReading};
-
-/// How long signs must last, and how long they must be away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times {
-    /// A slowdown that is shorter is part of normal work.
-    pub thermal_onset: Duration,
-    /// Without a sign for so long, a thermal fault clears.
-    pub thermal_quiet: Duration,
-    /// A lost device that answers for so long was reset.
-    pub lost_quiet: Duration,
-    /// Without a sign for so long, an error that the device survived clears.
-    pub error_quiet: Duration,
-    /// Longest quiet time that is asked for of a fault that comes back.
-    pub longest_quiet: Duration,
-}
-
-impl Default for Times {
-    fn default() -> Self {
-        Self {
-            thermal_onset: Duration::from_secs(10),
-            thermal_quiet: Duration::from_secs(60),
-            lost_quiet: Duration::from_secs(15),
-            error_quiet: Duration::from_secs(600),
-            longest_quiet: Duration::from_secs(6 * 3600),
-        }
-    }
-}
+use crate::inventory::{DeviceFault, DeviceReading, NodeInventory};
 
 /// What is wrong with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,7 +94,7 @@ struct Device {
     hot_since: Option<Duration>,
     ecc_uncorrected: Option<u64>,
     energy: Option<u64>,
-    unreadable: Option<String>,
+    unreadable: Hold<String>,
 }
 
 /// A fatal fault, to be remembered over a restart of the agent.
@@ -148,7 +123,8 @@ impl Judge {
     pub fn new(policy: Policy, times: Times, lasting: Vec<Lasting>) -> Self {
         let mut judge = Self { policy, times, devices: BTreeMap::new() };
         for Lasting { uuid, cause, energy_millijoules } in lasting {
-            let fault = Fault { failed: true, last: Duration::ZERO, quiet: None, is_over: false };
+            let quiet = (cause == Cause::Lost).then_some(times.lost_quiet);
+            let fault = Fault { failed: true, last: Duration::ZERO, quiet, is_over: false };
             let device = judge.devices.entry(uuid).or_default();
             device.faults.insert(cause, fault);
             device.energy = energy_millijoules;
@@ -156,11 +132,12 @@ impl Judge {
         judge
     }
 
-    /// Faults that only a reset ends.
+    /// Faults that only a reset ends. That of a lost device is over when it answers again, which this process may not live to see.
     #[must_use]
     pub fn lasting(&self) -> Vec<Lasting> {
         let of = |(uuid, device): (&String, &Device)| {
-            let lasts = device.faults.iter().filter(|(_, fault)| fault.quiet.is_none());
+            let is_lost = |cause: &Cause, fault: &Fault| *cause == Cause::Lost && !fault.is_over;
+            let lasts = device.faults.iter().filter(|(cause, f)| f.quiet.is_none() || is_lost(cause, f));
             let lasting = |cause| Lasting { uuid: uuid.clone(), cause, energy_millijoules: device.energy };
             lasts.map(|(cause, _)| lasting(*cause)).collect::<Vec<_>>()
         };
@@ -182,11 +159,16 @@ impl Judge {
     /// Takes a reading.
     pub fn reading(&mut self, reading: &DeviceReading, now: Duration) {
         let uuid = reading.identity.uuid.as_str();
-        if let Some(DeviceFault::Unreadable(text)) = &reading.fault {
-            self.device(uuid).unreadable = Some(text.clone());
+        let times = self.times;
+        let unreadable = match &reading.fault {
+            Some(DeviceFault::Unreadable(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let is_unreadable = unreadable.is_some();
+        self.device(uuid).unreadable.see(unreadable, now, &times);
+        if is_unreadable {
             return;
         }
-        self.device(uuid).unreadable = None;
         if reading.fault == Some(DeviceFault::Lost) {
             // Whatever it was before, it answers no more; its sensors say nothing.
             self.sign(uuid, Cause::Lost, true, Some(self.times.lost_quiet), now);
@@ -210,10 +192,19 @@ impl Judge {
             let health = if fault.failed { GpuHealth::Failed } else { GpuHealth::Degraded };
             return Opinion { health, cause: Some(*cause), reason: Some(cause.text()) };
         }
-        match device.and_then(|d| d.unreadable.clone()) {
+        match device.and_then(|d| d.unreadable.told().cloned()) {
             Some(text) => Opinion { health: GpuHealth::Unknown, cause: None, reason: Some(text) },
             None => Opinion { health: GpuHealth::Healthy, cause: None, reason: None },
         }
+    }
+
+    /// Devices that failed and that the driver does not name any more, as one that fell off the bus before this process began:
+    /// nothing says that they were mended.
+    pub fn missing<'a>(&'a self, inventory: &'a NodeInventory) -> impl Iterator<Item = (&'a str, Opinion)> {
+        let is_named = move |uuid: &str| inventory.devices.iter().any(|device| device.identity.uuid == uuid);
+        let unnamed = self.devices.keys().map(String::as_str).filter(move |uuid| !is_named(uuid));
+        let opinions = unnamed.map(move |uuid| (uuid, self.opinion(uuid)));
+        opinions.filter(|(_, opinion)| opinion.health == GpuHealth::Failed && opinion.cause.is_some())
     }
 
     fn device(&mut self, uuid: &str) -> &mut Device {
@@ -451,6 +442,45 @@ mod tests {
         judge.reading(&reading(Some(DeviceFault::Lost)), at(20));
         judge.reading(&reading(None), at(49));
         assert_eq!(seen(&judge), (GpuHealth::Failed, Some(Cause::Lost)));
+    }
+
+    #[test]
+    fn a_device_that_answers_every_other_time_stays_unknown_until_it_is_steady() {
+        let mut judge = judge();
+        let silent = reading(Some(DeviceFault::Unreadable("timeout".to_owned())));
+        for second in 10..100 {
+            let now = if second % 2 == 0 { silent.clone() } else { reading(None) };
+            judge.reading(&now, at(second));
+            let expected = if second == 11 { GpuHealth::Healthy } else { GpuHealth::Unknown };
+            assert_eq!(seen(&judge).0, expected, "second {second}");
+        }
+        judge.reading(&reading(None), at(108));
+        assert_eq!(seen(&judge), HEALTHY, "10 s after the last");
+    }
+
+    #[test]
+    fn a_lost_device_is_remembered_until_it_answers_again() {
+        let mut first = judge();
+        first.reading(&reading(None), at(0));
+        first.reading(&reading(Some(DeviceFault::Lost)), at(1));
+        assert_eq!(first.lasting().len(), 1);
+        let again = || Judge::new(Policy::default(), Times::default(), first.lasting());
+        // The driver does not name it, or does not even count it.
+        let missing = |judge: &Judge, inventory: &NodeInventory| {
+            judge
+                .missing(inventory)
+                .map(|(uuid, opinion)| (uuid.to_owned(), opinion.cause))
+                .collect::<Vec<_>>()
+        };
+        let gone = NodeInventory::default();
+        assert_eq!(missing(&again(), &gone), [(UUID.to_owned(), Some(Cause::Lost))]);
+        let mut judge = again();
+        let named = NodeInventory { devices: vec![reading(None)], ..NodeInventory::default() };
+        judge.reading(&reading(None), at(1));
+        assert_eq!((seen(&judge).1, missing(&judge, &named)), (Some(Cause::Lost), vec![]));
+        judge.reading(&reading(None), at(15));
+        assert_eq!(seen(&judge), HEALTHY);
+        assert!(judge.lasting().is_empty() && missing(&judge, &gone).is_empty());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Reading devices: the trait that the rest of the agent knows, and its errors.
 
+mod driver;
 pub mod events;
 pub mod nvml;
 mod processes;
@@ -36,6 +37,9 @@ pub enum ProbeError {
     /// Library and kernel driver differ in version.
     #[error("initialise NVML: library and kernel driver differ in version; reboot the node")]
     DriverMismatch,
+    /// This process has loaded a driver that is no longer the one on the node.
+    #[error("the driver was replaced under this process: {0}")]
+    Replaced(String),
     /// A call failed.
     #[error("{operation}: {detail}")]
     Call {

@@ -2,7 +2,8 @@
 //!
 //! The library is loaded and initialised at the first reading and kept; a failed initialisation, a lost driver and a
 //! machine without devices are tried afresh at the next reading. What is known of a device is remembered by index, so that
-//! one that falls off the bus can still be named, and what changes slowly is read every ten seconds only.
+//! one that falls off the bus can still be named, and what changes slowly is read every ten seconds only: of each device at
+//! another time, so that no look takes long.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 
+use super::driver::Driver;
 use super::events::{EventSink, EventThread};
 use super::reading::{self, Slow};
 use super::{DeviceProbe, ProbeError};
@@ -27,7 +29,7 @@ pub const SLOW: Duration = Duration::from_secs(10);
 struct Known {
     identity: DeviceIdentity,
     slow: Slow,
-    slow_at: Instant,
+    slow_turn: u128,
 }
 
 /// The library, and the thread that waits for its events. Dropped in this order, the thread's is the last hold of it.
@@ -42,6 +44,8 @@ pub struct NvmlProbe {
     loaded: Option<Library>,
     known: BTreeMap<u32, Known>,
     sink: Option<EventSink>,
+    driver: Driver,
+    began: Instant,
     slow: Duration,
     processes: bool,
 }
@@ -51,7 +55,16 @@ impl NvmlProbe {
     #[must_use]
     pub fn new(library: Option<PathBuf>) -> Self {
         let library = library.unwrap_or_else(|| LIBRARY.into());
-        Self { library, loaded: None, known: BTreeMap::new(), sink: None, slow: SLOW, processes: false }
+        Self {
+            library,
+            loaded: None,
+            known: BTreeMap::new(),
+            sink: None,
+            driver: Driver::default(),
+            began: Instant::now(),
+            slow: SLOW,
+            processes: false,
+        }
     }
 
     /// The same, and what changes slowly is read so often.
@@ -94,7 +107,9 @@ impl NvmlProbe {
         let answer = |d: &&DeviceReading| d.fault != Some(DeviceFault::Lost);
         let uuids: Vec<String> =
             inventory.devices.iter().filter(answer).map(|d| d.identity.uuid.clone()).collect();
-        if uuids.is_empty() || library.events.as_ref().is_some_and(|events| events.watches(&uuids)) {
+        if uuids.is_empty()
+            || library.events.as_ref().is_some_and(|events| events.watches(&uuids, Instant::now()))
+        {
             return Ok(());
         }
         let started = EventThread::start(Arc::clone(&library.nvml), uuids, sink.clone());
@@ -113,7 +128,9 @@ impl DeviceProbe for NvmlProbe {
             Some(library) => library,
             None => self.initialise()?,
         };
-        let inventory = read_all(&library.nvml, &mut self.known, self.slow, self.processes)?;
+        let inventory =
+            read_all(&library.nvml, &mut self.known, (self.began.elapsed(), self.slow), self.processes)?;
+        self.driver.check(&self.library, &inventory.driver_version, Instant::now())?;
         // The driver counts devices when it is initialised: with none, look again from the start.
         if !inventory.devices.is_empty() || !inventory.unknown.is_empty() {
             self.watch(&mut library, &inventory)?;
@@ -134,7 +151,7 @@ fn call(operation: &'static str) -> impl Fn(NvmlError) -> ProbeError {
 fn read_all(
     nvml: &Nvml,
     known: &mut BTreeMap<u32, Known>,
-    slow: Duration,
+    (since, slow): (Duration, Duration),
     processes: bool,
 ) -> Result<NodeInventory, ProbeError> {
     let mut inventory = NodeInventory {
@@ -145,7 +162,8 @@ fn read_all(
     let count = nvml.device_count().map_err(call("count devices"))?;
     known.retain(|index, _| *index < count);
     for index in 0..count {
-        match read_device(nvml, index, known.get(&index), (slow, processes)) {
+        let turn = slow_turn((index, count), since, slow);
+        match read_device(nvml, index, known.get(&index), (turn, processes)) {
             Ok((reading, now_known)) => {
                 known.insert(index, now_known);
                 inventory.devices.push(reading);
@@ -157,6 +175,12 @@ fn read_all(
         }
     }
     Ok(inventory)
+}
+
+/// Which reading of what changes slowly is the one of now: turns change every `slow`, of each device at another time.
+fn slow_turn((index, count): (u32, u32), since: Duration, slow: Duration) -> u128 {
+    let offset = slow.as_nanos() * u128::from(index) / u128::from(count.max(1));
+    (since.as_nanos() + offset) / slow.as_nanos().max(1)
 }
 
 /// NVML encodes 13.0 as 13000.
@@ -176,19 +200,43 @@ fn read_device(
     nvml: &Nvml,
     index: u32,
     before: Option<&Known>,
-    (slow, processes): (Duration, bool),
+    (slow_turn, processes): (u128, bool),
 ) -> Result<(DeviceReading, Known), NvmlError> {
     let device = nvml.device_by_index(index)?;
     let (identity, memory) = reading::identity(&device, index)?;
-    let now = Instant::now();
-    let fresh = before.filter(|known| known.identity == identity && now.duration_since(known.slow_at) < slow);
-    let (slow, slow_at) = match fresh {
-        Some(known) => (known.slow.clone(), known.slow_at),
+    let fresh = before.filter(|known| known.identity == identity && known.slow_turn == slow_turn);
+    let slow = match fresh {
+        Some(known) => known.slow.clone(),
         None => {
             let before = before.filter(|known| known.identity == identity).map(|known| &known.slow);
-            (reading::slow(nvml, &device, before, processes)?, now)
+            reading::slow(nvml, &device, before, processes)?
         }
     };
     let reading = reading::fast(&device, identity.clone(), &memory, &slow);
-    Ok((reading, Known { identity, slow, slow_at }))
+    Ok((reading, Known { identity, slow, slow_turn }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_device_has_its_slow_turn_and_no_look_has_many() {
+        for count in [1, 2, 8, 64] {
+            let turns = |second: u64| {
+                (0..count).map(move |index| slow_turn((index, count), Duration::from_secs(second), SLOW))
+            };
+            for second in 1..100 {
+                let due = turns(second - 1).zip(turns(second)).filter(|(before, now)| before != now).count();
+                assert!(
+                    due <= usize::try_from(count).unwrap_or(0).div_ceil(10),
+                    "{due} of {count} at {second} s"
+                );
+                assert!(turns(second).zip(turns(second + 10)).all(|(now, later)| later == now + 1));
+            }
+        }
+        // Each look is a turn of its own.
+        let turn = |nanoseconds| slow_turn((0, 1), Duration::from_nanos(nanoseconds), Duration::ZERO);
+        assert_ne!(turn(1), turn(2));
+    }
 }

@@ -4,7 +4,7 @@
 //! its energy counter has not begun anew. NVLinks, which are part of a node's fingerprint too, are no part of what is
 //! measured.
 //!
-//! Invariants: a device that somebody has, or may have, is never next; one that passed is next only when its result no longer
+//! Invariants: a probe that takes longer than one should holds up no other device; a device that somebody has, or may have, is never next; one that passed is next only when its result no longer
 //! holds; the others are tried again after a pause that grows.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use vendue_crds::{GpuProbe, ProbeResult};
 
 use super::{Probes, reasons};
+use crate::health::times::Times;
 use crate::inventory::{DeviceReading, NodeInventory};
 use crate::pods::attribution::Attribution;
 
@@ -25,9 +26,11 @@ const IDLE_BYTES: u64 = 256 << 20;
 /// Pause after a probe that found the device in use.
 const BUSY_PAUSE: Duration = Duration::from_secs(10);
 
-/// Pause after a probe that did not pass: twice as long each time, up to the longest.
-const PAUSE: Duration = Duration::from_secs(600);
-const LONGEST_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// A probe takes a second or two; after so long the next device is probed beside it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Most probes at a time; each takes some hundred MiB of the host's memory, of which the container has 1 GiB.
+const MAX_RUNNING: usize = 3;
 
 /// Results of devices that are gone are kept, for they may come back, up to so many in all.
 const MAX_ENTRIES: usize = 128;
@@ -78,7 +81,9 @@ pub struct Book {
     /// Energy counters of the last look.
     energy: BTreeMap<String, u64>,
     pauses: BTreeMap<String, Pause>,
-    running: Option<String>,
+    /// The devices that are being probed, and since when.
+    running: BTreeMap<String, Duration>,
+    times: Times,
 }
 
 impl Book {
@@ -86,6 +91,12 @@ impl Book {
     #[must_use]
     pub fn new(entries: Entries) -> Self {
         Self { entries, ..Self::default() }
+    }
+
+    /// The same, and these are the pauses after probes that did not pass.
+    #[must_use]
+    pub fn with_times(self, times: Times) -> Self {
+        Self { times, ..self }
     }
 
     /// The results, for keeping.
@@ -119,7 +130,8 @@ impl Book {
         }
     }
 
-    /// The device to probe now, if there is one; it counts as being probed until [`Book::take`].
+    /// The device to probe now, if there is one; it counts as being probed until [`Book::take`]. Those that were never probed come
+    /// first.
     ///
     /// `holders` is `None` while it is not known who has which device.
     pub fn next(
@@ -128,15 +140,22 @@ impl Book {
         holders: Option<&Attribution>,
         now: Duration,
     ) -> Option<String> {
+        // Probes share the host's links and memory: one at a time, but for those that seem to hang.
+        let is_held_up = self.running.values().any(|began| now.saturating_sub(*began) < PATIENCE);
+        if is_held_up || self.running.len() >= MAX_RUNNING {
+            return None;
+        }
         let is_due = |device: &&DeviceReading| {
             let uuid = &device.identity.uuid;
             let passed = self.entries.get(uuid).is_some_and(|e| e.probe.result == ProbeResult::Passed);
             let rests = self.pauses.get(uuid).is_some_and(|pause| now < pause.until);
-            !passed && !rests && obstacle(device, holders).is_none()
+            let runs = self.running.contains_key(uuid);
+            !passed && !rests && !runs && obstacle(device, holders).is_none()
         };
-        let next = inventory.devices.iter().find(is_due).map(|device| device.identity.uuid.clone());
-        self.running.clone_from(&next);
-        next
+        let due = inventory.devices.iter().filter(is_due).map(|device| device.identity.uuid.clone());
+        let next = due.min_by_key(|uuid| self.entries.contains_key(uuid))?;
+        self.running.insert(next.clone(), now);
+        Some(next)
     }
 
     /// Takes what the probe of a device found.
@@ -148,16 +167,17 @@ impl Book {
         now: Duration,
         at: Timestamp,
     ) {
-        self.running = None;
+        self.running.remove(uuid);
+        let (first, longest) = (self.times.probe_pause, self.times.probe_longest_pause);
         match (probe.result, probe.reason.as_str()) {
             (ProbeResult::Passed, _) => _ = self.pauses.remove(uuid),
-            (_, reasons::BUSY) => {
-                let next = self.pauses.get(uuid).map_or(PAUSE, |pause| pause.next);
+            (_, reasons::BUSY | reasons::ALLOCATED) => {
+                let next = self.pauses.get(uuid).map_or(first, |pause| pause.next);
                 self.pauses.insert(uuid.to_owned(), Pause { until: now + BUSY_PAUSE, next });
             }
             _ => {
-                let pause = self.pauses.get(uuid).map_or(PAUSE, |pause| pause.next);
-                let next = pause.saturating_mul(2).min(LONGEST_PAUSE);
+                let pause = self.pauses.get(uuid).map_or(first, |pause| pause.next);
+                let next = pause.saturating_mul(2).min(longest);
                 self.pauses.insert(uuid.to_owned(), Pause { until: now + pause, next });
             }
         }
@@ -189,14 +209,19 @@ impl Book {
         }
         let uuid = &device.identity.uuid;
         match self.entries.get(uuid) {
-            // A device that was in use and still is says so in today's words.
-            Some(entry) if entry.probe.reason != reasons::BUSY => entry.probe.clone(),
+            // A device that was in use and still is says so in today's words, once kubelet has said whose it is.
+            Some(entry) if !was_in_use(&entry.probe) || holders.is_none() => entry.probe.clone(),
             // While the probe runs, the process and the memory are the probe's.
-            _ if self.running.as_ref() == Some(uuid) => pending("the probe runs"),
+            _ if self.running.contains_key(uuid) => pending("the probe runs"),
             Some(entry) => obstacle(device, holders).map_or_else(|| entry.probe.clone(), not_run),
             None => obstacle(device, holders).map_or_else(|| pending("the probe is about to run"), not_run),
         }
     }
+}
+
+/// Whether a probe did not run because somebody had the device.
+fn was_in_use(probe: &GpuProbe) -> bool {
+    matches!(probe.reason.as_str(), reasons::BUSY | reasons::ALLOCATED)
 }
 
 fn pending(message: &str) -> GpuProbe {
@@ -213,7 +238,7 @@ fn obstacle(device: &DeviceReading, holders: Option<&Attribution>) -> Option<(&'
         return Some((reasons::PENDING, "kubelet has not said who has the device".to_owned()));
     };
     if let Some(holder) = holders.holders(&device.identity.uuid).first() {
-        return Some((reasons::BUSY, format!("Pod {}/{} has the device", holder.namespace, holder.pod)));
+        return Some((reasons::ALLOCATED, format!("Pod {}/{} has the device", holder.namespace, holder.pod)));
     }
     if let Some(claim) = holders.unresolved.first() {
         let message = format!("claim {}/{} has a GPU that cannot be named", claim.namespace, claim.name);

@@ -54,7 +54,7 @@ pub mod reasons {
     pub const NOT_VISIBLE: &str = "NotVisible";
     /// The device works in slices.
     pub const MIG_ENABLED: &str = "MigEnabled";
-    pub use vendue_crds::conditions::probe_reasons::BUSY;
+    pub use vendue_crds::conditions::probe_reasons::{ALLOCATED, BUSY};
 
     /// The device has a fault, so that a probe would say nothing new.
     pub const FAULTY: &str = "Faulty";

@@ -1,20 +1,22 @@
-//! Probes the devices of this node, one at a time, and tells what is known of each.
+//! Probes the devices of this node, one at a time but beside those that hang, and tells what is known of each.
 //!
 //! * Inputs: what the loop reads, who holds which device, a runner, the store. Output: [`Probes`] through a watch channel.
 //! * Invariants: a device is probed only after kubelet was asked since the device appeared; when it is given to a Pod
-//!   while it is probed, the probe ends.
+//!   while it is probed, the probe ends; nothing is held against a device that somebody else uses when its probe is over.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use k8s_openapi::jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vendue_crds::{GpuProbe, ProbeResult};
 
-use super::book::Book;
+use super::book::{Book, unfit};
 use super::runner::Runner;
 use super::store::Store;
 use super::{Probes, reasons};
@@ -37,14 +39,29 @@ pub struct Channels {
     pub probes: watch::Sender<Probes>,
 }
 
+/// Readings after the end of a probe until one has surely begun after it.
+const READINGS_AFTER: u8 = 2;
+
+/// A probe that runs: the device, and what was found.
+type Running = BoxFuture<'static, (String, GpuProbe)>;
+
+/// A finding against a device that is held back until it is read without the probe on it.
+struct Suspect {
+    uuid: String,
+    probe: GpuProbe,
+    readings: u8,
+}
+
 /// Everything that probing needs.
 pub struct Prober {
-    runner: Runner,
+    runner: Arc<Runner>,
     book: Book,
     store: Store,
     channels: Channels,
     metrics: Arc<Metrics>,
     began: Instant,
+    running: FuturesUnordered<Running>,
+    suspects: Vec<Suspect>,
     /// The devices of the last look, and since when they are these.
     devices: (BTreeSet<String>, Instant),
 }
@@ -55,50 +72,103 @@ impl Prober {
     pub fn new(runner: Runner, kept: (Store, Book), channels: Channels, metrics: Arc<Metrics>) -> Self {
         let (store, book) = kept;
         let now = Instant::now();
-        Self { runner, book, store, channels, metrics, began: now, devices: (BTreeSet::new(), now) }
-    }
-
-    /// Runs until `stop`, or until nobody reads the devices any more.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let stopped = stop.clone();
-        let work = async {
-            while self.channels.view.changed().await.is_ok() {
-                let inventory = self.channels.view.borrow_and_update().inventory.clone();
-                if let Some(inventory) = inventory {
-                    self.turn(&inventory).await;
-                }
-            }
-            stop.cancelled().await;
-        };
-        tokio::select! {
-            () = work => {}
-            // A probe that runs is given up, which ends its process.
-            () = stopped.cancelled() => {}
+        Self {
+            runner: Arc::new(runner),
+            book,
+            store,
+            channels,
+            metrics,
+            began: now,
+            running: FuturesUnordered::new(),
+            suspects: vec![],
+            devices: (BTreeSet::new(), now),
         }
     }
 
-    async fn turn(&mut self, inventory: &NodeInventory) {
+    /// Runs until `stop`, or until nobody reads the devices any more. Probes that run then are given up, which ends their
+    /// processes.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let ended = tokio::select! {
+                changed = self.channels.view.changed() => match changed {
+                    Ok(()) => None,
+                    Err(_) => return stop.cancelled().await,
+                },
+                Some(ended) = self.running.next() => Some(ended),
+                () = stop.cancelled() => return,
+            };
+            let inventory = self.channels.view.borrow_and_update().inventory.clone();
+            let is_reading = ended.is_none();
+            if let Some((uuid, probe)) = ended {
+                self.hear(inventory.as_deref(), uuid, probe);
+            }
+            if let Some(inventory) = inventory {
+                self.turn(&inventory, is_reading);
+            }
+        }
+    }
+
+    fn turn(&mut self, inventory: &NodeInventory, is_reading: bool) {
         self.notice(inventory);
         self.book.see(inventory);
+        if is_reading {
+            self.reconsider(inventory);
+        }
         let holders = self.holders();
         let next = self.book.next(inventory, holders.as_deref(), self.began.elapsed());
         self.tell(inventory);
         let Some(uuid) = next else { return };
         tracing::info!(gpu = uuid, "probe begins");
-        let probe = tokio::select! {
-            probe = self.runner.probe(&uuid) => probe,
-            pod = given(&mut self.channels.pods, &uuid) => {
-                let message = format!("Pod {pod} was given the device while it was probed");
-                GpuProbe::without_figures(ProbeResult::NotRun, reasons::BUSY, message)
-            }
-        };
+        let (runner, mut pods) = (Arc::clone(&self.runner), self.channels.pods.clone());
+        self.running.push(Box::pin(async move {
+            let probe = tokio::select! {
+                probe = runner.probe(&uuid) => probe,
+                pod = given(&mut pods, &uuid) => {
+                    let message = format!("Pod {pod} was given the device while it was probed");
+                    GpuProbe::without_figures(ProbeResult::NotRun, reasons::ALLOCATED, message)
+                }
+            };
+            (uuid, probe)
+        }));
+    }
+
+    /// Takes what a probe found. What is held against the device waits: somebody may have come while it was measured.
+    fn hear(&mut self, inventory: Option<&NodeInventory>, uuid: String, probe: GpuProbe) {
+        let is_disturbable = !matches!(probe.reason.as_str(), reasons::TIMED_OUT | reasons::CRASHED);
+        if probe.result == ProbeResult::Failed && is_disturbable {
+            self.suspects.push(Suspect { uuid, probe, readings: READINGS_AFTER });
+        } else {
+            self.take(inventory, &uuid, probe);
+        }
+    }
+
+    /// Findings against devices that others use now say nothing of the device.
+    fn reconsider(&mut self, inventory: &NodeInventory) {
+        for suspect in &mut self.suspects {
+            suspect.readings = suspect.readings.saturating_sub(1);
+        }
+        let (over, waiting): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.suspects).into_iter().partition(|suspect| suspect.readings == 0);
+        self.suspects = waiting;
+        for Suspect { uuid, probe, .. } in over {
+            let device = inventory.devices.iter().find(|device| device.identity.uuid == uuid);
+            let disturbed = device.and_then(unfit).filter(|(reason, _)| *reason == reasons::BUSY);
+            let probe = disturbed.map_or(probe, |(reason, message)| {
+                let message = format!("somebody came while it was probed: {message}");
+                GpuProbe::without_figures(ProbeResult::NotRun, reason, message)
+            });
+            self.take(Some(inventory), &uuid, probe);
+        }
+    }
+
+    fn take(&mut self, inventory: Option<&NodeInventory>, uuid: &str, probe: GpuProbe) {
         tracing::info!(gpu = uuid, result = ?probe.result, reason = probe.reason, detail = probe.message, "probe ends");
         self.metrics.count_probe(&probe);
-        self.book.take(inventory, &uuid, probe, self.began.elapsed(), Timestamp::now());
+        let nothing = NodeInventory::default();
+        self.book.take(inventory.unwrap_or(&nothing), uuid, probe, self.began.elapsed(), Timestamp::now());
         if let Err(error) = self.store.keep(self.book.entries()) {
             tracing::warn!(%error, "results of probes will not outlast this process");
         }
-        self.tell(inventory);
     }
 
     /// Other devices than before: what kubelet said of those tells nothing about these.

@@ -89,15 +89,15 @@ pub(super) fn shared<'a>(selected: &Selected<'a>) -> Vec<&'a str> {
     selected.nodes.iter().filter(|(_, node, gpus)| shares(node, gpus)).map(|(name, ..)| *name).collect()
 }
 
-/// Devices that are there and devices that are taken. One that was in use when it was to be probed, and so is not
-/// counted, is among those that Pods have, or has become free: it counts on both sides, so that it is not subtracted
-/// twice.
+/// Devices that are there and devices that are taken. One that a Pod had when it was to be probed, and so is not counted, is
+/// among those that Pods have, or has become free: it counts on both sides, so that it is not subtracted twice. One that
+/// somebody else uses is on neither: what Pods have are others.
 fn in_question(gpus: &GpuNodeView, spec: &ProvisionSpec, counted: u32, taken: u64) -> (u32, u64) {
     if spec.accept_unprobed == Some(true) {
         return (counted, taken);
     }
-    let in_use = gpus.unprobed_in_use;
-    (counted.saturating_add(in_use), taken.max(u64::from(in_use)))
+    let allocated = gpus.unprobed_allocated;
+    (counted.saturating_add(allocated), taken.max(u64::from(allocated)))
 }
 
 fn signed(n: u64) -> i64 {

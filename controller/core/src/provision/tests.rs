@@ -117,8 +117,8 @@ fn devices_that_were_not_probed_count_only_where_that_is_accepted() {
     // A Pod may have any of them, so that each one taken is one fewer.
     snapshot.pods.push(pod_of("n1", None, 3));
     assert_eq!(free(&snapshot, &spec).unwrap().0, 1);
-    // Known to be in use: the Pods' three are among the four that were not probed.
-    snapshot.gpu_nodes.get_mut("n1").unwrap().unprobed_in_use = 4;
+    // Known to be Pods': their three are among the four that were not probed.
+    snapshot.gpu_nodes.get_mut("n1").unwrap().unprobed_allocated = 4;
     assert_eq!(free(&snapshot, &spec).unwrap().0, 4);
     snapshot.pods.push(pod_of("n1", None, 3));
     assert_eq!(free(&snapshot, &spec).unwrap().0, 2);
@@ -165,12 +165,13 @@ fn only_devices_that_passed_their_probe_are_probed() {
                 device(4, "Failed", probe("Failed", "ClockLow")),
                 device(5, "Healthy", probe("Failed", "ClockLow")),
                 device(6, "Unknown", probe("Passed", "Passed")),
+                device(7, "Healthy", probe("NotRun", "Allocated")),
             ],
         },
     }))
     .unwrap();
     let view = gpu_node_view(&node);
-    assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_in_use), (1, 3, 1));
+    assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_allocated), (1, 4, 1));
     // One that works in slices is not sold, probed or not.
     let mut sliced = node;
     sliced
@@ -181,7 +182,7 @@ fn only_devices_that_passed_their_probe_are_probed() {
         .iter_mut()
         .for_each(|d| d.mig_mode = vendue_crds::MigMode::Enabled);
     let view = gpu_node_view(&sliced);
-    assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_in_use), (0, 0, 0));
+    assert_eq!((view.devices.len(), view.unprobed.len(), view.unprobed_allocated), (0, 0, 0));
 }
 
 /// Time slicing makes many of one GPU, and so does MIG where each slice is called a GPU.
@@ -196,6 +197,28 @@ fn shares_and_slices_of_gpus_are_not_sold_as_gpus() {
     let text = "8 GPUs on 2 nodes; nothing is free where kubelet has more GPUs to give than there are: n1; 1 GPUs are in MIG mode, and \
                 only whole ones are sold";
     assert_eq!(find(&status.conditions, cond::READY).unwrap().message, text);
+}
+
+#[test]
+fn devices_that_strangers_use_are_not_taken_for_those_that_pods_have() {
+    let mut snapshot = mk_snapshot(&[("n1", "H100", 4)]);
+    snapshot.nodes.get_mut("n1").unwrap().gpus = 8;
+    let gpus = snapshot.gpu_nodes.get_mut("n1").unwrap();
+    gpus.known.devices.extend_from_within(..);
+    // Four passed; two are a Pod's and were never probed; two are used outside Kubernetes.
+    gpus.unprobed = vec![("H100".into(), 80 * 1024); 4];
+    gpus.unprobed_allocated = 2;
+    let free = |snapshot: &Snapshot| free_nodes(snapshot, &mk_provision_spec())[0].gpus;
+    snapshot.pods.push(pod_of("n1", None, 2));
+    assert_eq!(free(&snapshot), 4, "the Pod's two are those that were not probed");
+    snapshot.pods.push(pod_of("n1", None, 1));
+    assert_eq!(free(&snapshot), 3, "another Pod has one that passed");
+    snapshot.pods.push(pod_of("n1", None, 3));
+    assert_eq!(free(&snapshot), 0);
+    // All four are used outside Kubernetes: the Pod's are among those that passed.
+    snapshot.pods.truncate(1);
+    snapshot.gpu_nodes.get_mut("n1").unwrap().unprobed_allocated = 0;
+    assert_eq!(free(&snapshot), 2);
 }
 
 #[test]

@@ -44,8 +44,8 @@ pub struct GpuNodeView {
     pub devices: Vec<(String, u64)>,
     /// Healthy whole devices that were not probed.
     pub unprobed: Vec<(String, u64)>,
-    /// How many of those were in use when they were to be probed.
-    pub unprobed_in_use: u32,
+    /// How many of those a Pod had when they were to be probed. Those that others use are none: no Pod gives them back.
+    pub unprobed_allocated: u32,
     /// What the agent says that all its devices are.
     pub known: Known,
 }
@@ -157,12 +157,13 @@ pub fn gpu_node_view(node: &GpuNode) -> GpuNodeView {
         status.devices.iter().filter(of_result)
     };
     let view = |d: &GpuDevice| (d.model.clone(), u64::try_from(d.memory_mib).unwrap_or(0));
-    let in_use = |d: &&GpuDevice| d.probe.as_ref().is_some_and(|probe| probe.reason == probe_reasons::BUSY);
+    let reason = |d: &GpuDevice| d.probe.as_ref().map(|probe| probe.reason.clone());
+    let allocated = |d: &&GpuDevice| reason(d).as_deref() == Some(probe_reasons::ALLOCATED);
     GpuNodeView {
         ready: conditions::is_true(&status.conditions, conditions::gpu_node::READY),
         devices: healthy(ProbeResult::Passed).map(view).collect(),
         unprobed: healthy(ProbeResult::NotRun).map(view).collect(),
-        unprobed_in_use: u32::try_from(healthy(ProbeResult::NotRun).filter(in_use).count())
+        unprobed_allocated: u32::try_from(healthy(ProbeResult::NotRun).filter(allocated).count())
             .unwrap_or(u32::MAX),
         known: Known::from(status),
     }

@@ -107,7 +107,7 @@ fn devices_that_somebody_has_or_may_have_are_left_alone() {
     });
     let cases = [
         (node(1), None, reasons::PENDING),
-        (node(1), Some(held(&[GPU])), reasons::BUSY),
+        (node(1), Some(held(&[GPU])), reasons::ALLOCATED),
         (node(1), Some(claimed), reasons::BUSY),
         (changed(|d| d.compute_processes = Some(1)), Some(nobody.clone()), reasons::BUSY),
         (changed(|d| d.sensors.memory_used_bytes = Some(1 << 30)), Some(nobody.clone()), reasons::BUSY),
@@ -151,7 +151,7 @@ fn a_device_that_was_reset_under_a_tenant_waits_for_its_end() {
     let reset = changed(|d| d.sensors.energy_millijoules = Some(1));
     book.see(&reset);
     assert_eq!(book.next(&reset, Some(&held(&[GPU])), second(10)), None);
-    assert_eq!(reason(&book, &reset, Some(&held(&[GPU]))), reasons::BUSY);
+    assert_eq!(reason(&book, &reset, Some(&held(&[GPU]))), reasons::ALLOCATED);
     assert_eq!(book.next(&reset, Some(&held(&[])), second(11)).as_deref(), Some(GPU));
 }
 
@@ -197,6 +197,19 @@ fn a_probe_that_found_the_device_in_use_is_tried_again_soon() {
     assert_eq!(reason(&book, &node, Some(&nobody)), reasons::BUSY);
     assert_eq!(book.next(&node, Some(&nobody), second(11)).as_deref(), Some(GPU));
     assert_eq!(reason(&book, &node, Some(&nobody)), reasons::PENDING, "the probe runs");
+}
+
+#[test]
+fn a_device_that_was_in_use_is_told_so_over_a_restart_until_kubelet_has_said_more() {
+    let (node, nobody) = (node(1), held(&[]));
+    for found in [reasons::BUSY, reasons::ALLOCATED] {
+        let mut book = Book::new(probed(probe(ProbeResult::NotRun, found)).entries().clone());
+        book.see(&node);
+        assert_eq!(book.next(&node, None, second(0)), None);
+        assert_eq!(reason(&book, &node, None), found, "a node that was Ready stays so");
+        assert_eq!(reason(&book, &node, Some(&held(&[GPU]))), reasons::ALLOCATED);
+        assert_eq!(book.next(&node, Some(&nobody), second(0)).as_deref(), Some(GPU));
+    }
 }
 
 #[test]
