@@ -1,4 +1,7 @@
-//! The loop: read, believe, show, and write when it is worth it.
+//! The loop: read, believe, show, meter, and say what is to be at the API server.
+//!
+//! Invariant: nothing here waits for anybody but the driver, whose calls have a watchdog: looks at the devices go on each second
+//! whatever becomes of the API server ([`writer`](crate::writer)).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,37 +17,20 @@ use crate::health::judge::Judge;
 use crate::health::memory::Memory;
 use crate::health::xid;
 use crate::inventory::NodeInventory;
-use crate::labels::Labeller;
 use crate::metering::Metering;
 use crate::metrics::Metrics;
 use crate::observe::{Observation, Problem};
 use crate::pods::attribution::Known;
 use crate::probe::events::DeviceEvent;
 use crate::probe::thread::ProbeThread;
-use crate::publish::{PublishError, Publisher};
-use crate::published::SliceCheck;
 use crate::server::Pulse;
-use crate::status::{self, Due};
+use crate::status;
 use crate::synthetic::Probes;
-use crate::taints::{self, Tainter};
-
-/// Longest pause after failed writes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
-/// Pause after a failed call about labels, which nobody waits for.
-const LABEL_PAUSE: Duration = Duration::from_secs(60);
+use crate::taints;
+use crate::writer::{Good, Wish};
 
 /// A reading that took longer does not say what was at its time: what was read first is that old.
 const LATE: Duration = Duration::from_secs(1);
-
-/// How often to read and to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// Time between two readings.
-    pub read: Duration,
-    /// Most time between two writes.
-    pub heartbeat: Duration,
-}
 
 /// What the loop hears of the devices, and who judges them.
 pub struct Devices {
@@ -68,18 +54,8 @@ pub struct Outlets {
     pub view: watch::Sender<View>,
     /// What they are used for.
     pub metering: Metering,
-}
-
-/// What the loop writes to the API server.
-pub struct Api {
-    /// The GpuNode.
-    pub publisher: Publisher,
-    /// The Node's taints; `None` to leave them alone.
-    pub tainter: Option<Tainter>,
-    /// The Node's labels.
-    pub labeller: Labeller,
-    /// Reads what others publish of the devices.
-    pub slices: SliceCheck,
+    /// What is to be at the API server.
+    pub wishes: watch::Sender<Option<Wish>>,
 }
 
 /// What the devices say now.
@@ -93,7 +69,7 @@ pub struct View {
 
 /// Everything that the loop needs.
 pub struct Agent {
-    pace: Pace,
+    every: Duration,
     probe: ProbeThread,
     events: mpsc::Receiver<DeviceEvent>,
     judge: Judge,
@@ -101,35 +77,26 @@ pub struct Agent {
     probes: watch::Receiver<Probes>,
     began: Instant,
     outlets: Outlets,
-    publisher: Publisher,
-    tainter: Option<Tainter>,
-    taint_not_before: Instant,
-    labeller: Labeller,
-    label_not_before: Instant,
-    slices: SliceCheck,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     observation: Observation,
-    last: Option<(GpuNodeStatus, Timestamp)>,
-    failures: u32,
-    not_before: Instant,
+    /// What was believed last, for the times of its conditions.
+    last: Option<GpuNodeStatus>,
 }
 
 impl Agent {
-    /// An agent that has not read yet.
+    /// An agent that has not read yet, and reads so often.
     #[must_use]
     pub fn new(
-        pace: Pace,
+        every: Duration,
         devices: Devices,
         outlets: Outlets,
-        api: Api,
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
         let Devices { probe, events, judge, memory, probes } = devices;
-        let Api { publisher, tainter, labeller, slices } = api;
         Self {
-            pace,
+            every,
             probe,
             events,
             judge,
@@ -137,24 +104,16 @@ impl Agent {
             probes,
             began: Instant::now(),
             outlets,
-            publisher,
-            tainter,
-            taint_not_before: Instant::now(),
-            labeller,
-            label_not_before: Instant::now(),
-            slices,
             metrics,
             pulse,
             observation: Observation::default(),
             last: None,
-            failures: 0,
-            not_before: Instant::now(),
         }
     }
 
     /// Runs until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut ticks = interval(self.pace.read);
+        let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
@@ -183,29 +142,28 @@ impl Agent {
         if let Err(error) = self.memory.remember(self.judge.lasting(), self.began.elapsed()) {
             tracing::warn!(%error, "faults of GPUs will not outlast this process");
         }
-        let now = Timestamp::now();
-        let previous = self.last.as_ref().map(|(status, _)| status);
-        let probes = self.probes.borrow().clone();
-        let generation = self.publisher.generation();
-        let mut next = status::build(&self.observation, &self.judge, &probes, previous, generation, now);
-        let metering = &self.outlets.metering;
-        next.conditions.push(metering.condition(previous, generation, now));
-        next.public_key = Some(metering.public_key().to_string());
-        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let good = good.map(|(inventory, _)| inventory);
-        next.conditions.extend(self.slices.condition(good, previous, generation, now));
-        self.metrics.show(&self.observation, &self.judge, &probes, status::is_ready(&next));
-        let last = self.last.as_ref().map(|(status, at)| (status, *at));
-        let due = status::due(last, &next, now, self.pace.heartbeat);
-        if due != Due::Nothing && Instant::now() >= self.not_before {
-            self.publish(next, due, now).await;
-        }
-        self.taint().await;
-        self.label().await;
-        if let Err(error) = self.slices.refresh().await {
-            tracing::warn!(%error, "what others publish of the devices is not compared");
-        }
+        self.wish();
         self.pulse.turned();
+    }
+
+    /// Says what is believed now.
+    fn wish(&mut self) {
+        let now = Timestamp::now();
+        let previous = self.last.as_ref();
+        let probes = self.probes.borrow().clone();
+        let mut next = status::build(&self.observation, &self.judge, &probes, previous, None, now);
+        let metering = &self.outlets.metering;
+        let metered = metering.condition(previous, None, now);
+        status::hold_back(&mut next, &metered, previous, now);
+        next.conditions.push(metered);
+        next.public_key = Some(metering.public_key().to_string());
+        self.metrics.show(&self.observation, &self.judge, &probes, status::is_ready(&next));
+        let good = self.outlets.view.borrow().inventory.clone().map(|inventory| {
+            let taints = taints::wanted(&inventory, &self.judge);
+            Good { inventory, taints }
+        });
+        self.outlets.wishes.send_replace(Some(Wish { status: next.clone(), good }));
+        self.last = Some(next);
     }
 
     async fn read(&mut self) {
@@ -254,76 +212,6 @@ impl Agent {
         self.outlets.view.send_modify(|view| _ = view.xids.insert(event.uuid.clone(), event.xid));
         let meaning = xid::meaning(event.xid).unwrap_or("not in the catalogue");
         tracing::warn!(gpu = event.uuid, xid = event.xid, class = class.name(), meaning, "Xid");
-    }
-
-    async fn publish(&mut self, next: GpuNodeStatus, due: Due, now: Timestamp) {
-        let started = Instant::now();
-        let written = match due {
-            Due::Time => self.publisher.touch(&next).await,
-            Due::Nothing | Due::Everything => self.publisher.write(&next).await,
-        };
-        self.metrics.count_publish(written.is_ok(), started.elapsed(), now);
-        match written {
-            Ok(status) => {
-                self.log_change(&status);
-                self.failures = 0;
-                self.pulse.written();
-                self.last = Some((status, now));
-            }
-            Err(error) => self.back_off(&error),
-        }
-    }
-
-    /// While nothing can be read, the taints stay as they are.
-    async fn taint(&mut self) {
-        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let (Some((inventory, _)), Some(tainter)) = (good, &mut self.tainter) else { return };
-        let wanted = taints::wanted(inventory, &self.judge);
-        if !tainter.is_due(&wanted) || Instant::now() < self.taint_not_before {
-            return;
-        }
-        match tainter.apply(&wanted).await {
-            Ok(()) => tracing::info!(?wanted, "taints of the node are up to date"),
-            Err(error) => {
-                self.taint_not_before = Instant::now() + LONGEST_PAUSE;
-                tracing::warn!(%error, "taints of the node are not up to date");
-            }
-        }
-    }
-
-    /// While a device is not known, the labels stay as they are.
-    async fn label(&mut self) {
-        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let Some((inventory, _)) = good.filter(|(inventory, _)| inventory.unknown.is_empty()) else { return };
-        let Some(wanted) = self.labeller.due(inventory) else { return };
-        if Instant::now() < self.label_not_before {
-            return;
-        }
-        match self.labeller.apply(&wanted).await {
-            Ok(true) => tracing::info!(?wanted, "labels of the node were written"),
-            Ok(false) => {}
-            Err(error) => {
-                self.label_not_before = Instant::now() + LABEL_PAUSE;
-                tracing::warn!(%error, "labels of the node are not up to date");
-            }
-        }
-    }
-
-    fn log_change(&self, next: &GpuNodeStatus) {
-        let reason =
-            |status: &GpuNodeStatus| status.conditions.first().map(|c| (c.reason.clone(), c.message.clone()));
-        if self.last.as_ref().and_then(|(status, _)| reason(status)) != reason(next) {
-            let (reason, message) = reason(next).unwrap_or_default();
-            tracing::info!(devices = next.device_count, reason, detail = message, "GpuNode written");
-        }
-    }
-
-    /// The first failure is tried again with the next reading, later ones after 2, 4, 8 and at most 15 s.
-    fn back_off(&mut self, error: &PublishError) {
-        self.failures = self.failures.saturating_add(1);
-        let pause = self.pace.read.saturating_mul(1 << self.failures.min(5)) / 2;
-        self.not_before = Instant::now() + pause.min(LONGEST_PAUSE);
-        tracing::warn!(%error, failures = self.failures, "GpuNode not written");
     }
 }
 
