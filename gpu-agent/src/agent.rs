@@ -1,4 +1,7 @@
-//! The loop: read, believe, show, and write when it is worth it.
+//! The loop: read, believe, show, meter, and say what is to be at the API server.
+//!
+//! Invariant: nothing here waits for anybody but the driver, whose calls have a watchdog: looks at the devices go on each second
+//! whatever becomes of the API server ([`writer`](crate::writer)).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +18,6 @@ use crate::health::judge::{Judge, Times};
 use crate::health::memory::Memory;
 use crate::health::xid;
 use crate::inventory::NodeInventory;
-use crate::labels::Labeller;
 use crate::lateness::Lateness;
 use crate::metering::Metering;
 use crate::metrics::Metrics;
@@ -23,21 +25,11 @@ use crate::observe::{Observation, Problem};
 use crate::pods::attribution::Known;
 use crate::probe::events::{DeviceEvent, EventSink};
 use crate::probe::thread::ProbeThread;
-use crate::publish::{PublishError, Publisher};
-use crate::published::SliceCheck;
 use crate::server::Pulse;
-use crate::status::{self, Due};
+use crate::status;
 use crate::synthetic::Probes;
-use crate::taints::Tainter;
-
-/// Longest pause after failed writes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-
-/// Pause after a failed call about labels, which nobody waits for.
-const LABEL_PAUSE: Duration = Duration::from_secs(60);
-
-/// Pause after a failed call that was to take taints back: where it is not allowed, somebody has to do it by hand.
-const TAKE_BACK_PAUSE: Duration = Duration::from_secs(3600);
+use crate::taints;
+use crate::writer::{Good, Wish};
 
 /// For so long after the start the GpuNode keeps what it says while the only news is that results of probes are awaited: those
 /// on the disk are told as soon as the devices were read and kubelet was asked, and a node that was Ready stays so.
@@ -45,15 +37,6 @@ const SETTLE: Duration = Duration::from_secs(5);
 
 /// For so long a driver that worked may differ from its library: while it is upgraded it does.
 const MISMATCH: Duration = Duration::from_secs(30);
-
-/// How often to read and to write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// Time between two readings.
-    pub read: Duration,
-    /// Most time between two writes.
-    pub heartbeat: Duration,
-}
 
 /// What the loop hears of the devices, and who judges them.
 pub struct Devices {
@@ -81,18 +64,8 @@ pub struct Outlets {
     pub view: watch::Sender<View>,
     /// What they are used for.
     pub metering: Metering,
-}
-
-/// What the loop writes to the API server.
-pub struct Api {
-    /// The GpuNode.
-    pub publisher: Publisher,
-    /// The Node's taints.
-    pub tainter: Tainter,
-    /// The Node's labels.
-    pub labeller: Labeller,
-    /// Reads what others publish of the devices.
-    pub slices: SliceCheck,
+    /// What is to be at the API server.
+    pub wishes: watch::Sender<Option<Wish>>,
 }
 
 /// What the devices say now.
@@ -106,7 +79,7 @@ pub struct View {
 
 /// Everything that the loop needs.
 pub struct Agent {
-    pace: Pace,
+    every: Duration,
     probe: ProbeThread,
     events: mpsc::Receiver<DeviceEvent>,
     sink: EventSink,
@@ -115,12 +88,6 @@ pub struct Agent {
     probes: watch::Receiver<Probes>,
     began: Instant,
     outlets: Outlets,
-    publisher: Publisher,
-    tainter: Tainter,
-    taint_not_before: Instant,
-    labeller: Labeller,
-    label_not_before: Instant,
-    slices: SliceCheck,
     metrics: Arc<Metrics>,
     pulse: Arc<Pulse>,
     observation: Observation,
@@ -129,26 +96,23 @@ pub struct Agent {
     times: Times,
     mismatch_since: Option<Duration>,
     lateness: Lateness,
-    last: Option<(GpuNodeStatus, Timestamp)>,
-    failures: u32,
-    not_before: Instant,
+    /// What was believed last, for the times of its conditions.
+    last: Option<GpuNodeStatus>,
 }
 
 impl Agent {
-    /// An agent that has not read yet.
+    /// An agent that has not read yet, and reads so often.
     #[must_use]
     pub fn new(
-        pace: Pace,
+        every: Duration,
         devices: Devices,
         outlets: Outlets,
-        api: Api,
         metrics: Arc<Metrics>,
         pulse: Arc<Pulse>,
     ) -> Self {
         let Devices { probe, events, sink, judge, times, memory, probes } = devices;
-        let Api { publisher, tainter, labeller, slices } = api;
         Self {
-            pace,
+            every,
             probe,
             events,
             sink,
@@ -157,12 +121,6 @@ impl Agent {
             probes,
             began: Instant::now(),
             outlets,
-            publisher,
-            tainter,
-            taint_not_before: Instant::now(),
-            labeller,
-            label_not_before: Instant::now(),
-            slices,
             metrics,
             pulse,
             observation: Observation::default(),
@@ -171,14 +129,12 @@ impl Agent {
             mismatch_since: None,
             lateness: Lateness::default(),
             last: None,
-            failures: 0,
-            not_before: Instant::now(),
         }
     }
 
     /// Runs until `stop`, or until the driver was replaced; then it says what has happened.
     pub async fn run(mut self, stop: CancellationToken) -> Option<String> {
-        let mut ticks = interval(self.pace.read);
+        let mut ticks = interval(self.every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let event = tokio::select! {
@@ -211,32 +167,32 @@ impl Agent {
         if let Err(error) = self.memory.remember(self.judge.lasting(), self.began.elapsed()) {
             tracing::warn!(%error, "faults of GPUs will not outlast this process");
         }
+        self.wish();
+        self.pulse.turned();
+    }
+
+    /// Says what is believed now.
+    fn wish(&mut self) {
         let now = Timestamp::now();
-        let previous = self.last.as_ref().map(|(status, _)| status);
+        let previous = self.last.as_ref();
         let probes = self.probes.borrow().clone();
-        let generation = self.publisher.generation();
         let told = self.observation.telling(self.trouble.told());
-        let mut next = status::build(&told, &self.judge, &probes, previous, generation, now);
+        let mut next = status::build(&told, &self.judge, &probes, previous, None, now);
         let metering = &self.outlets.metering;
-        next.conditions.push(metering.condition(previous, generation, now));
+        let metered = metering.condition(previous, None, now);
+        status::hold_back(&mut next, &metered, previous, now);
+        next.conditions.push(metered);
         next.public_key = Some(metering.public_key().to_string());
-        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let good = good.map(|(inventory, _)| inventory);
-        next.conditions.extend(self.slices.condition(good, previous, generation, now));
         self.metrics.show_unheard(self.sink.unheard());
         self.metrics.show(&self.observation, &self.judge, &probes, status::is_ready(&next));
-        let last = self.last.as_ref().map(|(status, at)| (status, *at));
-        let due = status::due(last, &next, now, self.pace.heartbeat);
+        let good = self.outlets.view.borrow().inventory.clone().map(|inventory| {
+            let taints = taints::wanted(&inventory, &self.judge);
+            Good { inventory, taints }
+        });
         let settles = self.began.elapsed() < SETTLE && status::is_probing(&next);
-        if due != Due::Nothing && !settles && Instant::now() >= self.not_before {
-            self.publish(next, due, now).await;
-        }
-        self.taint().await;
-        self.label().await;
-        if let Err(error) = self.slices.refresh().await {
-            tracing::warn!(%error, "what others publish of the devices is not compared");
-        }
-        self.pulse.turned();
+        let status = (!settles).then_some(next);
+        self.last = status.clone().or_else(|| self.last.take());
+        self.outlets.wishes.send_replace(Some(Wish { status, good }));
     }
 
     /// What has happened to the driver, if only another process can go on with what is there now. One that did not fit from the
@@ -303,82 +259,6 @@ impl Agent {
         self.outlets.view.send_modify(|view| _ = view.xids.insert(event.uuid.clone(), event.xid));
         let meaning = xid::meaning(event.xid).unwrap_or("not in the catalogue");
         tracing::warn!(gpu = event.uuid, xid = event.xid, class = class.name(), meaning, "Xid");
-    }
-
-    async fn publish(&mut self, next: GpuNodeStatus, due: Due, now: Timestamp) {
-        let started = Instant::now();
-        let written = match due {
-            Due::Time => self.publisher.touch(&next).await,
-            Due::Nothing | Due::Everything => self.publisher.write(&next).await,
-        };
-        self.metrics.count_publish(written.is_ok(), started.elapsed(), now);
-        match written {
-            Ok(status) => {
-                self.log_change(&status);
-                self.failures = 0;
-                self.pulse.written();
-                self.last = Some((status, now));
-            }
-            Err(error) => self.back_off(&error),
-        }
-    }
-
-    /// While nothing can be read, the taints stay as they are.
-    async fn taint(&mut self) {
-        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let Some((inventory, _)) = good else { return };
-        let Some(wanted) = self.tainter.due(inventory, &self.judge) else { return };
-        if Instant::now() < self.taint_not_before {
-            return;
-        }
-        match self.tainter.apply(&wanted).await {
-            Ok(true) => tracing::info!(?wanted, "taints of the node were written"),
-            Ok(false) => {}
-            Err(error) if self.tainter.is_enabled() => {
-                self.taint_not_before = Instant::now() + LONGEST_PAUSE;
-                tracing::warn!(%error, "taints of the node are not up to date");
-            }
-            Err(error) => {
-                self.taint_not_before = Instant::now() + TAKE_BACK_PAUSE;
-                let by_hand = self.tainter.by_hand();
-                tracing::warn!(%error, by_hand, "taints that were written before --no-taints stay on the node");
-            }
-        }
-    }
-
-    /// While a device is not known, the labels stay as they are.
-    async fn label(&mut self) {
-        let good = self.observation.last_good.as_ref().filter(|_| self.observation.problem.is_none());
-        let Some((inventory, _)) = good.filter(|(inventory, _)| inventory.unknown.is_empty()) else { return };
-        let Some(wanted) = self.labeller.due(inventory) else { return };
-        if Instant::now() < self.label_not_before {
-            return;
-        }
-        match self.labeller.apply(&wanted).await {
-            Ok(true) => tracing::info!(?wanted, "labels of the node were written"),
-            Ok(false) => {}
-            Err(error) => {
-                self.label_not_before = Instant::now() + LABEL_PAUSE;
-                tracing::warn!(%error, "labels of the node are not up to date");
-            }
-        }
-    }
-
-    fn log_change(&self, next: &GpuNodeStatus) {
-        let reason =
-            |status: &GpuNodeStatus| status.conditions.first().map(|c| (c.reason.clone(), c.message.clone()));
-        if self.last.as_ref().and_then(|(status, _)| reason(status)) != reason(next) {
-            let (reason, message) = reason(next).unwrap_or_default();
-            tracing::info!(devices = next.device_count, reason, detail = message, "GpuNode written");
-        }
-    }
-
-    /// The first failure is tried again with the next reading, later ones after 2, 4, 8 and at most 15 s.
-    fn back_off(&mut self, error: &PublishError) {
-        self.failures = self.failures.saturating_add(1);
-        let pause = self.pace.read.saturating_mul(1 << self.failures.min(5)) / 2;
-        self.not_before = Instant::now() + pause.min(LONGEST_PAUSE);
-        tracing::warn!(%error, failures = self.failures, "GpuNode not written");
     }
 }
 

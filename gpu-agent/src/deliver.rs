@@ -13,7 +13,7 @@ use reqwest::StatusCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use vendue_receipts::delivery::{Answer, Batch};
+use vendue_receipts::delivery::{Answer, Answered, Batch, Piece};
 use vendue_receipts::{AwardId, Chain};
 
 use crate::meter::{Counter, Next};
@@ -21,7 +21,8 @@ use crate::metrics::Metrics;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// Below the time for which the controller waits for the last receipts of a run (20 s).
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Longest answer: some bytes for each chain.
 const MAX_ANSWER: usize = 4 << 20;
 
@@ -137,15 +138,20 @@ impl Deliverer {
             };
             match told {
                 Ok(Told::Nothing) => pause = look,
-                Ok(Told::Some { more }) => {
+                Ok(Told::Some(then)) => {
                     self.metrics.count_delivery(true);
-                    (asked, pause) = (Some(Instant::now()), if more { Duration::ZERO } else { look });
+                    asked = Some(Instant::now());
+                    pause = match then {
+                        Then::More => Duration::ZERO,
+                        Then::Look => look,
+                        Then::Later => longer(pause, look),
+                    };
                 }
                 Err(error) => {
                     self.metrics.count_delivery(false);
                     // A new authority or token may be there by the next time.
                     self.client = None;
-                    pause = (pause.max(look) * 2).min(LONGEST_PAUSE);
+                    pause = longer(pause, look);
                     tracing::warn!(%error, again_in = ?pause, "receipts are not delivered yet");
                 }
             }
@@ -157,16 +163,16 @@ impl Deliverer {
             None => Ok(Told::Nothing),
             Some(Next::Adopt) => {
                 let chains = self.chains().await?;
-                self.counter.adopt(chains);
-                Ok(Told::Some { more: true })
+                let heard = self.counter.adopt(chains);
+                Ok(Told::Some(if heard { Then::More } else { Then::Look }))
             }
             Some(Next::Batch(batch)) if batch == Batch::default() && !must_ask => Ok(Told::Nothing),
             Some(Next::Batch(batch)) => {
                 let answer = self.tell(&batch).await?;
-                let clean = answer.chains.iter().all(|chain| chain.error.is_none());
+                let then = then(&batch, &answer);
                 self.ended.send_replace(answer.ended.iter().copied().collect());
                 let heard = self.counter.answered(answer);
-                Ok(Told::Some { more: heard && clean && !batch.chains.is_empty() })
+                Ok(Told::Some(if heard { then } else { Then::Look }))
             }
         }
     }
@@ -231,9 +237,72 @@ impl Deliverer {
 /// What a turn did.
 enum Told {
     Nothing,
-    Some { more: bool },
+    Some(Then),
+}
+
+/// When to tell on.
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    More,
+    Look,
+    Later,
+}
+
+/// At once only when something was taken: an answer that changes nothing would be asked for without end.
+fn then(batch: &Batch, answer: &Answer) -> Then {
+    if answer.chains.iter().any(|told| told.later) {
+        return Then::Later;
+    }
+    let is_clean = answer.chains.iter().all(|told| told.error.is_none());
+    let moved = |(piece, told): (&Piece, &Answered)| {
+        let first = piece.records.first().map(|record| record.sequence);
+        piece.name == told.name && told.next.is_none_or(|next| first.is_none_or(|first| next > first))
+    };
+    let moved = batch.chains.iter().zip(&answer.chains).any(moved);
+    if is_clean && moved { Then::More } else { Then::Look }
+}
+
+fn longer(pause: Duration, look: Duration) -> Duration {
+    (pause.max(look) * 2).min(LONGEST_PAUSE)
 }
 
 fn read(path: &Path) -> Result<String, DeliverError> {
     std::fs::read_to_string(path).map_err(|source| DeliverError::File { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use vendue_receipts::{Body, BootId, ChainName, NodeKey, Opened};
+
+    use super::*;
+
+    #[test]
+    fn telling_goes_on_at_once_only_when_something_was_taken() {
+        let key = NodeKey::from_bytes(&[1; 32]).unwrap();
+        let name = ChainName::new(AwardId::IDLE, key.public());
+        let body = Body::Opened(Opened { public_key: key.public(), boot: BootId([1; 16]), time_ms: 0 });
+        let record = Chain::new(AwardId::IDLE, 0).sign(body, &key).unwrap();
+        let batch = |records| Batch { chains: vec![Piece { name, records }], hours: vec![] };
+        let (told, head) = (batch(vec![record]), batch(vec![]));
+        let answered = |next, error: Option<&str>, later| Answer {
+            chains: vec![Answered { name, next, error: error.map(str::to_owned), later }],
+            ..Answer::default()
+        };
+        let cases = [
+            (&told, answered(Some(1), None, false), Then::More),
+            (&told, answered(None, None, false), Then::More),
+            (&told, answered(Some(0), None, false), Then::Look),
+            (&told, answered(None, Some("two stories"), false), Then::Look),
+            (&told, answered(None, Some("the disk is full"), true), Then::Later),
+            (&told, Answer::default(), Then::Look),
+            (&head, answered(Some(0), None, false), Then::More),
+            (&Batch::default(), Answer::default(), Then::Look),
+        ];
+        for (batch, answer, expected) in cases {
+            assert_eq!(then(batch, &answer), expected, "{answer:?}");
+        }
+        let look = Duration::from_secs(2);
+        let pauses = std::iter::successors(Some(look), |pause| Some(longer(*pause, look)));
+        assert_eq!(pauses.take(4).map(|pause| pause.as_secs()).collect::<Vec<_>>(), [2, 4, 8, 10]);
+    }
 }

@@ -10,7 +10,7 @@
 //! * Invariant: what is published is what was last read, and the condition `Ready` says how far it can be trusted;
 //!   a missing, broken or hanging driver never ends or blocks the process.
 //!
-//! Decisions are pure: [`model`], [`observe`], [`status`]. IO lives in [`probe`], [`publish`], [`server`] and the
+//! Decisions are pure: [`model`], [`observe`], [`status`]. IO lives in [`probe`], [`writer`], [`server`] and the
 //! loop in [`agent`]. [`synthetic`] measures the devices before they are offered, in a process of its own.
 
 pub mod agent;
@@ -36,3 +36,4 @@ pub mod server;
 pub mod status;
 pub mod synthetic;
 pub mod taints;
+pub mod writer;

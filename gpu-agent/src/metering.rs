@@ -84,6 +84,13 @@ impl Metering {
                     format!("the controller does not take the receipts of {} chains", kept.stuck_chains);
                 (false, gpu_node::reasons::NOT_DELIVERED, text)
             }
+            None if kept.lost_chains > 0 => {
+                let text = format!(
+                    "receipts are signed and stored; of {} chains the controller lost what is not here any more, and takes no more",
+                    kept.lost_chains
+                );
+                (true, gpu_node::reasons::METERED, text)
+            }
             None => (true, gpu_node::reasons::METERED, "receipts are signed and stored".to_owned()),
         };
         let message = message.chars().take(MAX_MESSAGE).collect::<String>();

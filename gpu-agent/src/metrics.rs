@@ -95,6 +95,8 @@ pub struct Metrics {
     looks_lost: Gauge,
     unheard: Gauge,
     undelivered: Gauge,
+    refused_chains: Gauge,
+    lost_chains: Gauge,
     deliveries: IntCounterVec,
     ready: Gauge,
     device_count: Gauge,
@@ -166,6 +168,16 @@ impl Metrics {
                 &registry,
                 "vendue_agent_receipts_undelivered",
                 "Receipts that the controller does not have yet",
+            )?,
+            refused_chains: gauge(
+                &registry,
+                "vendue_agent_receipt_chains_refused",
+                "Chains of receipts that the controller refuses",
+            )?,
+            lost_chains: gauge(
+                &registry,
+                "vendue_agent_receipt_chains_lost",
+                "Chains of which the controller lost receipts that are not here any more",
             )?,
             deliveries: int_counters(
                 &registry,
@@ -259,6 +271,8 @@ impl Metrics {
         self.metering.set(f64::from(u8::from(kept.error.is_none())));
         self.receipts.set(float(kept.records));
         self.undelivered.set(float(kept.undelivered));
+        self.refused_chains.set(float(kept.stuck_chains));
+        self.lost_chains.set(float(kept.lost_chains));
         self.looks_lost.set(float(dropped.saturating_add(kept.dropped_ticks)));
     }
 

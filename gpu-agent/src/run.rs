@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, Api, Devices, Outlets, Pace, View};
+use crate::agent::{Agent, Devices, Outlets, View};
 use crate::args::{Compat, Library, Run};
 use crate::deliver::{self, Deliverer, Receiver};
 use crate::health::judge::Judge;
@@ -34,6 +34,7 @@ use crate::synthetic::runner::Runner;
 use crate::synthetic::store::Store;
 use crate::synthetic::task::{Channels, Prober};
 use crate::taints::Tainter;
+use crate::writer::{Api, Beat, Writer};
 
 /// The kernel's view of processes.
 const PROC: &str = "/proc";
@@ -103,16 +104,18 @@ pub async fn run(run: Run, node: String, library: &Library, stop: CancellationTo
     let delivered = deliverer(receiver, &metering, &metrics, stop.clone());
     let kubelet = Kubelet::new(&run.pod_resources_dir, KUBELET_LIMIT);
     let watcher = Watcher::new(kubelet, devices_known, Some(Slices::new(client.clone(), node.clone())));
-    let pace = Pace { read: run.read_interval(), heartbeat: run.heartbeat() };
+    let beat = Beat { heartbeat: run.heartbeat(), pause: run.read_interval() };
     let tainter = Tainter::new(client.clone(), node.clone(), !run.no_taints);
     let labeller = Labeller::new(client.clone(), node.clone(), run.gfd_labels);
     let slices = SliceCheck::new(client.clone(), node.clone());
     let api = Api { publisher: Publisher::new(client, node.clone()), tainter, labeller, slices };
-    let outlets = Outlets { known, view, metering };
+    let (wishes, wished) = watch::channel(None);
+    let writer = Writer::new(beat, wished, api, Arc::clone(&metrics), Arc::clone(&pulse));
+    let outlets = Outlets { known, view, metering, wishes };
     let channels = Channels { view: viewed.clone(), pods: pods.clone(), probes };
     let prober = prober(&run, library, boot, channels, Arc::clone(&metrics))?;
     let processes = processes(&run, (&viewed, &pods), &metrics, stop.clone());
-    let agent = Agent::new(pace, devices, outlets, api, Arc::clone(&metrics), Arc::clone(&pulse));
+    let agent = Agent::new(run.read_interval(), devices, outlets, Arc::clone(&metrics), Arc::clone(&pulse));
 
     let address = listener.local_addr().map_err(RunError::Start)?;
     tracing::info!(node, listen = %address, "started");
@@ -125,6 +128,7 @@ pub async fn run(run: Run, node: String, library: &Library, stop: CancellationTo
         () = watcher.run(seen, stop.clone()) => Ok(()),
         () = prober.run(stop.clone()) => Ok(()),
         () = processes => Ok(()),
+        () = writer.run(stop.clone()) => Ok(()),
         ended = agent.run(stop.clone()) => match ended {
             Some(what) => Err(RunError::Replaced(what)),
             None => Ok(()),

@@ -12,6 +12,7 @@
 //! | False | `DeviceLost` | the driver lost a device, or names one no more that had failed |
 //! | False | `DeviceFaulty` | a device reports a fault, or a reading of one device failed |
 //! | False | `Probing` | the first probe of a device is not over |
+//! | False | `NotMetered` | nothing else is wrong, and receipts cannot be signed or stored |
 //! | False | `Unmonitored` | a reading hangs or fails; devices are those of the last good reading, health `Unknown` |
 //!
 //! Condition `Probed`: whether every device was measured and is what it says ([`synthetic`](crate::synthetic)). A device
@@ -52,6 +53,8 @@ pub mod reasons {
     pub const DEVICE_FAULTY: &str = "DeviceFaulty";
     /// The first probe of a device is not over.
     pub const PROBING: &str = "Probing";
+    /// Receipts cannot be signed or stored: what is used now would be paid by nobody.
+    pub const NOT_METERED: &str = "NotMetered";
     /// A reading hangs or fails.
     pub const UNMONITORED: &str = "Unmonitored";
 }
@@ -96,6 +99,25 @@ pub fn build(
         device_count: i32::try_from(devices.len()).unwrap_or(i32::MAX),
         devices,
     }
+}
+
+/// A node that cannot meter earns nothing, so it offers nothing: Ready is False while `Metered` says that nothing is stored.
+/// Receipts that are stored and wait for the controller hold nothing back.
+pub fn hold_back(
+    status: &mut GpuNodeStatus,
+    metered: &Condition,
+    previous: Option<&GpuNodeStatus>,
+    now: Timestamp,
+) {
+    let is_stored = metered.reason != gpu_node::reasons::NOT_STORED;
+    if is_stored || !is_ready(status) {
+        return;
+    }
+    let message = cut(format!("nothing is metered: {}", metered.message));
+    let ready =
+        condition(gpu_node::READY, false, reasons::NOT_METERED, message, status.observed_generation, now);
+    status.conditions.retain(|condition| condition.type_ != gpu_node::READY);
+    status.conditions.insert(0, since(ready, previous));
 }
 
 /// A condition whose status is the one that was written before keeps the time of its transition.
@@ -527,6 +549,33 @@ mod tests {
             inventory.unknown = vec![UnknownDevice { index: 1, error: "lost".to_owned() }];
         }
         assert_eq!(told(&seen, vec![lasting(1)]), words("False", "DeviceLost", "1 of 2 lost: GPU 1 (lost)"));
+    }
+
+    #[test]
+    fn a_node_whose_receipts_cannot_be_stored_offers_nothing_until_they_can() {
+        let healthy = build(&observation(vec![reading(0, None)]), None, Some(1), at(100));
+        let told = |reason: &str, previous: &GpuNodeStatus, second: i64| {
+            let seen = observation(vec![reading(0, None)]);
+            let mut status = build(&seen, Some(previous), Some(1), at(second));
+            let metered =
+                condition(gpu_node::METERED, false, reason, "the disk is full", Some(1), at(second));
+            hold_back(&mut status, &metered, Some(previous), at(second));
+            status
+        };
+        let held = told("NotStored", &healthy, 200);
+        let ready = &held.conditions[0];
+        assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "NotMetered"));
+        assert_eq!(ready.message, "nothing is metered: the disk is full");
+        assert_eq!((ready.last_transition_time.0, held.conditions.len()), (at(200), 2));
+        assert!(!is_ready(&held) && held.devices == healthy.devices);
+        let later = told("NotStored", &held, 300);
+        assert_eq!(later.conditions[0].last_transition_time.0, at(200), "the transition keeps its time");
+        assert!(is_ready(&told("NotDelivered", &later, 400)), "what is stored is not lost");
+        // What is wrong with the devices is said first.
+        let mut lost = build(&observation(vec![reading(0, Some(DeviceFault::Lost))]), None, Some(1), at(1));
+        let metered = condition(gpu_node::METERED, false, "NotStored", "full", Some(1), at(1));
+        hold_back(&mut lost, &metered, None, at(1));
+        assert_eq!(lost.conditions[0].reason, "DeviceLost");
     }
 
     #[test]

@@ -115,10 +115,10 @@ impl Tainter {
         Self { nodes: Api::all(client), node, enabled, applied: None }
     }
 
-    /// The taints to bring to a node with these devices, when a call is due.
+    /// The taints to bring to a node that should have these, when a call is due.
     #[must_use]
-    pub fn due(&self, inventory: &NodeInventory, judge: &Judge) -> Option<Wanted> {
-        let wanted = if self.enabled { wanted(inventory, judge) } else { Wanted::new() };
+    pub fn due(&self, wanted: &Wanted) -> Option<Wanted> {
+        let wanted = if self.enabled { wanted.clone() } else { Wanted::new() };
         let is_done = match &self.applied {
             Some((taints, at)) => *taints == wanted && (wanted.is_empty() || at.elapsed() < LOOK),
             None => false,

@@ -20,7 +20,7 @@ use vendue_gpu_agent::deliver::{Deliverer, Pace, Receiver};
 use vendue_gpu_agent::meter::key;
 use vendue_gpu_agent::meter::{DeviceTick, Keeper, Reading, Tick};
 use vendue_gpu_agent::metrics::Metrics;
-use vendue_receipts::delivery::{Answer, Answered, Batch};
+use vendue_receipts::delivery::{Answer, Answered, Batch, BookId};
 use vendue_receipts::{
     AwardId, Body, BootId, Chain, GapReason, Record, SignedHour, Tree, hour_leaves, hour_of, verify,
 };
@@ -39,6 +39,9 @@ struct Desk {
     /// Answers that get lost after the records were stored.
     lost_answers: u32,
     hours: Vec<SignedHour>,
+    /// Its own disk is full.
+    full: bool,
+    book: BookId,
 }
 
 type Shared = Arc<Mutex<Desk>>;
@@ -72,6 +75,10 @@ async fn take(
         return Err((StatusCode::INTERNAL_SERVER_ERROR, "the disk is full"));
     }
     let answer = |piece: vendue_receipts::delivery::Piece| {
+        if desk.full {
+            let error = Some("no room".to_owned());
+            return Answered { name: piece.name, next: None, error, later: true };
+        }
         let taken = desk.chains.take(piece.name, &piece.records);
         let (next, error) = match taken {
             Ok(Taken::UpTo(next)) => (Some(next), None),
@@ -79,7 +86,7 @@ async fn take(
             Ok(Taken::Equivocation(_)) => (None, Some("two stories".to_owned())),
             Err(error) => (None, Some(error.to_string())),
         };
-        Answered { name: piece.name, next, error }
+        Answered { name: piece.name, next, error, later: false }
     };
     let chains = batch.chains.into_iter().map(answer).collect();
     if desk.lost_answers > 0 {
@@ -88,7 +95,7 @@ async fn take(
     }
     let hours = batch.hours.iter().map(|said| said.statement.hour).collect();
     desk.hours.extend(batch.hours);
-    Ok(Json(Answer { chains, ended: desk.ended.clone(), hours }))
+    Ok(Json(Answer { chains, ended: desk.ended.clone(), book: Some(desk.book), hours }))
 }
 
 async fn chains(State(desk): State<Shared>) -> Json<Vec<Chain>> {
@@ -111,7 +118,15 @@ async fn serve(dir: &Path) -> Served {
     std::fs::write(&token, format!("{TOKEN}\n")).expect("token");
     let key = made.signing_key.serialize_pem().into_bytes();
     let config = RustlsConfig::from_pem(made.cert.pem().into_bytes(), key).await.expect("tls");
-    let desk = Desk { chains: open(dir), ended: vec![], failures: 0, lost_answers: 0, hours: vec![] };
+    let desk = Desk {
+        chains: open(dir),
+        ended: vec![],
+        failures: 0,
+        lost_answers: 0,
+        hours: vec![],
+        full: false,
+        book: BookId([1; 16]),
+    };
     let desk = Arc::new(Mutex::new(desk));
     let router = Router::new()
         .route("/v1/receipts", post(take))
@@ -263,6 +278,76 @@ async fn each_hour_is_stated_once_with_the_root_over_its_records() {
     served.task.abort();
 }
 
+/// The receiver loses its disk, and is another book from then on.
+fn lose(desk: &Shared, dir: &Path) {
+    let mut desk = lock(desk);
+    // The old one has the folder's lock.
+    desk.chains = open(&dir.join("spare"));
+    std::fs::remove_dir_all(dir.join("received")).expect("remove");
+    desk.chains = open(dir);
+    desk.book.0[0] += 1;
+}
+
+#[tokio::test]
+async fn a_receiver_that_lost_its_disk_gets_what_is_over_too_while_nothing_new_comes_of_it() {
+    let dir = tempfile::tempdir().expect("dir");
+    let served = serve(dir.path()).await;
+    let mut node = Node::start(dir.path(), &served, 0);
+    node.serve(A, 25, &[]);
+    node.serve(AwardId::IDLE, 12, &[A]);
+    until("the close", || closed(&received(&served.desk, A))).await;
+    until("nothing is left", || node.keeper.kept().undelivered == 0).await;
+    let before = received(&served.desk, A);
+    lose(&served.desk, dir.path());
+    until("all of it again", || received(&served.desk, A) == before).await;
+    until("nothing is left", || node.keeper.kept().undelivered == 0).await;
+    node.end().await;
+    served.task.abort();
+}
+
+#[tokio::test]
+async fn a_receiver_without_room_accuses_no_chain_and_takes_it_later() {
+    let dir = tempfile::tempdir().expect("dir");
+    let served = serve(dir.path()).await;
+    lock(&served.desk).full = true;
+    let mut node = Node::start(dir.path(), &served, 0);
+    node.serve(A, 25, &[]);
+    until("records wait", || node.keeper.kept().undelivered > 0).await;
+    until("it was asked", || node.ended.has_changed().unwrap_or_default()).await;
+    assert_eq!(node.keeper.kept().stuck_chains, 0);
+    lock(&served.desk).full = false;
+    until("they arrive", || seconds(&received(&served.desk, A)) == 19).await;
+    node.end().await;
+    served.task.abort();
+}
+
+#[tokio::test]
+async fn a_chain_whose_beginning_everybody_lost_ends_neither_metering_nor_other_chains() {
+    let dir = tempfile::tempdir().expect("dir");
+    let served = serve(dir.path()).await;
+    let mut node = Node::start(dir.path(), &served, 0);
+    node.serve(A, 25, &[]);
+    until("what there is", || seconds(&received(&served.desk, A)) == 19).await;
+    let second = node.second;
+    node.end().await;
+    // First the node loses what it had told, then the receiver loses what it was told.
+    std::fs::remove_dir_all(dir.path().join("state/receipts")).expect("remove");
+    let mut node = Node::start(dir.path(), &served, second);
+    until("the chains are taken over", || node.keeper.kept().error.is_none()).await;
+    lose(&served.desk, dir.path());
+    node.serve(A, 25, &[]);
+    until("it is known", || node.keeper.kept().lost_chains == 2).await;
+    until("nothing waits", || node.keeper.kept().undelivered == 0).await;
+    assert_eq!((node.keeper.kept().error, node.keeper.kept().stuck_chains), (None, 0));
+    let b = AwardId([0xbb; 8]);
+    node.serve(b, 25, &[]);
+    until("another award", || seconds(&received(&served.desk, b)) >= 14).await;
+    until("nothing waits", || node.keeper.kept().undelivered == 0).await;
+    assert_eq!(received(&served.desk, A), []);
+    node.end().await;
+    served.task.abort();
+}
+
 #[tokio::test]
 async fn a_receiver_that_lost_its_disk_is_told_again() {
     let dir = tempfile::tempdir().expect("dir");
@@ -270,13 +355,7 @@ async fn a_receiver_that_lost_its_disk_is_told_again() {
     let mut node = Node::start(dir.path(), &served, 0);
     node.serve(A, 25, &[]);
     until("what there is", || seconds(&received(&served.desk, A)) == 19).await;
-    {
-        let mut desk = lock(&served.desk);
-        // The old one has the folder's lock.
-        desk.chains = open(&dir.path().join("spare"));
-        std::fs::remove_dir_all(dir.path().join("received")).expect("remove");
-        desk.chains = open(dir.path());
-    }
+    lose(&served.desk, dir.path());
     node.serve(A, 10, &[]);
     until("all of it again", || seconds(&received(&served.desk, A)) == 29).await;
     assert!(verify(A, None, 0, &received(&served.desk, A)).is_ok());

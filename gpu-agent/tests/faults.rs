@@ -192,34 +192,29 @@ fn energy_of_the_time_of_a_hung_call_is_in_the_gap_and_in_no_window() {
     assert!(windows >= 4 && gaps >= 2 * 70 * 2_500, "{windows} windows, {gaps} mJ in gaps");
 }
 
-/// A folder on a disk of its own that only the agent sees; none where this user may not mount.
-fn small_disk(node: &Node) -> Option<Command> {
-    let unshare = ["--map-root-user", "--mount"];
-    let may = Command::new("unshare").args(unshare).args(["--", "true"]).stderr(Stdio::null()).status();
-    if !may.is_ok_and(|status| status.success()) {
-        return None;
-    }
+/// The agent with its folder on a disk of its own that only it sees: a real one that gets full.
+fn on_small_disk(node: &Node) -> Command {
     fs::create_dir(node.state_dir()).expect("folder");
+    let mount = "mount -t tmpfs -o size=192k none \"$0\" && exec \"$@\"";
     let mut command = Command::new("unshare");
-    command.args(unshare).args(["--", "sh", "-c", "mount -t tmpfs -o size=192k none \"$0\" && exec \"$@\""]);
+    command.args(["--map-root-user", "--mount", "--", "sh", "-c", mount]);
     command.arg(node.state_dir()).arg(AGENT).args(node.arguments());
     command.env("KUBECONFIG", node.path("kubeconfig"));
-    Some(command)
+    command
 }
 
 #[test]
 fn a_full_disk_stops_metering_loudly_and_costs_a_gap() {
     let node = Node::start().expect("node");
-    let Some(mut command) = small_disk(&node) else {
-        println!("this user may not mount: the store's own tests have a full disk of injected files");
-        return;
-    };
+    let mut command = on_small_disk(&node);
     let fleet = node.gpus(&[("H100", 8)], Clock::default()).expect("GPUs");
     node.install(&library()).expect("install");
     let (kubelet, uuids) = (node.kubelet().expect("kubelet"), uuids(&fleet));
     let first_half: Vec<&str> = uuids.iter().take(4).map(String::as_str).collect();
     kubelet.give(&[(NAMESPACE, &first_half)]);
-    let mut agent = node.agent_by(&mut command).expect("start the agent");
+    let mut agent = node.agent_by(&mut command).expect(
+        "start the agent on a small disk; it needs unshare, and user namespaces or root to mount a tmpfs",
+    );
     let metering = |text: &str| of_agent(text, "vendue_agent_metering");
     let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored");
     agent.metrics_when("receipts", |text| stored(text) >= 10.0).expect("receipts");
@@ -244,18 +239,49 @@ fn a_full_disk_stops_metering_loudly_and_costs_a_gap() {
     let is_told = |status: &Value| condition(status, "Metered")["reason"] == "NotStored";
     let (status, _) = node.api.wait(LIMIT, is_told).unwrap_or_else(|| panic!("{}", agent.late("NotStored")));
     assert_eq!(condition(&status, "Metered")["status"], "False");
+    let message = reason(&node, &agent, "NotMetered");
+    assert!(message.contains("nothing is metered: ") && message.contains("No space left"), "{message}");
     let before = stored(&metrics);
     fs::remove_file(&filler).expect("free");
     agent.logged("receipts can be stored again").expect("log");
     agent
         .metrics_when("receipts again", |text| metering(text) == 1.0 && stored(text) > before)
         .expect("receipts");
+    reason(&node, &agent, "Healthy");
     let chains = Chains::read(&seen).expect("receipts");
     let totals = chains.verify().expect("chains");
     assert!(totals.values().all(|sums| sums.missing_ms == 0), "every second is accounted for");
     let failed =
         |record: &&Record| matches!(&record.body, Body::Gap(gap) if gap.reason == GapReason::StoreFailed);
     assert!(chains.all().filter(failed).count() >= 1, "what was not stored is a gap");
+}
+
+#[test]
+fn a_silent_api_server_makes_no_gap() {
+    let node = Node::start().expect("node");
+    let fleet = node.gpus(&[("H100", 1)], Clock::default()).expect("GPUs");
+    node.install(&library()).expect("install");
+    let _kubelet = node.kubelet().expect("kubelet");
+    let mut agent = agent(&node);
+    reason(&node, &agent, "Healthy");
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored");
+    let before = agent.metrics_when("receipts", |text| stored(text) >= 2.0).expect("receipts");
+    node.api.fall_silent();
+    // Something to write: the server takes it, and the agent waits ten seconds for an answer.
+    fleet.inject(None, Fault::Xid { code: 119 }).expect("inject");
+    let failed = |text: &str| value(text, "vendue_agent_publishes_total", &["error"]) >= Some(1.0);
+    let told = agent.logged("GpuNode not written").expect("log");
+    assert!(told["error"].as_str().expect("error").contains("no answer within 10 s"), "{told}");
+    let after = agent.metrics_when("the failed write", failed).expect("metrics");
+    assert!(stored(&after) > stored(&before), "receipts are stored meanwhile");
+    assert!(agent.stop().expect("stop").success());
+    let chains = Chains::read(&node.state_dir()).expect("receipts");
+    chains.verify().expect("chains");
+    let gaps = chains.all().filter_map(|record| match &record.body {
+        Body::Gap(gap) if gap.t0_ms < gap.t1_ms => Some((gap.reason, gap.t1_ms - gap.t0_ms)),
+        _ => None,
+    });
+    assert_eq!(gaps.collect::<Vec<_>>(), [], "looks went on each second");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use vendue_gpu_agent::health::judge::Judge;
 use vendue_gpu_agent::health::times::Times;
 use vendue_gpu_agent::health::xid::Policy;
 use vendue_gpu_agent::inventory::{NodeInventory, UnknownDevice};
-use vendue_gpu_agent::taints::Tainter;
+use vendue_gpu_agent::taints::{self, Tainter};
 
 const NODE: &str = "/api/v1/nodes/n1";
 const PATCH: &str = "/api/v1/nodes/n1?&fieldManager=vendue-gpu-agent";
@@ -45,7 +45,7 @@ async fn apply(
     judge: &Judge,
     inventory: &NodeInventory,
 ) -> Option<Result<bool, String>> {
-    let wanted = tainter.due(inventory, judge)?;
+    let wanted = tainter.due(&taints::wanted(inventory, judge))?;
     Some(tainter.apply(&wanted).await.map_err(|error| error.to_string()))
 }
 

@@ -7,6 +7,7 @@ use crate::hour::SignedHour;
 use crate::names::{AwardId, ChainName};
 use crate::record::Record;
 use serde::{Deserialize, Serialize};
+use vendue_market::encode::hex_array;
 
 /// Most bytes of a batch.
 pub const MAX_BODY: usize = 4 << 20;
@@ -34,6 +35,12 @@ pub struct Piece {
     pub records: Vec<Record>,
 }
 
+/// A receiver's book as it was opened: drawn anew each time, so whoever sees another one knows that the receiver may have less
+/// than it had, be it for a lost disk or an old copy of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct BookId(#[serde(with = "hex_array")] pub [u8; 16]);
+
 /// The answer to a batch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
@@ -41,6 +48,9 @@ pub struct Answer {
     pub chains: Vec<Answered>,
     /// Awards of open chains that are over: their chains can be closed.
     pub ended: Vec<AwardId>,
+    /// The book that answers. When it is another one than before, each chain is to be asked after, by a piece without records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub book: Option<BookId>,
     /// Hours whose statements need not be told again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hours: Vec<u64>,
@@ -57,4 +67,7 @@ pub struct Answered {
     /// Why nothing of it was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// With an error: it is the receiver's own, a full disk for example. The same is to be told again later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub later: bool,
 }

@@ -145,14 +145,19 @@ async fn take(
     let (from, said) = (node.clone(), batch.hours.clone());
     let answered = desk.on_disk(move |book| answers(book, &from, batch)).await?;
     let from = node.clone();
-    let hours = desk.on_disk(move |book| book.take_hours(&from, &said)).await??;
+    let hours = desk.on_disk(move |book| book.take_hours(&from, &said)).await?;
+    // What was said of the chains is not lost with it; the hours are told again.
+    let hours = hours.unwrap_or_else(|error| {
+        tracing::error!(node, %error, "statements of hours cannot be kept");
+        vec![]
+    });
     for answer in &answered {
         let result = if answer.error.is_some() { "refused" } else { "taken" };
         desk.metrics.receipts.with_label_values(&[result]).inc_by(answer.records);
     }
     let ended = ended(&desk, &node).await?;
     let chains = answered.into_iter().map(|told| told.answer()).collect();
-    Ok(Json(Answer { chains, ended, hours }))
+    Ok(Json(Answer { chains, ended, book: Some(desk.book.id()), hours }))
 }
 
 /// The answer to one chain of a batch.
@@ -161,11 +166,12 @@ struct Told {
     records: u64,
     next: Option<u64>,
     error: Option<String>,
+    later: bool,
 }
 
 impl Told {
     fn answer(self) -> Answered {
-        Answered { name: self.name, next: self.next, error: self.error }
+        Answered { name: self.name, next: self.next, error: self.error, later: self.later }
     }
 }
 
@@ -174,14 +180,15 @@ fn answers(book: &Book, node: &str, batch: Batch) -> Vec<Told> {
     let take = |chain: vendue_receipts::delivery::Piece| {
         let (name, records) = (chain.name, chain.records.len() as u64);
         match book.take(node, name, &chain.records) {
-            Ok(next) => Told { name, records, next, error: None },
+            Ok(next) => Told { name, records, next, error: None, later: false },
             Err(error) => {
                 if error.is_senders() {
                     tracing::error!(node, chain = %name, %error, "receipts that do not verify are refused");
                 } else {
                     tracing::error!(node, chain = %name, %error, "receipts cannot be kept");
                 }
-                Told { name, records, next: None, error: Some(error.to_string()) }
+                let later = !error.is_senders();
+                Told { name, records, next: None, error: Some(error.to_string()), later }
             }
         }
     };
@@ -191,7 +198,8 @@ fn answers(book: &Book, node: &str, batch: Batch) -> Vec<Told> {
 /// Awards with open chains of the node that are over.
 async fn ended(desk: &Desk, node: &str) -> Result<Vec<AwardId>, Refusal> {
     let from = node.to_owned();
-    let open = desk.on_disk(move |book| book.open_chains(&from)).await??;
+    // A node whose folder cannot be read was told so, chain by chain.
+    let open = desk.on_disk(move |book| book.open_chains(&from)).await?.unwrap_or_default();
     let awards = open.iter().map(Chain::award).filter(|award| !award.is_idle());
     Ok(awards.filter(|award| desk.ledger.is_over(&award.to_string()) == Some(true)).collect())
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vendue_controller_core::award::usage::{NodeBill, Run};
+use vendue_receipts::delivery::BookId;
 use vendue_receipts::{
     AwardId, Bill, Chain, ChainName, Record, SignedHour, Tree, hour_leaves, hour_of, keys_of_node,
 };
@@ -35,6 +36,8 @@ const HOURS: &str = "hours";
 const HOUR_MS: u64 = 3_600_000;
 /// Most of them that are kept for a node.
 const MAX_EVIDENCE: usize = 64;
+/// Most statements of hours that are kept for a node: those of 30 days, and some of keys that were in force before.
+const MAX_HOURS: usize = 1_024;
 
 /// Why the book does not do what it is asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +55,9 @@ pub enum BookError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The kernel gives no random bytes.
+    #[error("receipts: draw the id of the book: {0}")]
+    Random(getrandom::Error),
     /// Records cannot be kept or do not verify.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -83,7 +89,7 @@ impl BookError {
         match self {
             Self::Node(_) | Self::Equivocation { .. } => true,
             Self::Store(error) => matches!(error, StoreError::Chain { .. } | StoreError::Name { .. }),
-            Self::Folder { .. } | Self::Full { .. } => false,
+            Self::Folder { .. } | Self::Full { .. } | Self::Random(_) => false,
         }
     }
 }
@@ -115,6 +121,7 @@ pub struct Told {
 
 /// The chains of all nodes.
 pub struct Book {
+    id: BookId,
     dir: PathBuf,
     max_bytes: u64,
     nodes: Mutex<BTreeMap<String, Arc<Mutex<Node>>>>,
@@ -141,7 +148,9 @@ impl Book {
     pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, BookError> {
         let failed = |source| BookError::Folder { path: dir.to_owned(), source };
         std::fs::create_dir_all(dir).map_err(failed)?;
-        let book = Self { dir: dir.to_owned(), max_bytes, nodes: Mutex::default() };
+        let mut id = [0; 16];
+        getrandom::fill(&mut id).map_err(BookError::Random)?;
+        let book = Self { id: BookId(id), dir: dir.to_owned(), max_bytes, nodes: Mutex::default() };
         for entry in std::fs::read_dir(dir).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
             if is_node_name(&name)
@@ -151,6 +160,11 @@ impl Book {
             }
         }
         Ok(book)
+    }
+
+    /// Another one each time that the book is opened: what it holds may be less than it once was.
+    pub fn id(&self) -> BookId {
+        self.id
     }
 
     fn node(&self, name: &str) -> Result<Arc<Mutex<Node>>, BookError> {
@@ -192,7 +206,9 @@ impl Book {
     /// # Errors
     /// When they do not continue the chain, contradict it, cannot be stored, or there is no room.
     pub fn take(&self, node: &str, name: ChainName, records: &[Record]) -> Result<Option<u64>, BookError> {
-        self.make_room(records)?;
+        if !records.is_empty() {
+            self.make_room(records)?;
+        }
         let node = self.node(node)?;
         let mut node = lock(&node);
         match node.chains.take(name, records)? {
@@ -364,12 +380,17 @@ impl Node {
             }
         }
         let tree = Tree::new(&hour_leaves(hour, records.iter()));
+        if said.statement.count > tree.count() {
+            // Of what was not told, or is not here any more, nothing can be judged.
+            return Ok(Err("it counts more records than are here"));
+        }
         let is_true = (tree.count(), tree.root()) == (said.statement.count, said.statement.root);
-        let dir = self.dir.join(if is_true { HOURS } else { EVIDENCE });
+        let (folder, most) = if is_true { (HOURS, MAX_HOURS) } else { (EVIDENCE, MAX_EVIDENCE) };
+        let dir = self.dir.join(folder);
         let failed = |source| BookError::Folder { path: dir.clone(), source };
         std::fs::create_dir_all(&dir).map_err(failed)?;
         let path = dir.join(format!("{hour}-{key}.json"));
-        if !path.exists() && (is_true || std::fs::read_dir(&dir).map_err(failed)?.count() < MAX_EVIDENCE) {
+        if !path.exists() && std::fs::read_dir(&dir).map_err(failed)?.count() < most {
             let text = serde_json::to_vec_pretty(said).map_err(|error| failed(error.into()))?;
             whole(&path, &text).map_err(failed)?;
         }

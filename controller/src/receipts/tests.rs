@@ -131,16 +131,19 @@ fn statements_of_hours_are_kept_when_they_are_true_and_as_evidence_when_not() {
     book.take("n1", name(AWARD), &records).unwrap();
     let tree = Tree::new(&hour_leaves(0, records.iter()));
     let said = SignedHour::sign(0, tree.count(), tree.root(), &key(1));
-    let wrong = SignedHour::sign(1, 9, tree.root(), &key(1));
+    let wrong = SignedHour::sign(0, tree.count() - 1, tree.root(), &key(1));
     let strangers = SignedHour::sign(0, tree.count(), tree.root(), &key(2));
-    assert_eq!(book.take_hours("n1", &[said, wrong, strangers]).unwrap(), [0, 1, 0], "none is wanted again");
+    // Of records that did not come, or went for want of room, nothing is known: nobody is accused.
+    let of_lost = SignedHour::sign(1, 9, tree.root(), &key(1));
+    let all = [said, wrong, strangers, of_lost];
+    assert_eq!(book.take_hours("n1", &all).unwrap(), [0, 0, 0, 1], "none is wanted again");
     let files = |folder: &str| -> Vec<String> {
         let entries = std::fs::read_dir(dir.path().join("n1").join(folder)).unwrap();
         entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
     };
     let public_key = key(1).public();
     assert_eq!(files("hours"), [format!("0-{public_key}.json")]);
-    assert_eq!(files("evidence"), [format!("1-{public_key}.json")]);
+    assert_eq!(files("evidence"), [format!("0-{public_key}.json")]);
     book.prune(29 * 86_400_000).unwrap();
     assert_eq!(files("hours").len(), 1);
     book.prune(31 * 86_400_000).unwrap();
@@ -287,7 +290,9 @@ async fn an_agent_tells_and_hears_from_where_to_go_on_and_what_is_over() {
     let answer: Answer = serde_json::from_str(&text).unwrap();
     let next: Vec<Option<u64>> = answer.chains.iter().map(|chain| chain.next).collect();
     assert_eq!(next, [Some(3), Some(5), Some(0)]);
-    assert_eq!(answer.ended, [AWARD]);
+    assert_eq!((answer.ended, answer.book), (vec![AWARD], Some(served.book.id())));
+    let again = Book::open(&dir.path().join("another"), 1 << 30).unwrap();
+    assert_ne!(again.id(), served.book.id(), "each book that is opened is another one");
 
     // A bad chain holds up no other, and is answered with the reason.
     let other = signed(AWARD, 2, "2");
@@ -315,6 +320,38 @@ async fn an_agent_tells_and_hears_from_where_to_go_on_and_what_is_over() {
     let whole = [&of_a[..2], &read].concat();
     assert!(verify(AWARD, Some(key(1).public()), 0, &whole).is_ok());
     assert_eq!(served.book.size().0, 1);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn what_the_receiver_cannot_keep_is_wanted_later_and_the_rest_of_the_answer_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("receipts/n1");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(format!("{}-{:016x}.segment", name(AWARD), 0)), b"rust").unwrap();
+    let reviews = vec![
+        review("agent", "vendue-gpu-agent", Some("n1")),
+        review("sound", "vendue-gpu-agent", Some("n2")),
+    ];
+    let served = serve(dir.path(), &[], reviews).await;
+    let records = signed(AWARD, 1, "1");
+    let tree = Tree::new(&hour_leaves(0, records.iter()));
+    let hours = vec![SignedHour::sign(0, tree.count(), tree.root(), &key(1))];
+    let chains = vec![Piece { name: name(AWARD), records }];
+    let batch = serde_json::to_string(&Batch { chains, hours }).unwrap();
+    let (status, text) = served.post("agent", batch.clone()).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let answer: Answer = serde_json::from_str(&text).unwrap();
+    assert!(answer.chains[0].later && answer.chains[0].error.as_ref().unwrap().contains("damaged"), "{text}");
+    assert_eq!((answer.hours, answer.ended), (vec![], vec![]));
+
+    // Statements that cannot be kept: in the place of their folder there is a file.
+    std::fs::create_dir_all(dir.path().join("receipts/n2")).unwrap();
+    std::fs::write(dir.path().join("receipts/n2/hours"), b"").unwrap();
+    let (status, text) = served.post("sound", batch).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let answer: Answer = serde_json::from_str(&text).unwrap();
+    assert_eq!((answer.chains[0].next, answer.chains[0].later, answer.hours), (Some(3), false, vec![]));
     served.end().await;
 }
 

@@ -1,8 +1,10 @@
 //! An API server for one agent: one Node, one GpuNode, and when each was written.
 //!
-//! Invariant: it answers what a real one answers to the calls that the agent makes; any other call is `404`.
+//! Invariant: it answers what a real one answers to the calls that the agent makes; any other call is `404`; one
+//! that fell silent answers nothing.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,7 @@ struct Objects {
 struct Shared {
     objects: Mutex<Objects>,
     changed: Condvar,
+    silent: AtomicBool,
 }
 
 impl Shared {
@@ -60,7 +63,11 @@ impl ApiServer {
             "metadata": { "name": NAME, "uid": "u-1", "resourceVersion": "1" }, "spec": {},
         });
         let objects = Objects { node, gpu_node: None, writes: 0, written: Instant::now() };
-        let shared = Arc::new(Shared { objects: Mutex::new(objects), changed: Condvar::new() });
+        let shared = Arc::new(Shared {
+            objects: Mutex::new(objects),
+            changed: Condvar::new(),
+            silent: AtomicBool::new(false),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(io("listen for the agent"))?;
         let address = listener.local_addr().map_err(io("listen for the agent"))?;
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
@@ -102,6 +109,11 @@ impl ApiServer {
         self.shared.lock().node.clone()
     }
 
+    /// From now on requests are taken and never answered.
+    pub fn fall_silent(&self) {
+        self.shared.silent.store(true, Ordering::Relaxed);
+    }
+
     /// Writes of the GpuNode so far.
     #[must_use]
     pub fn writes(&self) -> u64 {
@@ -122,6 +134,9 @@ fn merge(into: &mut Value, patch: &Value) {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, method: Method, uri: Uri, body: Bytes) -> Response {
+    if shared.silent.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let (code, object) = call(&shared, &method, uri.path(), uri.query().unwrap_or_default(), &body);
     (code, [(header::CONTENT_TYPE, "application/json")], object.to_string()).into_response()

@@ -1,7 +1,8 @@
 //! What the node says of each hour: the root over its records.
 //!
 //! Inputs: the chains, chain time. Outputs: signed statements, kept in `hours.json` until the receiver has them. Invariants: an
-//! hour is stated once, when it is over and everything of it is stored; an hour in which nobody looked has no statement.
+//! hour is stated once, when it is over and everything of it is stored; an hour in which nobody looked, or of which records are
+//! gone, has no statement, for a statement that says less than the receiver has accuses its signer.
 
 use serde::{Deserialize, Serialize};
 use vendue_receipts::{Chain, NodeKey, SignedHour, Tree, hour_leaves, hour_of, keys_of_node};
@@ -11,8 +12,8 @@ const FILE: &str = "hours.json";
 /// An hour is stated when it is over for so long: windows and gaps that end in it are told by then.
 const SETTLED_MS: u64 = 90_000;
 const HOUR_MS: u64 = 3_600_000;
-/// Most statements that wait for the receiver: two weeks.
-const MAX_WAITING: usize = 14 * 24;
+/// Most statements that wait for the receiver: a week, below 64 KiB.
+const MAX_WAITING: usize = 7 * 24;
 
 /// Statements of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,11 +73,24 @@ impl Hours {
         }
         let mut next = self.clone();
         next.last = Some(hour);
-        if !records.is_empty() {
+        if chains.gone_ms().is_some_and(|gone_ms| gone_ms >= from) {
+            tracing::warn!(hour, "an hour has no statement: records of it are not here any more");
+        } else if !records.is_empty() {
             let tree = Tree::new(&hour_leaves(hour, records.iter()));
             next.waiting.push(SignedHour::sign(hour, tree.count(), tree.root(), key));
             next.waiting.drain(..next.waiting.len().saturating_sub(MAX_WAITING));
         }
+        next.keep(chains)?;
+        *self = next;
+        Ok(())
+    }
+
+    /// States nothing up to this hour, of which records may be lost.
+    ///
+    /// # Errors
+    /// When that cannot be stored.
+    pub fn forgo<F: Files>(&mut self, hour: u64, chains: &mut Chains<F>) -> Result<(), StoreError> {
+        let next = Self { last: self.last.max(Some(hour)), waiting: self.waiting.clone() };
         next.keep(chains)?;
         *self = next;
         Ok(())

@@ -6,21 +6,21 @@
 //!   windows end and are stored first; a key whose receipts are gone signs nothing before the receiver has said where its
 //!   chains stand, so that no place in a chain is signed twice; nothing is metered while only some chains are rotated.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
-use vendue_receipts::delivery::{Answer, Batch, MAX_BODY, MAX_RECORDS, Piece};
-use vendue_receipts::{Chain, ChainName, NodeKey, PublicKey};
-use vendue_receipts_store::StoreError;
+use vendue_receipts::delivery::{Answer, Batch};
+use vendue_receipts::{Chain, ChainName, NodeKey, PublicKey, hour_of};
+use vendue_receipts_store::{Options, StoreError};
 
 use super::hours::Hours;
 use super::key::{self, KeyError, Keys};
 use super::rules::{Meter, Resume, Settings};
 use super::store::{Store, options};
+use super::telling::Telling;
 use super::tick::Tick;
 
 /// Ticks that may wait for the disk.
@@ -34,11 +34,15 @@ const DONE: &[u8] = b"done\n";
 /// What is between two removals of old records, in milliseconds of chain time.
 const PRUNE_MS: u64 = 600_000;
 
-/// How long a chain waits that the receiver does not take, in milliseconds of chain time.
-const STUCK_MS: u64 = 300_000;
-
 /// Why nothing is stored while the receiver is asked.
 const ADOPTING: &str = "the receipts of this node's key are gone; metering goes on when the controller has said where its chains stand";
+
+/// Why nothing is stored while ticks find no room.
+const BEHIND: &str =
+    "the disk does not keep up: looks at the devices wait, and those that find no room are gaps";
+
+/// Why nothing is stored once the thread is gone.
+const ENDED: &str = "the metering thread has ended; restart the agent and see its log";
 
 /// Why metering does not begin.
 #[derive(Debug, thiserror::Error)]
@@ -65,8 +69,10 @@ pub struct Kept {
     pub error: Option<String>,
     /// Records that the receiver does not have.
     pub undelivered: u64,
-    /// Chains of which the receiver refuses records or lost what is not here any more.
+    /// Chains of which the receiver refuses records.
     pub stuck_chains: u64,
+    /// Chains of which the receiver lost what is not here any more: it takes no more of them.
+    pub lost_chains: u64,
 }
 
 /// What the thread is asked.
@@ -110,7 +116,7 @@ impl Keeper {
     pub fn start(dir: &Path, has_receiver: bool) -> Result<Self, KeeperError> {
         let Keys { current, is_new, next } = Keys::open(dir)?;
         let public_key = Arc::new(Mutex::new(current.public()));
-        let (mut store, found) = Store::open(options(dir.join("receipts")), current)?;
+        let (mut store, found) = Store::open(kept_as(dir.join("receipts"), has_receiver), current)?;
         if found.torn > 0 {
             tracing::warn!(bytes = found.torn, "ends of receipt files that were never durable are dropped");
         }
@@ -141,14 +147,21 @@ impl Keeper {
     /// What the thread has done so far.
     #[must_use]
     pub fn kept(&self) -> Kept {
-        lock(&self.kept).clone()
+        let mut kept = lock(&self.kept).clone();
+        if self.thread.as_ref().is_none_or(JoinHandle::is_finished) {
+            kept.error = Some(ENDED.to_owned());
+        }
+        kept
     }
 
     /// Hands a tick over.
     pub fn put(&self, tick: Tick) {
         let taken = self.orders.as_ref().is_some_and(|orders| orders.try_send(Order::Tick(tick)).is_ok());
         if !taken {
-            lock(&self.kept).dropped_ticks += 1;
+            let mut kept = lock(&self.kept);
+            kept.dropped_ticks += 1;
+            // The next tick that is stored says otherwise.
+            kept.error.get_or_insert_with(|| BEHIND.to_owned());
         }
     }
 
@@ -192,6 +205,13 @@ impl Drop for Keeper {
     }
 }
 
+/// Where nobody is told, everything stays for as long as there is room.
+fn kept_as(dir: PathBuf, has_receiver: bool) -> Options {
+    let options = options(dir);
+    let retain_ms = if has_receiver { options.retain_ms } else { u64::MAX };
+    Options { delivers: has_receiver, retain_ms, ..options }
+}
+
 fn lock<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -214,8 +234,9 @@ struct Work {
     rotation: Option<Rotation>,
     kept: Arc<Mutex<Kept>>,
     public_key: Arc<Mutex<PublicKey>>,
-    /// Chains that the receiver does not take, and when they are tried again, in milliseconds of chain time.
-    stuck: BTreeMap<ChainName, u64>,
+    telling: Telling,
+    /// The first hour after an adoption is not stated: what was lost may be of it.
+    adopted: bool,
     pruned_ms: u64,
     hours: Hours,
 }
@@ -228,10 +249,19 @@ impl Work {
         rotation: Option<Rotation>,
         (kept, public_key): (Arc<Mutex<Kept>>, Arc<Mutex<PublicKey>>),
     ) -> Self {
-        let (meter, stuck) = (None, BTreeMap::new());
-        let (disk_lost, pruned_ms) = (false, 0);
-        let mut work =
-            Self { store, meter, adopting, disk_lost, rotation, kept, public_key, stuck, pruned_ms, hours };
+        let mut work = Self {
+            store,
+            meter: None,
+            adopting,
+            disk_lost: false,
+            rotation,
+            kept,
+            public_key,
+            telling: Telling::default(),
+            adopted: false,
+            pruned_ms: 0,
+            hours,
+        };
         if adopting {
             tell(&work.kept, Some(ADOPTING.to_owned()));
         } else {
@@ -301,6 +331,13 @@ impl Work {
         let is_stored = error.is_none();
         tell(&self.kept, error);
         self.count();
+        if self.adopted {
+            match self.hours.forgo(hour_of(now_ms), self.store.chains_mut()) {
+                Ok(()) => self.adopted = false,
+                Err(error) => tracing::warn!(%error, "which hours are stated is not noted yet"),
+            }
+        }
+        let is_stored = is_stored && !self.adopted;
         if let Some(hour) = self.hours.due(now_ms).filter(|_| is_stored)
             && let Err(error) = self.store.state(&mut self.hours, hour)
         {
@@ -320,45 +357,20 @@ impl Work {
             .undelivered()
             .map(|(name, from)| chains.get(name).map_or(0, Chain::next_sequence).saturating_sub(from));
         let mut kept = lock(&self.kept);
-        (kept.undelivered, kept.stuck_chains) = (behind.sum(), self.stuck.len() as u64);
+        kept.undelivered = behind.sum();
+        (kept.stuck_chains, kept.lost_chains) = self.telling.counts();
     }
 
-    fn next(&self) -> Next {
+    fn now_ms(&self) -> u64 {
+        self.meter.as_ref().map_or(0, Meter::time_ms)
+    }
+
+    fn next(&mut self) -> Next {
         if self.adopting {
             return Next::Adopt;
         }
-        let now_ms = self.meter.as_ref().map_or(0, Meter::time_ms);
-        let (mut batch, mut room, mut bytes) = (Batch::default(), MAX_RECORDS, MAX_BODY / 2);
-        let waits = |name: &ChainName| self.stuck.get(name).is_some_and(|until_ms| now_ms < *until_ms);
-        for (name, from) in self.store.chains().undelivered().filter(|(name, _)| !waits(name)) {
-            let mut records = match self.store.chains().records(name, from, room) {
-                Ok(records) => records,
-                Err(error) => {
-                    tracing::error!(%error, "receipts cannot be read again");
-                    continue;
-                }
-            };
-            // As JSON a record takes about three times its bytes.
-            let fit = records.iter().take_while(|record| {
-                let length = record.encode().len().saturating_mul(3);
-                let fits = length <= bytes;
-                bytes = bytes.saturating_sub(length);
-                fits
-            });
-            let fit = fit.count();
-            records.truncate(fit);
-            room -= records.len();
-            if !records.is_empty() {
-                batch.chains.push(Piece { name, records });
-            }
-            if room == 0 || bytes == 0 {
-                break;
-            }
-        }
-        if batch.chains.is_empty() {
-            batch.hours = self.hours.waiting().to_vec();
-        }
-        Next::Batch(batch)
+        let now_ms = self.now_ms();
+        Next::Batch(self.telling.batch(self.store.chains_mut(), &self.hours, now_ms))
     }
 
     /// Notes what the receiver has, and where it wants to be told again.
@@ -366,38 +378,9 @@ impl Work {
         if let Err(error) = self.hours.told(&answer.hours, self.store.chains_mut()) {
             tracing::warn!(%error, "statements of hours will be told again");
         }
-        let again_ms = self.meter.as_ref().map_or(0, Meter::time_ms).saturating_add(STUCK_MS);
-        for told in answer.chains {
-            let name = told.name;
-            let trouble = match (told.error, told.next) {
-                (Some(error), _) => Some(error),
-                (None, next) => self.received(name, next).err().map(|error| error.to_string()),
-            };
-            match trouble {
-                None => _ = self.stuck.remove(&name),
-                Some(error) => {
-                    if self.stuck.insert(name, again_ms).is_none() {
-                        tracing::error!(chain = %name, error, "receipts are not delivered");
-                    }
-                }
-            }
-        }
+        let now_ms = self.now_ms();
+        self.telling.answered(answer, self.store.chains_mut(), now_ms);
         self.count();
-    }
-
-    fn received(&mut self, name: ChainName, next: Option<u64>) -> Result<(), StoreError> {
-        let Some(end) = self.store.chains().get(name).map(Chain::next_sequence) else { return Ok(()) };
-        let next = next.unwrap_or(end);
-        let chains = self.store.chains_mut();
-        if chains.delivered_up_to(name).is_none_or(|had| next >= had) {
-            return chains.acknowledge(name, next);
-        }
-        match chains.rewind(name, next)? {
-            true => Ok(()),
-            false => {
-                Err(StoreError::Name { name, what: "the receiver lost records that are not here any more" })
-            }
-        }
     }
 
     /// Goes on with the chains of this key as the receiver has them.
@@ -420,7 +403,7 @@ impl Work {
                     chains = count,
                     "receipts were lost; their chains go on where the controller has them"
                 );
-                (self.adopting, self.disk_lost) = (false, true);
+                (self.adopting, self.disk_lost, self.adopted) = (false, true, true);
                 self.begin();
                 if self.meter.is_some() {
                     tell(&self.kept, None);
@@ -446,4 +429,47 @@ fn tell(kept: &Mutex<Kept>, error: Option<String>) {
         _ => {}
     }
     kept.error = error;
+}
+
+#[cfg(test)]
+mod tests {
+    use vendue_receipts::BootId;
+
+    use super::*;
+
+    fn tick() -> Tick {
+        let (steady_ns, suspended_ns, system_ms) = (0, 0, 1_800_000_000_000);
+        let (boot, devices, ended) = (BootId([1; 16]), vec![], vec![]);
+        Tick { steady_ns, suspended_ns, system_ms, boot, devices, ended }
+    }
+
+    #[test]
+    fn a_thread_that_is_behind_or_gone_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut keeper = Keeper::start(dir.path(), false).unwrap();
+        assert_eq!(keeper.kept().error, None);
+        let (orders, inbox) = sync_channel(0);
+        let ours = std::mem::replace(&mut keeper.orders, Some(orders));
+        keeper.put(tick());
+        let Kept { dropped_ticks, error, .. } = keeper.kept();
+        assert_eq!((dropped_ticks, error.as_deref()), (1, Some(BEHIND)));
+        drop(inbox);
+        let ours = ours.unwrap();
+        ours.send(Order::Tick(tick())).unwrap();
+        let (reply, _next) = oneshot::channel();
+        ours.send(Order::Next(reply)).unwrap();
+        ours.send(Order::End).unwrap();
+        keeper.thread.take().unwrap().join().unwrap();
+        assert_eq!(lock(&keeper.kept).error, None, "what was stored again is told");
+        assert_eq!(keeper.kept().error.as_deref(), Some(ENDED));
+    }
+
+    #[test]
+    fn without_a_receiver_the_oldest_goes_only_for_room() {
+        let dir = PathBuf::from("/receipts");
+        let Options { delivers, retain_ms, .. } = kept_as(dir.clone(), false);
+        assert_eq!((delivers, retain_ms), (false, u64::MAX));
+        let Options { delivers, retain_ms, .. } = kept_as(dir, true);
+        assert_eq!((delivers, retain_ms), (true, 86_400_000));
+    }
 }

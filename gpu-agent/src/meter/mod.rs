@@ -21,6 +21,7 @@ mod rules;
 mod sights;
 mod span;
 mod store;
+mod telling;
 mod tick;
 
 pub use clock::Anchor;
@@ -28,6 +29,7 @@ pub use keeper::{Counter, Keeper, KeeperError, Kept, Next};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use sights::{Clocks, Sights};
 pub use store::{Appended, Found, Store, options};
+pub use telling::Telling;
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 
 #[cfg(test)]

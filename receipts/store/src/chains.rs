@@ -4,7 +4,7 @@
 //! Invariants: of a batch everything is stored or nothing; a chain that went is never begun again; nothing that a
 //! receiver still needs goes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use vendue_receipts::{AwardId, Chain, ChainName, Equivocation, PublicKey, Record};
@@ -25,11 +25,12 @@ pub struct Options {
     pub dir: PathBuf,
     /// A file ends when it is longer than this.
     pub segment_bytes: u64,
-    /// For how long chains that are over are kept, and what is old of idle chains, in milliseconds of chain time.
+    /// For how long chains that are over are kept, and what is old of idle chains, in milliseconds.
     pub retain_ms: u64,
-    /// All files together are not longer than this: what may go goes earlier, then nothing more is stored.
+    /// All files of chains together are not longer than this: what may go goes earlier, then nothing more is stored.
     pub max_bytes: u64,
-    /// Whether somebody else must have the records before they may go.
+    /// Whether somebody else must have the records before they may go. Who delivers signs them, and judges their age by chain
+    /// time; who keeps those of others judges it by the system clock that the chains say.
     pub delivers: bool,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct Part {
     pub path: PathBuf,
     /// Sequence of its first record.
     pub first: u64,
+    /// Chain time of the record before that.
+    pub begins_ms: u64,
     pub bytes: u64,
     /// Chain time of its last record.
     pub end_ms: u64,
@@ -81,6 +84,10 @@ pub struct Chains<F: Files = Disk> {
     in_force: Option<PublicKey>,
     chains: BTreeMap<ChainName, Kept>,
     removed: Vec<ChainName>,
+    /// Chains of which the receiver refuses what it lacks.
+    refused: BTreeSet<ChainName>,
+    /// Chain time of the last record that is not here any more.
+    gone_ms: Option<u64>,
 }
 
 impl Chains<Disk> {
@@ -108,7 +115,10 @@ impl<F: Files> Chains<F> {
         let removed = load::removed(&files, &dir.join(REMOVED))?;
         let Loaded { chains, torn, leftover } = load::chains(&files, dir, &removed)?;
         let opened = Opened { is_empty: chains.is_empty() && removed.is_empty(), torn };
-        let mut all = Self { options, files, in_force, chains, removed };
+        let begins = chains.values().filter_map(|kept| kept.parts.first()).filter(|part| part.first > 0);
+        let gone_ms = begins.map(|part| part.begins_ms).max();
+        let refused = BTreeSet::new();
+        let mut all = Self { options, files, in_force, chains, removed, refused, gone_ms };
         for path in leftover.into_iter().chain([all.options.dir.join(UNFINISHED)]) {
             all.remove(&path)?;
         }
@@ -232,7 +242,7 @@ impl<F: Files> Chains<F> {
         let last = self.chains.get(&name).and_then(|kept| kept.parts.last()).cloned();
         let part = match last.filter(|part| part.bytes < self.options.segment_bytes) {
             Some(part) => {
-                self.make_room(framed.len() as u64, end_ms)?;
+                self.make_room(framed.len() as u64)?;
                 self.files.append(&part.path, part.bytes, &framed).map_err(io("append to", &part.path))?;
                 Part { bytes: part.bytes + framed.len() as u64, end_ms, ..part }
             }
@@ -261,25 +271,57 @@ impl<F: Files> Chains<F> {
         let head = serde_json::to_vec(before).map_err(|error| io("write", &path)(error.into()))?;
         let content = [&frame(name, &head)?[..], framed].concat();
         let bytes = content.len() as u64;
-        self.make_room(bytes, end_ms)?;
+        self.make_room(bytes)?;
         self.files.replace(&path, &content).map_err(io("write", &path))?;
-        Ok(Part { path, first, bytes, end_ms })
+        Ok(Part { path, first, begins_ms: before.end_ms(), bytes, end_ms })
     }
 
-    /// Takes away what may go, the oldest first, until there is room for so many bytes.
-    fn make_room(&mut self, coming: u64, now_ms: u64) -> Result<(), StoreError> {
+    /// Takes away what may go, the oldest first, until there is room for so many bytes; what the receiver refuses goes last.
+    fn make_room(&mut self, coming: u64) -> Result<(), StoreError> {
         let max_bytes = self.options.max_bytes;
-        if self.bytes() + coming <= max_bytes {
-            return Ok(());
+        loop {
+            let bytes = self.bytes();
+            if bytes + coming <= max_bytes {
+                return Ok(());
+            }
+            match self.next_to_go() {
+                Some((name, true)) => self.abandon(&[name])?,
+                Some((name, false)) => self.drop_first(name)?,
+                None => return Err(StoreError::Full { dir: self.options.dir.clone(), bytes, max_bytes }),
+            }
         }
-        self.drop_old(now_ms, 0, true)?;
-        let bytes = self.bytes();
-        let dir = || self.options.dir.clone();
-        if bytes + coming <= max_bytes {
-            Ok(())
-        } else {
-            Err(StoreError::Full { dir: dir(), bytes, max_bytes })
-        }
+    }
+
+    /// What goes next when there is no room: a whole chain, or the first file of one that goes on.
+    fn next_to_go(&self) -> Option<(ChainName, bool)> {
+        let may_go = |(name, kept): (&ChainName, &Kept)| {
+            let refused = self.refused.contains(name);
+            let is_whole = self.has_ended(kept) && (refused || self.is_told(kept));
+            let next = kept.parts.get(1).map(|part| part.first);
+            let is_told = next.is_some_and(|next| next <= self.delivered(kept));
+            if !(is_whole || is_told || (refused && next.is_some())) {
+                return None;
+            }
+            let end_ms =
+                kept.parts.first().filter(|_| !is_whole).map_or(kept.chain.end_ms(), |part| part.end_ms);
+            let is_untold = if is_whole { !self.is_told(kept) } else { !is_told };
+            Some((is_untold, end_ms, *name, is_whole))
+        };
+        self.chains.iter().filter_map(may_go).min().map(|(_, _, name, is_whole)| (name, is_whole))
+    }
+
+    /// Removes the first file of a chain that has more.
+    fn drop_first(&mut self, name: ChainName) -> Result<(), StoreError> {
+        let parts = self.chains.get(&name).map(|kept| kept.parts.as_slice());
+        let Some([first, next, ..]) = parts else { return Ok(()) };
+        let (path, end_ms, first_left) = (first.path.clone(), first.end_ms, next.first);
+        self.remove(&path)?;
+        self.gone_ms = self.gone_ms.max(Some(end_ms));
+        self.chains.entry(name).and_modify(|kept| {
+            kept.parts.remove(0);
+            kept.delivered = kept.delivered.max(first_left);
+        });
+        Ok(())
     }
 
     /// Removes what is older than it is kept: chains that are over, and of idle chains all but the last file. A chain of
@@ -288,15 +330,15 @@ impl<F: Files> Chains<F> {
     /// # Errors
     /// When a file cannot be removed.
     pub fn prune(&mut self, now_ms: u64) -> Result<(), StoreError> {
-        self.drop_old(now_ms, self.options.retain_ms, false)
+        self.drop_old(now_ms, self.options.retain_ms)
     }
 
-    /// Removes what is older than this, in the same way, because room is needed.
+    /// Removes what is older than this, in the same way, because room is needed; with 0 whatever its clock says.
     ///
     /// # Errors
     /// When a file cannot be removed.
     pub fn prune_older(&mut self, now_ms: u64, retain_ms: u64) -> Result<(), StoreError> {
-        self.drop_old(now_ms, retain_ms.min(self.options.retain_ms), false)
+        self.drop_old(now_ms, retain_ms.min(self.options.retain_ms))
     }
 
     /// Removes chains, over or not. They are never begun again.
@@ -306,7 +348,9 @@ impl<F: Files> Chains<F> {
     pub fn abandon(&mut self, names: &[ChainName]) -> Result<(), StoreError> {
         self.remember_removed(names)?;
         for name in names {
+            self.refused.remove(name);
             if let Some(kept) = self.chains.remove(name) {
+                self.gone_ms = self.gone_ms.max(Some(kept.chain.end_ms()));
                 kept.parts.iter().try_for_each(|part| self.remove(&part.path))?;
                 self.remove(&self.delivered_path(*name))?;
             }
@@ -315,20 +359,32 @@ impl<F: Files> Chains<F> {
     }
 
     /// Of chains of awards that go on everything is kept while there is room: a receiver that lost its disk asks for it.
-    fn drop_old(&mut self, now_ms: u64, retain_ms: u64, of_awards: bool) -> Result<(), StoreError> {
-        let old = |end_ms: u64| end_ms.saturating_add(retain_ms) <= now_ms;
-        let over = self.chains.iter().filter(|(_, kept)| self.is_over(kept) && old(kept.chain.end_ms()));
+    fn drop_old(&mut self, now_ms: u64, retain_ms: u64) -> Result<(), StoreError> {
+        let is_old = |end_ms: u64| retain_ms == 0 || end_ms.saturating_add(retain_ms) <= now_ms;
+        let is_over = |kept: &Kept| self.has_ended(kept) && self.is_told(kept);
+        let end_ms = |kept: &Kept| self.age_from_ms(kept, kept.chain.end_ms());
+        let over = self.chains.iter().filter(|(_, kept)| is_over(kept) && is_old(end_ms(kept)));
         let over: Vec<ChainName> = over.map(|(name, _)| *name).collect();
         self.abandon(&over)?;
-        let partly = self.chains.keys().filter(|name| of_awards || name.award.is_idle());
-        let partly: Vec<ChainName> = partly.copied().collect();
-        for name in partly {
-            while let Some(path) = self.chains.get(&name).and_then(|kept| self.oldest(kept, old)) {
-                self.remove(&path)?;
-                self.chains.entry(name).and_modify(|kept| _ = kept.parts.remove(0));
+        let idle: Vec<ChainName> = self.chains.keys().copied().filter(|name| name.award.is_idle()).collect();
+        for name in idle {
+            while self.chains.get(&name).is_some_and(|kept| self.begins_old(kept, is_old)) {
+                self.drop_first(name)?;
             }
         }
         Ok(())
+    }
+
+    /// The first file is not the last, nobody else needs it, and it is old.
+    fn begins_old(&self, kept: &Kept, is_old: impl Fn(u64) -> bool) -> bool {
+        let [first, next, ..] = kept.parts.as_slice() else { return false };
+        next.first <= self.delivered(kept) && is_old(self.age_from_ms(kept, first.end_ms))
+    }
+
+    /// From when a time of a chain counts as old.
+    fn age_from_ms(&self, kept: &Kept, time_ms: u64) -> u64 {
+        let offset_ms = if self.options.delivers { 0 } else { kept.chain.clock_offset_ms() };
+        time_ms.saturating_add_signed(offset_ms)
     }
 
     /// How many records of a chain are needed by nobody but this folder.
@@ -336,16 +392,15 @@ impl<F: Files> Chains<F> {
         if self.options.delivers { kept.delivered } else { kept.chain.next_sequence() }
     }
 
-    /// Closed, or of a key that is not in force any more, and the receiver has it all.
-    fn is_over(&self, kept: &Kept) -> bool {
+    /// Closed, or of a key that is not in force any more.
+    fn has_ended(&self, kept: &Kept) -> bool {
         let foreign = self.in_force.is_some_and(|ours| kept.chain.key().is_some_and(|key| key != ours));
-        (kept.chain.is_closed() || foreign) && self.delivered(kept) >= kept.chain.next_sequence()
+        kept.chain.is_closed() || foreign
     }
 
-    /// The first file, if it is not the last, the receiver has all of it, and it is old.
-    fn oldest(&self, kept: &Kept, old: impl Fn(u64) -> bool) -> Option<PathBuf> {
-        let [first, next, ..] = kept.parts.as_slice() else { return None };
-        (next.first <= self.delivered(kept) && old(first.end_ms)).then(|| first.path.clone())
+    /// The receiver has it all.
+    fn is_told(&self, kept: &Kept) -> bool {
+        self.delivered(kept) >= kept.chain.next_sequence()
     }
 
     /// Before the files of a chain go, it is noted that they may not begin again.
@@ -420,6 +475,18 @@ impl<F: Files> Chains<F> {
         self.chains.get(&name)?.parts.first().map(|part| part.first)
     }
 
+    /// Chain time of the last record that is not here any more.
+    #[must_use]
+    pub fn gone_ms(&self) -> Option<u64> {
+        self.gone_ms
+    }
+
+    /// The chains of which the receiver refuses what it lacks: without room those records go too, for else one chain that nobody
+    /// takes would end all others. An open one that goes on again keeps the rest.
+    pub fn set_refused(&mut self, names: BTreeSet<ChainName>) {
+        self.refused = names;
+    }
+
     /// Chains with records that the receiver does not have, and from where.
     pub fn undelivered(&self) -> impl Iterator<Item = (ChainName, u64)> {
         let from = |kept: &Kept| (kept.delivered < kept.chain.next_sequence()).then_some(kept.delivered);
@@ -480,6 +547,7 @@ impl<F: Files> Chains<F> {
         }
         let (delivered, end_ms) = (chain.next_sequence(), chain.end_ms());
         let part = self.begin(name, &chain, &[], end_ms)?;
+        self.gone_ms = self.gone_ms.max(Some(end_ms).filter(|_| delivered > 0));
         self.chains.insert(name, Kept { chain, parts: vec![part], delivered: 0 });
         self.acknowledge(name, delivered)
     }

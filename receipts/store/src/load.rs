@@ -99,7 +99,8 @@ fn chain(files: &impl Files, paths: BTreeMap<u64, PathBuf>) -> Result<(Kept, u64
             chain.replay(record).map_err(|error| damaged(&path, *offset, error))?;
         }
         torn += loose as u64;
-        let part = Part { path, first, bytes: end as u64, end_ms: chain.end_ms() };
+        let (begins_ms, end_ms) = (before.end_ms(), chain.end_ms());
+        let part = Part { path, first, begins_ms, bytes: end as u64, end_ms };
         let new = Kept { chain: before, parts: vec![], delivered: 0 };
         let kept = kept.get_or_insert(new);
         kept.chain = chain;

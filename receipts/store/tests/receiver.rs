@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, Closed, Fault, NodeKey, Opened, Record, Used, Xids,
+    AwardId, Body, BootId, Chain, ChainName, Clock, Closed, Fault, NodeKey, Opened, Record, Used, Xids,
 };
 use vendue_receipts_store::{Chains, Options, StoreError, Taken};
 
@@ -121,6 +121,55 @@ fn chains_that_are_over_go_when_they_are_old_and_awards_that_go_on_stay_whole() 
     assert_eq!(chains.first_kept(name(idle)), Some(3), "all but the last file");
     assert_eq!(chains.first_kept(name(b)), Some(0));
     assert_eq!(chains.get(name(idle)).unwrap().next_sequence(), 4);
+}
+
+/// A chain whose node's system clock is found to be so far ahead of chain time, and that is then closed.
+fn with_clock(award: AwardId, offset_ms: i64) -> Vec<Record> {
+    let mut records = signed(award, &key(1), 1, "1");
+    records.pop();
+    let mut chain = Chain::new(award, 0);
+    records.iter().for_each(|record| chain.push(record).unwrap());
+    let system_ms = 1_000_u64.saturating_add_signed(offset_ms);
+    let clock = Body::Clock(Clock { time_ms: 1_000, system_ms });
+    let closed = Body::Closed(Closed { time_ms: 1_000 });
+    records.extend([clock, closed].map(|body| chain.sign(body, &key(1)).unwrap()));
+    records
+}
+
+#[test]
+fn age_is_judged_by_the_clock_that_the_node_was_set_to_and_room_by_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chains = open(dir.path());
+    chains.take(name(A), &with_clock(A, 1_000_000)).unwrap();
+    chains.prune(1_005_999).unwrap();
+    assert_eq!(chains.first_kept(name(A)), Some(0), "it began with a clock that was behind, and is not old");
+    chains.prune(1_006_000).unwrap();
+    assert_eq!(chains.first_kept(name(A)), None);
+    // Of a clock that is far ahead, nothing ever gets old: it goes when there is no room.
+    let b = AwardId([0xbb; 8]);
+    chains.take(name(b), &with_clock(b, 1 << 50)).unwrap();
+    chains.prune_older(1_006_000, 1).unwrap();
+    assert_eq!(chains.first_kept(name(b)), Some(0));
+    chains.prune_older(1_006_000, 0).unwrap();
+    assert_eq!(chains.first_kept(name(b)), None);
+}
+
+#[test]
+fn without_room_the_oldest_goes_first_and_no_more_than_is_needed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chains = open(dir.path());
+    let awards = [1, 2, 3].map(|n| AwardId([n; 8]));
+    for (award, windows) in awards.into_iter().zip([4, 2, 3]) {
+        chains.take(name(award), &signed(award, &key(1), windows, "1")).unwrap();
+    }
+    let bytes = chains.bytes();
+    drop(chains);
+    let options = Options { max_bytes: bytes + 10, ..options(dir.path()) };
+    let mut chains = Chains::open(options, None).unwrap().0;
+    chains.take(name(A), &signed(A, &key(1), 1, "1")[..1]).unwrap();
+    let left = awards.map(|award| chains.first_kept(name(award)).is_some());
+    assert_eq!(left, [true, false, true]);
+    assert_eq!(chains.gone_ms(), Some(2_000));
 }
 
 #[test]

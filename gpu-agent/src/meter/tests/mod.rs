@@ -6,6 +6,7 @@ mod memory;
 mod properties;
 mod rotation;
 mod store;
+mod telling;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
