@@ -1,6 +1,8 @@
 //! Reading devices: the trait that the rest of the agent knows, and its errors.
 
 pub mod events;
+mod gpm;
+pub mod numa;
 pub mod nvml;
 mod processes;
 mod reading;
