@@ -13,6 +13,7 @@
 
 mod clock;
 pub mod clocks;
+mod counters;
 pub mod hours;
 mod keeper;
 pub mod key;
@@ -21,13 +22,16 @@ mod rules;
 mod sights;
 mod span;
 mod store;
+mod tally;
 mod tick;
 
 pub use clock::Anchor;
+pub use counters::MeterCounters;
 pub use keeper::{Counter, Keeper, KeeperError, Kept, Next};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use sights::{Clocks, Sights};
 pub use store::{Appended, Found, Store, options};
+pub use tally::{OfAward, Sums, Tally, Whose};
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 
 #[cfg(test)]
