@@ -310,7 +310,7 @@ pub fn measure(programs: &Programs, seconds: u64, report: &mut Report) -> Result
         if second % 20 == 0 {
             for device in 0..DEVICES as u32 {
                 let (pid, intensity) = (10 + device, (second as u32 * 3 + device * 17) % 101);
-                world.fleet.load(Work { pid, device, gpu_instance: None, intensity, memory_mib: 100 })?;
+                world.fleet.load(Work { pid, device, intensity, memory_mib: 100, ..Work::default() })?;
             }
         }
         world.turn(second, !SILENCE.contains(&now))?;

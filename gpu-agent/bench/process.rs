@@ -112,7 +112,7 @@ fn work(busy: &Busy, agent: &Agent, seconds: u32, report: &mut Report) -> Result
             for device in 0..6 {
                 let intensity = (second * 7 + device * 13) % 101;
                 let work =
-                    Work { pid: 100 + device, device, gpu_instance: None, intensity, memory_mib: 40_000 };
+                    Work { pid: 100 + device, device, intensity, memory_mib: 40_000, ..Work::default() };
                 loads.push(busy.fleet.load(work)?);
             }
         }
@@ -198,7 +198,7 @@ pub fn eight(programs: &Programs, plan: &Plan, report: &mut Report) -> Result<()
     report.detail("start to first GpuNode: median (s)", quantile(&starts, 0.5).unwrap_or(f64::NAN));
     // What happens once is over when Pods are known and the first receipts are stored.
     agent.metrics_when("first receipts", |text| {
-        crate::node::http::value(text, "vendue_agent_receipts_stored", &[]).is_some_and(|n| n > 0.0)
+        crate::node::http::value(text, "vendue_agent_receipts_stored_total", &[]).is_some_and(|n| n > 0.0)
     })?;
     say("memory and CPU of ordinary work");
     let writes = busy.node.api.writes();
@@ -236,9 +236,9 @@ pub fn sixty_four(programs: &Programs, plan: &Plan, report: &mut Report) -> Resu
         busy.fleet.load(Work {
             pid: 1_000 + pid,
             device,
-            gpu_instance: None,
             intensity: 10,
             memory_mib: 100,
+            ..Work::default()
         })?;
     }
     let (agent, took) = busy.agent(programs, 64)?;

@@ -167,7 +167,6 @@ fn of_inventory(seen: &Value, device: &Value, named: &mut impl FnMut(&str, &Valu
         ("PCIe width", &seen["pcie"][1], &device["pcie"]["width"]),
         ("highest PCIe generation", &seen["pcie"][2], &device["pcie"]["maxGeneration"]),
         ("highest PCIe width", &seen["pcie"][3], &device["pcie"]["maxWidth"]),
-        ("NUMA node", &seen["numaNode"], &device["numaNode"]),
     ] {
         named(what, theirs, ours);
     }

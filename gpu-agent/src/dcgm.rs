@@ -3,16 +3,17 @@
 //! * Inputs: what is believed of the devices, the last Xid of each, who holds them, the name of the node.
 //! * Output: text for Prometheus. Names, types and units are those of `etc/default-counters.csv`, labels and their order those
 //!   of `internal/pkg/rendermetrics` in <https://github.com/NVIDIA/dcgm-exporter> (4.5).
-//! * Invariant: a value that NVML does not give is absent, never zero. Of the default list these are absent, for NVML lacks
-//!   them or gives a rate in their place: `DCGM_FI_PROF_*`, `DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL`,
-//!   `DCGM_FI_DEV_PCIE_{TX,RX}_THROUGHPUT`, `DCGM_FI_DEV_VGPU_LICENSE_STATUS`.
+//! * Invariant: a value that NVML does not give is absent, never zero. Of the default list these are always absent, for NVML
+//!   lacks them or gives a rate in their place: `DCGM_FI_DEV_NVLINK_BANDWIDTH_TOTAL`, `DCGM_FI_DEV_PCIE_{TX,RX}_THROUGHPUT`,
+//!   `DCGM_FI_DEV_VGPU_LICENSE_STATUS`; and `DCGM_FI_PROF_*` of cards before Hopper, which have no GPM.
 
 use std::collections::BTreeMap;
 
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use crate::inventory::{DeviceFault, DeviceReading, MigInstance, NodeInventory};
+use crate::families::{family, label, metric};
+use crate::inventory::{Activity, DeviceFault, DeviceReading, MigInstance, NodeInventory};
 use crate::pods::attribution::{Attribution, Holder};
 
 const MIB: f64 = 1_048_576.0;
@@ -20,7 +21,25 @@ const MIB: f64 = 1_048_576.0;
 /// What a value is read from.
 struct Source<'a> {
     device: &'a DeviceReading,
+    /// The MIG instance, on a device that is split.
+    instance: Option<&'a MigInstance>,
+    driver_version: &'a str,
     xid: Option<u64>,
+}
+
+impl Source<'_> {
+    /// Of an instance or its card, whichever is shown.
+    fn activity(&self) -> &Activity {
+        self.instance.map_or(&self.device.activity, |instance| &instance.activity)
+    }
+
+    fn memory_used(&self) -> Option<u64> {
+        self.instance.map_or(self.device.sensors.memory_used_bytes, |instance| instance.memory_used_bytes)
+    }
+
+    fn memory_free(&self) -> Option<u64> {
+        self.instance.map_or(self.device.sensors.memory_free_bytes, |instance| instance.memory_free_bytes)
+    }
 }
 
 /// A value in dcgm-exporter's unit.
@@ -68,11 +87,9 @@ const FIELDS: &[(&str, MetricType, &str, Value)] = &[
         Some(float(s.xid.unwrap_or(0)))
     }),
     ("DCGM_FI_DEV_FB_FREE", MetricType::GAUGE, "Frame buffer that is free (MiB)", |s| {
-        s.device.sensors.memory_free_bytes.map(mib)
+        s.memory_free().map(mib)
     }),
-    ("DCGM_FI_DEV_FB_USED", MetricType::GAUGE, "Frame buffer in use (MiB)", |s| {
-        s.device.sensors.memory_used_bytes.map(mib)
-    }),
+    ("DCGM_FI_DEV_FB_USED", MetricType::GAUGE, "Frame buffer in use (MiB)", |s| s.memory_used().map(mib)),
     ("DCGM_FI_DEV_FB_RESERVED", MetricType::GAUGE, "Frame buffer that the driver keeps (MiB)", |s| {
         s.device.sensors.memory_reserved_bytes.map(mib)
     }),
@@ -92,7 +109,32 @@ const FIELDS: &[(&str, MetricType, &str, Value)] = &[
         s.device.sensors.rows_remapped_corrected?;
         Some(f64::from(u8::from(s.device.fault == Some(DeviceFault::RowRemapFailed))))
     }),
+    ("DCGM_FI_PROF_GR_ENGINE_ACTIVE", MetricType::GAUGE, "Ratio of time that the engine was active", |s| {
+        s.activity().engine_millionths.map(ratio)
+    }),
+    (
+        "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
+        MetricType::GAUGE,
+        "Ratio of cycles in which tensor pipes were active",
+        |s| s.activity().tensor_millionths.map(ratio),
+    ),
+    (
+        "DCGM_FI_PROF_DRAM_ACTIVE",
+        MetricType::GAUGE,
+        "Ratio of cycles in which the interface of the memory was active",
+        |s| s.activity().memory_millionths.map(ratio),
+    ),
+    ("DCGM_FI_PROF_PCIE_TX_BYTES", MetricType::GAUGE, "Bytes a second sent over PCIe", |s| {
+        s.activity().pcie_sent_bytes_per_second.map(float)
+    }),
+    ("DCGM_FI_PROF_PCIE_RX_BYTES", MetricType::GAUGE, "Bytes a second received over PCIe", |s| {
+        s.activity().pcie_received_bytes_per_second.map(float)
+    }),
 ];
+
+fn ratio(millionths: u32) -> f64 {
+    f64::from(millionths) / 1e6
+}
 
 /// Exact up to 2^53.
 #[allow(clippy::cast_precision_loss)]
@@ -120,11 +162,9 @@ pub fn render(
             let metrics: Vec<Metric> = inventory
                 .devices
                 .iter()
-                .filter_map(|device| {
-                    let xid = xids.get(&device.identity.uuid).copied();
-                    Some((device, value(&Source { device, xid })?))
-                })
-                .flat_map(|(device, value)| series(device, pods, node, *kind, value))
+                .flat_map(|device| sources(device, &inventory.driver_version, xids))
+                .filter_map(|source| Some((value(&source)?, source)))
+                .flat_map(|(value, source)| series(&source, pods, node, *kind, value))
                 .collect();
             // The encoder refuses a family without series.
             (!metrics.is_empty()).then(|| family(name, *kind, help, metrics))
@@ -135,62 +175,33 @@ pub fn render(
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-fn family(name: &str, kind: MetricType, help: &str, metrics: Vec<Metric>) -> MetricFamily {
-    let mut family = MetricFamily::default();
-    family.set_name(name.to_owned());
-    family.set_help(help.to_owned());
-    family.set_field_type(kind);
-    family.set_metric(metrics);
-    family
-}
-
-/// One series for each holder of the device; one without a Pod when it has none. A device in MIG mode has a series for each
-/// of its instances, as dcgm-exporter shows them.
-fn series(
-    device: &DeviceReading,
-    pods: &Attribution,
-    node: &str,
-    kind: MetricType,
-    value: f64,
-) -> Vec<Metric> {
-    let of = |uuid: &str, instance: Option<&MigInstance>| -> Vec<Metric> {
-        let holders = pods.holders(uuid);
-        let labels = labels(device, instance, node);
-        if holders.is_empty() {
-            return vec![metric(labels, kind, value)];
-        }
-        holders.iter().map(|h| metric([labels.clone(), pod_labels(h)].concat(), kind, value)).collect()
-    };
+/// The device; in MIG mode its instances in its place, as dcgm-exporter shows them.
+fn sources<'a>(
+    device: &'a DeviceReading,
+    driver_version: &'a str,
+    xids: &BTreeMap<String, u64>,
+) -> Vec<Source<'a>> {
+    let xid = xids.get(&device.identity.uuid).copied();
+    let of = |instance| Source { device, instance, driver_version, xid };
     if device.mig.is_empty() {
-        of(&device.identity.uuid, None)
-    } else {
-        device.mig.iter().flat_map(|instance| of(&instance.uuid, Some(instance))).collect()
+        return vec![of(None)];
     }
+    device.mig.iter().map(|instance| of(Some(instance))).collect()
 }
 
-fn metric(labels: Vec<LabelPair>, kind: MetricType, value: f64) -> Metric {
-    let mut metric = Metric::from_label(labels);
-    if kind == MetricType::COUNTER {
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-    } else {
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
+/// One series for each holder; one without a Pod when there is none.
+fn series(source: &Source<'_>, pods: &Attribution, node: &str, kind: MetricType, value: f64) -> Vec<Metric> {
+    let Source { device, instance, .. } = source;
+    let holders = pods.holders(instance.map_or(&device.identity.uuid, |instance| &instance.uuid));
+    let labels = labels(source, node);
+    if holders.is_empty() {
+        return vec![metric(labels, kind, value)];
     }
-    metric
+    holders.iter().map(|h| metric([labels.clone(), pod_labels(h)].concat(), kind, value)).collect()
 }
 
-fn label(name: &str, value: impl Into<String>) -> LabelPair {
-    let mut pair = LabelPair::default();
-    pair.set_name(name.to_owned());
-    pair.set_value(value.into());
-    pair
-}
-
-fn labels(device: &DeviceReading, instance: Option<&MigInstance>, node: &str) -> Vec<LabelPair> {
-    let id = &device.identity;
+fn labels(source: &Source<'_>, node: &str) -> Vec<LabelPair> {
+    let id = &source.device.identity;
     let mut labels = vec![
         label("gpu", id.index.to_string()),
         label("UUID", id.uuid.clone()),
@@ -198,12 +209,13 @@ fn labels(device: &DeviceReading, instance: Option<&MigInstance>, node: &str) ->
         label("device", format!("nvidia{}", id.minor.unwrap_or(id.index))),
         label("modelName", id.product_name.clone()),
     ];
-    if let Some(instance) = instance {
+    if let Some(instance) = source.instance {
         let profile = instance.name.split_whitespace().next_back().unwrap_or_default();
         labels.push(label("GPU_I_PROFILE", profile));
         labels.push(label("GPU_I_ID", instance.gpu_instance.map_or_else(String::new, |id| id.to_string())));
     }
     labels.push(label("Hostname", node));
+    labels.push(label("DCGM_FI_DRIVER_VERSION", source.driver_version));
     labels
 }
 
@@ -247,6 +259,8 @@ mod tests {
             memory_free_bytes: Some((3 << 20) + 1),
             ..Sensors::default()
         };
+        plain.activity.engine_millionths = Some(1_000_000);
+        plain.activity.pcie_sent_bytes_per_second = Some(1_500);
         let mut sliced = DeviceReading::of(identity(1));
         sliced.mig = vec![MigInstance {
             uuid: "MIG-1".to_owned(),
@@ -255,8 +269,14 @@ mod tests {
             compute_instance: Some(0),
             memory_bytes: None,
             memory_used_bytes: None,
+            memory_free_bytes: Some(9 << 20),
+            activity: Activity { engine_millionths: Some(250_000), ..Activity::default() },
         }];
-        NodeInventory { devices: vec![plain, sliced], ..NodeInventory::default() }
+        // What is the whole card's is not shown as the instance's.
+        sliced.sensors.memory_free_bytes = Some(70 << 30);
+        sliced.activity.engine_millionths = Some(900_000);
+        let driver_version = "580.95.05".to_owned();
+        NodeInventory { driver_version, devices: vec![plain, sliced], ..NodeInventory::default() }
     }
 
     fn pods() -> Attribution {
@@ -281,8 +301,8 @@ mod tests {
     fn series_have_the_labels_of_dcgm_exporter_in_its_order() {
         let xids = [("GPU-1".to_owned(), 31)].into();
         let text = render(&inventory(), &xids, &pods(), "node-1").expect("text");
-        let gpu0 = r#"gpu="0",UUID="GPU-0",pci_bus_id="00000000:10:00.0",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="node-1",namespace="n",pod="p""#;
-        let gpu1 = r#"gpu="1",UUID="GPU-1",pci_bus_id="00000000:11:00.0",device="nvidia1",modelName="NVIDIA H100 80GB HBM3",GPU_I_PROFILE="1g.10gb",GPU_I_ID="7",Hostname="node-1",namespace="n",pod="p""#;
+        let gpu0 = r#"gpu="0",UUID="GPU-0",pci_bus_id="00000000:10:00.0",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="node-1",DCGM_FI_DRIVER_VERSION="580.95.05",namespace="n",pod="p""#;
+        let gpu1 = r#"gpu="1",UUID="GPU-1",pci_bus_id="00000000:11:00.0",device="nvidia1",modelName="NVIDIA H100 80GB HBM3",GPU_I_PROFILE="1g.10gb",GPU_I_ID="7",Hostname="node-1",DCGM_FI_DRIVER_VERSION="580.95.05",namespace="n",pod="p""#;
         let expected = [
             "# HELP DCGM_FI_DEV_POWER_USAGE Power drawn (W)".to_owned(),
             "# TYPE DCGM_FI_DEV_POWER_USAGE gauge".to_owned(),
@@ -301,10 +321,21 @@ mod tests {
             "# TYPE DCGM_FI_DEV_FB_FREE gauge".to_owned(),
             format!(r#"DCGM_FI_DEV_FB_FREE{{{gpu0},container="a"}} 3"#),
             format!(r#"DCGM_FI_DEV_FB_FREE{{{gpu0},container="b"}} 3"#),
+            format!(r#"DCGM_FI_DEV_FB_FREE{{{gpu1},container="c"}} 9"#),
+            "# HELP DCGM_FI_PROF_GR_ENGINE_ACTIVE Ratio of time that the engine was active".to_owned(),
+            "# TYPE DCGM_FI_PROF_GR_ENGINE_ACTIVE gauge".to_owned(),
+            format!(r#"DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{gpu0},container="a"}} 1"#),
+            format!(r#"DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{gpu0},container="b"}} 1"#),
+            format!(r#"DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{gpu1},container="c"}} 0.25"#),
+            "# HELP DCGM_FI_PROF_PCIE_TX_BYTES Bytes a second sent over PCIe".to_owned(),
+            "# TYPE DCGM_FI_PROF_PCIE_TX_BYTES gauge".to_owned(),
+            format!(r#"DCGM_FI_PROF_PCIE_TX_BYTES{{{gpu0},container="a"}} 1500"#),
+            format!(r#"DCGM_FI_PROF_PCIE_TX_BYTES{{{gpu0},container="b"}} 1500"#),
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), expected);
         // A device that nobody has, has a series without a Pod.
         let free = render(&inventory(), &BTreeMap::new(), &Attribution::default(), "node-1").expect("text");
-        assert!(free.contains("Hostname=\"node-1\"} 70.5"), "{free}");
+        let no_pod = r#"Hostname="node-1",DCGM_FI_DRIVER_VERSION="580.95.05"} 70.5"#;
+        assert!(free.contains(no_pod), "{free}");
     }
 }

@@ -47,6 +47,8 @@ pub struct DeviceReading {
     pub processes: Option<Arc<[DeviceProcess]>>,
     /// Sensors.
     pub sensors: Sensors,
+    /// What it did since the reading before.
+    pub activity: Activity,
 }
 
 impl DeviceReading {
@@ -66,6 +68,7 @@ impl DeviceReading {
             compute_processes: None,
             processes: None,
             sensors: Sensors::default(),
+            activity: Activity::default(),
         }
     }
 }
@@ -113,6 +116,29 @@ pub struct MigInstance {
     pub memory_bytes: Option<u64>,
     /// Bytes of it in use.
     pub memory_used_bytes: Option<u64>,
+    /// Bytes of it that are free.
+    pub memory_free_bytes: Option<u64>,
+    /// What its GPU instance did since the reading before, where no other compute instance is on that.
+    pub activity: Activity,
+}
+
+/// What a device or GPU instance did since the reading before, as its performance monitoring says. Cards before Hopper have
+/// none; what is not known is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Activity {
+    /// Share of time that any kernel ran, in millionths.
+    pub engine_millionths: Option<u32>,
+    /// Share of its SMs that had work, over time, in millionths.
+    pub sm_millionths: Option<u32>,
+    /// Share of time that tensor pipes worked, over its SMs, in millionths.
+    pub tensor_millionths: Option<u32>,
+    /// Share of the memory's bandwidth that was used, in millionths.
+    pub memory_millionths: Option<u32>,
+    /// Bytes a second that it sent over PCIe.
+    pub pcie_sent_bytes_per_second: Option<u64>,
+    /// Bytes a second that came to it over PCIe.
+    pub pcie_received_bytes_per_second: Option<u64>,
 }
 
 /// What a device is: the same for as long as the card is in its slot.

@@ -17,6 +17,7 @@ pub mod agent;
 pub mod args;
 pub mod dcgm;
 pub mod deliver;
+mod families;
 pub mod fingerprint;
 pub mod health;
 pub mod inventory;

@@ -1,13 +1,15 @@
-//! Prometheus metrics: base units, bounded labels (`node`, `gpu_uuid`, `model`, `kind`, `result`, `pod_uid`).
+//! Prometheus metrics: base units, bounded labels (`node`, `gpu_uuid`, `model`, `kind`, `result`, `pod_uid`,
+//! `award`).
 //!
 //! Device metrics show the last good reading; when reading fails they go, so that nobody takes old values for new.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::jiff::Timestamp;
 use prometheus::{
-    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounterVec, Opts, Registry,
-    TextEncoder,
+    CounterVec, Encoder, Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts,
+    Registry, TextEncoder,
 };
 
 use vendue_crds::{GpuHealth, GpuProbe, ProbeResult};
@@ -15,7 +17,7 @@ use vendue_crds::{GpuHealth, GpuProbe, ProbeResult};
 use crate::health::judge::Judge;
 use crate::health::xid::{self, Class};
 use crate::inventory::{DeviceReading, Sensors};
-use crate::meter::Kept;
+use crate::meter::{Kept, MeterCounters};
 use crate::model;
 use crate::observe::{Observation, Outcome};
 use crate::pods::gauges::ProcessGauges;
@@ -34,7 +36,7 @@ const DEVICE_LABELS: [&str; 2] = ["gpu_uuid", "model"];
 type Reading = fn(&DeviceReading) -> Option<f64>;
 
 /// Gauges of a device: name, help, value.
-const DEVICE_GAUGES: [(&str, &str, Reading); 8] = [
+const DEVICE_GAUGES: [(&str, &str, Reading); 9] = [
     ("vendue_gpu_memory_bytes", "Frame buffer of the device", |d| Some(float(d.identity.memory_bytes))),
     ("vendue_gpu_memory_used_bytes", "Frame buffer in use", |d| d.sensors.memory_used_bytes.map(float)),
     (
@@ -42,6 +44,9 @@ const DEVICE_GAUGES: [(&str, &str, Reading); 8] = [
         "Share of time that kernels ran; says nothing about how many SMs did",
         |d| d.sensors.gpu_utilization_percent.map(|p| f64::from(p) / 100.0),
     ),
+    ("vendue_gpu_sm_active_ratio", "Share of the SMs that had work, over time; Hopper and later", |d| {
+        d.activity.sm_millionths.map(|share| f64::from(share) / 1e6)
+    }),
     ("vendue_gpu_memory_utilization_ratio", "Share of time that memory was read or written", |d| {
         d.sensors.memory_utilization_percent.map(|p| f64::from(p) / 100.0)
     }),
@@ -91,8 +96,9 @@ pub struct Metrics {
     ecc_errors: CounterVec,
     xids: IntCounterVec,
     metering: Gauge,
-    receipts: Gauge,
-    looks_lost: Gauge,
+    metered: MeterCounters,
+    receipts: IntCounter,
+    looks_lost: IntCounter,
     unheard: Gauge,
     undelivered: Gauge,
     refused_chains: Gauge,
@@ -107,6 +113,8 @@ pub struct Metrics {
     publish_seconds: Histogram,
     last_publish: Gauge,
     processes: ProcessGauges,
+    /// Held while what is shown is exchanged: a scrape in between would see counters that fell to nothing.
+    exchange: Mutex<()>,
 }
 
 impl Metrics {
@@ -150,6 +158,8 @@ impl Metrics {
             &["code", "class"],
         )?;
         registry.register(Box::new(xids.clone()))?;
+        let metered = MeterCounters::new()?;
+        registry.register(Box::new(metered.clone()))?;
         Ok(Self {
             devices,
             findings,
@@ -159,9 +169,10 @@ impl Metrics {
             ecc_errors,
             xids,
             metering: gauge(&registry, "vendue_agent_metering", "1 while receipts can be stored")?,
-            receipts: gauge(
+            metered,
+            receipts: int_counter(
                 &registry,
-                "vendue_agent_receipts_stored",
+                "vendue_agent_receipts_stored_total",
                 "Receipts stored since the agent began",
             )?,
             undelivered: gauge(
@@ -189,9 +200,9 @@ impl Metrics {
                 "vendue_agent_devices_without_events",
                 "Devices whose Xids are not seen, because the driver refuses to tell of them",
             )?,
-            looks_lost: gauge(
+            looks_lost: int_counter(
                 &registry,
-                "vendue_agent_metering_looks_lost",
+                "vendue_agent_metering_looks_lost_total",
                 "Readings that could not be metered since the agent began: each is a second of a gap",
             )?,
             ready: gauge(&registry, "vendue_agent_ready", "1 when the GpuNode's condition Ready is True")?,
@@ -229,6 +240,7 @@ impl Metrics {
                 "Time of the last good write of the GpuNode",
             )?,
             processes: ProcessGauges::new(&registry)?,
+            exchange: Mutex::new(()),
             registry,
         })
     }
@@ -269,11 +281,12 @@ impl Metrics {
     /// Shows how metering goes.
     pub fn show_metering(&self, kept: &Kept, dropped: u64) {
         self.metering.set(f64::from(u8::from(kept.error.is_none())));
-        self.receipts.set(float(kept.records));
+        self.metered.show(Arc::clone(&kept.tally));
+        raise(&self.receipts, kept.records);
         self.undelivered.set(float(kept.undelivered));
         self.refused_chains.set(float(kept.stuck_chains));
         self.lost_chains.set(float(kept.lost_chains));
-        self.looks_lost.set(float(dropped.saturating_add(kept.dropped_ticks)));
+        raise(&self.looks_lost, dropped.saturating_add(kept.dropped_ticks));
     }
 
     /// Shows of how many devices no events are heard.
@@ -292,11 +305,13 @@ impl Metrics {
 
     /// Shows what processes use of the devices.
     pub fn show_processes(&self, uses: &[DeviceUse]) {
+        let _exchange = self.exchange();
         self.processes.show(uses);
     }
 
     /// Shows what is believed.
     pub fn show(&self, observation: &Observation, judge: &Judge, probes: &Probes, ready: bool) {
+        let _exchange = self.exchange();
         self.ready.set(if ready { 1.0 } else { 0.0 });
         self.devices.iter().for_each(|(gauge, _)| gauge.reset());
         self.findings.iter().for_each(|(gauge, _)| gauge.reset());
@@ -348,9 +363,23 @@ impl Metrics {
     /// When a metric cannot be written as text.
     pub fn render(&self) -> Result<String, prometheus::Error> {
         let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        let families = {
+            let _exchange = self.exchange();
+            self.registry.gather()
+        };
+        TextEncoder::new().encode(&families, &mut text)?;
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
+
+    fn exchange(&self) -> std::sync::MutexGuard<'_, ()> {
+        // It guards no data that a panic could leave half-way.
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Raises a counter to a count that is kept elsewhere and only grows.
+fn raise(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 /// Exact up to 2^53: byte counts and energy counters stay far below.
@@ -376,6 +405,12 @@ fn gauges(registry: &Registry, name: &str, help: &str) -> Result<GaugeVec, prome
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
     let metric = Gauge::new(name, help)?;
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn int_counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+    let metric = IntCounter::new(name, help)?;
     registry.register(Box::new(metric.clone()))?;
     Ok(metric)
 }
@@ -436,6 +471,100 @@ mod tests {
         let inventory = NodeInventory { devices: vec![device], ..NodeInventory::default() };
         let at = Timestamp::from_second(10).expect("time");
         Observation { last_good: Some((inventory, at)), problem: None }
+    }
+
+    #[test]
+    fn names_and_types_follow_prometheus() {
+        let metrics = Metrics::new("n1").expect("definitions");
+        let judge = Judge::new(Policy::default(), Times::default(), vec![]);
+        let mut observation = observation();
+        let (inventory, _) = observation.last_good.as_mut().expect("inventory");
+        inventory.devices[0].activity.sm_millionths = Some(500_000);
+        metrics.show(&observation, &judge, &Probes::new(), true);
+        metrics.count_xid(79, Class::Fatal);
+        metrics.count_publish(true, Duration::ZERO, Timestamp::UNIX_EPOCH);
+        metrics.count_read(&Outcome::Hung { since: Duration::ZERO }, Duration::ZERO);
+        metrics.count_delivery(true);
+        metrics.show_metering(&Kept { records: 3, ..Kept::default() }, 4);
+        let text = metrics.render().expect("text");
+        let types: Vec<(&str, &str)> =
+            text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+        assert!(types.len() >= 20, "{types:?}");
+        for (name, kind) in types {
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            assert!(name.starts_with("vendue_gpu_") || name.starts_with("vendue_agent_"), "{name}");
+            for unit in ["_percent", "_ms", "_milliseconds", "_mib", "_mhz", "_milliwatts", "_kilobytes"] {
+                assert!(!name.contains(unit), "{name} is in no base unit");
+            }
+        }
+        for line in [
+            "vendue_agent_receipts_stored_total{node=\"n1\"} 3",
+            "vendue_agent_metering_looks_lost_total{node=\"n1\"} 4",
+        ] {
+            assert!(text.contains(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_device_adds_a_fixed_number_of_series() {
+        let series = |count: u32| {
+            let metrics = Metrics::new("n1").expect("definitions");
+            let judge = Judge::new(Policy::default(), Times::default(), vec![]);
+            let mut observation = observation();
+            let (inventory, _) = observation.last_good.as_mut().expect("inventory");
+            let mut device = inventory.devices.remove(0);
+            device.activity.sm_millionths = Some(1);
+            device.sensors = Sensors {
+                memory_used_bytes: Some(1),
+                memory_utilization_percent: Some(1),
+                temperature_celsius: Some(1),
+                sm_clock_mhz: Some(1),
+                memory_clock_mhz: Some(1),
+                ecc_uncorrected: Some(1),
+                ..device.sensors
+            };
+            let mut probes = Probes::new();
+            for n in 0..count {
+                device.identity.uuid = format!("GPU-{n}");
+                inventory.devices.push(device.clone());
+                let probe = GpuProbe {
+                    memory_mib: Some(1),
+                    bandwidth_megabytes_per_second: Some(1),
+                    sm_clock_mhz: Some(1),
+                    ..GpuProbe::without_figures(ProbeResult::Passed, "Passed", String::new())
+                };
+                probes.insert(device.identity.uuid.clone(), probe);
+            }
+            metrics.show(&observation, &judge, &probes, true);
+            let text = metrics.render().expect("text");
+            text.lines().filter(|line| !line.starts_with('#')).count()
+        };
+        // Nine gauges, four of the probe, health, energy, two kinds of memory errors.
+        assert_eq!(series(64) - series(0), 64 * 17);
+    }
+
+    #[test]
+    fn a_scrape_sees_what_was_shown_before_or_after_and_nothing_in_between() {
+        let metrics = Metrics::new("n1").expect("definitions");
+        let judge = Judge::new(Policy::default(), Times::default(), vec![]);
+        let shown = observation();
+        metrics.show(&shown, &judge, &Probes::new(), true);
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        let whole = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(order) {
+                    metrics.show(&shown, &judge, &Probes::new(), true);
+                }
+            });
+            // A counter that is gone or at nothing for a moment counts whole again afterwards.
+            let energy = r#"vendue_gpu_energy_joules_total{gpu_uuid="GPU-1",model="L40S",node="n1"} 1.5"#;
+            let whole =
+                (0..2_000).filter(|_| metrics.render().is_ok_and(|text| text.contains(energy))).count();
+            is_over.store(true, order);
+            whole
+        });
+        assert_eq!(whole, 2_000);
     }
 
     #[test]

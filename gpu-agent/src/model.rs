@@ -60,7 +60,7 @@ fn is_suffix(part: &str) -> bool {
             && part[prefix.len()..].bytes().all(|b| b.is_ascii_digit())
     };
     let is_memory = || {
-        let digits = part.strip_suffix("GB").or_else(|| part.strip_suffix("gb"));
+        let digits = ["GB", "gb", "G"].iter().find_map(|unit| part.strip_suffix(unit));
         digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
     };
     SUFFIXES.iter().any(|s| s.eq_ignore_ascii_case(part)) || numbered("SXM") || is_memory()
@@ -79,7 +79,9 @@ mod tests {
             ("NVIDIA H200", "H200"),
             ("NVIDIA H200 NVL", "H200"),
             ("NVIDIA GH200 480GB", "GH200"),
+            ("NVIDIA GH200 144G HBM3e", "GH200"),
             ("NVIDIA B200", "B200"),
+            ("NVIDIA B300 SXM6 AC", "B300"),
             ("NVIDIA GB200", "GB200"),
             ("NVIDIA A100-SXM4-80GB", "A100"),
             ("NVIDIA A100-SXM4-40GB", "A100"),

@@ -93,7 +93,7 @@ async fn pods_show_what_their_processes_use_and_are_gone_when_these_are() {
     let fleet = Fleet::create(&dir.path().join("state.json"), &[("H100", 1)], "pods", clock).expect("fleet");
     let mut watched = Watched::new(fleet.install(&library()).expect("install"));
     let work = |pid, intensity, memory_mib| {
-        let work = Work { pid, device: 0, gpu_instance: None, intensity, memory_mib };
+        let work = Work { pid, device: 0, intensity, memory_mib, ..Work::default() };
         fleet.load(work).expect("load")
     };
     let loads = [work(11, 30, 1024), work(12, 10, 512), work(13, 5, 256), work(14, 5, 128)];
@@ -144,7 +144,7 @@ async fn processes_are_not_read_unless_that_is_asked_for() {
     let dir = tempfile::tempdir().expect("dir");
     let clock = Clock::stopped(1_800_000_000_000_000_000);
     let fleet = Fleet::create(&dir.path().join("state.json"), &[("T4", 1)], "off", clock).expect("fleet");
-    let work = Work { pid: 11, device: 0, gpu_instance: None, intensity: 30, memory_mib: 1 };
+    let work = Work { pid: 11, device: 0, intensity: 30, memory_mib: 1, ..Work::default() };
     fleet.load(work).expect("load");
     let mut probe = NvmlProbe::new(Some(fleet.install(&library()).expect("install")));
     assert_eq!(probe.read().expect("inventory").devices[0].processes, None);

@@ -138,16 +138,16 @@ fn while_kubelet_is_not_there_nothing_is_charged_and_then_it_is() {
     let told = agent.logged("who uses the GPUs is not known at present").expect("log");
     assert!(told["error"].as_str().expect("error").contains("kubelet.sock"), "{told}");
     reason(&node, &agent, "Probing");
-    let lost = |text: &str| of_agent(text, "vendue_agent_metering_looks_lost") >= 1.0;
+    let lost = |text: &str| of_agent(text, "vendue_agent_metering_looks_lost_total") >= 1.0;
     let metrics = agent.metrics_when("looks that are lost", lost).expect("metrics");
-    assert_eq!(of_agent(&metrics, "vendue_agent_receipts_stored"), 0.0);
+    assert_eq!(of_agent(&metrics, "vendue_agent_receipts_stored_total"), 0.0);
     assert_eq!(of_agent(&metrics, "vendue_agent_metering"), 1.0);
 
     let kubelet = node.kubelet().expect("kubelet");
     kubelet.give(&[(NAMESPACE, &[uuids(&fleet)[0].as_str()])]);
     agent.logged("who uses the GPUs is known again").expect("log");
     reason(&node, &agent, "Healthy");
-    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored") >= 2.0;
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored_total") >= 2.0;
     agent.metrics_when("receipts", stored).expect("receipts");
     assert!(agent.stop().expect("stop").success());
     let chains = Chains::read(&node.state_dir()).expect("receipts");
@@ -163,7 +163,7 @@ fn energy_of_the_time_of_a_hung_call_is_in_the_gap_and_in_no_window() {
     let _kubelet = node.kubelet().expect("kubelet");
     let mut command = node.command(Path::new(AGENT));
     let mut agent = node.agent_by(command.args(["--hang-seconds", "1"])).expect("start the agent");
-    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored") >= 2.0;
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored_total") >= 2.0;
     agent.metrics_when("receipts", stored).expect("receipts");
     // The first device is read before the call on the second one hangs.
     fleet.inject(Some(1), Fault::Hang { for_ns: Some(3_000_000_000) }).expect("inject");
@@ -216,7 +216,7 @@ fn a_full_disk_stops_metering_loudly_and_costs_a_gap() {
         "start the agent on a small disk; it needs unshare, and user namespaces or root to mount a tmpfs",
     );
     let metering = |text: &str| of_agent(text, "vendue_agent_metering");
-    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored");
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored_total");
     agent.metrics_when("receipts", |text| stored(text) >= 10.0).expect("receipts");
 
     let seen = PathBuf::from(format!("/proc/{}/root{}", agent.id(), node.state_dir().display()));
@@ -290,7 +290,7 @@ fn sixty_four_gpus_with_five_hundred_processes() {
     let fleet = node.gpus(&[("H100", 64)], Clock::default()).expect("GPUs");
     node.install(&library()).expect("install");
     for pid in 0..500 {
-        let work = Work { pid, device: pid % 64, gpu_instance: None, intensity: 5, memory_mib: 1_000 };
+        let work = Work { pid, device: pid % 64, intensity: 5, memory_mib: 1_000, ..Work::default() };
         fleet.load(work).expect("load");
     }
     let agent = agent(&node);
@@ -397,7 +397,7 @@ fn killed_at_any_moment_it_goes_on_with_chains_that_verify() {
     killed.kill();
     let written = node.api.writes();
     let agent = agent(&node);
-    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored") >= 2.0;
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored_total") >= 2.0;
     agent.metrics_when("receipts", stored).expect("it goes on");
     assert!(node.api.writes() > written);
     assert_eq!(reason(&node, &agent, "DeviceFaulty"), told, "the fault outlasts the agent");

@@ -107,7 +107,7 @@ fn processes_are_shown_when_that_is_asked_for() {
     node.install(&library()).expect("install");
     // This one, and one that the kernel does not give: ids end far below.
     for pid in [std::process::id(), u32::MAX - 1] {
-        let work = Work { pid, device: 0, gpu_instance: None, intensity: 10, memory_mib: 1024 };
+        let work = Work { pid, device: 0, intensity: 10, memory_mib: 1024, ..Work::default() };
         fleet.load(work).expect("load");
     }
     let mut command = node.command(Path::new(AGENT));

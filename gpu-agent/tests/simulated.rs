@@ -9,15 +9,19 @@ use std::time::Duration;
 use vendue_crds::GpuHealth;
 use vendue_gpu_agent::health::judge::{Judge, Times};
 use vendue_gpu_agent::health::xid::{Class, Policy};
-use vendue_gpu_agent::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Pcie, Sensors};
+use vendue_gpu_agent::inventory::{
+    Activity, DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, Pcie, Sensors,
+};
 use vendue_gpu_agent::observe::Outcome;
 use vendue_gpu_agent::probe::events::EventSink;
+use vendue_gpu_agent::probe::numa::PciDevices;
 use vendue_gpu_agent::probe::nvml::NvmlProbe;
 use vendue_gpu_agent::probe::thread::ProbeThread;
 use vendue_gpu_agent::probe::{DeviceProbe, ProbeError};
 use vendue_nvml_sim::clock::Clock;
 use vendue_nvml_sim::fault::Fault;
 use vendue_nvml_sim::fleet::Fleet;
+use vendue_nvml_sim::load::Work;
 use vendue_nvml_sim::source;
 use vendue_nvml_sim::state::{DeviceHealth, DriverHealth, Process, State};
 
@@ -48,9 +52,28 @@ impl Machine {
         source::store(&self.dir.path().join("state.json"), state).expect("store");
     }
 
+    /// The kernel lists no PCI device.
     fn probe(&self) -> NvmlProbe {
-        NvmlProbe::new(Some(self.library())).with_slow(Duration::ZERO)
+        let kernel = PciDevices::at(&self.dir.path().join("pci"));
+        NvmlProbe::new(Some(self.library())).with_slow(Duration::ZERO).with_pci_devices(kernel)
     }
+
+    /// The library as a driver of that version has it.
+    fn with_driver(state: &State, version: &str) -> Self {
+        let machine = Self::new(state);
+        let built = std::fs::read(built_library()).expect("read");
+        let missing = vendue_nvml_sim::library::missing(version).expect("list");
+        let old = vendue_nvml_sim::library::without(&built, &missing).expect("copy");
+        std::fs::write(machine.library(), old).expect("write");
+        machine
+    }
+}
+
+/// The next reading, without what happened since the one before.
+fn looked(probe: &mut NvmlProbe) -> NodeInventory {
+    let mut inventory = probe.read().expect("inventory");
+    inventory.devices.iter_mut().for_each(|device| device.activity = Activity::default());
+    inventory
 }
 
 fn state(groups: &[(&str, usize)]) -> State {
@@ -165,7 +188,7 @@ fn a_lost_device_is_named_if_it_was_ever_seen() {
     assert_eq!(unknown, [0], "nothing is known of it but its place");
 
     machine.set(&healthy);
-    assert_eq!(probe.read().expect("healed"), before);
+    assert_eq!(looked(&mut probe), before);
 }
 
 #[test]
@@ -262,7 +285,7 @@ fn a_state_of_the_simulator_that_was_cut_leaves_the_last_good_one_in_force() {
     let before = probe.read().expect("inventory");
     for length in [whole.len() / 2, 1, 0] {
         std::fs::write(&path, &whole[..length]).expect("write");
-        assert_eq!(probe.read().expect("inventory"), before, "{length} bytes");
+        assert_eq!(looked(&mut probe), before, "{length} bytes");
     }
     // A program that starts then has no good state to go by.
     let other = Machine::new(&healthy);
@@ -270,4 +293,106 @@ fn a_state_of_the_simulator_that_was_cut_leaves_the_last_good_one_in_force() {
     assert!(matches!(other.probe().read(), Err(ProbeError::DriverNotLoaded)));
     machine.set(&state(&[("H100", 1)]));
     assert_eq!(probe.read().expect("inventory").devices.len(), 1);
+}
+
+#[test]
+fn what_an_old_driver_lacks_is_absent_and_the_device_is_read() {
+    for version in ["450.80.02", "470.57.02", "495.44", "510.47.03", "535.54.03"] {
+        let mut state = state(&[("A100", 1)]);
+        state.driver.version = version.to_owned();
+        state.devices[0].processes = vec![Process { pid: 1, memory_mib: 1024, sm_percent: 100 }];
+        let newest = Machine::new(&state).probe().with_processes(true).read().expect("inventory");
+        let machine = Machine::with_driver(&state, version);
+        let old = machine.probe().with_processes(true).read().expect("inventory");
+        assert_eq!(
+            (old.driver_version.as_str(), old.unknown.len(), old.devices.len()),
+            (version, 0, 1),
+            "{version}"
+        );
+        // But for these, all is there.
+        let (mut expected, device) = (newest.devices[0].clone(), &old.devices[0]);
+        if version < "510" {
+            expected.sensors.memory_reserved_bytes = None;
+            expected.sensors.memory_used_bytes = device.sensors.memory_used_bytes;
+            assert!(device.sensors.memory_used_bytes >= Some(1 << 30), "{version}");
+        }
+        if version < "455" {
+            assert_eq!(device.processes, None, "{version}: the list without instances is not read");
+            expected.processes = None;
+        }
+        if version < "550" {
+            expected.numa_node = None;
+        }
+        assert_eq!(device.compute_processes, Some(1), "{version}");
+        assert_eq!(*device, expected, "{version}");
+    }
+}
+
+#[test]
+fn instances_of_an_old_driver_are_read_too() {
+    let mut state = state(&[("H100", 1)]);
+    state.driver.version = "470.57.02".to_owned();
+    let profile = vendue_nvml_sim::profile::built_in("H100").expect("profile").1;
+    state.devices[0].mig_enabled = true;
+    state.devices[0].mig_instances =
+        vendue_nvml_sim::mig::layout(&profile, &["3g.40gb"], "old").expect("layout");
+    let inventory = Machine::with_driver(&state, "470.57.02").probe().read().expect("inventory");
+    let instance = &inventory.devices[0].mig[0];
+    assert!(instance.memory_bytes.is_some_and(|bytes| bytes > 30 << 30), "{instance:?}");
+    assert_eq!(instance.activity, Activity::default(), "monitoring came later");
+}
+
+#[test]
+fn the_kernel_says_which_node_a_device_is_near_to_and_nvml_only_what_it_does_not() {
+    let machine = Machine::new(&state(&[("H100", 3)]));
+    let nodes = || {
+        let devices = machine.probe().read().expect("inventory").devices.into_iter();
+        devices.map(|d| (d.identity.pci_bus_id, d.numa_node)).collect::<Vec<_>>()
+    };
+    let of_nvml = nodes();
+    assert!(of_nvml.iter().all(|(_, node)| node.is_some_and(|node| node < 2)), "{of_nvml:?}");
+    // The kernel does not list the third.
+    for ((address, _), node) in of_nvml.iter().zip(["5\n", "-1\n"]) {
+        let device = machine.dir.path().join("pci").join(&address[4..]);
+        std::fs::create_dir_all(&device).expect("device");
+        std::fs::write(device.join("numa_node"), node).expect("write");
+    }
+    let read: Vec<_> = nodes().into_iter().map(|(_, node)| node).collect();
+    assert_eq!(read, [Some(5), None, of_nvml[2].1]);
+}
+
+#[test]
+fn samples_of_performance_monitoring_are_used_again_and_freed() {
+    // The library has room for 4096 samples, and a probe needs two of each device.
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("state.json");
+    let fleet =
+        Fleet::create(&path, &[("H100", 32)], "samples", Clock::stopped(1_000_000_000_000)).expect("fleet");
+    let library = fleet.install(&built_library()).expect("install");
+    let busy = Work { pid: 1, device: 31, intensity: 30, time_percent: 100, ..Work::default() };
+    fleet.load(busy).expect("load");
+    let probe = || NvmlProbe::new(Some(library.clone()));
+    let look = |probe: &mut NvmlProbe| {
+        fleet.advance(Duration::from_secs(1)).expect("advance");
+        probe.read().expect("inventory").devices[31].activity
+    };
+    // The library stays loaded, and so do samples that nobody frees.
+    let mut first = probe();
+    assert_eq!(look(&mut first), Activity::default(), "there is nothing to compare with yet");
+    let expected = Activity {
+        engine_millionths: Some(1_000_000),
+        sm_millionths: Some(300_000),
+        tensor_millionths: Some(150_000),
+        memory_millionths: Some(150_000),
+        pcie_sent_bytes_per_second: Some(300 << 20),
+        pcie_received_bytes_per_second: Some(600 << 20),
+    };
+    for _ in 0..130 {
+        assert_eq!(look(&mut first), expected);
+    }
+    for _ in 0..64 {
+        let mut next = probe();
+        look(&mut next);
+        assert_eq!(look(&mut next), expected);
+    }
 }

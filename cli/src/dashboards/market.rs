@@ -31,6 +31,7 @@ pub fn dashboard() -> Dashboard {
     let mut panels = numbers();
     panels.extend(orders_and_rounds());
     panels.extend(awards_and_capacity());
+    panels.extend(metering());
     panels.extend(trouble());
     Dashboard {
         uid: "vendue-market",
@@ -159,6 +160,45 @@ fn awards_and_capacity() -> Vec<Panel> {
             "Devices that answer and report no fault, as the agents read them.",
             "none",
             vec![query("sum by (model) (vendue_gpu_healthy)", "{{model}}")],
+        ),
+    ]
+}
+
+fn metering() -> Vec<Panel> {
+    vec![
+        lines(
+            "GPUs metered",
+            "GPUs that work for awards according to durable receipts: GPU-seconds in a second.",
+            "none",
+            vec![query(
+                "sum by (cluster) (rate(vendue_metered_gpu_seconds_total{award!=\"idle\"}[$__rate_interval]))",
+                "{{cluster}}",
+            )],
+        ),
+        lines(
+            "Power metered",
+            "Power that awards use according to durable receipts. MIG devices have none: energy is the whole card's.",
+            "watt",
+            vec![query(
+                "sum by (cluster) (rate(vendue_metered_energy_joules_total{award!=\"idle\"}[$__rate_interval]))",
+                "{{cluster}}",
+            )],
+        ),
+        lines(
+            "Gaps in metering",
+            "GPU-seconds in a second that nobody is charged for, because they were not observed or not stored.",
+            "none",
+            vec![query(rate("vendue_metering_gap_seconds_total", "reason"), "{{reason}}")],
+        ),
+        lines(
+            "Receipts that wait",
+            "Receipts that the nodes have and the controller has not, nodes that cannot store any, and readings that were lost.",
+            "none",
+            vec![
+                query("sum by (cluster) (vendue_agent_receipts_undelivered)", "{{cluster}} undelivered"),
+                query("sum(1 - vendue_agent_metering)", "nodes that cannot store"),
+                query(errors("vendue_agent_metering_looks_lost_total"), "readings lost"),
+            ],
         ),
     ]
 }

@@ -111,6 +111,7 @@ fn every_metric_is_in_the_reference_and_every_one_in_the_reference_exists() {
     let sources: String = [
         "auction-sidecar/src/metrics.rs",
         "controller/src/metrics.rs",
+        "gpu-agent/src/meter/counters.rs",
         "gpu-agent/src/metrics.rs",
         "gpu-agent/src/pods/gauges.rs",
     ]

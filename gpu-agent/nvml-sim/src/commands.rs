@@ -211,6 +211,7 @@ fn load(args: &Load) -> Result<(), Failure> {
         device: args.device,
         gpu_instance: args.gpu_instance,
         intensity: args.intensity,
+        time_percent: args.time_percent,
         memory_mib: args.memory_mib,
     };
     let id = if args.watch { fleet.load_of_process(pid, work)? } else { fleet.load(work)? };

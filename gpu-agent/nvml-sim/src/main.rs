@@ -144,6 +144,9 @@ struct Load {
     /// Share of the SMs, in percent.
     #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=100))]
     intensity: u32,
+    /// Share of the time in which a kernel runs, in percent, where that is more than the share of the SMs.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    time_percent: u32,
     /// Device memory that the process holds.
     #[arg(long, value_name = "MIB", default_value_t = 0)]
     memory_mib: u64,

@@ -96,7 +96,8 @@ fn each_model_is_split_as_its_guide_says() {
 fn a_split_card_has_no_utilisation_and_its_instances_have_their_processes() {
     let rig = rig(&[("H100", 1)]);
     split(&rig, "H100", &["3g.40gb", "1g.10gb"]);
-    let on = |pid, gpu_instance| Work { pid, device: 0, gpu_instance, intensity: 100, memory_mib: 5_000 };
+    let on =
+        |pid, gpu_instance| Work { pid, gpu_instance, intensity: 100, memory_mib: 5_000, ..Work::default() };
     for work in [on(1, Some(1)), on(2, Some(7)), on(3, None)] {
         rig.fleet.load(work).expect("load");
     }
@@ -160,9 +161,14 @@ fn performance_monitoring_averages_over_the_time_between_samples() {
     assert_eq!(metric(&rig, &parent, None, 2), Ok(40.0));
     assert_eq!(metric(&rig, &parent, None, 10), Ok(20.0), "memory bandwidth follows");
     assert_eq!(metric(&rig, &parent, None, 4), Err(3), "integer pipes are not simulated");
+    // A small kernel without a pause: all of the time, some of the SMs.
+    rig.fleet.load(Work { pid: 3, intensity: 10, time_percent: 60, ..Work::default() }).expect("load");
+    assert_eq!((metric(&rig, &parent, None, 2), metric(&rig, &parent, None, 1)), (Ok(50.0), Ok(100.0)));
+    assert_eq!(parent.utilization_rates().expect("load").gpu, 100);
+    assert_eq!(metric(&rig, &parent, None, 21), Ok(1_000.0), "MiB received in a second");
     split(&rig, "H100", &["3g.40gb"]);
     rig.fleet.load(Work { pid: 2, gpu_instance: Some(1), intensity: 90, ..Work::default() }).expect("load");
-    assert_eq!(metric(&rig, &parent, Some(1), 2), Ok(90.0));
+    assert_eq!((metric(&rig, &parent, Some(1), 2), metric(&rig, &parent, Some(1), 1)), (Ok(90.0), Ok(90.0)));
     assert_eq!(metric(&rig, &parent, None, 2), Err(3), "a split card is measured by instance");
     let older = rig.nvml.device_by_index(1).expect("A100");
     assert_eq!(metric(&rig, &older, None, 2), Err(3), "Hopper and later");

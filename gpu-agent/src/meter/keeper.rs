@@ -19,7 +19,8 @@ use vendue_receipts_store::{Options, StoreError};
 use super::hours::Hours;
 use super::key::{self, KeyError, Keys};
 use super::rules::{Meter, Resume, Settings};
-use super::store::{Store, options};
+use super::store::{Appended, Store, options};
+use super::tally::Tally;
 use super::telling::Telling;
 use super::tick::Tick;
 
@@ -63,6 +64,8 @@ pub enum KeeperError {
 pub struct Kept {
     /// Records that are durable.
     pub records: u64,
+    /// What they say.
+    pub tally: Arc<Tally>,
     /// Ticks that found no room.
     pub dropped_ticks: u64,
     /// Why nothing can be stored at present.
@@ -311,7 +314,7 @@ impl Work {
         let drafts = meter.stop().map(<[_]>::to_vec).unwrap_or_default();
         let appended = self.store.append(&drafts);
         meter.settle(&appended.failed);
-        let error = note(&self.kept, appended.records, appended.errors.first());
+        let error = note(&self.kept, &appended, self.store.tally());
         tell(&self.kept, error);
     }
 
@@ -324,7 +327,7 @@ impl Work {
             return;
         };
         let error = match self.store.step(meter, tick) {
-            Ok(appended) => note(&self.kept, appended.records, appended.errors.first()),
+            Ok(appended) => note(&self.kept, &appended, self.store.tally()),
             Err(error) => Some(error.to_string()),
         };
         let now_ms = meter.time_ms();
@@ -414,9 +417,13 @@ impl Work {
     }
 }
 
-fn note(kept: &Mutex<Kept>, records: u64, error: Option<&StoreError>) -> Option<String> {
-    lock(kept).records += records;
-    error.map(ToString::to_string)
+fn note(kept: &Mutex<Kept>, appended: &Appended, tally: &Tally) -> Option<String> {
+    if appended.records > 0 {
+        let mut kept = lock(kept);
+        kept.records += appended.records;
+        kept.tally = Arc::new(tally.clone());
+    }
+    appended.errors.first().map(ToString::to_string)
 }
 
 fn tell(kept: &Mutex<Kept>, error: Option<String>) {

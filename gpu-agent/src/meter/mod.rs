@@ -13,6 +13,7 @@
 
 mod clock;
 pub mod clocks;
+mod counters;
 pub mod hours;
 mod keeper;
 pub mod key;
@@ -21,14 +22,17 @@ mod rules;
 mod sights;
 mod span;
 mod store;
+mod tally;
 mod telling;
 mod tick;
 
 pub use clock::Anchor;
+pub use counters::MeterCounters;
 pub use keeper::{Counter, Keeper, KeeperError, Kept, Next};
 pub use rules::{Counts, Draft, Meter, Resume, Settings, TickError};
 pub use sights::{Clocks, Sights};
 pub use store::{Appended, Found, Store, options};
+pub use tally::{OfAward, Sums, Tally, Whose};
 pub use telling::Telling;
 pub use tick::{DeviceTick, Reading, Tick, Unreadable};
 

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use vendue_receipts::{ActivitySource, AwardId, BootId, DeviceId, DriverVersion};
 
 use super::tick::{DeviceTick, Reading, Tick, Unreadable};
-use crate::inventory::{DeviceFault, DeviceReading, MigInstance, NodeInventory};
+use crate::inventory::{Activity, DeviceFault, DeviceReading, MigInstance, NodeInventory};
 use crate::pods::attribution::{Attribution, Serving};
 
 /// Sights that may wait for an answer: ten minutes of them.
@@ -152,17 +152,22 @@ fn seen(
     }
 }
 
-/// Of a MIG instance NVML tells the memory; energy and load are the whole card's.
+/// Of a MIG instance NVML tells memory and, by GPM, activity; energy and utilization are the whole card's.
 fn reading(device: &DeviceReading, instance: Option<&MigInstance>, driver: DriverVersion) -> Reading {
     let sensors = &device.sensors;
+    let measured =
+        |activity: &Activity| activity.sm_millionths.map(|share| (ActivitySource::SmActive, share));
     let share = |percent: u32| (ActivitySource::Utilization, percent.min(100) * 10_000);
     match instance {
-        Some(instance) => {
-            Reading { energy_mj: None, activity: None, memory_used_bytes: instance.memory_used_bytes, driver }
-        }
+        Some(instance) => Reading {
+            energy_mj: None,
+            activity: measured(&instance.activity),
+            memory_used_bytes: instance.memory_used_bytes,
+            driver,
+        },
         None => Reading {
             energy_mj: sensors.energy_millijoules,
-            activity: sensors.gpu_utilization_percent.map(share),
+            activity: measured(&device.activity).or_else(|| sensors.gpu_utilization_percent.map(share)),
             memory_used_bytes: sensors.memory_used_bytes,
             driver,
         },
@@ -308,6 +313,8 @@ mod tests {
             compute_instance: Some(0),
             memory_bytes: None,
             memory_used_bytes: Some(3),
+            memory_free_bytes: None,
+            activity: Activity { sm_millionths: Some(70_000), ..Activity::default() },
         }];
         let mut sights = sights();
         sights.answer(&sliced, &Attribution::default());
@@ -316,5 +323,18 @@ mod tests {
         let reading = devices[0].reading.clone().expect("reading");
         assert_eq!((devices.len(), devices[0].device.as_str()), (1, uuid));
         assert_eq!((reading.energy_mj, reading.memory_used_bytes), (None, Some(3)));
+        assert_eq!(
+            reading.activity,
+            Some((ActivitySource::SmActive, 70_000)),
+            "of the instance, not of the card"
+        );
+        sliced.devices[0].mig[0].activity = Activity::default();
+        sights.see(clocks(2), &sliced, true, BTreeMap::new());
+        let devices = sights.answer(&sliced, &Attribution::default()).remove(0).devices;
+        assert_eq!(
+            devices[0].reading.clone().expect("reading").activity,
+            None,
+            "the card's utilization is not its own"
+        );
     }
 }

@@ -15,6 +15,7 @@ use vendue_receipts_store::{Chains, Disk, Files, Options, StoreError};
 use super::clock::Anchor;
 use super::hours::Hours;
 use super::rules::{Draft, Meter, Resume, TickError};
+use super::tally::Tally;
 use super::tick::Tick;
 
 const ANCHOR: &str = "anchor.json";
@@ -64,6 +65,7 @@ pub struct Store<F: Files = Disk> {
     chains: Chains<F>,
     key: NodeKey,
     anchor: Option<Anchor>,
+    tally: Tally,
 }
 
 impl Store<Disk> {
@@ -95,7 +97,7 @@ impl<F: Files> Store<F> {
         let foreign = chains.iter().filter(|(_, c)| !c.is_closed() && c.key().is_some_and(|k| k != ours));
         let foreign = foreign.count() as u64;
         let found = Found { fresh: opened.is_empty && anchor.is_none(), torn: opened.torn, foreign };
-        Ok((Self { chains, key, anchor }, found))
+        Ok((Self { chains, key, anchor, tally: Tally::default() }, found))
     }
 
     /// What a meter goes on from.
@@ -141,6 +143,12 @@ impl<F: Files> Store<F> {
         &mut self.chains
     }
 
+    /// What the records say that were stored since it was opened.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Stores where chain time and the steady clock met, if that is new.
     ///
     /// # Errors
@@ -182,7 +190,10 @@ impl<F: Files> Store<F> {
         let mut appended = Appended::default();
         for (award, bodies) in of_award {
             match self.append_to(award, &bodies) {
-                Ok(()) => appended.records += bodies.len() as u64,
+                Ok(()) => {
+                    appended.records += bodies.len() as u64;
+                    bodies.iter().for_each(|body| self.tally.add(award, body));
+                }
                 Err(error) => appended.fail(award, error),
             }
         }

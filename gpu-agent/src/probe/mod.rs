@@ -2,6 +2,8 @@
 
 mod driver;
 pub mod events;
+mod gpm;
+pub mod numa;
 pub mod nvml;
 mod processes;
 mod reading;

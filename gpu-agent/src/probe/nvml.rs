@@ -15,6 +15,8 @@ use nvml_wrapper::error::NvmlError;
 
 use super::driver::Driver;
 use super::events::{EventSink, EventThread};
+use super::gpm::Gpm;
+use super::numa::PciDevices;
 use super::reading::{self, Slow};
 use super::{DeviceProbe, ProbeError};
 use crate::inventory::{DeviceFault, DeviceIdentity, DeviceReading, NodeInventory, UnknownDevice};
@@ -32,8 +34,10 @@ struct Known {
     slow_turn: u128,
 }
 
-/// The library, and the thread that waits for its events. Dropped in this order, the thread's is the last hold of it.
+/// The library, samples in it, and the thread that waits for its events. Dropped in this order, the thread's is the last hold
+/// of it.
 struct Library {
+    gpm: Gpm,
     nvml: Arc<Nvml>,
     events: Option<EventThread>,
 }
@@ -46,8 +50,16 @@ pub struct NvmlProbe {
     sink: Option<EventSink>,
     driver: Driver,
     began: Instant,
+    wants: Wants,
+}
+
+/// How devices are read.
+struct Wants {
+    /// How often what changes slowly is read.
     slow: Duration,
+    /// Whether processes are.
     processes: bool,
+    pci_devices: PciDevices,
 }
 
 impl NvmlProbe {
@@ -55,22 +67,15 @@ impl NvmlProbe {
     #[must_use]
     pub fn new(library: Option<PathBuf>) -> Self {
         let library = library.unwrap_or_else(|| LIBRARY.into());
-        Self {
-            library,
-            loaded: None,
-            known: BTreeMap::new(),
-            sink: None,
-            driver: Driver::default(),
-            began: Instant::now(),
-            slow: SLOW,
-            processes: false,
-        }
+        let wants = Wants { slow: SLOW, processes: false, pci_devices: PciDevices::default() };
+        let (driver, began) = (Driver::default(), Instant::now());
+        Self { library, loaded: None, known: BTreeMap::new(), sink: None, driver, began, wants }
     }
 
     /// The same, and what changes slowly is read so often.
     #[must_use]
     pub fn with_slow(self, slow: Duration) -> Self {
-        Self { slow, ..self }
+        Self { wants: Wants { slow, ..self.wants }, ..self }
     }
 
     /// The same, and events of the devices go to `sink`.
@@ -82,7 +87,13 @@ impl NvmlProbe {
     /// The same, and the processes of each device are read with what changes slowly.
     #[must_use]
     pub fn with_processes(self, processes: bool) -> Self {
-        Self { processes, ..self }
+        Self { wants: Wants { processes, ..self.wants }, ..self }
+    }
+
+    /// The same, and the kernel lists PCI devices there.
+    #[must_use]
+    pub fn with_pci_devices(self, pci_devices: PciDevices) -> Self {
+        Self { wants: Wants { pci_devices, ..self.wants }, ..self }
     }
 
     fn initialise(&self) -> Result<Library, ProbeError> {
@@ -94,7 +105,8 @@ impl NvmlProbe {
                 NvmlError::LibRmVersionMismatch => ProbeError::DriverMismatch,
                 other => call("initialise NVML")(other),
             })?;
-        Ok(Library { nvml: Arc::new(nvml), events: None })
+        let nvml = Arc::new(nvml);
+        Ok(Library { gpm: Gpm::new(Arc::clone(&nvml)), nvml, events: None })
     }
 
     fn missing(&self, detail: String) -> ProbeError {
@@ -128,8 +140,8 @@ impl DeviceProbe for NvmlProbe {
             Some(library) => library,
             None => self.initialise()?,
         };
-        let inventory =
-            read_all(&library.nvml, &mut self.known, (self.began.elapsed(), self.slow), self.processes)?;
+        let since = self.began.elapsed();
+        let inventory = read_all(&library.nvml, &mut library.gpm, &mut self.known, since, &self.wants)?;
         self.driver.check(&self.library, &inventory.driver_version, Instant::now())?;
         // The driver counts devices when it is initialised: with none, look again from the start.
         if !inventory.devices.is_empty() || !inventory.unknown.is_empty() {
@@ -150,9 +162,10 @@ fn call(operation: &'static str) -> impl Fn(NvmlError) -> ProbeError {
 
 fn read_all(
     nvml: &Nvml,
+    gpm: &mut Gpm,
     known: &mut BTreeMap<u32, Known>,
-    (since, slow): (Duration, Duration),
-    processes: bool,
+    since: Duration,
+    wants: &Wants,
 ) -> Result<NodeInventory, ProbeError> {
     let mut inventory = NodeInventory {
         driver_version: nvml.sys_driver_version().map_err(call("read driver version"))?,
@@ -161,15 +174,16 @@ fn read_all(
     };
     let count = nvml.device_count().map_err(call("count devices"))?;
     known.retain(|index, _| *index < count);
+    gpm.begin();
     for index in 0..count {
-        let turn = slow_turn((index, count), since, slow);
-        match read_device(nvml, index, known.get(&index), (turn, processes)) {
+        let turn = slow_turn((index, count), since, wants.slow);
+        match read_device(nvml, gpm, (index, turn), known.get(&index), wants) {
             Ok((reading, now_known)) => {
                 known.insert(index, now_known);
                 inventory.devices.push(reading);
             }
             Err(error) => match known.get(&index) {
-                Some(Known { identity, .. }) => inventory.devices.push(broken(identity.clone(), &error)),
+                Some(known) => inventory.devices.push(broken(known, &error)),
                 None => inventory.unknown.push(UnknownDevice { index, error: error.to_string() }),
             },
         }
@@ -188,31 +202,34 @@ fn cuda_version(code: i32) -> String {
     format!("{}.{}", code / 1000, code % 1000 / 10)
 }
 
-fn broken(identity: DeviceIdentity, error: &NvmlError) -> DeviceReading {
+/// A split card stays split: what befalls it befalls its instances.
+fn broken(known: &Known, error: &NvmlError) -> DeviceReading {
     let fault = match error {
         NvmlError::GpuLost => DeviceFault::Lost,
         other => DeviceFault::Unreadable(other.to_string()),
     };
-    DeviceReading { fault: Some(fault), ..DeviceReading::of(identity) }
+    let (mig_enabled, mig) = known.slow.split();
+    DeviceReading { fault: Some(fault), mig_enabled, mig, ..DeviceReading::of(known.identity.clone()) }
 }
 
 fn read_device(
     nvml: &Nvml,
-    index: u32,
+    gpm: &mut Gpm,
+    (index, slow_turn): (u32, u128),
     before: Option<&Known>,
-    (slow_turn, processes): (u128, bool),
+    wants: &Wants,
 ) -> Result<(DeviceReading, Known), NvmlError> {
     let device = nvml.device_by_index(index)?;
-    let (identity, memory) = reading::identity(&device, index)?;
-    let fresh = before.filter(|known| known.identity == identity && known.slow_turn == slow_turn);
-    let slow = match fresh {
+    let (identity, memory) = reading::identity(nvml, &device, index)?;
+    let before = before.filter(|known| known.identity == identity);
+    let slow = match before.filter(|known| known.slow_turn == slow_turn) {
         Some(known) => known.slow.clone(),
         None => {
-            let before = before.filter(|known| known.identity == identity).map(|known| &known.slow);
-            reading::slow(nvml, &device, before, processes)?
+            let (before, pci) = (before.map(|k| &k.slow), (&wants.pci_devices, &*identity.pci_bus_id));
+            reading::slow(nvml, &device, before, pci, wants.processes)?
         }
     };
-    let reading = reading::fast(&device, identity.clone(), &memory, &slow);
+    let reading = reading::fast(nvml, gpm, &device, identity.clone(), memory, &slow);
     Ok((reading, Known { identity, slow, slow_turn }))
 }
 

@@ -11,6 +11,7 @@ use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::{ProcessInfo, ProcessUtilizationSample};
 
+use super::reading::or_older;
 use crate::inventory::DeviceProcess;
 
 /// How often a list that grows while it is read is asked for again.
@@ -18,8 +19,11 @@ const TRIES: usize = 3;
 
 /// The processes, and the time of the newest measurement of their use, which the next call is to be given.
 pub(super) fn processes(device: &Device<'_>, newest_us: u64) -> (Option<Arc<[DeviceProcess]>>, u64) {
-    let Some(compute) = whole(|| device.running_compute_processes()) else { return (None, newest_us) };
-    let graphics = whole(|| device.running_graphics_processes()).unwrap_or_default();
+    let compute = || or_older(device.running_compute_processes(), || device.running_compute_processes_v2());
+    let graphics =
+        || or_older(device.running_graphics_processes(), || device.running_graphics_processes_v2());
+    let Some(compute) = whole(compute) else { return (None, newest_us) };
+    let graphics = whole(graphics).unwrap_or_default();
     let used = device.process_utilization_stats(newest_us).unwrap_or_default();
     let newest_us = used.iter().map(|sample| sample.timestamp).max().unwrap_or(newest_us);
     (Some(joined(compute.iter().chain(&graphics), &used).into()), newest_us)

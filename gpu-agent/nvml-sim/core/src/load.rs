@@ -30,9 +30,26 @@ pub struct Work {
     pub gpu_instance: Option<u32>,
     /// Share of the SMs of the device or instance, in percent.
     pub intensity: u32,
+    /// Share of the time in which any of its kernels runs, in percent, where that is more than its share of the SMs: a
+    /// small kernel without a pause has 100.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub time_percent: u32,
     /// Device memory that it holds, in MiB.
     #[serde(default)]
     pub memory_mib: u64,
+}
+
+impl Work {
+    /// Share of the time in which any of its kernels runs, in percent.
+    #[must_use]
+    pub fn kernel_percent(&self) -> u32 {
+        self.time_percent.max(self.intensity)
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(percent: &u32) -> bool {
+    *percent == 0
 }
 
 /// A process whose end is its load's end.
@@ -102,10 +119,12 @@ pub enum LoadError {
         pid: u32,
     },
     /// More than the whole device was asked for.
-    #[error("intensity is {intensity}, accepted is 0 to 100")]
-    Intensity {
-        /// The percentage asked for.
-        intensity: u32,
+    #[error("{what} is {percent}, accepted is 0 to 100")]
+    Percent {
+        /// What was asked for.
+        what: &'static str,
+        /// How much of it.
+        percent: u32,
     },
 }
 
@@ -127,8 +146,10 @@ pub fn start(
     watched: Option<Watched>,
     now_ns: impl Fn() -> u64,
 ) -> Result<u64, LoadError> {
-    if work.intensity > 100 {
-        return Err(LoadError::Intensity { intensity: work.intensity });
+    for (what, percent) in [("intensity", work.intensity), ("share of time", work.time_percent)] {
+        if percent > 100 {
+            return Err(LoadError::Percent { what, percent });
+        }
     }
     append(path, || Record::Start { at_ns: now_ns(), work, watched })
 }
@@ -313,7 +334,7 @@ mod tests {
     use super::*;
 
     fn work(pid: u32, intensity: u32) -> Work {
-        Work { pid, device: 0, gpu_instance: None, intensity, memory_mib: 10 }
+        Work { pid, intensity, memory_mib: 10, ..Work::default() }
     }
 
     #[test]

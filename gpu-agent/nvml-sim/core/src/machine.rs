@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::fault::{Fault, Occurrence, occurrences};
-use crate::load::Load;
+use crate::load::{Load, Work};
 use crate::profile::Profile;
 use crate::state::{Device, DriverHealth, MigInstance, State};
 use crate::timeline::{Cards, Condition, Segment, Timeline};
@@ -136,6 +136,24 @@ impl Machine {
     /// Share of the SMs of a device or GPU instance that was busy in a span of time, in percent.
     #[must_use]
     pub fn busy_percent(&self, device: u32, gpu_instance: Option<u32>, span: Range<u64>) -> f64 {
+        self.mean_percent(device, gpu_instance, span, |c| c.busy, |work| work.intensity)
+    }
+
+    /// Share of a span of time in which any kernel ran on a device or GPU instance, in percent.
+    #[must_use]
+    pub fn kernel_percent(&self, device: u32, gpu_instance: Option<u32>, span: Range<u64>) -> f64 {
+        self.mean_percent(device, gpu_instance, span, |c| c.kernel_time, Work::kernel_percent)
+    }
+
+    /// The mean over a span of time: of a device from its history, of a GPU instance from its loads.
+    fn mean_percent(
+        &self,
+        device: u32,
+        gpu_instance: Option<u32>,
+        span: Range<u64>,
+        of_device: fn(&Condition) -> u32,
+        of_load: fn(&Work) -> u32,
+    ) -> f64 {
         let Some(timeline) = self.timeline(device) else { return 0.0 };
         let length = span.end.saturating_sub(span.start).max(1);
         let overlap = |start: u64, end: u64| end.min(span.end).saturating_sub(start.max(span.start));
@@ -144,14 +162,14 @@ impl Machine {
             let segments = timeline.segments();
             let ends = segments.iter().skip(1).map(|s| s.start_ns).chain([u64::MAX]);
             let busy = |(s, end): (&Segment, u64)| {
-                u128::from(s.condition.busy) * u128::from(overlap(s.start_ns, end))
+                u128::from(of_device(&s.condition)) * u128::from(overlap(s.start_ns, end))
             };
             return share(segments.iter().zip(ends).map(busy).sum()) / 100.0;
         };
         let here = self.loads.iter().filter(|l| l.work.device == device && l.work.gpu_instance == Some(id));
         let work = here.map(|l| {
             let time = overlap(l.start_ns, l.end_ns.unwrap_or(u64::MAX));
-            u128::from(l.work.intensity) * u128::from(time)
+            u128::from(of_load(&l.work)) * u128::from(time)
         });
         share(work.sum()).min(100.0)
     }

@@ -50,7 +50,7 @@ pub fn read(moment: &Moment<'_>) -> Telemetry {
     let reserved = profile.reserved_memory_mib.saturating_mul(MIB).min(total);
     let used = condition.memory_mib.saturating_mul(MIB).min(total - reserved);
     Telemetry {
-        gpu_percent: load,
+        gpu_percent: condition.kernel_time / 100,
         memory_percent: device.memory_utilization_percent.saturating_add(registered / 2).min(100),
         power_milliwatts: moment.segment.power_milliwatts,
         energy_millijoules: moment.timeline().counter(moment.now_ns).millijoules(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::energy::Energy;
 use crate::fault::{Event, Fault};
-use crate::load::Load;
+use crate::load::{Load, Work};
 use crate::profile::Profile;
 use crate::state::{Device, DeviceHealth, MigInstance};
 
@@ -85,6 +85,8 @@ pub struct Condition {
     pub clock_percent: u32,
     /// Sum of the loads in hundredths of a percent of the device's SMs, at most 10,000.
     pub busy: u32,
+    /// Share of the time in which any kernel runs, in hundredths of a percent: the sum over the loads, at most 10,000.
+    pub kernel_time: u32,
     /// Sum of the loads beyond what the device has: the factor by which each is slower.
     pub demand: u32,
     /// Device memory that loads and processes hold, in MiB.
@@ -267,6 +269,7 @@ impl<'a> Fold<'a> {
             too_hot: false,
             clock_percent: 100,
             busy: 0,
+            kernel_time: 0,
             demand: 0,
             memory_mib: 0,
         };
@@ -362,25 +365,30 @@ impl<'a> Fold<'a> {
 
     fn sum_loads(&mut self) {
         let whole = self.cards.claimed.multiprocessors.max(1);
-        let share = |load: &Load| -> u64 {
-            let intensity = u64::from(load.work.intensity) * 100;
+        let share = |load: &Load, percent: u32| -> u64 {
+            let part = u64::from(percent) * 100;
             match (self.condition.mig.enabled, load.work.gpu_instance) {
-                (false, None) => intensity,
+                (false, None) => part,
                 (true, Some(id)) => {
                     let instance = self.condition.mig.instances.iter().find(|i| i.gpu_instance_id == id);
                     let sms = instance
                         .and_then(|i| self.cards.claimed.mig_profile(&i.profile))
                         .map_or(0, |p| p.multiprocessors);
-                    intensity * u64::from(sms) / u64::from(whole)
+                    part * u64::from(sms) / u64::from(whole)
                 }
                 // Its device was split, or its instance is gone: it has nothing to run on.
                 _ => 0,
             }
         };
         let own = u64::from(self.device.gpu_utilization_percent.min(100)) * 100;
-        let sum = own + self.running.iter().map(|l| share(l)).sum::<u64>();
-        self.condition.demand = u32::try_from(sum).unwrap_or(u32::MAX);
-        self.condition.busy = self.condition.demand.min(10_000);
+        let sum = |percent: fn(&Work) -> u32| {
+            let loads = self.running.iter().map(|l| share(l, percent(&l.work)));
+            u32::try_from(own + loads.sum::<u64>()).unwrap_or(u32::MAX)
+        };
+        let (demand, kernel_time) = (sum(|work| work.intensity), sum(Work::kernel_percent));
+        self.condition.demand = demand;
+        self.condition.busy = demand.min(10_000);
+        self.condition.kernel_time = kernel_time.min(10_000);
         let held = self.device.processes.iter().map(|p| p.memory_mib);
         let held = held.chain(self.running.iter().map(|l| l.work.memory_mib));
         self.condition.memory_mib = held.fold(0, u64::saturating_add);

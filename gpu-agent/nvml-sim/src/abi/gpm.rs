@@ -121,11 +121,14 @@ exports! {
         if count > (*out).metrics.len() {
             return Err(code::INVALID_ARGUMENT);
         }
-        let busy = snapshot.machine.busy_percent(first.device, first.instance, first.at_ns..second.at_ns);
+        let (machine, span) = (&snapshot.machine, first.at_ns..second.at_ns);
+        let busy = machine.busy_percent(first.device, first.instance, span.clone());
+        let kernels = machine.kernel_percent(first.device, first.instance, span);
         // Not a slice of the whole array: an older caller's is shorter, and only so many entries are promised.
         let metrics = (&raw mut (*out).metrics).cast::<nvmlGpmMetric_t>();
         for metric in std::slice::from_raw_parts_mut(metrics, count) {
-            let (code, value) = metric_value(metric.metricId, busy).map_or_else(|e| (e, 0.0), |v| (code::SUCCESS, v));
+            let (code, value) = metric_value(metric.metricId, busy, kernels)
+                .map_or_else(|e| (e, 0.0), |v| (code::SUCCESS, v));
             metric.nvmlReturn = code;
             metric.value = value;
         }
@@ -151,18 +154,19 @@ fn taken(sample: nvmlGpmSample_t) -> Result<Sample, nvmlReturn_t> {
     lock().samples.get(&id).copied().flatten().ok_or(code::INVALID_ARGUMENT)
 }
 
-/// Simulated work keeps half the warps of a busy SM active, half its time in tensor pipes, and half the memory bus.
-fn metric_value(id: c_uint, busy: f64) -> Result<f64, nvmlReturn_t> {
+/// Simulated work keeps half the warps of a busy SM active, half its time in tensor pipes, and half the memory bus; for
+/// each percent of the SMs it sends 10 MiB/s over PCIe and gets 20.
+fn metric_value(id: c_uint, busy: f64, kernels: f64) -> Result<f64, nvmlReturn_t> {
     match id {
-        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_GRAPHICS_UTIL
-        | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_SM_UTIL => Ok(busy),
+        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_GRAPHICS_UTIL => Ok(kernels),
+        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_SM_UTIL => Ok(busy),
         sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_SM_OCCUPANCY
         | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_ANY_TENSOR_UTIL
         | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_HMMA_TENSOR_UTIL
         | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_DRAM_BW_UTIL => Ok(busy / 2.0),
-        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_PCIE_TX_PER_SEC
-        | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_PCIE_RX_PER_SEC
-        | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC
+        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_PCIE_TX_PER_SEC => Ok(busy * 10.0),
+        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_PCIE_RX_PER_SEC => Ok(busy * 20.0),
+        sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_NVLINK_TOTAL_RX_PER_SEC
         | sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_NVLINK_TOTAL_TX_PER_SEC => Ok(0.0),
         id if id > 0 && id < sys::nvmlGpmMetricId_t_NVML_GPM_METRIC_MAX => Err(code::NOT_SUPPORTED),
         _ => Err(code::INVALID_ARGUMENT),

@@ -28,7 +28,8 @@ pub fn fleet(dir: &Path) -> Result<Fleet, Box<dyn Error>> {
     for (pid, device, gpu_instance, intensity) in
         [(10, 0, None, 37), (11, 0, None, 20), (12, 1, Some(7), 90), (13, 2, None, 100), (14, 3, None, 5)]
     {
-        fleet.load(Work { pid, device, gpu_instance, intensity, memory_mib: 1_000 + u64::from(pid) })?;
+        let memory_mib = 1_000 + u64::from(pid);
+        fleet.load(Work { pid, device, gpu_instance, intensity, memory_mib, ..Work::default() })?;
     }
     fleet.advance(Duration::from_millis(12_345))?;
     Ok(fleet)
