@@ -49,6 +49,12 @@ impl<V: Clone + PartialEq> Cache<V> {
         self.views.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 
+    /// A view that is so.
+    pub fn find(&self, is: impl Fn(&V) -> bool) -> Option<V> {
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        views.values().find(|view| is(view)).cloned()
+    }
+
     /// Puts one view in, or takes it out; says whether that changed anything.
     fn put(&self, key: String, view: Option<V>) -> bool {
         let mut views = self.views.write().unwrap_or_else(PoisonError::into_inner);

@@ -162,7 +162,7 @@ fn book(args: &Args) -> Result<Option<Arc<Book>>, BookError> {
         tracing::warn!("--receipts-tls is not set: no receipts are taken, and nothing accrues");
     }
     let max_bytes = args.receipts_max_mib.saturating_mul(1 << 20);
-    takes.then(|| Book::open(&args.receipts_dir, max_bytes).map(Arc::new)).transpose()
+    takes.then(|| Book::open(&args.receipts_dir, max_bytes, receipts::system_ms).map(Arc::new)).transpose()
 }
 
 async fn take_receipts(args: &Args, desk: Option<Desk>) -> Result<(), ReceiptsError> {

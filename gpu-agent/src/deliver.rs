@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 
 const CONNECT: Duration = Duration::from_secs(5);
 const REQUEST: Duration = Duration::from_secs(30);
-/// Below the time for which the controller waits for the last receipts of a run (20 s).
+/// Below the time for which the controller waits for the last receipts of a run (25 s).
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Longest answer: some bytes for each chain.
 const MAX_ANSWER: usize = 4 << 20;

@@ -6,9 +6,12 @@
 //!
 //! Start and end of a run are told by system clocks, windows by chain time; `clock` records say how far these are apart.
 
+use crate::chain::MAX_DEVICES;
 use crate::cost::cost_micros;
+use crate::names::DeviceId;
 use crate::record::{Body, Record};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 const MS: u64 = 1_000_000;
 
@@ -41,6 +44,8 @@ pub struct Bill {
     counted_until_ms: u64,
     /// How far the system clock is ahead of chain time.
     offset_ms: i64,
+    /// Up to when each device has records; of more than [`MAX_DEVICES`] those that told last.
+    devices: BTreeMap<DeviceId, u64>,
     sums: Billed,
 }
 
@@ -49,8 +54,23 @@ impl Bill {
     #[must_use]
     pub fn new(price_micros_per_gpu_hour: u64, from_ms: u64, until_ms: Option<u64>) -> Self {
         let until_ms = until_ms.unwrap_or(u64::MAX);
-        let sums = Billed::default();
-        Self { price_micros_per_gpu_hour, from_ms, until_ms, counted_until_ms: from_ms, offset_ms: 0, sums }
+        Self {
+            price_micros_per_gpu_hour,
+            from_ms,
+            until_ms,
+            counted_until_ms: from_ms,
+            offset_ms: 0,
+            devices: BTreeMap::new(),
+            sums: Billed::default(),
+        }
+    }
+
+    /// The same bill over a run that turned out to end here; `None` when records beyond the end are in it already, or when
+    /// it had another end.
+    #[must_use]
+    pub fn ending(&self, until_ms: u64) -> Option<Self> {
+        let open = self.until_ms == u64::MAX || self.until_ms == until_ms;
+        (open && self.sums.until_ms <= until_ms).then(|| Self { until_ms, ..self.clone() })
     }
 
     /// Counts one more record. Records come in the order of their chain. Sums that no run can have stay at their most.
@@ -58,7 +78,9 @@ impl Bill {
         match &record.body {
             Body::Used(used) => {
                 let (t0, t1) = self.within(used.t0_ms, used.t1_ms);
-                self.sums.until_ms = self.sums.until_ms.max(self.system(used.t1_ms));
+                let told_ms = self.system(used.t1_ms);
+                self.sums.until_ms = self.sums.until_ms.max(told_ms);
+                self.heard(&used.device, told_ms);
                 if t0 >= t1 {
                     return;
                 }
@@ -77,11 +99,29 @@ impl Bill {
             }
             Body::Gap(gap) => {
                 let (t0, t1) = self.within(gap.t0_ms, gap.t1_ms);
-                self.sums.until_ms = self.sums.until_ms.max(self.system(gap.t1_ms));
+                let told_ms = self.system(gap.t1_ms);
+                self.sums.until_ms = self.sums.until_ms.max(told_ms);
+                match &gap.device {
+                    Some(device) => self.heard(device, told_ms),
+                    None => self.devices.values_mut().for_each(|until_ms| *until_ms = told_ms.max(*until_ms)),
+                }
                 add(&mut self.sums.gap_ns, t1.saturating_sub(t0).saturating_mul(MS));
             }
             Body::Clock(clock) => self.offset_ms = clock.offset_ms(),
             Body::Opened(_) | Body::Rotated(_) | Body::Closed(_) => {}
+        }
+    }
+
+    /// Notes up to when a device has records.
+    fn heard(&mut self, device: &DeviceId, told_ms: u64) {
+        match self.devices.get_mut(device) {
+            Some(until_ms) => *until_ms = told_ms.max(*until_ms),
+            None => _ = self.devices.insert(device.clone(), told_ms),
+        }
+        if self.devices.len() > MAX_DEVICES {
+            let oldest =
+                self.devices.iter().min_by_key(|(_, until_ms)| **until_ms).map(|(name, _)| name.clone());
+            oldest.map(|name| self.devices.remove(&name));
         }
     }
 
@@ -98,6 +138,12 @@ impl Bill {
     #[must_use]
     pub fn sums(&self) -> Billed {
         self.sums
+    }
+
+    /// Up to when each device has records, in milliseconds since 1970 by the system clock of the node.
+    #[must_use]
+    pub fn devices(&self) -> &BTreeMap<DeviceId, u64> {
+        &self.devices
     }
 }
 
@@ -211,6 +257,34 @@ mod tests {
         let records = [used("a", 0, 10_000), hour_ahead, used("a", 10_000, 20_000)];
         let within = sums(1, HOUR_MS, Some(HOUR_MS + 15_000), &records);
         assert_eq!((within.records, within.gpu_ns, within.until_ms), (1, 5_000 * MS, HOUR_MS + 20_000));
+    }
+
+    #[test]
+    fn each_device_tells_for_itself_and_a_gap_of_all_for_those_that_are_known() {
+        let mut bill = Bill::new(1, 0, None);
+        let told = |bill: &Bill| bill.devices().values().copied().collect::<Vec<_>>();
+        bill.add(&used("a", 0, 10_000));
+        bill.add(&used("b", 0, 5_000));
+        assert_eq!(told(&bill), [10_000, 5_000]);
+        bill.add(&gap(10_000, 12_000));
+        assert_eq!(told(&bill), [12_000, 12_000]);
+        for n in 0..MAX_DEVICES as u64 {
+            bill.add(&used(&format!("c{n}"), 12_000, 13_000 + n));
+        }
+        assert_eq!(bill.devices().len(), MAX_DEVICES);
+        assert!(bill.devices().keys().all(|device| device.as_str().starts_with('c')));
+    }
+
+    #[test]
+    fn the_end_of_a_run_is_taken_over_while_nothing_beyond_it_was_counted() {
+        let records = [used("a", 0, 10_000), used("a", 10_000, 20_000)];
+        let mut bill = Bill::new(3_600_000, 0, None);
+        bill.add(&records[0]);
+        assert_eq!(bill.ending(9_999), None);
+        let mut ended = bill.ending(15_000).unwrap();
+        ended.add(&records[1]);
+        assert_eq!(ended.sums(), sums(3_600_000, 0, Some(15_000), &records));
+        assert_eq!(ended.ending(16_000), None, "the end is the end");
     }
 
     #[test]

@@ -72,6 +72,60 @@ pub struct FileChain {
     pub records: Vec<Record>,
 }
 
+/// How far the receipts of a job are: what [`ReceiptsFile`] has, without the records. Nothing in it is proven.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReceiptsHeads {
+    /// [`FILE_VERSION`].
+    pub version: u8,
+    /// Whose receipts these are.
+    pub job: FileJob,
+    /// Its awards, the latest last.
+    pub awards: Vec<AwardHeads>,
+}
+
+/// How far the receipts of an award are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwardHeads {
+    /// Its id, 16 hex digits.
+    pub id: String,
+    /// When the entry point ended, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// The chains.
+    pub chains: Vec<ChainHeads>,
+}
+
+/// How far a chain is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChainHeads {
+    /// Its name.
+    pub name: String,
+    /// The node, as the provider calls it.
+    pub node: String,
+    /// Its records.
+    pub records: u64,
+    /// Up to when, in milliseconds since 1970.
+    pub until_ms: u64,
+    /// Whether no record is to come.
+    pub closed: bool,
+}
+
+impl ReceiptsHeads {
+    /// Whether nothing more is to come: every award has ended and each of its chains is closed.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let whole = |award: &AwardHeads| {
+            award.ended_at.is_some()
+                && !award.chains.is_empty()
+                && award.chains.iter().all(|chain| chain.closed)
+        };
+        !self.awards.is_empty() && self.awards.iter().all(whole)
+    }
+}
+
 /// Records that a provider sent and that were not taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]

@@ -29,7 +29,10 @@ pub use chain::{Chain, ChainError, DeviceState, Fault, MAX_DEVICES, MAX_KEYS, To
 pub use cost::cost_micros;
 pub use encoding::{MAX_ENCODED, read_records};
 pub use equivocation::{Equivocation, EquivocationError};
-pub use file::{Evidence, FILE_VERSION, FileAward, FileChain, FileJob, ReceiptsFile};
+pub use file::{
+    AwardHeads, ChainHeads, Evidence, FILE_VERSION, FileAward, FileChain, FileJob, ReceiptsFile,
+    ReceiptsHeads,
+};
 pub use hour::{HourError, HourStatement, SignedHour, hour_leaves, hour_of};
 pub use merkle::{Inclusion, Sibling, Tree};
 pub use names::{AwardId, BootId, ChainName, DeviceId, DriverVersion, Name, NameError, NodeKey, PublicKey};

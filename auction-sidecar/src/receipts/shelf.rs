@@ -1,11 +1,11 @@
 //! Where receipts are kept: the chains, what their nodes are called, evidence.
 //!
 //! Inputs: records that seats sent. Outputs: the same, verified, and evidence of what did not verify. Invariants: bounded
-//! on disk; what is evidence is written once. Methods block on the disk: call them from a blocking task.
+//! on disk, in all, for each provider and for each award; what is evidence is written once. Methods block on the disk: call them from a blocking task.
 //!
 //! ```text
 //!  <chain>-<sequence>.segment, removed   the chains
-//!  nodes.json                            the node of each chain, as its provider calls it
+//!  nodes.json                            the provider of each chain, and its node as the provider calls it
 //!  evidence/<chain>-<sequence>.json      what was sent instead of what is here
 //! ```
 
@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use vendue_receipts::{AwardId, ChainName, DeviceId, Evidence, Record, read_records};
+use serde::{Deserialize, Serialize};
+use vendue_receipts::{AwardId, Chain, ChainName, DeviceId, Evidence, Record, read_records};
 use vendue_receipts_store::{Chains, Options, StoreError, Taken};
 
 use super::plan::is_plausible;
@@ -29,6 +30,12 @@ const SILENT_MS: u64 = 24 * 3_600_000;
 /// Most files of evidence, in all and of an award. One would be enough.
 const MAX_EVIDENCE: usize = 1_024;
 const MAX_OF_AWARD: usize = 8;
+/// Most chains of an award: one for each node and key.
+const MAX_CHAINS: usize = 64;
+
+/// An award may have this part of what all may have, and a provider that.
+const OF_AWARD: u64 = 4;
+const OF_PROVIDER: u64 = 2;
 
 /// How receipts are kept.
 #[derive(Debug, Clone)]
@@ -67,6 +74,16 @@ pub enum ShelfError {
         /// What may be there.
         max_bytes: u64,
     },
+    /// An award or a provider has its share.
+    #[error("receipts: {of} has {bytes} bytes, its share is {max_bytes}; next: raise --receipts-max-mib")]
+    Share {
+        /// Of whom.
+        of: String,
+        /// What is there.
+        bytes: u64,
+        /// What may be there.
+        max_bytes: u64,
+    },
     /// The task that waits for the disk has ended.
     #[error("receipts: {0}")]
     Task(String),
@@ -90,11 +107,39 @@ pub struct ChainEntry {
     pub node: String,
     /// How many records are here.
     pub next: u64,
+    /// Up to when, by the clock of the node.
+    pub until_ms: u64,
+    /// Whether no record is to come.
+    pub closed: bool,
+}
+
+/// Where a chain comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Origin {
+    node: String,
+    provider: String,
+}
+
+/// An origin as it is written, or as it was before providers were noted.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Origin(Origin),
+    Node(String),
+}
+
+impl From<Written> for Origin {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Origin(origin) => origin,
+            Written::Node(node) => Self { node, ..Self::default() },
+        }
+    }
 }
 
 struct State {
     chains: Chains,
-    nodes: BTreeMap<ChainName, String>,
+    origins: BTreeMap<ChainName, Origin>,
     evidence: BTreeMap<(ChainName, u64), Evidence>,
 }
 
@@ -115,18 +160,21 @@ impl Shelf {
             max_bytes: u64::MAX,
             delivers: false,
         };
-        let (chains, opened) = Chains::open(chains, None)?;
+        // What is here was verified when it came.
+        let (chains, opened) = Chains::open_at_ends(chains)?;
         if opened.torn > 0 {
             tracing::warn!(
                 bytes = opened.torn,
                 "ends of files of receipts that were never whole are dropped"
             );
         }
-        let nodes = chains.read_beside(NODES)?.map_or(Ok(BTreeMap::new()), |bytes| {
-            serde_json::from_slice(&bytes).map_err(|e| beside("read", options.dir.join(NODES), e))
+        let written = chains.read_beside(NODES)?.map_or(Ok(BTreeMap::new()), |bytes| {
+            serde_json::from_slice::<BTreeMap<ChainName, Written>>(&bytes)
+                .map_err(|e| beside("read", options.dir.join(NODES), e))
         })?;
+        let origins = written.into_iter().map(|(name, written)| (name, written.into())).collect();
         let evidence = read_evidence(&options.dir.join(EVIDENCE))?;
-        Ok(Self { options, state: Mutex::new(State { chains, nodes, evidence }) })
+        Ok(Self { options, state: Mutex::new(State { chains, origins, evidence }) })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -156,6 +204,7 @@ impl Shelf {
     /// Takes encoded records that a seat sent of one chain; at most `most` records of its award are kept.
     pub fn take(
         &self,
+        provider: &str,
         (name, node): (ChainName, &str),
         bytes: &[u8],
         (most, now_ms): (u64, u64),
@@ -179,10 +228,16 @@ impl Shelf {
         if !records.last().is_none_or(|record| is_plausible(record.body.time_ms(), now_ms)) {
             return refused("the time of the last record is more than a day ahead".to_owned());
         }
-        state.make_room(name.award, bytes.len() as u64, self.options.max_bytes, now_ms)?;
+        let chains = state.chains.of_award(name.award).count();
+        if chains >= MAX_CHAINS && state.chains.get(name).is_none() {
+            return refused(format!("the award has {MAX_CHAINS} chains, more than it can have"));
+        }
+        let new = records.iter().filter(|record| record.sequence >= next);
+        let coming = new.map(|record| record.encode().len() as u64).sum();
+        state.make_room((provider, name.award), coming, self.options.max_bytes, now_ms)?;
         match state.chains.take(name, &records) {
             Ok(Taken::UpTo(up_to)) => {
-                state.call(name, node)?;
+                state.call(name, node, provider)?;
                 Ok(Kept::New(up_to - next.min(up_to), up_to))
             }
             Ok(Taken::Gone) => Ok(Kept::New(0, u64::MAX)),
@@ -224,12 +279,17 @@ impl Shelf {
     /// The chains of an award that are here from their first record on.
     pub fn chains(&self, award: AwardId) -> Vec<ChainEntry> {
         let state = self.lock();
-        let node = |name| state.nodes.get(&name).cloned().unwrap_or_default();
+        let node = |name| state.origins.get(&name).map(|origin| origin.node.clone()).unwrap_or_default();
         let whole =
             state.chains.of_award(award).filter(|(name, _)| state.chains.first_kept(*name) == Some(0));
-        whole
-            .map(|(name, chain)| ChainEntry { name, node: node(name), next: chain.next_sequence() })
-            .collect()
+        let entry = |(name, chain): (ChainName, &Chain)| ChainEntry {
+            name,
+            node: node(name),
+            next: chain.next_sequence(),
+            until_ms: chain.end_ms().saturating_add_signed(chain.clock_offset_ms()),
+            closed: chain.is_closed(),
+        };
+        whole.map(entry).collect()
     }
 
     /// Records of a chain from this sequence on, as many as one file has.
@@ -245,8 +305,8 @@ impl Shelf {
         let old = state.chains.iter().filter(|(_, c)| c.end_ms().saturating_add(retain_ms) <= now_ms);
         let old: Vec<ChainName> = old.map(|(name, _)| name).collect();
         state.chains.abandon(&old)?;
-        let State { chains, nodes, evidence } = &mut *state;
-        nodes.retain(|name, _| chains.get(*name).is_some());
+        let State { chains, origins, evidence } = &mut *state;
+        origins.retain(|name, _| chains.get(*name).is_some());
         let is_old = |path: &Path| {
             let written = fs::metadata(path).and_then(|file| file.modified()).ok();
             let since = written.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
@@ -271,38 +331,79 @@ impl Shelf {
 }
 
 impl State {
-    /// Removes chains of other awards that are over or silent for a day, the oldest first, until there is room.
+    /// Removes chains of other awards that are over or silent for a day, the oldest first, until there is room: first those
+    /// of the provider, when it has its share.
     fn make_room(
         &mut self,
-        award: AwardId,
+        (provider, award): (&str, AwardId),
         coming: u64,
         max_bytes: u64,
         now_ms: u64,
     ) -> Result<(), ShelfError> {
+        if coming == 0 {
+            return Ok(());
+        }
+        let of_award = self.bytes_where(|name, _| name.award == award);
+        if of_award.saturating_add(coming) > max_bytes / OF_AWARD {
+            let (of, bytes, max_bytes) = (format!("award {award}"), of_award, max_bytes / OF_AWARD);
+            return Err(ShelfError::Share { of, bytes, max_bytes });
+        }
+        let share = max_bytes / OF_PROVIDER;
+        let is_of = |_: &ChainName, origin: &Origin| origin.provider == provider;
+        while self.bytes_where(is_of).saturating_add(coming) > share {
+            if !self.forget_oldest(award, now_ms, is_of)? {
+                let (of, bytes) = (format!("provider {provider}"), self.bytes_where(is_of));
+                return Err(ShelfError::Share { of, bytes, max_bytes: share });
+            }
+        }
         while self.chains.bytes().saturating_add(coming) > max_bytes {
-            let others = self.chains.iter().filter(|(name, _)| name.award != award);
-            let over =
-                others.filter(|(_, c)| c.is_closed() || c.end_ms().saturating_add(SILENT_MS) <= now_ms);
-            let oldest = over.min_by_key(|(_, chain)| chain.end_ms()).map(|(name, _)| name);
-            let Some(oldest) = oldest else {
+            if !self.forget_oldest(award, now_ms, |_, _| true)? {
                 return Err(ShelfError::Full { bytes: self.chains.bytes(), max_bytes });
-            };
-            tracing::warn!(chain = %oldest, "receipts forgotten: there is no room for newer ones");
-            self.chains.abandon(&[oldest])?;
+            }
         }
         Ok(())
     }
 
-    /// Notes what the node of a chain is called.
-    fn call(&mut self, name: ChainName, node: &str) -> Result<(), ShelfError> {
-        if self.chains.get(name).is_none() || self.nodes.contains_key(&name) {
+    /// Bytes of chains that are so. Of a chain whose origin is not known none is anybody's.
+    fn bytes_where(&self, is: impl Fn(&ChainName, &Origin) -> bool) -> u64 {
+        let unknown = Origin::default();
+        let names = self.chains.iter().map(|(name, _)| name);
+        let found = names.filter(|name| is(name, self.origins.get(name).unwrap_or(&unknown)));
+        found.map(|name| self.chains.bytes_of(name)).sum()
+    }
+
+    /// Removes the oldest chain that is so, is over or silent for a day, and is of another award. False when there is none.
+    fn forget_oldest(
+        &mut self,
+        award: AwardId,
+        now_ms: u64,
+        is: impl Fn(&ChainName, &Origin) -> bool,
+    ) -> Result<bool, ShelfError> {
+        let unknown = Origin::default();
+        let others = self
+            .chains
+            .iter()
+            .filter(|(name, _)| name.award != award && is(name, self.origins.get(name).unwrap_or(&unknown)));
+        let over = others.filter(|(_, c)| c.is_closed() || c.end_ms().saturating_add(SILENT_MS) <= now_ms);
+        let oldest = over.min_by_key(|(_, chain)| chain.end_ms()).map(|(name, _)| name);
+        let Some(oldest) = oldest else { return Ok(false) };
+        tracing::warn!(chain = %oldest, "receipts forgotten: there is no room for newer ones");
+        self.chains.abandon(&[oldest])?;
+        Ok(true)
+    }
+
+    /// Notes where a chain comes from.
+    fn call(&mut self, name: ChainName, node: &str, provider: &str) -> Result<(), ShelfError> {
+        let known = self.origins.get(&name).is_some_and(|origin| !origin.provider.is_empty());
+        if self.chains.get(name).is_none() || known {
             return Ok(());
         }
-        let mut nodes = self.nodes.clone();
-        nodes.insert(name, node.to_owned());
-        let json = serde_json::to_vec(&nodes).map_err(|e| beside("write", PathBuf::from(NODES), e))?;
+        let mut origins = self.origins.clone();
+        let origin = Origin { node: node.to_owned(), provider: provider.to_owned() };
+        origins.entry(name).or_insert(origin).provider = provider.to_owned();
+        let json = serde_json::to_vec(&origins).map_err(|e| beside("write", PathBuf::from(NODES), e))?;
         self.chains.replace_beside(NODES, &json)?;
-        self.nodes = nodes;
+        self.origins = origins;
         Ok(())
     }
 }

@@ -25,12 +25,13 @@ fn records_are_kept_with_the_name_of_their_node() {
     let dir = tempfile::tempdir().unwrap();
     let (records, chain) = (signed(&key(1), "GPU-0", 3, "1"), name(&key(1)));
     let shelf = open(dir.path());
-    assert_eq!(shelf.take((chain, "n1"), &bytes(&records[..2]), MOST).unwrap(), Kept::New(2, 2));
-    assert_eq!(shelf.take((chain, "n1"), &bytes(&records), MOST).unwrap(), Kept::New(3, 5));
-    assert_eq!(shelf.take((chain, "n1"), &[], MOST).unwrap(), Kept::New(0, 5));
+    assert_eq!(shelf.take("alpha", (chain, "n1"), &bytes(&records[..2]), MOST).unwrap(), Kept::New(2, 2));
+    assert_eq!(shelf.take("alpha", (chain, "n1"), &bytes(&records), MOST).unwrap(), Kept::New(3, 5));
+    assert_eq!(shelf.take("alpha", (chain, "n1"), &[], MOST).unwrap(), Kept::New(0, 5));
     drop(shelf);
     let shelf = open(dir.path());
-    assert_eq!(shelf.chains(award()), [ChainEntry { name: chain, node: "n1".into(), next: 5 }]);
+    let entry = ChainEntry { name: chain, node: "n1".into(), next: 5, until_ms: T + 3_000, closed: true };
+    assert_eq!(shelf.chains(award()), [entry]);
     assert_eq!(shelf.of_award(award()), (5, 1));
     assert_eq!(shelf.here(chain), (5, false));
     assert_eq!(shelf.records(chain, 0).unwrap(), records[..2], "one file");
@@ -43,8 +44,8 @@ fn what_does_not_verify_is_refused_and_kept_as_evidence_once() {
     let shelf = open(dir.path());
     let (one, other) = (signed(&key(1), "GPU-0", 3, "1"), signed(&key(1), "GPU-0", 3, "2"));
     let chain = name(&key(1));
-    shelf.take((chain, "n1"), &bytes(&one[..3]), MOST).unwrap();
-    let refused = |records: &[u8]| match shelf.take((chain, "n1"), records, MOST).unwrap() {
+    shelf.take("alpha", (chain, "n1"), &bytes(&one[..3]), MOST).unwrap();
+    let refused = |records: &[u8]| match shelf.take("alpha", (chain, "n1"), records, MOST).unwrap() {
         Kept::Refused(evidence) => evidence,
         Kept::New(..) => panic!("taken"),
     };
@@ -74,7 +75,7 @@ fn a_provider_fills_neither_the_volume_nor_the_list_of_evidence() {
     let shelf = open(dir.path());
     let take = |n: u8, t: u64, most| {
         let records = bytes(&signed_at(t, &key(n), "GPU-0", 3, "1"));
-        shelf.take((name(&key(n)), "n1"), &records, most).unwrap()
+        shelf.take("alpha", (name(&key(n)), "n1"), &records, most).unwrap()
     };
     assert_eq!(take(1, T, (9, T)), Kept::New(5, 5));
     assert!(matches!(take(2, T, (9, T)), Kept::Refused(_)), "ten records of the award");
@@ -84,6 +85,16 @@ fn a_provider_fills_neither_the_volume_nor_the_list_of_evidence() {
         matches!(take(3, T + day, MOST), Kept::Refused(_)),
         "it would be kept for a day longer than others"
     );
+    // Chain after chain of one record each.
+    (3..=64).for_each(|n| {
+        let opening = bytes(&signed(&key(n), "GPU-0", 3, "1")[..1]);
+        assert_eq!(
+            shelf.take("alpha", (name(&key(n)), "n1"), &opening, MOST).unwrap(),
+            Kept::New(1, 1),
+            "{n}"
+        );
+    });
+    assert!(matches!(take(65, T, MOST), Kept::Refused(_)), "one chain too many");
     let accusation =
         |sequence| Evidence::Refused { chain: name(&key(1)).to_string(), sequence, reason: "r".into() };
     let taken = (0..20).filter(|n| shelf.accuse(name(&key(1)), &accusation(*n)).unwrap()).count();
@@ -95,8 +106,8 @@ fn what_is_old_goes_closed_or_not() {
     let dir = tempfile::tempdir().unwrap();
     let shelf = open(dir.path());
     let (closed, open_ended) = (signed(&key(1), "GPU-0", 3, "1"), signed(&key(2), "GPU-1", 3, "1"));
-    shelf.take((name(&key(1)), "n1"), &bytes(&closed), MOST).unwrap();
-    shelf.take((name(&key(2)), "n2"), &bytes(&open_ended[..4]), MOST).unwrap();
+    shelf.take("alpha", (name(&key(1)), "n1"), &bytes(&closed), MOST).unwrap();
+    shelf.take("alpha", (name(&key(2)), "n2"), &bytes(&open_ended[..4]), MOST).unwrap();
     let refused = Evidence::Refused { chain: name(&key(1)).to_string(), sequence: 1, reason: "r".into() };
     assert!(shelf.accuse(name(&key(1)), &refused).unwrap());
     shelf.prune(T + 7_999).unwrap();
@@ -104,7 +115,10 @@ fn what_is_old_goes_closed_or_not() {
     shelf.prune(T + 8_000).unwrap();
     assert_eq!(shelf.chains(award()), []);
     assert_eq!(shelf.here(name(&key(2))), (0, true));
-    assert_eq!(shelf.take((name(&key(2)), "n2"), &bytes(&open_ended), MOST).unwrap(), Kept::New(0, u64::MAX));
+    assert_eq!(
+        shelf.take("alpha", (name(&key(2)), "n2"), &bytes(&open_ended), MOST).unwrap(),
+        Kept::New(0, u64::MAX)
+    );
     // Far beyond whatever the clock of this machine says.
     shelf.prune(u64::MAX).unwrap();
     assert_eq!(shelf.evidence(award()), []);
@@ -112,34 +126,74 @@ fn what_is_old_goes_closed_or_not() {
     assert_eq!(open(dir.path()).evidence(award()), []);
 }
 
+/// A shelf in this folder with room for so much.
+fn with_room(dir: &Path, max_bytes: u64) -> Shelf {
+    let dir = dir.to_owned();
+    Shelf::open(ShelfOptions { dir, segment_bytes: 1, max_bytes, retain_ms: 1 << 40 }).unwrap()
+}
+
+fn chain_of(award: u8) -> ChainName {
+    ChainName::new(AwardId([award; 8]), key(1).public())
+}
+
+/// A chain that is closed.
+fn closed_of(award: u8) -> Vec<u8> {
+    bytes(&signed_for(AwardId([award; 8]), &key(1), "GPU-0", 3, "1"))
+}
+
 #[test]
 fn the_oldest_chains_that_are_over_make_room_and_those_that_go_on_stay() {
     let dir = tempfile::tempdir().unwrap();
-    let shelf = |max_bytes| {
-        let dir = dir.path().to_owned();
-        Shelf::open(ShelfOptions { dir, segment_bytes: 1, max_bytes, retain_ms: 1 << 40 }).unwrap()
+    let first = with_room(dir.path(), 1 << 20);
+    let take = |shelf: &Shelf, award: u8, records: &[u8], now_ms| {
+        shelf.take(&format!("p{award}"), (chain_of(award), "n1"), records, (MOST.0, now_ms))
     };
-    let of = |award: u8| AwardId([award; 8]);
-    let records = |award: u8| signed_for(of(award), &key(1), "GPU-0", 3, "1");
-    let chain = |award: u8| ChainName::new(of(award), key(1).public());
-    let open_ended = bytes(&records(1)[..4]);
-    let first = shelf(1 << 20);
-    first.take((chain(1), "n1"), &open_ended, MOST).unwrap();
-    for award in [2, 3] {
-        first.take((chain(award), "n1"), &bytes(&records(award)), (MOST.0, T)).unwrap();
-    }
+    take(&first, 1, &open_ended_of(1), T).unwrap();
+    (2..=8).for_each(|award| _ = take(&first, award, &closed_of(award), T).unwrap());
     let full = first.bytes();
     drop(first);
-    let shelf = shelf(full);
-    assert_eq!(shelf.take((chain(4), "n1"), &bytes(&records(4)), MOST).unwrap(), Kept::New(5, 5));
-    assert_eq!([2, 3].map(|award| shelf.here(chain(award)).1), [true, false], "one goes, not all");
-    assert_eq!(shelf.here(chain(1)), (4, false));
-    let closed = [5, 6].map(|award| shelf.take((chain(award), "n1"), &open_ended_of(award), MOST));
-    assert!(closed.iter().all(Result::is_ok), "{closed:?}");
-    let error = shelf.take((chain(7), "n1"), &open_ended_of(7), MOST).unwrap_err();
+    let shelf = with_room(dir.path(), full);
+    assert_eq!(take(&shelf, 9, &closed_of(9), T).unwrap(), Kept::New(5, 5));
+    assert_eq!([2, 3].map(|award| shelf.here(chain_of(award)).1), [true, false], "one goes, not all");
+    assert_eq!(shelf.here(chain_of(1)), (4, false));
+    let failed =
+        (10..30).find_map(|award| Some((award, take(&shelf, award, &open_ended_of(award), T).err()?)));
+    let (late, error) = failed.unwrap();
     assert!(matches!(error, ShelfError::Full { .. }), "only chains that go on are left: {error}");
-    let day = T + 4_000 + SILENT_MS;
-    shelf.take((chain(7), "n1"), &open_ended_of(7), (MOST.0, day)).unwrap();
+    assert!((2..=9).all(|award| shelf.here(chain_of(award)).1));
+    take(&shelf, late, &open_ended_of(late), T + 4_000 + SILENT_MS).unwrap();
+}
+
+#[test]
+fn neither_an_award_nor_a_provider_takes_more_than_its_share() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = with_room(dir.path(), 1 << 20);
+    first.take("alpha", (chain_of(1), "n1"), &open_ended_of(1), MOST).unwrap();
+    let each = first.bytes();
+    drop(first);
+    // Room for twelve: three of an award, six of a provider.
+    let shelf = with_room(dir.path(), 12 * each + 8);
+    let take = |provider: &str, award: u8, key_of: u8| {
+        let by = key(key_of);
+        let records = bytes(&signed_for(AwardId([award; 8]), &by, "GPU-0", 3, "1")[..4]);
+        shelf.take(provider, (ChainName::new(AwardId([award; 8]), by.public()), "n1"), &records, MOST)
+    };
+    let share = |result: Result<Kept, ShelfError>| match result {
+        Err(ShelfError::Share { of, .. }) => of,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!([2, 3].map(|by| take("alpha", 1, by).unwrap()), [Kept::New(4, 4), Kept::New(4, 4)]);
+    assert_eq!(share(take("alpha", 1, 4)), format!("award {}", AwardId([1; 8])));
+    (2..=4).for_each(|award| _ = take("alpha", award, 1).unwrap());
+    assert_eq!(share(take("alpha", 5, 1)), "provider alpha");
+    take("beta", 6, 1).unwrap();
+    // What is over of the provider itself makes room for it, and nothing of others.
+    shelf.take("alpha", (chain_of(3), "n1"), &closed_of(3), MOST).unwrap_err();
+    drop(shelf);
+    let shelf = with_room(dir.path(), 12 * each + 2_048);
+    shelf.take("alpha", (chain_of(3), "n1"), &closed_of(3), MOST).unwrap();
+    shelf.take("alpha", (chain_of(5), "n1"), &open_ended_of(5), MOST).unwrap();
+    assert_eq!([3, 6].map(|award| shelf.here(chain_of(award)).1), [true, false]);
 }
 
 /// A chain that is not closed.

@@ -164,11 +164,20 @@ async fn outputs<B: Backend>(
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
+/// What of receipts is wanted.
+#[derive(Debug, Default, Deserialize)]
+struct ReceiptsQuery {
+    /// Only how far they are.
+    #[serde(default)]
+    heads: bool,
+}
+
 async fn receipts<B: Backend>(
     State(shared): State<Arc<Shared<B>>>,
     Extension(trusted): Extension<Trusted>,
     Extension(proxy): Extension<Arc<FrontProxy>>,
     Path((namespace, name)): Path<(String, String)>,
+    Query(query): Query<ReceiptsQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiStatus> {
     admit(&shared, trusted, &proxy, &headers, (&namespace, &name), "receipts").await?;
@@ -176,6 +185,9 @@ async fn receipts<B: Backend>(
     let shelf = shared.receipts.clone().ok_or_else(|| {
         ApiStatus::unavailable("this cluster cannot read its receipts; the log of vendue-auction says why")
     })?;
+    if query.heads {
+        return Ok(Json(super::receipts::heads(shelf, job, awards).await?).into_response());
+    }
     let stream = super::receipts::stream(shelf, job, awards).await?;
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from_stream(stream)).into_response())
 }

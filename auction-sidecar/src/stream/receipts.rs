@@ -9,7 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::Stream;
 use serde::Serialize;
-use vendue_receipts::{ChainName, FILE_VERSION, FileAward, FileChain, FileJob, ReceiptsFile};
+use vendue_receipts::{
+    AwardHeads, ChainHeads, ChainName, FILE_VERSION, FileAward, FileChain, FileJob, ReceiptsFile,
+    ReceiptsHeads,
+};
 
 use super::status::ApiStatus;
 use crate::receipts::{ChainEntry, Shelf, ShelfError};
@@ -74,7 +77,7 @@ fn parts(shelf: &Shelf, job: FileJob, awards: Vec<FileAward>) -> Result<VecDeque
         let evidence = id.map(|id| shelf.evidence(id)).unwrap_or_default();
         parts.push_back(open(&FileAward { evidence, chains: vec![], ..award }, at == 0)?);
         let chains = id.map(|id| shelf.chains(id)).unwrap_or_default();
-        for (at, ChainEntry { name, node, next }) in chains.into_iter().enumerate() {
+        for (at, ChainEntry { name, node, next, .. }) in chains.into_iter().enumerate() {
             parts.push_back(open(&FileChain { node, records: vec![] }, at == 0)?);
             parts.push_back(Part::Records { name, from: 0, to: next });
             parts.push_back(close());
@@ -83,6 +86,27 @@ fn parts(shelf: &Shelf, job: FileJob, awards: Vec<FileAward>) -> Result<VecDeque
     }
     parts.push_back(close());
     Ok(parts)
+}
+
+/// How far the receipts are, for who waits for the rest.
+pub(super) async fn heads(
+    shelf: Arc<Shelf>,
+    job: FileJob,
+    awards: Vec<FileAward>,
+) -> Result<ReceiptsHeads, ApiStatus> {
+    let heads = |shelf: &Shelf, award: FileAward| {
+        let chains = award.id.parse().map(|id| shelf.chains(id)).unwrap_or_default();
+        let head = |ChainEntry { name, node, next, until_ms, closed }| ChainHeads {
+            name: name.to_string(),
+            node,
+            records: next,
+            until_ms,
+            closed,
+        };
+        AwardHeads { id: award.id, ended_at: award.ended_at, chains: chains.into_iter().map(head).collect() }
+    };
+    let awards = on_disk(shelf, move |shelf| Ok(awards.into_iter().map(|a| heads(shelf, a)).collect()));
+    Ok(ReceiptsHeads { version: FILE_VERSION, job, awards: awards.await? })
 }
 
 /// The text of a part, and what is left of it.

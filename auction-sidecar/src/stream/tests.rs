@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use sha2::{Digest, Sha256};
 use tower::ServiceExt;
-use vendue_receipts::{Evidence, FileAward, FileJob, ReceiptsFile, Record};
+use vendue_receipts::{Evidence, FileAward, FileJob, ReceiptsFile, ReceiptsHeads, Record};
 
 use super::identity::Trusted;
 use super::*;
@@ -218,7 +218,7 @@ async fn receipts_are_one_file_of_all_awards() {
         // In several files of the shelf.
         for records in records.chunks(4) {
             let bytes: Vec<u8> = records.iter().flat_map(Record::encode).collect();
-            let kept = shelf.take((name(&key(*n)), &format!("n{n}")), &bytes, (10_000, T)).unwrap();
+            let kept = shelf.take("alpha", (name(&key(*n)), &format!("n{n}")), &bytes, (10_000, T)).unwrap();
             assert!(matches!(kept, Kept::New(..)));
         }
     }
@@ -235,6 +235,14 @@ async fn receipts_are_one_file_of_all_awards() {
     found.sort_by_key(|(node, _)| *node);
     assert_eq!(found, [("n1", &chains[0].1), ("n2", &chains[1].1)]);
     assert_eq!(ask(&f, true, &uri.replace("digits", "other"), OPS).await.0, StatusCode::NOT_FOUND);
+
+    let (code, body) = ask(&f, true, &format!("{uri}?heads=true"), OPS).await;
+    let heads: ReceiptsHeads = serde_json::from_str(&body).unwrap();
+    assert_eq!((code, heads.awards.len(), heads.job), (StatusCode::OK, 2, file.job));
+    let mut found: Vec<_> =
+        heads.awards[1].chains.iter().map(|c| (c.node.as_str(), c.records, c.until_ms, c.closed)).collect();
+    found.sort_unstable();
+    assert_eq!(found, [("n1", 11, T + 9_000, true), ("n2", 5, T + 3_000, true)]);
 }
 
 #[tokio::test]

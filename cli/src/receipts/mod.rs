@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use vendue_receipts::{FileJob, ReceiptsFile};
+use vendue_receipts::{FileJob, ReceiptsFile, ReceiptsHeads};
 
 use crate::args::{Output, ReceiptOptions};
 use crate::cluster::Target;
@@ -35,7 +35,7 @@ struct Answer<'a> {
 /// Shows the receipts of a Job.
 pub async fn run(target: &Target, options: &ReceiptOptions, output: Output) -> Result<(), CliError> {
     let patience = options.wait.map(Duration::from_secs);
-    let (bytes, file, mut sums) = whole(target, patience).await?;
+    let (bytes, file, mut sums) = whole(target, patience, PAUSE).await?;
     if let Some(path) = &options.save {
         save(path, &bytes)?;
     }
@@ -68,29 +68,45 @@ fn parse(bytes: &[u8], from: &str) -> Result<ReceiptsFile, CliError> {
     })
 }
 
-/// The receipts; with patience, when nothing more is to come.
+/// The receipts; with patience, when nothing more is to come. While it waits it asks how far they are, and fetches them
+/// again only then.
 async fn whole(
     target: &Target,
     patience: Option<Duration>,
+    pause: Duration,
 ) -> Result<(Vec<u8>, ReceiptsFile, Sums), CliError> {
     let doing = format!("read the receipts of Job {}/{}", target.namespace, target.job);
-    let start = Instant::now();
+    let fetch = async |query: &str| -> Result<Vec<u8>, CliError> {
+        let text = target.client.request_text(target.request("receipts", query)?).await;
+        Ok(text.map_err(|e| CliError::kube(&doing, &e))?.into_bytes())
+    };
+    let (start, mut told) = (Instant::now(), String::new());
     loop {
-        let text = target.client.request_text(target.request("receipts", "")?).await;
-        let bytes = text.map_err(|e| CliError::kube(&doing, &e))?.into_bytes();
+        let bytes = fetch("").await?;
         let file = parse(&bytes, &doing)?;
         let sums = sum::sums(&file);
-        match patience {
-            Some(patience) if !sums.is_whole() && sums.verified => {
-                if start.elapsed() >= patience {
-                    return Err(CliError::failed_with(
-                        format!("{doing}: after {} s more records may still come", patience.as_secs()),
-                        "run the command without --wait to see what is there, or again later",
-                    ));
-                }
-                tokio::time::sleep(PAUSE.min(patience)).await;
+        let Some(patience) = patience.filter(|_| !sums.is_whole() && sums.verified) else {
+            return Ok((bytes, file, sums));
+        };
+        loop {
+            if start.elapsed() >= patience {
+                return Err(CliError::failed_with(
+                    format!("{doing}: after {} s more records may still come", patience.as_secs()),
+                    "run the command without --wait to see what is there, or again later",
+                ));
             }
-            _ => return Ok((bytes, file, sums)),
+            tokio::time::sleep(pause.min(patience)).await;
+            let bytes = fetch("heads=true").await?;
+            let heads: ReceiptsHeads = serde_json::from_slice(&bytes)
+                .map_err(|e| CliError::failed(format!("{doing}: how far they are: {e}")))?;
+            let line = table::progress(&heads);
+            if line != told {
+                eprintln!("{line}");
+                told = line;
+            }
+            if heads.is_whole() {
+                break;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Sums of receipts as people read them. Pure.
 
-use vendue_receipts::{Billed, FileJob};
+use vendue_receipts::{Billed, FileJob, ReceiptsHeads};
 
 use super::sum::{AwardSums, Row, Sums, decimal, printable};
 use crate::cluster::time;
@@ -45,6 +45,17 @@ fn award_text(award: &AwardSums) -> String {
     }
     out.push_str(&format!("all verified, up to {}; {state}\n", time(award.until_ms)));
     out
+}
+
+/// How far the receipts are, in one line.
+pub fn progress(heads: &ReceiptsHeads) -> String {
+    let chains = || heads.awards.iter().flat_map(|award| &award.chains);
+    let (records, closed) = (chains().map(|c| c.records).sum::<u64>(), chains().filter(|c| c.closed).count());
+    let ended = heads.awards.iter().all(|award| award.ended_at.is_some());
+    let state = if ended { "the Job has ended" } else { "the Job runs" };
+    let until =
+        chains().map(|c| c.until_ms).max().map(|ms| format!(", up to {}", time(ms))).unwrap_or_default();
+    format!("waiting: {state}; {records} records{until}; {closed} of {} chains are closed", chains().count())
 }
 
 /// What is charged, in one line.

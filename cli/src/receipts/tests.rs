@@ -136,6 +136,32 @@ async fn what_the_server_says_is_told() {
 }
 
 #[tokio::test]
+async fn who_waits_asks_how_far_they_are_and_fetches_them_twice() {
+    let mut running = file();
+    running.awards[0].chains[1].records.pop();
+    let heads = |closed: bool| {
+        let chain = |node: &str, closed| json!({ "name": node, "node": node, "records": 5, "untilMs": T, "closed": closed });
+        let award = json!({ "id": AWARD, "endedAt": "2026-06-01T12:00:30Z", "chains": [chain("n1", true), chain("n2", closed)] });
+        json!({ "version": 1, "job": running.job, "awards": [award] })
+    };
+    let answers = [
+        serde_json::to_vec(&running).unwrap(),
+        serde_json::to_vec(&heads(false)).unwrap(),
+        serde_json::to_vec(&heads(false)).unwrap(),
+        serde_json::to_vec(&heads(true)).unwrap(),
+        serde_json::to_vec(&file()).unwrap(),
+    ];
+    let answers = std::sync::Mutex::new(answers.into_iter());
+    let (target, seen) = fake(Box::new(move |_| (200, answers.lock().unwrap().next().unwrap())));
+    let (_, found, sums) = whole(&target, Some(Duration::from_secs(600)), Duration::ZERO).await.unwrap();
+    assert!(sums.is_whole() && found == file());
+    let asked: Vec<bool> = seen.lock().unwrap().iter().map(|uri| uri.ends_with("?heads=true")).collect();
+    assert_eq!(asked, [false, true, true, true, false]);
+    let line = table::progress(&serde_json::from_value(heads(false)).unwrap());
+    assert!(line.contains("the Job has ended; 10 records") && line.contains("1 of 2 chains"), "{line}");
+}
+
+#[tokio::test]
 async fn who_waits_gets_the_last_records_or_is_told_that_they_are_missing() {
     let mut running = file();
     running.awards[0].chains[1].records.pop();

@@ -12,12 +12,14 @@ use vendue_controller_core::award::allocate::Allocation;
 use vendue_controller_core::award::needs_hold;
 use vendue_controller_core::award::objects::{Terms, Tokens};
 use vendue_controller_core::award::plan::{Look, Observed, Phase, current_submission, look, metered, phase};
+use vendue_controller_core::award::ray_job::{RayState, Seen};
 use vendue_controller_core::award::usage::NodeBill;
 use vendue_controller_core::provision::{PodUse, pod_use};
 use vendue_crds::workload::Workload;
 use vendue_crds::{Award, names};
 use vendue_receipts::AwardId;
 
+use super::ledger::nodes;
 use super::{Awards, client, provisioned};
 use crate::io::{IoError, ReadError, get_opt, timed};
 use crate::runtime::Runtime;
@@ -44,6 +46,7 @@ pub async fn dereference<R: Runtime>(
     let look = look(award, now);
     if look == Look::Nothing {
         all.workloads.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid(award));
+        all.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid(award));
         return Ok(observed);
     }
     observed.bills = bills(award, all, now).await;
@@ -75,20 +78,35 @@ pub async fn dereference<R: Runtime>(
         && let Some(ray) = client(award, all).await?
     {
         observed.ray = ray.observe(&current_submission(award)).await;
+        observed.seen_running = seen_running(award, all, &observed.ray, now);
     }
     Ok(observed)
 }
 
-/// What receipts of the award add up to. Receipts that cannot be read hold nothing up: nothing accrues meanwhile.
+/// When Ray last said that the entry point runs.
+fn seen_running<R: Runtime>(award: &Award, all: &Awards<R>, ray: &Seen, now: Timestamp) -> Option<Timestamp> {
+    let mut running = all.running.lock().unwrap_or_else(PoisonError::into_inner);
+    if matches!(ray, Seen::Job { state: RayState::Running, .. }) {
+        running.insert(uid(award), now);
+    }
+    running.get(&uid(award)).copied()
+}
+
+/// What receipts of the award add up to. Receipts that cannot be read hold nothing up: nothing accrues meanwhile. It is noted
+/// too which nodes held its devices, before the Award forgets it.
 async fn bills<R: Runtime>(award: &Award, all: &Awards<R>, now: Timestamp) -> Option<Vec<NodeBill>> {
-    let (book, run) = (all.book.clone()?, metered(award, now)?);
-    let id: AwardId = award.spec.id.parse().ok()?;
-    let status = award.status.as_ref()?;
-    let told = status.usage.iter().flat_map(|usage| &usage.receipts).map(|receipts| receipts.node.clone());
-    let nodes: Vec<String> = status.devices.iter().map(|held| held.node.clone()).chain(told).collect();
-    let read = tokio::task::spawn_blocking(move || book.bills(id, run, &nodes));
+    let book = all.book.clone()?;
+    let (id, nodes) = (award.spec.id.parse::<AwardId>().ok()?, nodes(award.status.as_ref()?));
+    let run = metered(award, now);
+    if run.is_none() && (nodes.is_empty() || book.knows(id, &nodes)) {
+        return None;
+    }
+    let read = tokio::task::spawn_blocking(move || {
+        book.note_held(id, &nodes)?;
+        run.map(|run| book.bills(id, run, &nodes)).transpose()
+    });
     match read.await {
-        Ok(Ok(bills)) => Some(bills),
+        Ok(Ok(bills)) => bills,
         Ok(Err(error)) => {
             tracing::error!(%error, "receipts of the award cannot be read");
             None

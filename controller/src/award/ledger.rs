@@ -24,7 +24,7 @@ use vendue_controller_core::provision::{
     gpu_node_view, hold_view, node_view, pod_use,
 };
 use vendue_crds::conditions::{award as cond, find, is_true};
-use vendue_crds::{Award, AwardSide, GpuNode, Provision};
+use vendue_crds::{Award, AwardSide, AwardStatus, GpuNode, Provision};
 
 use crate::agents::Agents;
 use crate::cache::{Cache, feed, feed_if_served};
@@ -43,6 +43,8 @@ pub struct AwardView {
     state: &'static str,
     /// Nothing of it is left.
     released: bool,
+    /// The nodes whose devices it holds or held.
+    nodes: Vec<String>,
 }
 
 /// States of awards in the metric.
@@ -71,9 +73,18 @@ fn award_view(award: &Award) -> Option<AwardView> {
             find(&s.conditions, cond::HELD).is_some() || is_true(&s.conditions, cond::RELEASED)
         }),
         hold: hold_view(award),
+        nodes: status.map(nodes).unwrap_or_default(),
         released: status.is_some_and(|s| is_true(&s.conditions, cond::RELEASED)),
         state: STATES.iter().find(|s| **s == word).copied().unwrap_or("other"),
     })
+}
+
+/// The nodes whose devices an award holds, and those whose receipts count for it, which outlast them.
+pub fn nodes(status: &AwardStatus) -> Vec<String> {
+    let held = status.devices.iter().map(|devices| devices.node.clone());
+    let counted = status.usage.iter().flat_map(|usage| &usage.receipts).map(|receipts| receipts.node.clone());
+    let all: BTreeSet<String> = held.chain(counted).collect();
+    all.into_iter().collect()
 }
 
 /// Capacity and holds of this cluster.
@@ -274,9 +285,13 @@ impl Ledger {
     /// Whether an award of this host is over: released, or not there any more. `None` while that is not known.
     pub fn is_over(&self, award_id: &str) -> Option<bool> {
         let assumed = self.assumed.lock().unwrap_or_else(PoisonError::into_inner).contains_key(award_id);
-        let awards = self.awards.ready().then(|| self.awards.all())?;
-        let found = awards.values().find(|award| award.id == award_id);
+        let found = self.awards.ready().then(|| self.awards.find(|award| award.id == award_id))?;
         Some(!assumed && found.is_none_or(|award| award.released))
+    }
+
+    /// The nodes that hold or held devices of an award, as long as it is there.
+    pub fn nodes_of(&self, award_id: &str) -> Vec<String> {
+        self.awards.find(|award| award.id == award_id).map(|award| award.nodes).unwrap_or_default()
     }
 
     /// Takes an assumption back, because the API server refused to write it.

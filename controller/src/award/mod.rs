@@ -77,6 +77,9 @@ pub struct Awards<R> {
     pub service_suffix: String,
     /// Workloads of awards that run, without their files: read once, small to keep.
     workloads: Mutex<HashMap<String, Workload>>,
+    /// When Ray last said of an award's entry point that it runs. What is lost with the process is in the status, but for the
+    /// time since.
+    running: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl<R: Runtime> Awards<R> {
@@ -92,7 +95,8 @@ impl<R: Runtime> Awards<R> {
     ) -> Self {
         let service_suffix =
             if cluster_domain.is_empty() { "svc".to_owned() } else { format!("svc.{cluster_domain}") };
-        Self { context, ledger, runtime, http, env, book, service_suffix, workloads: Mutex::default() }
+        let (workloads, running) = (Mutex::default(), Mutex::default());
+        Self { context, ledger, runtime, http, env, book, service_suffix, workloads, running }
     }
 
     /// Address of the award's Ray head.

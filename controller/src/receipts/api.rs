@@ -7,22 +7,26 @@
 //! | `GET /v1/awards/{id}/chains` | the seat | the chains of an award |
 //! | `GET /v1/awards/{id}/chains/{name}/records?from=N` | the seat | encoded records, at most 256 KiB |
 //!
-//! Invariants: bodies are bounded; work on the disk is done in blocking tasks, a few at a time.
+//! Invariants: nothing of a body is read before the token was accepted; bodies are bounded; work on the disk is done in
+//! blocking tasks, a few at a time; of an award only nodes that held its devices are told of.
 
 use std::sync::Arc;
 
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
-use vendue_receipts::delivery::{Answer, Answered, Batch, MAX_BODY};
+use vendue_receipts::delivery::{Answer, Answered, Batch};
 use vendue_receipts::{AwardId, Chain, ChainName};
 
-use super::book::{Book, BookError};
+use super::body::{Bodies, BodyError};
+use super::book::Book;
 use super::door::{Caller, Door, DoorError};
+use super::error::BookError;
+use super::node::Told as ToldChain;
 use crate::award::Ledger;
 use crate::metrics::Metrics;
 
@@ -41,12 +45,14 @@ pub struct Desk {
     /// Metrics.
     pub metrics: Metrics,
     slots: Arc<Semaphore>,
+    bodies: Bodies,
 }
 
 impl Desk {
     /// What is served.
     pub fn new(book: Arc<Book>, door: Door, ledger: Arc<Ledger>, metrics: Metrics) -> Self {
-        Self { book, door: Arc::new(door), ledger, metrics, slots: Arc::new(Semaphore::new(AT_ONCE)) }
+        let slots = Arc::new(Semaphore::new(AT_ONCE));
+        Self { book, door: Arc::new(door), ledger, metrics, slots, bodies: Bodies::default() }
     }
 }
 
@@ -57,7 +63,6 @@ pub fn router(desk: Desk) -> Router {
         .route("/v1/chains", get(open_chains))
         .route("/v1/awards/{id}/chains", get(chains))
         .route("/v1/awards/{id}/chains/{name}/records", get(records))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(desk)
 }
 
@@ -70,6 +75,8 @@ enum Refusal {
     Forbidden(&'static str),
     #[error("{field} {value:?}: {accepted}")]
     Malformed { field: &'static str, value: String, accepted: String },
+    #[error(transparent)]
+    Body(#[from] BodyError),
     #[error(transparent)]
     Book(#[from] BookError),
     #[error("a task ended: {0}")]
@@ -85,6 +92,7 @@ impl IntoResponse for Refusal {
             }
             Self::Door(DoorError::Review(_)) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Malformed { .. } => StatusCode::BAD_REQUEST,
+            Self::Body(error) => error.status(),
             Self::Book(error) if error.is_senders() => StatusCode::CONFLICT,
             Self::Book(_) | Self::Task(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -131,12 +139,11 @@ impl Desk {
     }
 }
 
-async fn take(
-    State(desk): State<Desk>,
-    headers: HeaderMap,
-    body: axum::body::Bytes,
-) -> Result<Json<Answer>, Refusal> {
-    let node = desk.agent(&headers).await?;
+async fn take(State(desk): State<Desk>, request: Request) -> Result<Json<Answer>, Refusal> {
+    let (head, body) = request.into_parts();
+    let node = desk.agent(&head.headers).await?;
+    // The place is held while what came is worked on: it is in memory until then.
+    let (body, _place) = desk.bodies.read(&node, &head.headers, body).await?;
     let batch: Batch = serde_json::from_slice(&body).map_err(|error| Refusal::Malformed {
         field: "body",
         value: String::from_utf8_lossy(body.get(..64.min(body.len())).unwrap_or_default()).into_owned(),
@@ -199,9 +206,8 @@ fn answers(book: &Book, node: &str, batch: Batch) -> Vec<Told> {
 async fn ended(desk: &Desk, node: &str) -> Result<Vec<AwardId>, Refusal> {
     let from = node.to_owned();
     // A node whose folder cannot be read was told so, chain by chain.
-    let open = desk.on_disk(move |book| book.open_chains(&from)).await?.unwrap_or_default();
-    let awards = open.iter().map(Chain::award).filter(|award| !award.is_idle());
-    Ok(awards.filter(|award| desk.ledger.is_over(&award.to_string()) == Some(true)).collect())
+    let open = desk.on_disk(move |book| book.open_awards(&from)).await?.unwrap_or_default();
+    Ok(open.into_iter().filter(|award| desk.ledger.is_over(&award.to_string()) == Some(true)).collect())
 }
 
 async fn open_chains(State(desk): State<Desk>, headers: HeaderMap) -> Result<Json<Vec<Chain>>, Refusal> {
@@ -238,13 +244,9 @@ async fn chains(
 ) -> Result<Json<ChainHeads>, Refusal> {
     desk.seat(&headers).await?;
     let award = award_id(&id)?;
-    let told = desk.on_disk(move |book| book.of_award(award)).await?;
-    let head = |told: super::book::Told| ChainHead {
-        name: told.name,
-        node: told.node,
-        next: told.chain.next_sequence(),
-        closed: told.chain.is_closed(),
-    };
+    let nodes = desk.ledger.nodes_of(&award.to_string());
+    let told = desk.on_disk(move |book| book.of_award(award, &nodes)).await??;
+    let head = |ToldChain { name, node, next, closed }| ChainHead { name, node, next, closed };
     Ok(Json(ChainHeads { chains: told.into_iter().map(head).collect() }))
 }
 
@@ -267,6 +269,7 @@ async fn records(
         let accepted = format!("the name of a chain of award {award}");
         return Err(Refusal::Malformed { field: "chain", value: name, accepted });
     };
-    let bytes = desk.on_disk(move |book| book.records(chain, from)).await??;
+    let nodes = desk.ledger.nodes_of(&award.to_string());
+    let bytes = desk.on_disk(move |book| book.records(chain, &nodes, from)).await??;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }

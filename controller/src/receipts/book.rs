@@ -1,122 +1,75 @@
 //! The chains of all nodes, and what they add up to for an award.
 //!
 //! Inputs: records of a node; prices and times of awards. Outputs: what is stored; bills. Invariants: each node has a
-//! folder of its own, and one that is damaged stops that node only; a bill is counted from records that are durable.
+//! folder of its own, which is opened when it is first asked for and closed when nobody asks any more; one that is damaged
+//! stops that node only; no node takes more than its share of the room.
 //!
 //! Everything here blocks on the disk: call it from a blocking task.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vendue_controller_core::award::usage::{NodeBill, Run};
 use vendue_receipts::delivery::BookId;
-use vendue_receipts::{
-    AwardId, Bill, Chain, ChainName, Record, SignedHour, Tree, hour_leaves, hour_of, keys_of_node,
-};
-use vendue_receipts_store::{Chains, Options, StoreError, Taken};
+use vendue_receipts::{AwardId, Chain, ChainName, Record, SignedHour};
+
+use super::error::{BookError, failed};
+use super::files;
+use super::held::Held;
+use super::node::{self, MAX_CHAINS, Node, RETAIN_MS, Told};
 
 const DAY_MS: u64 = 86_400_000;
-/// Chains that are over are kept for 30 days.
-const RETAIN_MS: u64 = 30 * DAY_MS;
-/// When there is no room, they go after so many days, the longest first.
+/// When there is no room, chains that are over go after so many days, the longest first.
 const SHORTER_DAYS: [u64; 5] = [15, 7, 3, 1, 0];
-/// Files of a node together: two months of 8 GPUs.
-const MAX_BYTES: u64 = 1 << 30;
+/// A node may have this part of what all may have, and no more than this: two months of 8 GPUs.
+const SHARE: u64 = 4;
+const MAX_NODE_BYTES: u64 = 1 << 30;
 /// What a new file takes beside its records, at most.
 const NEW_FILE: u64 = 4 << 10;
-/// Records that are read at once.
-const READ: usize = 4_096;
-/// Most bytes of an answer with records.
-const MAX_ANSWER: usize = 256 << 10;
-/// Folder for two stories of one key.
-const EVIDENCE: &str = "evidence";
-/// Folder for statements of hours.
-const HOURS: &str = "hours";
-const HOUR_MS: u64 = 3_600_000;
-/// Most of them that are kept for a node.
-const MAX_EVIDENCE: usize = 64;
-/// Most statements of hours that are kept for a node: those of 30 days, and some of keys that were in force before.
-const MAX_HOURS: usize = 1_024;
+/// For so long after nothing could be removed it is not tried again: each try opens every node.
+const FULL_MS: u64 = 60_000;
+/// A folder that nobody asks for is closed after this.
+const IDLE_MS: u64 = 15 * 60_000;
+/// Most folders that are open, each with a file descriptor and its chains in memory.
+const MAX_OPEN: usize = 512;
+/// Most chains of an award that are told.
+const MAX_TOLD: usize = 64;
+/// Statements of hours that are judged at once; each reads the records of its hour.
+const MAX_HOURS: usize = 48;
+/// Folder of what is noted about awards. No node can have its name.
+const HELD: &str = ".held";
+/// What a folder is called while it is removed.
+const GONE: &str = ".gone-";
 
-/// Why the book does not do what it is asked.
-#[derive(Debug, thiserror::Error)]
-pub enum BookError {
-    /// No folder can have this name.
-    #[error(
-        "node {0:?} is no name of a node: 1 to 253 of a-z, 0-9, '-' and '.', with a letter or digit first"
-    )]
-    Node(String),
-    /// The folder cannot be read.
-    #[error("receipts: read folder {}: {source}", path.display())]
-    Folder {
-        /// The folder.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The kernel gives no random bytes.
-    #[error("receipts: draw the id of the book: {0}")]
-    Random(getrandom::Error),
-    /// Records cannot be kept or do not verify.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// There is no room for more.
-    #[error("receipts: {} holds {bytes} bytes of awards that go on; at most {max_bytes} are kept; next: raise controller.receipts.size", dir.display())]
-    Full {
-        /// The folder.
-        dir: PathBuf,
-        /// What is there.
-        bytes: u64,
-        /// What may be there.
-        max_bytes: u64,
-    },
-    /// The same key signed two records for one place.
-    #[error(
-        "chain {name}: record {sequence} was told before with another content; both are kept as evidence"
-    )]
-    Equivocation {
-        /// The chain.
-        name: ChainName,
-        /// The place.
-        sequence: u64,
-    },
+/// The folder of a node.
+struct Folder {
+    name: String,
+    dir: PathBuf,
+    /// Bytes of chains; `UNKNOWN` until somebody wants to know.
+    bytes: AtomicU64,
+    /// When it was last asked for.
+    used_ms: AtomicU64,
+    /// Until when it is not tried again to make room in it.
+    full_until_ms: AtomicU64,
+    node: Mutex<Option<Node>>,
 }
 
-impl BookError {
-    /// Whether what was told is wrong, and not what is here.
-    pub fn is_senders(&self) -> bool {
-        match self {
-            Self::Node(_) | Self::Equivocation { .. } => true,
-            Self::Store(error) => matches!(error, StoreError::Chain { .. } | StoreError::Name { .. }),
-            Self::Folder { .. } | Self::Full { .. } | Self::Random(_) => false,
+const UNKNOWN: u64 = u64::MAX;
+
+impl Folder {
+    /// Bytes of chains. What cannot be listed counts as nothing: it is told elsewhere.
+    fn bytes(&self) -> u64 {
+        match self.bytes.load(Ordering::Relaxed) {
+            UNKNOWN => {
+                let bytes = node::bytes_in(&self.dir).unwrap_or(0);
+                self.bytes.store(bytes, Ordering::Relaxed);
+                bytes
+            }
+            bytes => bytes,
         }
     }
-}
-
-/// What is kept of a node.
-struct Node {
-    dir: PathBuf,
-    chains: Chains,
-    counted: BTreeMap<ChainName, Counted>,
-}
-
-/// A bill as far as it was counted.
-struct Counted {
-    run: Run,
-    next: u64,
-    bill: Bill,
-}
-
-/// A chain as others are told of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
-    /// Its node.
-    pub node: String,
-    /// Its name.
-    pub name: ChainName,
-    /// As it is here.
-    pub chain: Chain,
 }
 
 /// The chains of all nodes.
@@ -124,7 +77,10 @@ pub struct Book {
     id: BookId,
     dir: PathBuf,
     max_bytes: u64,
-    nodes: Mutex<BTreeMap<String, Arc<Mutex<Node>>>>,
+    clock: fn() -> u64,
+    nodes: Mutex<BTreeMap<String, Arc<Folder>>>,
+    held: Held,
+    full_until_ms: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -140,23 +96,31 @@ fn is_node_name(name: &str) -> bool {
 }
 
 impl Book {
-    /// A book in this folder, of at most so many bytes. Nodes that are there already are opened; one that is damaged is told and left for its
-    /// owner, and its agent gets the same answer.
+    /// A book in this folder, of at most so many bytes. Folders of nodes are listed and not read: who starts can listen at
+    /// once, however much there is.
     ///
     /// # Errors
     /// When the folder cannot be made or listed.
-    pub fn open(dir: &Path, max_bytes: u64) -> Result<Self, BookError> {
-        let failed = |source| BookError::Folder { path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+    pub fn open(dir: &Path, max_bytes: u64, clock: fn() -> u64) -> Result<Self, BookError> {
+        std::fs::create_dir_all(dir).map_err(failed("make folder", dir))?;
         let mut id = [0; 16];
         getrandom::fill(&mut id).map_err(BookError::Random)?;
-        let book = Self { id: BookId(id), dir: dir.to_owned(), max_bytes, nodes: Mutex::default() };
-        for entry in std::fs::read_dir(dir).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
-            if is_node_name(&name)
-                && let Err(error) = book.node(&name)
-            {
-                tracing::error!(node = name, %error, "receipts of a node cannot be read");
+        let (held, nodes) = (Held::new(dir.join(HELD)), Mutex::default());
+        let book = Self {
+            id: BookId(id),
+            dir: dir.to_owned(),
+            max_bytes,
+            clock,
+            nodes,
+            held,
+            full_until_ms: AtomicU64::new(0),
+        };
+        for path in files::list(dir)? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with(GONE) {
+                std::fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+            } else if is_node_name(&name) && path.is_dir() {
+                book.folder(&name)?;
             }
         }
         Ok(book)
@@ -167,37 +131,48 @@ impl Book {
         self.id
     }
 
-    fn node(&self, name: &str) -> Result<Arc<Mutex<Node>>, BookError> {
+    /// The folder of a node; it is made when records are stored.
+    fn folder(&self, name: &str) -> Result<Arc<Folder>, BookError> {
         if !is_node_name(name) {
             return Err(BookError::Node(name.to_owned()));
         }
-        let mut nodes = lock(&self.nodes);
-        if let Some(node) = nodes.get(name) {
-            return Ok(node.clone());
-        }
-        let dir = self.dir.join(name);
-        let options = Options {
-            dir: dir.clone(),
-            segment_bytes: 1 << 20,
-            retain_ms: RETAIN_MS,
-            max_bytes: MAX_BYTES,
-            delivers: false,
+        let new = || {
+            Arc::new(Folder {
+                name: name.to_owned(),
+                dir: self.dir.join(name),
+                bytes: AtomicU64::new(UNKNOWN),
+                used_ms: AtomicU64::new(0),
+                full_until_ms: AtomicU64::new(0),
+                node: Mutex::default(),
+            })
         };
-        let (chains, opened) = Chains::open(options, None)?;
-        if opened.torn > 0 {
-            tracing::warn!(
-                node = name,
-                bytes = opened.torn,
-                "ends of receipt files that were never durable are dropped"
-            );
-        }
-        let node = Arc::new(Mutex::new(Node { dir, chains, counted: BTreeMap::new() }));
-        nodes.insert(name.to_owned(), node.clone());
-        Ok(node)
+        Ok(lock(&self.nodes).entry(name.to_owned()).or_insert_with(new).clone())
     }
 
-    fn all(&self) -> Vec<(String, Arc<Mutex<Node>>)> {
-        lock(&self.nodes).iter().map(|(name, node)| (name.clone(), node.clone())).collect()
+    /// The folder of a node that has told something.
+    fn known(&self, name: &str) -> Option<Arc<Folder>> {
+        lock(&self.nodes).get(name).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Folder>> {
+        lock(&self.nodes).values().cloned().collect()
+    }
+
+    /// Does something with a node, opened if it is not.
+    fn with<T>(
+        &self,
+        folder: &Folder,
+        work: impl FnOnce(&mut Node) -> Result<T, BookError>,
+    ) -> Result<T, BookError> {
+        let mut slot = lock(&folder.node);
+        folder.used_ms.store((self.clock)(), Ordering::Relaxed);
+        let node = match &mut *slot {
+            Some(node) => node,
+            None => slot.insert(Node::open(&folder.name, &folder.dir)?),
+        };
+        let done = work(node);
+        folder.bytes.store(node.bytes(), Ordering::Relaxed);
+        done
     }
 
     /// Takes records of one chain from its node. The answer is the sequence from which to go on; `None` when the chain is
@@ -206,42 +181,87 @@ impl Book {
     /// # Errors
     /// When they do not continue the chain, contradict it, cannot be stored, or there is no room.
     pub fn take(&self, node: &str, name: ChainName, records: &[Record]) -> Result<Option<u64>, BookError> {
-        if !records.is_empty() {
-            self.make_room(records)?;
-        }
-        let node = self.node(node)?;
-        let mut node = lock(&node);
-        match node.chains.take(name, records)? {
-            Taken::UpTo(next) => Ok(Some(next)),
-            Taken::Gone => Ok(None),
-            Taken::Equivocation(both) => {
-                let sequence = both.first.sequence;
-                node.keep_evidence(name, sequence, &both)?;
-                Err(BookError::Equivocation { name, sequence })
-            }
-        }
+        let folder = self.folder(node)?;
+        self.make_room(&folder, name, records)?;
+        self.with(&folder, |node| node.take(name, records))
     }
 
-    /// Removes old chains while these records have no room. Their own time stands for now: what is old is so by the nodes'
-    /// clocks.
-    fn make_room(&self, records: &[Record]) -> Result<(), BookError> {
-        let coming: u64 = records.iter().map(|record| record.encode().len() as u64).sum();
-        let coming = coming.saturating_add(NEW_FILE);
+    /// Removes old chains while these records have no room: those of the node itself when it has its share, else those of
+    /// all.
+    fn make_room(&self, folder: &Folder, name: ChainName, records: &[Record]) -> Result<(), BookError> {
+        let max_bytes = (self.max_bytes / SHARE).min(MAX_NODE_BYTES);
+        let now_ms = (self.clock)();
+        let is_tried = now_ms < folder.full_until_ms.load(Ordering::Relaxed);
+        let many = |node: &Node| node.is_new(name) && node.count() >= MAX_CHAINS;
+        let coming = self.with(folder, |node| {
+            // What is told again takes no room.
+            let new = records.iter().filter(|record| record.sequence >= node.next(name));
+            let coming: u64 = new.map(|record| record.encode().len() as u64).sum();
+            if coming == 0 {
+                return Ok(0);
+            }
+            let coming = coming.saturating_add(NEW_FILE);
+            let fits = |node: &Node| node.bytes().saturating_add(coming) <= max_bytes && !many(node);
+            for days in SHORTER_DAYS.into_iter().filter(|_| !is_tried) {
+                if fits(node) {
+                    return Ok(coming);
+                }
+                node.shorten(now_ms, days * DAY_MS)?;
+            }
+            if fits(node) {
+                return Ok(coming);
+            }
+            if !is_tried {
+                folder.full_until_ms.store(now_ms.saturating_add(FULL_MS), Ordering::Relaxed);
+            }
+            let dir = folder.dir.clone();
+            Err(match many(node) {
+                true => BookError::Chains { dir, chains: node.count(), max_chains: MAX_CHAINS },
+                false => BookError::Full { dir, bytes: node.bytes(), max_bytes },
+            })
+        })?;
+        if coming > 0 { self.make_room_of_all(coming, now_ms) } else { Ok(()) }
+    }
+
+    fn make_room_of_all(&self, coming: u64, now_ms: u64) -> Result<(), BookError> {
         let fits = || self.size().1.saturating_add(coming) <= self.max_bytes;
         if fits() {
             return Ok(());
         }
-        let now_ms = records.iter().map(|record| record.body.time_ms()).max().unwrap_or_default();
-        for days in SHORTER_DAYS {
-            for (_, node) in self.all() {
-                lock(&node).chains.prune_older(now_ms, days * DAY_MS)?;
+        let is_tried = now_ms < self.full_until_ms.load(Ordering::Relaxed);
+        for days in SHORTER_DAYS.into_iter().filter(|_| !is_tried) {
+            for folder in self.all() {
+                if let Err(error) =
+                    self.with_closed_again(&folder, |node| node.shorten(now_ms, days * DAY_MS))
+                {
+                    tracing::error!(node = folder.name, %error, "receipts of a node make no room");
+                }
             }
             if fits() {
                 tracing::warn!(days, "receipts that are over are kept for fewer days: there is no room");
                 return Ok(());
             }
         }
+        if !is_tried {
+            self.full_until_ms.store(now_ms.saturating_add(FULL_MS), Ordering::Relaxed);
+        }
         Err(BookError::Full { dir: self.dir.clone(), bytes: self.size().1, max_bytes: self.max_bytes })
+    }
+
+    /// Does something with a node, and leaves it as open as it was.
+    fn with_closed_again<T>(
+        &self,
+        folder: &Folder,
+        work: impl FnOnce(&mut Node) -> Result<T, BookError>,
+    ) -> Result<T, BookError> {
+        let was_open = lock(&folder.node).is_some();
+        let used_ms = folder.used_ms.load(Ordering::Relaxed);
+        let done = self.with(folder, work);
+        if !was_open {
+            *lock(&folder.node) = None;
+            folder.used_ms.store(used_ms, Ordering::Relaxed);
+        }
+        done
     }
 
     /// Takes statements of hours. The answer is the hours that need not be told again.
@@ -249,19 +269,14 @@ impl Book {
     /// # Errors
     /// When a file cannot be read or written.
     pub fn take_hours(&self, name: &str, said: &[SignedHour]) -> Result<Vec<u64>, BookError> {
-        let node = self.node(name)?;
-        let node = lock(&node);
+        let (Some(folder), now_ms) = (self.known(name), (self.clock)()) else { return Ok(vec![]) };
         let mut heard = vec![];
-        for said in said {
-            if let Err(what) = node.take_hour(said)? {
-                tracing::error!(
-                    node = name,
-                    hour = said.statement.hour,
-                    what,
-                    "a statement of an hour is refused"
-                );
+        for said in said.iter().take(MAX_HOURS) {
+            let hour = said.statement.hour;
+            if let Err(what) = self.with(&folder, |node| node.take_hour(said, now_ms))? {
+                tracing::error!(node = name, hour, what, "a statement of an hour is refused");
             }
-            heard.push(said.statement.hour);
+            heard.push(hour);
         }
         Ok(heard)
     }
@@ -271,50 +286,69 @@ impl Book {
     /// # Errors
     /// When the node's folder cannot be read.
     pub fn open_chains(&self, node: &str) -> Result<Vec<Chain>, BookError> {
-        let node = self.node(node)?;
-        let node = lock(&node);
-        Ok(node
-            .chains
-            .iter()
-            .filter(|(_, chain)| !chain.is_closed())
-            .map(|(_, chain)| chain.clone())
-            .collect())
+        let Some(folder) = self.known(node) else { return Ok(vec![]) };
+        self.with(&folder, |node| Ok(node.open_chains()))
     }
 
-    /// The chains of an award on all nodes.
-    pub fn of_award(&self, award: AwardId) -> Vec<Told> {
+    /// Awards of which a node has chains that are not closed.
+    ///
+    /// # Errors
+    /// When the node's folder cannot be read.
+    pub fn open_awards(&self, node: &str) -> Result<Vec<AwardId>, BookError> {
+        let Some(folder) = self.known(node) else { return Ok(vec![]) };
+        self.with(&folder, |node| Ok(node.open_awards()))
+    }
+
+    /// Whether it is noted that these nodes hold devices of an award; no look at the disk.
+    pub fn knows(&self, award: AwardId, nodes: &[String]) -> bool {
+        self.held.knows(award, nodes)
+    }
+
+    /// Notes that these nodes hold devices of an award: what others tell of it counts nowhere.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn note_held(&self, award: AwardId, nodes: &[String]) -> Result<(), BookError> {
+        self.held.note(award, nodes)
+    }
+
+    /// The folders of the nodes that held devices of an award: those that are noted and these.
+    fn folders_of(&self, award: AwardId, nodes: &[String]) -> Result<Vec<Arc<Folder>>, BookError> {
+        let mut all = self.held.nodes(award)?;
+        all.extend(nodes.iter().filter(|node| !all.contains(node)).cloned().collect::<Vec<_>>());
+        Ok(all.iter().filter_map(|name| self.known(name)).collect())
+    }
+
+    /// The chains of an award on the nodes that held its devices, as far as these are known here or named. A node that
+    /// cannot be read is left out.
+    ///
+    /// # Errors
+    /// When it cannot be read which nodes these are.
+    pub fn of_award(&self, award: AwardId, nodes: &[String]) -> Result<Vec<Told>, BookError> {
         let mut all = vec![];
-        for (name, node) in self.all() {
-            let node = lock(&node);
-            let told = |(chain_name, chain): (ChainName, &Chain)| Told {
-                node: name.clone(),
-                name: chain_name,
-                chain: chain.clone(),
-            };
-            all.extend(node.chains.of_award(award).map(told));
+        for folder in self.folders_of(award, nodes)? {
+            match self.with(&folder, |node| Ok(node.of_award(award).collect::<Vec<_>>())) {
+                Ok(told) => all.extend(told),
+                Err(error) => {
+                    tracing::error!(node = folder.name, %error, "receipts of a node cannot be read")
+                }
+            }
         }
-        all
+        // Those with the most records first: whoever opens chain after chain pushes out none that was told for long.
+        all.sort_by(|a, b| b.next.cmp(&a.next).then(a.name.cmp(&b.name)));
+        all.truncate(MAX_TOLD);
+        Ok(all)
     }
 
-    /// Records of a chain from a sequence on, encoded, as many as an answer has.
+    /// Records of a chain of an award from a sequence on, encoded, as many as an answer has.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn records(&self, name: ChainName, from: u64) -> Result<Vec<u8>, BookError> {
-        for (_, node) in self.all() {
-            let node = lock(&node);
-            if node.chains.get(name).is_none() {
-                continue;
+    pub fn records(&self, name: ChainName, nodes: &[String], from: u64) -> Result<Vec<u8>, BookError> {
+        for folder in self.folders_of(name.award, nodes)? {
+            if let Some(bytes) = self.with(&folder, |node| node.records(name, from))? {
+                return Ok(bytes);
             }
-            let mut bytes = vec![];
-            for record in node.chains.records(name, from, READ)? {
-                let encoded = record.encode();
-                if bytes.len() + encoded.len() > MAX_ANSWER {
-                    break;
-                }
-                bytes.extend(encoded);
-            }
-            return Ok(bytes);
         }
         Ok(vec![])
     }
@@ -325,140 +359,100 @@ impl Book {
     /// When a file cannot be read.
     pub fn bills(&self, award: AwardId, run: Run, nodes: &[String]) -> Result<Vec<NodeBill>, BookError> {
         let mut bills = vec![];
-        for (name, node) in self.all().into_iter().filter(|(name, _)| nodes.contains(name)) {
-            let mut node = lock(&node);
-            let chains: Vec<ChainName> = node.chains.of_award(award).map(|(name, _)| name).collect();
+        for folder in nodes.iter().filter_map(|name| self.known(name)) {
+            let chains = self
+                .with(&folder, |node| Ok(node.of_award(award).map(|told| told.name).collect::<Vec<_>>()))?;
             for chain in chains {
-                if let Some(bill) = node.bill(&name, chain, run)? {
-                    bills.push(bill);
-                }
+                // The node is free in between: its agent may be telling.
+                while !self.with(&folder, |node| node.count_on(chain, run))? {}
+                bills.extend(self.with(&folder, |node| Ok(node.bill(chain)))?);
             }
         }
         Ok(bills)
     }
 
-    /// Removes what is older than it is kept.
-    ///
-    /// # Errors
-    /// When a file cannot be removed.
-    pub fn prune(&self, now_ms: u64) -> Result<(), BookError> {
-        for (_, node) in self.all() {
-            let mut node = lock(&node);
-            node.chains.prune(now_ms)?;
-            node.prune_hours(now_ms)?;
-            let Node { chains, counted, .. } = &mut *node;
-            counted.retain(|name, _| chains.get(*name).is_some());
+    /// Removes what is older than it is kept, also of nodes that do not tell any more. A node of which that fails holds up
+    /// no other; how many did is the answer.
+    pub fn prune(&self, now_ms: u64) -> usize {
+        let mut failed = 0;
+        for folder in self.all() {
+            if let Err(error) = self.prune_node(&folder, now_ms) {
+                failed += 1;
+                tracing::error!(node = folder.name, %error, "old receipts of a node are not removed");
+            }
         }
-        Ok(())
+        let is_left = |award: AwardId, nodes: &[String]| {
+            // What cannot be listed may be there.
+            let has = |folder: Arc<Folder>| node::has_chain_in(&folder.dir, award).unwrap_or(true);
+            nodes.iter().filter_map(|name| self.known(name)).any(has)
+        };
+        if let Err(error) = self.held.prune((now_ms, now_ms.saturating_sub(RETAIN_MS)), is_left) {
+            failed += 1;
+            tracing::error!(%error, "old notes of awards are not removed");
+        }
+        failed
+    }
+
+    fn prune_node(&self, folder: &Arc<Folder>, now_ms: u64) -> Result<(), BookError> {
+        let is_old = |at_ms: u64| at_ms.saturating_add(RETAIN_MS) <= now_ms;
+        match node::written_in(&folder.dir, now_ms)? {
+            None => self.forget(folder),
+            Some((_, last)) if is_old(last) => self.forget(folder),
+            Some((first, _)) if is_old(first) => self.with_closed_again(folder, |node| {
+                node.shorten(now_ms, RETAIN_MS)?;
+                node.prune_beside(now_ms)
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Removes the folder of a node of which nothing is left, unless somebody has just asked for it.
+    fn forget(&self, folder: &Arc<Folder>) -> Result<(), BookError> {
+        let gone = self.dir.join(format!("{GONE}{}", folder.name));
+        let mut nodes = lock(&self.nodes);
+        // The map has one, the caller another.
+        if Arc::strong_count(folder) > 2 {
+            return Ok(());
+        }
+        *lock(&folder.node) = None;
+        match std::fs::rename(&folder.dir, &gone) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                nodes.remove(&folder.name);
+                return Ok(());
+            }
+            renamed => renamed.map_err(failed("remove", &folder.dir))?,
+        }
+        nodes.remove(&folder.name);
+        drop(nodes);
+        tracing::info!(node = folder.name, "receipts of a node are forgotten: it said nothing for 30 days");
+        std::fs::remove_dir_all(&gone).map_err(failed("remove", &gone))
+    }
+
+    /// Closes folders that nobody asked for in a while, and the longest unused while too many are open. One that is in use
+    /// stays.
+    pub fn close_idle(&self) {
+        let (mut all, now_ms) = (self.all(), (self.clock)());
+        let used_ms = |folder: &Arc<Folder>| folder.used_ms.load(Ordering::Relaxed);
+        all.sort_by_key(|folder| std::cmp::Reverse(used_ms(folder)));
+        let mut open = 0;
+        for folder in &all {
+            let Ok(mut slot) = folder.node.try_lock() else { continue };
+            open += usize::from(slot.is_some());
+            if open > MAX_OPEN || used_ms(folder).saturating_add(IDLE_MS) <= now_ms {
+                *slot = None;
+            }
+        }
     }
 
     /// Nodes and bytes that are kept.
     pub fn size(&self) -> (usize, u64) {
         let all = self.all();
-        (all.len(), all.iter().map(|(_, node)| lock(node).chains.bytes()).sum())
-    }
-}
-
-impl Node {
-    /// Keeps a statement that is true of the records that are here; the inner error says why one is not. One that
-    /// contradicts an earlier one is kept beside it.
-    fn take_hour(&self, said: &SignedHour) -> Result<Result<(), &'static str>, BookError> {
-        let (hour, key) = (said.statement.hour, said.statement.public_key);
-        if said.verify().is_err() {
-            return Ok(Err("its signature is not that of the key that it names"));
-        }
-        if !self.chains.iter().any(|(_, chain)| chain.keys().contains(&key)) {
-            return Ok(Err("its key signs no chain of the node"));
-        }
-        let (from, to) = (hour.saturating_mul(HOUR_MS), hour.saturating_add(1).saturating_mul(HOUR_MS));
-        let mut records = vec![];
-        // In the hour of a rotation some chains were closed by the key before.
-        let keys = keys_of_node(key, self.chains.iter().map(|(_, chain)| chain));
-        for (name, chain) in self.chains.iter() {
-            if chain.keys().iter().any(|key| keys.contains(key)) {
-                records.extend(self.chains.records_between(name, from, to)?);
-            }
-        }
-        let tree = Tree::new(&hour_leaves(hour, records.iter()));
-        if said.statement.count > tree.count() {
-            // Of what was not told, or is not here any more, nothing can be judged.
-            return Ok(Err("it counts more records than are here"));
-        }
-        let is_true = (tree.count(), tree.root()) == (said.statement.count, said.statement.root);
-        let (folder, most) = if is_true { (HOURS, MAX_HOURS) } else { (EVIDENCE, MAX_EVIDENCE) };
-        let dir = self.dir.join(folder);
-        let failed = |source| BookError::Folder { path: dir.clone(), source };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
-        let path = dir.join(format!("{hour}-{key}.json"));
-        if !path.exists() && std::fs::read_dir(&dir).map_err(failed)?.count() < most {
-            let text = serde_json::to_vec_pretty(said).map_err(|error| failed(error.into()))?;
-            whole(&path, &text).map_err(failed)?;
-        }
-        Ok(if is_true { Ok(()) } else { Err("the records that it told say something else") })
+        (all.len(), all.iter().map(|folder| folder.bytes()).sum())
     }
 
-    fn prune_hours(&self, now_ms: u64) -> Result<(), BookError> {
-        let dir = self.dir.join(HOURS);
-        let failed = |source| BookError::Folder { path: dir.clone(), source };
-        if !dir.exists() {
-            return Ok(());
-        }
-        let oldest = hour_of(now_ms.saturating_sub(RETAIN_MS));
-        for entry in std::fs::read_dir(&dir).map_err(failed)? {
-            let path = entry.map_err(failed)?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let hour = name.split_once('-').and_then(|(hour, _)| hour.parse::<u64>().ok());
-            if hour.is_some_and(|hour| hour < oldest) {
-                std::fs::remove_file(&path).map_err(failed)?;
-            }
-        }
-        Ok(())
+    /// How many folders are open.
+    #[cfg(test)]
+    pub fn open_folders(&self) -> usize {
+        self.all().iter().filter(|folder| lock(&folder.node).is_some()).count()
     }
-
-    /// Counts on from where it was counted before, or anew when the run is another.
-    fn bill(&mut self, node: &str, name: ChainName, run: Run) -> Result<Option<NodeBill>, BookError> {
-        let Some(chain) = self.chains.get(name) else { return Ok(None) };
-        let (head, end, key) = (chain.head(), chain.next_sequence(), chain.opening_key());
-        let (closed, first) = (chain.is_closed(), self.chains.first_kept(name).unwrap_or_default());
-        let fresh = || Counted { run, next: first, bill: run.bill() };
-        let counted = self.counted.entry(name).or_insert_with(fresh);
-        if counted.run != run {
-            *counted = fresh();
-        }
-        while counted.next < end {
-            let records = self.chains.records(name, counted.next, READ)?;
-            let Some(last) = records.last() else { break };
-            counted.next = last.sequence + 1;
-            records.iter().for_each(|record| counted.bill.add(record));
-        }
-        let sums = counted.bill.sums();
-        let public_key = key.map(|key| key.to_string()).unwrap_or_default();
-        Ok(Some(NodeBill { node: node.to_owned(), public_key, head, records: end, closed, sums }))
-    }
-
-    fn keep_evidence(
-        &self,
-        name: ChainName,
-        sequence: u64,
-        both: &vendue_receipts::Equivocation,
-    ) -> Result<(), BookError> {
-        let dir = self.dir.join(EVIDENCE);
-        let failed = |source| BookError::Folder { path: dir.clone(), source };
-        std::fs::create_dir_all(&dir).map_err(failed)?;
-        let path = dir.join(format!("{name}-{sequence}.json"));
-        if path.exists() || std::fs::read_dir(&dir).map_err(failed)?.count() >= MAX_EVIDENCE {
-            return Ok(());
-        }
-        let text = serde_json::to_vec_pretty(both).map_err(|error| failed(error.into()))?;
-        whole(&path, &text).map_err(failed)
-    }
-}
-
-/// Writes a file that is whole or not there.
-fn whole(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let unfinished = path.with_extension("new");
-    let mut file = std::fs::File::create(&unfinished)?;
-    std::io::Write::write_all(&mut file, text)?;
-    file.sync_all()?;
-    std::fs::rename(&unfinished, path)
 }

@@ -14,7 +14,9 @@ use tower_http::timeout::TimeoutLayer;
 use super::api::{Desk, router};
 
 const REFRESH: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Minutes between two times at which old receipts are removed.
+const PRUNE_MINUTES: u64 = 60;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const REQUEST: Duration = Duration::from_secs(30);
 /// Requests at a time.
@@ -74,16 +76,25 @@ async fn renew(config: RustlsConfig, certificate: PathBuf, key: PathBuf) {
     }
 }
 
+/// Milliseconds since 1970 by the clock of this machine.
+pub fn system_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Closes what nobody asks for each minute, and removes what is old each hour.
 async fn tidy(desk: Desk) {
-    loop {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+    for minute in 0u64.. {
         let book = desk.book.clone();
-        match tokio::task::spawn_blocking(move || book.prune(now_ms)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "old receipts are not removed"),
-            Err(error) => tracing::warn!(%error, "old receipts are not removed"),
+        let done = tokio::task::spawn_blocking(move || {
+            if minute.is_multiple_of(PRUNE_MINUTES) {
+                book.prune(system_ms());
+            }
+            book.close_idle();
+        });
+        if let Err(error) = done.await {
+            tracing::error!(%error, "old receipts are not removed");
         }
-        tokio::time::sleep(HOUR).await;
+        tokio::time::sleep(MINUTE).await;
     }
 }

@@ -5,20 +5,19 @@ use std::sync::Arc;
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
-use vendue_controller_core::award::usage::Run;
 use vendue_controller_core::provision::ProvisionView;
 use vendue_crds::Award;
 use vendue_receipts::delivery::{Answer, Batch, Piece};
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, Closed, NodeKey, Opened, Record, Rotated, SignedHour, Tree,
-    Used, Xids, hour_leaves, read_records, verify,
+    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, Used, Xids, read_records, verify,
 };
 
-use super::book::{Book, BookError};
-use super::{Desk, Door};
+use super::{Book, Desk, Door, system_ms};
 use crate::award::Ledger;
 use crate::metrics::Metrics;
 use crate::testing::{Exchange, award_json, script};
+
+mod book;
 
 const SECOND: u64 = 1_000;
 const AWARD: AwardId = AwardId([0xa1; 8]);
@@ -50,124 +49,6 @@ fn signed(award: AwardId, windows: u64, driver: &str) -> Vec<Record> {
         })
     });
     [opened].into_iter().chain(used).map(|body| chain.sign(body, &key(1)).unwrap()).collect()
-}
-
-fn run(until_s: u64) -> Run {
-    Run { price_micros: 3_600_000, from_ms: 0, until_ms: Some(until_s * SECOND) }
-}
-
-#[test]
-fn bills_follow_what_comes_and_what_the_run_is() {
-    let dir = tempfile::tempdir().unwrap();
-    let records = signed(AWARD, 6, "1");
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    assert_eq!(book.take("n1", name(AWARD), &records[..5]).unwrap(), Some(5));
-    let gpu_seconds = |book: &Book, until| {
-        let bills = book.bills(AWARD, run(until), &["n1".to_owned()]).unwrap();
-        assert_eq!((bills.len(), bills[0].node.as_str()), (1, "n1"));
-        (bills[0].sums.gpu_ns / 1_000_000_000, bills[0].sums.cost_micros)
-    };
-    assert_eq!(gpu_seconds(&book, 100), (40, 40_000));
-    book.take("n1", name(AWARD), &records[3..]).unwrap();
-    assert_eq!(gpu_seconds(&book, 100), (120, 120_000), "counted on, nothing twice");
-    assert_eq!(gpu_seconds(&book, 25), (50, 50_000), "another end, counted anew");
-    drop(book);
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    assert_eq!(gpu_seconds(&book, 100), (120, 120_000), "the same after a restart");
-    assert_eq!(book.bills(AwardId([2; 8]), run(100), &["n1".to_owned()]).unwrap(), []);
-    assert_eq!(book.size().0, 1);
-}
-
-#[test]
-fn two_stories_are_kept_as_evidence_and_one_bad_node_stops_no_other() {
-    let dir = tempfile::tempdir().unwrap();
-    let (one, other) = (signed(AWARD, 2, "1"), signed(AWARD, 2, "2"));
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    book.take("n1", name(AWARD), &one).unwrap();
-    let error = book.take("n1", name(AWARD), &other).unwrap_err();
-    assert!(matches!(error, BookError::Equivocation { sequence: 1, .. }) && error.is_senders(), "{error}");
-    let path = dir.path().join(format!("n1/evidence/{}-1.json", name(AWARD)));
-    let both: vendue_receipts::Equivocation = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    assert_eq!(both.verify(), Ok(key(1).public()));
-    for bad in ["", "..", "a/b", "N1", ".hidden", &"a".repeat(254)] {
-        assert!(matches!(book.take(bad, name(AWARD), &one), Err(BookError::Node(_))), "{bad}");
-    }
-    drop(book);
-    let segment = dir.path().join(format!("n1/{}-{:016x}.segment", name(AWARD), 0));
-    std::fs::write(&segment, b"rust").unwrap();
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    let error = book.take("n1", name(AWARD), &one).unwrap_err();
-    assert!(!error.is_senders() && error.to_string().contains("damaged"), "{error}");
-    assert_eq!(book.take("n2", name(AWARD), &one).unwrap(), Some(5));
-}
-
-#[test]
-fn without_room_the_oldest_that_is_over_goes_and_what_goes_on_stays() {
-    let dir = tempfile::tempdir().unwrap();
-    let (over, running) = (AwardId([1; 8]), AwardId([2; 8]));
-    let mut records = signed(over, 2, "1");
-    let mut chain = Chain::new(over, 0);
-    records.iter().for_each(|record| chain.push(record).unwrap());
-    records.push(chain.sign(Body::Closed(Closed { time_ms: 20 * SECOND }), &key(1)).unwrap());
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    book.take("n1", name(over), &records).unwrap();
-    drop(book);
-    let second = signed(running, 2, "1");
-    let coming: usize = second.iter().map(|record| record.encode().len()).sum();
-    let book = Book::open(dir.path(), coming as u64 + (4 << 10) + 100).unwrap();
-    book.take("n2", name(running), &second).unwrap();
-    let left: Vec<usize> = [over, running].map(|award| book.of_award(award).len()).to_vec();
-    assert_eq!(left, [0, 1], "what was over made room");
-    let error = book.take("n3", name(AWARD), &signed(AWARD, 2, "1")).unwrap_err();
-    assert!(matches!(error, BookError::Full { .. }) && !error.is_senders(), "{error}");
-    assert_eq!(book.of_award(running).len(), 1, "nothing that goes on makes room");
-}
-
-#[test]
-fn statements_of_hours_are_kept_when_they_are_true_and_as_evidence_when_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let records = signed(AWARD, 2, "1");
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    book.take("n1", name(AWARD), &records).unwrap();
-    let tree = Tree::new(&hour_leaves(0, records.iter()));
-    let said = SignedHour::sign(0, tree.count(), tree.root(), &key(1));
-    let wrong = SignedHour::sign(0, tree.count() - 1, tree.root(), &key(1));
-    let strangers = SignedHour::sign(0, tree.count(), tree.root(), &key(2));
-    // Of records that did not come, or went for want of room, nothing is known: nobody is accused.
-    let of_lost = SignedHour::sign(1, 9, tree.root(), &key(1));
-    let all = [said, wrong, strangers, of_lost];
-    assert_eq!(book.take_hours("n1", &all).unwrap(), [0, 0, 0, 1], "none is wanted again");
-    let files = |folder: &str| -> Vec<String> {
-        let entries = std::fs::read_dir(dir.path().join("n1").join(folder)).unwrap();
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
-    };
-    let public_key = key(1).public();
-    assert_eq!(files("hours"), [format!("0-{public_key}.json")]);
-    assert_eq!(files("evidence"), [format!("0-{public_key}.json")]);
-    book.prune(29 * 86_400_000).unwrap();
-    assert_eq!(files("hours").len(), 1);
-    book.prune(31 * 86_400_000).unwrap();
-    assert_eq!(files("hours").len(), 0);
-    assert_eq!(files("evidence").len(), 1);
-}
-
-#[test]
-fn the_hour_of_a_rotation_is_true_with_what_the_key_before_closed() {
-    let dir = tempfile::tempdir().unwrap();
-    let book = Book::open(dir.path(), 1 << 30).unwrap();
-    let closed = signed(AWARD, 2, "1");
-    let mut idle = signed(AwardId::IDLE, 2, "1");
-    let mut chain = verify(AwardId::IDLE, None, 0, &idle).unwrap();
-    let (time_ms, next_key) = (30 * SECOND, key(2).public());
-    idle.push(chain.sign(Body::Rotated(Rotated { time_ms, next_key }), &key(1)).unwrap());
-    for (award, records) in [(AWARD, &closed), (AwardId::IDLE, &idle)] {
-        book.take("n1", name(award), records).unwrap();
-    }
-    let tree = Tree::new(&hour_leaves(0, closed.iter().chain(&idle)));
-    let said = SignedHour::sign(0, tree.count(), tree.root(), &key(2));
-    book.take_hours("n1", &[said]).unwrap();
-    assert!(dir.path().join("n1/hours").join(format!("0-{next_key}.json")).exists());
-    assert!(!dir.path().join("n1/evidence").exists(), "nobody is accused");
 }
 
 #[test]
@@ -228,7 +109,7 @@ async fn serve(dir: &Path, awards: &[Award], reviews: Vec<Exchange>) -> Served {
         spec: serde_json::from_value(json!({ "price": "1", "storageClassName": "local" })).unwrap(),
     };
     let ledger = Arc::new(Ledger::with(vec![], vec![], provision, awards));
-    let book = Arc::new(Book::open(&dir.join("receipts"), 1 << 30).unwrap());
+    let book = Arc::new(Book::open(&dir.join("receipts"), 1 << 30, system_ms).unwrap());
     let desk = Desk::new(book.clone(), Door::new(api, "vendue-system"), ledger, Metrics::new().unwrap());
     // A port that was free a moment ago; the server says when it is there by answering.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -291,7 +172,7 @@ async fn an_agent_tells_and_hears_from_where_to_go_on_and_what_is_over() {
     let next: Vec<Option<u64>> = answer.chains.iter().map(|chain| chain.next).collect();
     assert_eq!(next, [Some(3), Some(5), Some(0)]);
     assert_eq!((answer.ended, answer.book), (vec![AWARD], Some(served.book.id())));
-    let again = Book::open(&dir.path().join("another"), 1 << 30).unwrap();
+    let again = Book::open(&dir.path().join("another"), 1 << 30, system_ms).unwrap();
     assert_ne!(again.id(), served.book.id(), "each book that is opened is another one");
 
     // A bad chain holds up no other, and is answered with the reason.
@@ -308,7 +189,9 @@ async fn an_agent_tells_and_hears_from_where_to_go_on_and_what_is_over() {
     let chains: Vec<Chain> = serde_json::from_str(&text).unwrap();
     assert_eq!(chains.iter().map(Chain::next_sequence).collect::<Vec<_>>(), [3, 5, 3]);
 
-    // The seat reads an award's records as they were signed.
+    // The seat reads an award's records as they were signed, of the nodes that held its devices.
+    served.book.note_held(AWARD, &["n1".to_owned()]).unwrap();
+    served.book.take("n2", name(AWARD), &of_a).unwrap();
     let (status, text) = served.get("seat", &format!("/v1/awards/{AWARD}/chains")).await;
     let heads: Value = serde_json::from_str(&text).unwrap();
     let expected = json!({ "chains": [{ "name": name(AWARD), "node": "n1", "next": 5, "closed": false }] });
@@ -319,7 +202,7 @@ async fn an_agent_tells_and_hears_from_where_to_go_on_and_what_is_over() {
     assert_eq!(read, of_a[2..]);
     let whole = [&of_a[..2], &read].concat();
     assert!(verify(AWARD, Some(key(1).public()), 0, &whole).is_ok());
-    assert_eq!(served.book.size().0, 1);
+    assert_eq!(served.book.size().0, 2);
     served.end().await;
 }
 
@@ -397,4 +280,29 @@ async fn who_has_no_business_here_gets_nothing() {
     let huge = "x".repeat(vendue_receipts::delivery::MAX_BODY + 1);
     assert_eq!(served.post("agent", huge).await.0, StatusCode::PAYLOAD_TOO_LARGE);
     served.end().await;
+}
+
+#[tokio::test]
+async fn nothing_of_a_body_is_read_before_the_token_was_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = json!({ "authenticated": false, "error": "expired" });
+    let reviews = vec![reviewed("old", refused), review("seat", "vendue-auction", None)];
+    let (api, reviews) = script(reviews);
+    let book = Arc::new(Book::open(dir.path(), 1 << 30, system_ms).unwrap());
+    let door = Door::new(api, "vendue-system");
+    let desk = Desk::new(book, door, Arc::new(Ledger::default()), Metrics::new().unwrap());
+    let router = super::api::router(desk);
+    for (token, expected) in
+        [("", StatusCode::UNAUTHORIZED), ("old", StatusCode::UNAUTHORIZED), ("seat", StatusCode::FORBIDDEN)]
+    {
+        // A body that never comes.
+        let body =
+            axum::body::Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let request = http::Request::post("/v1/receipts").header("authorization", format!("Bearer {token}"));
+        let mut router = router.clone();
+        let answer = tower::Service::call(&mut router, request.body(body).unwrap()).await.unwrap();
+        assert_eq!(answer.status(), expected, "{token}");
+    }
+    drop(router);
+    reviews.await.unwrap();
 }

@@ -11,7 +11,7 @@ use vendue_receipts::{AwardId, Chain, ChainName, Equivocation, PublicKey, Record
 
 use crate::error::{StoreError, io};
 use crate::files::{Disk, Files, UNFINISHED};
-use crate::load::{self, Loaded};
+use crate::load::{self, Loaded, Reads};
 use crate::segment;
 
 const REMOVED: &str = "removed";
@@ -99,6 +99,16 @@ impl Chains<Disk> {
         let files = Disk::open(&options.dir)?;
         Self::open_with(options, in_force, files)
     }
+
+    /// Opens a folder whose records were checked when they were taken: of each chain only the last file is read, and how the
+    /// chain stood at the beginning of the others. What is damaged in those is found when they are read.
+    ///
+    /// # Errors
+    /// When it cannot be read, another process has it, or what is read is damaged.
+    pub fn open_at_ends(options: Options) -> Result<(Self, Opened), StoreError> {
+        let files = Disk::open(&options.dir)?;
+        Self::open_reading(options, None, files, Reads::Ends)
+    }
 }
 
 impl<F: Files> Chains<F> {
@@ -111,9 +121,18 @@ impl<F: Files> Chains<F> {
         in_force: Option<PublicKey>,
         files: F,
     ) -> Result<(Self, Opened), StoreError> {
+        Self::open_reading(options, in_force, files, Reads::All)
+    }
+
+    fn open_reading(
+        options: Options,
+        in_force: Option<PublicKey>,
+        files: F,
+        reads: Reads,
+    ) -> Result<(Self, Opened), StoreError> {
         let dir = &options.dir;
         let removed = load::removed(&files, &dir.join(REMOVED))?;
-        let Loaded { chains, torn, leftover } = load::chains(&files, dir, &removed)?;
+        let Loaded { chains, torn, leftover } = load::chains(&files, dir, &removed, reads)?;
         let opened = Opened { is_empty: chains.is_empty() && removed.is_empty(), torn };
         let begins = chains.values().filter_map(|kept| kept.parts.first()).filter(|part| part.first > 0);
         let gone_ms = begins.map(|part| part.begins_ms).max();
@@ -152,6 +171,12 @@ impl<F: Files> Chains<F> {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.chains.values().flat_map(|kept| &kept.parts).map(|part| part.bytes).sum()
+    }
+
+    /// Bytes of one chain.
+    #[must_use]
+    pub fn bytes_of(&self, name: ChainName) -> u64 {
+        self.chains.get(&name).map_or(0, |kept| kept.parts.iter().map(|part| part.bytes).sum())
     }
 
     /// Another key signs from now on; `None` while one takes over from another: until then no chain is over by its key.
@@ -467,6 +492,26 @@ impl<F: Files> Chains<F> {
             found.extend(records.filter(|record| (from_ms..to_ms).contains(&record.body.time_ms())));
         }
         Ok(found)
+    }
+
+    /// The files of a chain, the oldest first.
+    pub fn files_of(&self, name: ChainName) -> impl Iterator<Item = &Path> {
+        self.chains.get(&name).into_iter().flat_map(|kept| kept.parts.iter().map(|part| part.path.as_path()))
+    }
+
+    /// Removes the oldest file of a chain, unless it is the last one: then false.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn drop_first(&mut self, name: ChainName) -> Result<bool, StoreError> {
+        let kept = self.kept(name)?;
+        let Some(path) = kept.parts.first().filter(|_| kept.parts.len() > 1).map(|part| part.path.clone())
+        else {
+            return Ok(false);
+        };
+        self.remove(&path)?;
+        self.chains.entry(name).and_modify(|kept| _ = kept.parts.remove(0));
+        Ok(true)
     }
 
     /// Sequence of the first record of a chain that is still here.

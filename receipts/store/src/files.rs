@@ -3,7 +3,7 @@
 //! Invariant: an operation that returns without an error is durable, content and name.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::StoreError;
@@ -23,6 +23,16 @@ pub trait Files {
     /// # Errors
     /// Those of the file system.
     fn read(&self, path: &Path) -> io::Result<Option<Vec<u8>>>;
+    /// The first bytes of a file, at most so many, and its length; `None` if it is not there.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    fn start(&self, path: &Path, most: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+        let Some(mut bytes) = self.read(path)? else { return Ok(None) };
+        let length = bytes.len() as u64;
+        bytes.truncate(most);
+        Ok(Some((bytes, length)))
+    }
     /// Cuts a file at `offset` and appends there.
     ///
     /// # Errors
@@ -82,6 +92,17 @@ impl Files for Disk {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn start(&self, path: &Path, most: usize) -> io::Result<Option<(Vec<u8>, u64)>> {
+        let file = match File::open(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let length = file.metadata()?.len();
+        let mut bytes = Vec::new();
+        file.take(u64::try_from(most).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
+        Ok(Some((bytes, length)))
     }
 
     fn append(&mut self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {

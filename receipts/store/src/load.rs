@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use vendue_receipts::ChainName;
+use vendue_receipts::{Chain, ChainName};
 
 use crate::chains::{Kept, Part};
 use crate::error::{StoreError, io};
@@ -46,8 +46,25 @@ fn parse(path: &Path) -> Option<(ChainName, Option<u64>)> {
     }
 }
 
+/// What of a chain is read when its folder is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// Everything.
+    All,
+    /// The last file, and of those before it how the chain stood at their beginning.
+    Ends,
+}
+
+/// Most bytes of the beginning of a file; longer ones belong to chains of many devices.
+const HEAD_BYTES: usize = 8 << 10;
+
 /// All chains.
-pub(crate) fn chains(files: &impl Files, dir: &Path, removed: &[ChainName]) -> Result<Loaded, StoreError> {
+pub(crate) fn chains(
+    files: &impl Files,
+    dir: &Path,
+    removed: &[ChainName],
+    reads: Reads,
+) -> Result<Loaded, StoreError> {
     let (mut loaded, mut parts) = (Loaded::default(), BTreeMap::<ChainName, BTreeMap<u64, PathBuf>>::new());
     let mut delivered = BTreeMap::new();
     for path in files.list(dir).map_err(io("list", dir))? {
@@ -59,7 +76,10 @@ pub(crate) fn chains(files: &impl Files, dir: &Path, removed: &[ChainName]) -> R
         }
     }
     for (name, parts) in parts {
-        let (mut kept, torn) = chain(files, parts)?;
+        let (mut kept, torn) = match reads {
+            Reads::All => chain(files, parts)?,
+            Reads::Ends => end(files, parts)?,
+        };
         // Files go when the receiver has what is in them.
         let gone = kept.parts.first().map_or(0, |part| part.first);
         kept.delivered = delivered.get(&name).copied().unwrap_or_default().max(gone);
@@ -108,6 +128,37 @@ fn chain(files: &impl Files, paths: BTreeMap<u64, PathBuf>) -> Result<(Kept, u64
     }
     let none = StoreError::Damaged { path: PathBuf::new(), offset: 0, what: "no files".to_owned() };
     kept.map(|kept| (kept, torn)).ok_or(none)
+}
+
+/// The chain in these files by its last one; those before it are checked when they are read.
+fn end(files: &impl Files, mut paths: BTreeMap<u64, PathBuf>) -> Result<(Kept, u64), StoreError> {
+    let last = paths.pop_last().into_iter().collect();
+    let (mut kept, torn) = chain(files, last)?;
+    let first = kept.parts.first().map(|part| part.path.clone()).unwrap_or_default();
+    let mut end_ms = head(files, &first)?.0.end_ms();
+    for (first, path) in paths.into_iter().rev() {
+        let (before, bytes) = head(files, &path)?;
+        if before.next_sequence() != first {
+            return Err(damaged(&path, 0, "does not begin where its name says"));
+        }
+        kept.parts.push(Part { path, first, bytes, end_ms });
+        end_ms = before.end_ms();
+    }
+    kept.parts.reverse();
+    Ok((kept, torn))
+}
+
+/// The chain before the first record of a file, and the file's length.
+fn head(files: &impl Files, path: &Path) -> Result<(Chain, u64), StoreError> {
+    let start =
+        |most: usize| files.start(path, most).map_err(io("read", path)).map(Option::unwrap_or_default);
+    let (bytes, length) = start(HEAD_BYTES)?;
+    let chain = match segment::head(&bytes) {
+        None if length > bytes.len() as u64 => segment::head(&start(usize::MAX)?.0),
+        chain => chain,
+    };
+    let chain = chain.ok_or_else(|| damaged(path, 0, "no head"))?;
+    Ok((chain.map_err(|damage| damaged(path, damage.offset, damage.what))?, length))
 }
 
 /// The durable part of one file, read again.

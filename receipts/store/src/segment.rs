@@ -58,6 +58,12 @@ pub(crate) struct Damage {
     pub what: String,
 }
 
+/// The chain before the first record, from the first bytes of a file; `None` when they are too few.
+pub(crate) fn head(bytes: &[u8]) -> Option<Result<Chain, Damage>> {
+    let head = bytes.get(payload_at(bytes, 0)?)?;
+    Some(serde_json::from_slice(head).map_err(|error| Damage { offset: 0, what: error.to_string() }))
+}
+
 /// Reads a file. The last one of a chain may end in a batch that was never durable.
 pub(crate) fn read(bytes: &[u8], may_be_torn: bool) -> Result<Segment, Damage> {
     let damage = |offset: usize, what: &dyn ToString| Damage { offset, what: what.to_string() };

@@ -186,3 +186,85 @@ fn an_abandoned_chain_is_gone_for_good_and_the_others_stay() {
     assert_eq!(chains.iter().map(|(name, _)| name).collect::<Vec<_>>(), [name(b)]);
     assert_eq!(chains.take(name(A), &signed(A, &key(1), 3, "1")).unwrap(), Taken::Gone);
 }
+
+fn segment(dir: &Path, first: u64) -> std::path::PathBuf {
+    dir.join(format!("{}-{first:016x}.segment", name(A)))
+}
+
+#[test]
+fn opened_at_its_end_a_chain_is_what_it_is_when_all_of_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = signed(A, &key(1), 5, "1");
+    let mut chains = open(dir.path());
+    for record in &records[..6] {
+        chains.take(name(A), std::slice::from_ref(record)).unwrap();
+    }
+    drop(chains);
+    let whole = open(dir.path());
+    let all = (whole.get(name(A)).cloned(), whole.bytes(), whole.first_kept(name(A)));
+    let between = whole.records_between(name(A), 1_000, 3_000).unwrap();
+    drop(whole);
+    let (mut chains, _) = Chains::open_at_ends(options(dir.path())).unwrap();
+    assert_eq!((chains.get(name(A)).cloned(), chains.bytes(), chains.first_kept(name(A))), all);
+    assert_eq!(chains.records_between(name(A), 1_000, 3_000).unwrap(), between);
+    assert_eq!(chains.files_of(name(A)).next(), Some(segment(dir.path(), 0).as_path()));
+    assert!(chains.drop_first(name(A)).unwrap());
+    assert_eq!((chains.first_kept(name(A)), segment(dir.path(), 0).exists()), (Some(1), false));
+    assert_eq!(chains.take(name(A), &records[5..]).unwrap(), Taken::UpTo(7), "it goes on");
+}
+
+#[test]
+fn opened_at_its_end_damage_before_it_is_found_when_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = signed(A, &key(1), 4, "1");
+    let mut chains = open(dir.path());
+    for record in &records {
+        chains.take(name(A), std::slice::from_ref(record)).unwrap();
+    }
+    drop(chains);
+    let change = |first: u64, at: usize| {
+        let mut bytes = std::fs::read(segment(dir.path(), first)).unwrap();
+        let at = if at == 0 { bytes.len() - 1 } else { at };
+        bytes[at] ^= 1;
+        std::fs::write(segment(dir.path(), first), bytes).unwrap();
+    };
+    change(2, 0);
+    assert!(matches!(Chains::open(options(dir.path()), None), Err(StoreError::Damaged { .. })));
+    let (chains, _) = Chains::open_at_ends(options(dir.path())).unwrap();
+    assert!(matches!(chains.records(name(A), 2, 1), Err(StoreError::Damaged { .. })));
+    assert_eq!(chains.records(name(A), 3, 1).unwrap(), records[3..4]);
+    drop(chains);
+    for (first, at) in [(1, 20), (5, 20)] {
+        change(first, at);
+        let opened = Chains::open_at_ends(options(dir.path()));
+        assert!(matches!(opened, Err(StoreError::Damaged { .. })), "{first}");
+        change(first, at);
+    }
+}
+
+/// How long a folder with a day of eight GPUs takes to open: `cargo test --release -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn a_day_of_eight_gpus() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut chains =
+        Chains::open(Options { segment_bytes: 1 << 20, max_bytes: u64::MAX, ..options(dir.path()) }, None)
+            .unwrap()
+            .0;
+    let records = signed(A, &key(1), 69_120, "580.95.05");
+    let mut chain = Chain::new(A, 0);
+    for batch in records.chunks(1_000) {
+        batch.iter().for_each(|record| chain.replay(record).unwrap());
+        chains.extend(name(A), chain.clone(), batch).unwrap();
+    }
+    let bytes = chains.bytes();
+    drop(chains);
+    let time = |open: &dyn Fn()| {
+        let start = std::time::Instant::now();
+        open();
+        start.elapsed()
+    };
+    let all = time(&|| drop(Chains::open(options(dir.path()), None).unwrap()));
+    let ends = time(&|| drop(Chains::open_at_ends(options(dir.path())).unwrap()));
+    println!("{} records, {bytes} bytes: read whole {all:?}, at its end {ends:?}", records.len());
+}

@@ -251,7 +251,8 @@ impl Pull {
 
     async fn keep(&self, name: ChainName, head: &ChainHead, bytes: Bytes) -> Result<Kept, ShelfError> {
         let (node, bound) = (head.node.clone(), (self.subject.most_records(self.now_ms), self.now_ms));
-        on_disk(self.shelf.clone(), move |shelf| shelf.take((name, &node), &bytes, bound)).await
+        let provider = self.award.spec.provider.clone();
+        on_disk(self.shelf.clone(), move |shelf| shelf.take(&provider, (name, &node), &bytes, bound)).await
     }
 
     /// Says that something came that does not continue the chain. If that is because the record before it is now another

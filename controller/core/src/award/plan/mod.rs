@@ -97,6 +97,8 @@ pub struct Observed {
     pub present: Option<BTreeSet<ChildKey>>,
     /// What Ray says.
     pub ray: ray_job::Seen,
+    /// When Ray last said that the entry point runs, as far as this process saw it.
+    pub seen_running: Option<Timestamp>,
     /// What receipts of the award add up to. `None` when they were not looked at.
     pub bills: Option<Vec<NodeBill>>,
     /// Random tokens, used when the award has none yet.

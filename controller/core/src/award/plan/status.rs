@@ -88,18 +88,19 @@ impl<'a> Draft<'a> {
             usage::begin(self.gpus(), self.plan.status.devices.iter().map(|held| held.node.as_str()))
         });
         let new = bills.map(|bills| usage::usage(&old, run, bills, restarts, self.now));
-        let ended = run.until_ms.is_some();
         self.plan.status.usage = Some(match new {
-            Some(new) => usage::throttled(&old, new, ended),
-            None => old,
+            Some(new) => usage::throttled(&old, new, run),
+            None => usage::within(&old, run),
         });
     }
 
-    /// Whether receipts of the run may still come: then its end is not told as over.
+    /// Whether receipts of the run may still come: then its end is not told as over. Counted from when it was found to have
+    /// ended, which stays over a restart; the head's word of when that was may be long ago.
     pub fn awaits_receipts(&self) -> bool {
-        let ended = self.plan.status.runtime.as_ref().and_then(|r| r.ended_at.as_ref()).map(|t| t.0);
+        let finished = conditions::find(&self.plan.status.conditions, cond::FINISHED);
+        let since = finished.filter(|c| c.status == "True").map(|c| c.last_transition_time.0);
         let usage = self.plan.status.usage.as_ref().filter(|usage| !usage.complete && usage.gpus > 0);
-        match (usage, ended) {
+        match (usage, since) {
             (Some(_), Some(at)) => self.now < after(at, usage::RECEIPTS_GRACE_SECONDS),
             _ => false,
         }

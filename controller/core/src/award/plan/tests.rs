@@ -58,6 +58,7 @@ fn observed(pods: Vec<PodSeen>, present: Option<BTreeSet<ChildKey>>, ray: Seen) 
         pods,
         present,
         ray,
+        seen_running: None,
         bills: None,
         fresh_tokens: Some(Tokens { ray: "r".into(), courier: "c".into() }),
         fingerprint: None,
@@ -96,7 +97,8 @@ fn billed(from: i64, until: i64) -> NodeBill {
         });
     }
     let (node, public_key) = ("n1".to_owned(), "02".to_owned());
-    NodeBill { node, public_key, head: [7; 32], records: 3, closed: false, sums: bill.sums() }
+    let (devices, sums) = (bill.devices().clone(), bill.sums());
+    NodeBill { node, public_key, head: [7; 32], records: 3, closed: false, devices, sums }
 }
 
 fn job(state: RayState) -> Seen {
@@ -327,7 +329,9 @@ fn success_is_metered_delivered_and_torn_down() {
     let waits = plan(&award, &gone, &mk_env(), at(126));
     assert_eq!(reason(&waits, cond::RELEASED), None, "the last receipts are on their way");
     assert_eq!(waits.requeue, Some(Duration::from_secs(1)));
-    let silent = plan(&award, &gone, &mk_env(), at(140));
+    let waits = plan(&award, &gone, &mk_env(), at(144));
+    assert_eq!(reason(&waits, cond::RELEASED), None);
+    let silent = plan(&award, &gone, &mk_env(), at(145));
     assert_eq!(reason(&silent, cond::RELEASED), says("True", reasons::TORN_DOWN), "not for ever");
     let all = Observed { bills: Some(vec![billed(20, 121)]), ..gone };
     let last = plan(&award, &all, &mk_env(), at(126));
@@ -336,6 +340,76 @@ fn success_is_metered_delivered_and_torn_down() {
     assert_eq!(told, (100, 200, "0.10", true));
     assert_eq!(reason(&last, cond::RELEASED), says("True", reasons::TORN_DOWN));
     assert_eq!((last.finalizer, last.status.state.as_deref()), (FinalizerStep::Remove, Some("Succeeded")));
+}
+
+/// What the head says of a job, with the times that it tells.
+fn told(state: RayState, started: Option<i64>, ended: Option<i64>) -> Seen {
+    let times = Times { started: started.map(at), ended: ended.map(at) };
+    Seen::Job { session: "s1".into(), state, detail: Detail::default(), times }
+}
+
+#[test]
+fn the_last_receipts_are_waited_for_from_when_the_end_was_seen() {
+    // The controller was away for eight minutes; the run had ended long before it came back.
+    let mut award = running();
+    let end = plan(
+        &award,
+        &observed(pods(true), None, told(RayState::Succeeded, Some(20), Some(120))),
+        &mk_env(),
+        at(600),
+    );
+    assert_eq!(end.status.runtime.as_ref().unwrap().ended_at.as_ref().unwrap().0, at(120));
+    write(&mut award, &end);
+    award.spec.close = Some(AwardClose { reason: CloseReason::UserClosed, at: Time(at(601)) });
+    let gone = observed(vec![], Some(BTreeSet::new()), Seen::Silent);
+    for (second, released) in [(602, None), (624, None), (625, says("True", reasons::TORN_DOWN))] {
+        assert_eq!(reason(&plan(&award, &gone, &mk_env(), at(second)), cond::RELEASED), released, "{second}");
+    }
+}
+
+#[test]
+fn a_run_is_charged_from_a_minute_after_ready_pods_whatever_the_head_says() {
+    let started = |award: &Award| {
+        award.status.as_ref().unwrap().runtime.as_ref().and_then(|r| r.started_at.as_ref()).map(|t| t.0)
+    };
+    let unknown = || Seen::Unknown { session: "s1".into() };
+    // Pods are ready at 18.
+    for head in [
+        Seen::Silent,
+        unknown(),
+        told(RayState::Pending, None, None),
+        told(RayState::Running, Some(600), None),
+    ] {
+        let mut award = handed_over();
+        let ready =
+            plan(&award, &observed(pods(true), Some(BTreeSet::new()), Seen::Silent), &mk_env(), at(18));
+        write(&mut award, &ready);
+        for second in [30, 77] {
+            let quiet = plan(&award, &observed(pods(true), None, unknown()), &mk_env(), at(second));
+            write(&mut award, &quiet);
+            assert_eq!(started(&award), None, "{second}");
+        }
+        let late = plan(&award, &observed(pods(true), None, head.clone()), &mk_env(), at(600));
+        write(&mut award, &late);
+        assert_eq!(started(&award), Some(at(78)), "{head:?}");
+    }
+    assert_eq!(started(&running()), Some(at(20)), "an honest head's word counts");
+}
+
+#[test]
+fn a_run_ends_no_earlier_than_it_was_last_seen_to_run() {
+    let award = running();
+    let ended = |seen_running: Option<i64>, said| {
+        let seen = Observed {
+            seen_running: seen_running.map(at),
+            ..observed(pods(true), None, told(RayState::Succeeded, Some(20), Some(said)))
+        };
+        plan(&award, &seen, &mk_env(), at(300)).status.runtime.unwrap().ended_at.unwrap().0
+    };
+    assert_eq!(ended(Some(298), 21), at(298), "the head took back what it had said");
+    assert_eq!(ended(Some(298), 299), at(299));
+    assert_eq!(ended(None, 100), at(100), "a controller that was restarted has the head's word");
+    assert_eq!(ended(None, 20), at(21), "but for when the status says that it ran");
 }
 
 #[test]
@@ -384,7 +458,7 @@ fn close_stops_and_removes_at_once() {
     let waits = plan(&award, &gone, &mk_env(), at(33));
     assert_eq!(reason(&waits, cond::RELEASED), None, "what was used is still to be told");
     assert!(waits.status.devices.is_empty(), "the GPUs are free all the same");
-    let last = plan(&award, &gone, &mk_env(), at(51));
+    let last = plan(&award, &gone, &mk_env(), at(56));
     assert_eq!(reason(&last, cond::RELEASED), says("True", reasons::TORN_DOWN));
 
     // Before the workload came.

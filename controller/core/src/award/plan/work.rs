@@ -9,7 +9,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use vendue_crds::AwardRequirements;
-use vendue_crds::conditions::{award as cond, reasons};
+use vendue_crds::conditions::{self, award as cond, reasons};
 use vendue_crds::names;
 use vendue_crds::workload::{TrainWorkload, Workload};
 
@@ -27,6 +27,9 @@ const PROVISION_SECONDS: i64 = 1800;
 const MAX_WORKER_RESTARTS: i32 = 50;
 /// Restarts of a head that was never ready before the run is given up.
 const MAX_HEAD_STARTS: i32 = 4;
+/// Seconds from ready Pods to the moment from which the run is charged, whatever the head says: the head is the tenant's, and
+/// it takes seconds to start an entry point.
+const START_SECONDS: i64 = 60;
 /// Trouble of a Pod that waiting does not cure.
 const LASTING: [&str; 8] = [
     "Unschedulable",
@@ -249,23 +252,34 @@ fn follow(draft: &mut Draft<'_>, observed: &Observed, train: &TrainWorkload) {
     draft.meter(observed.bills.as_deref());
 }
 
-/// Records the first start, by the head's clock as far as that is plausible.
+/// Records the first start, by the head's clock as far as that is plausible, and no later than [`START_SECONDS`] after the
+/// Pods were ready: from the start on the run is charged.
 fn started(draft: &mut Draft<'_>, seen: &ray_job::Seen) {
-    let ray_job::Seen::Job { state, times, .. } = seen else { return };
-    if *state == RayState::Pending {
-        return;
-    }
     let now = draft.now;
     let earliest = draft.award.spec.handed_over_at.as_ref().map_or(now, |t| t.0);
-    let at = times.started.filter(|t| (earliest..=now).contains(t)).unwrap_or(now);
-    draft.runtime().started_at.get_or_insert(Time(at));
+    let said = match seen {
+        ray_job::Seen::Job { state, times, .. } if *state != RayState::Pending => {
+            Some(times.started.filter(|t| (earliest..=now).contains(t)).unwrap_or(now))
+        }
+        _ => None,
+    };
+    let ready = conditions::find(&draft.plan.status.conditions, cond::PROVISIONED);
+    let latest = ready.map(|c| after(c.last_transition_time.0, START_SECONDS)).filter(|at| *at <= now);
+    if let Some(at) = [said, latest].into_iter().flatten().min() {
+        draft.runtime().started_at.get_or_insert(Time(at));
+    }
+}
+
+/// When the run ended by the head's clock; not before it was last seen to run, for the head is the tenant's.
+fn ended(draft: &Draft<'_>, observed: &Observed) -> Option<Timestamp> {
+    let ray_job::Seen::Job { times, .. } = &observed.ray else { return None };
+    let running = conditions::find(&draft.plan.status.conditions, cond::RUNNING);
+    let running = running.filter(|c| c.status == "True").map(|c| c.last_transition_time.0);
+    times.ended.map(|at| [observed.seen_running, running].into_iter().flatten().fold(at, Timestamp::max))
 }
 
 fn finished(draft: &mut Draft<'_>, observed: &Observed, outcome: Outcome, of: &str) {
-    let ended = match &observed.ray {
-        ray_job::Seen::Job { times, .. } => times.ended,
-        _ => None,
-    };
+    let ended = ended(draft, observed);
     match outcome {
         Outcome::Succeeded => {
             draft.finish(reasons::SUCCEEDED, &format!("{of} ended with success"), "", ended);
