@@ -311,7 +311,7 @@ impl<F: Files> Chains<F> {
             }
             match self.next_to_go() {
                 Some((name, true)) => self.abandon(&[name])?,
-                Some((name, false)) => self.drop_first(name)?,
+                Some((name, false)) => _ = self.drop_first(name)?,
                 None => return Err(StoreError::Full { dir: self.options.dir.clone(), bytes, max_bytes }),
             }
         }
@@ -335,10 +335,13 @@ impl<F: Files> Chains<F> {
         self.chains.iter().filter_map(may_go).min().map(|(_, _, name, is_whole)| (name, is_whole))
     }
 
-    /// Removes the first file of a chain that has more.
-    fn drop_first(&mut self, name: ChainName) -> Result<(), StoreError> {
+    /// Removes the oldest file of a chain, unless it is the last one: then false.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn drop_first(&mut self, name: ChainName) -> Result<bool, StoreError> {
         let parts = self.chains.get(&name).map(|kept| kept.parts.as_slice());
-        let Some([first, next, ..]) = parts else { return Ok(()) };
+        let Some([first, next, ..]) = parts else { return Ok(false) };
         let (path, end_ms, first_left) = (first.path.clone(), first.end_ms, next.first);
         self.remove(&path)?;
         self.gone_ms = self.gone_ms.max(Some(end_ms));
@@ -346,7 +349,7 @@ impl<F: Files> Chains<F> {
             kept.parts.remove(0);
             kept.delivered = kept.delivered.max(first_left);
         });
-        Ok(())
+        Ok(true)
     }
 
     /// Removes what is older than it is kept: chains that are over, and of idle chains all but the last file. A chain of
@@ -497,21 +500,6 @@ impl<F: Files> Chains<F> {
     /// The files of a chain, the oldest first.
     pub fn files_of(&self, name: ChainName) -> impl Iterator<Item = &Path> {
         self.chains.get(&name).into_iter().flat_map(|kept| kept.parts.iter().map(|part| part.path.as_path()))
-    }
-
-    /// Removes the oldest file of a chain, unless it is the last one: then false.
-    ///
-    /// # Errors
-    /// When it cannot be removed.
-    pub fn drop_first(&mut self, name: ChainName) -> Result<bool, StoreError> {
-        let kept = self.kept(name)?;
-        let Some(path) = kept.parts.first().filter(|_| kept.parts.len() > 1).map(|part| part.path.clone())
-        else {
-            return Ok(false);
-        };
-        self.remove(&path)?;
-        self.chains.entry(name).and_modify(|kept| _ = kept.parts.remove(0));
-        Ok(true)
     }
 
     /// Sequence of the first record of a chain that is still here.

@@ -141,8 +141,9 @@ fn end(files: &impl Files, mut paths: BTreeMap<u64, PathBuf>) -> Result<(Kept, u
         if before.next_sequence() != first {
             return Err(damaged(&path, 0, "does not begin where its name says"));
         }
-        kept.parts.push(Part { path, first, bytes, end_ms });
-        end_ms = before.end_ms();
+        let begins_ms = before.end_ms();
+        kept.parts.push(Part { path, first, begins_ms, bytes, end_ms });
+        end_ms = begins_ms;
     }
     kept.parts.reverse();
     Ok((kept, torn))

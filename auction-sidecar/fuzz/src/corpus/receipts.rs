@@ -108,8 +108,9 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
             vec![json(&Batch { chains: vec![piece], ..Batch::default() })]
         }
         "receipt_answer" => {
-            let taken = Answered { name: name(), next: Some(7), error: None };
-            let refused = Answered { name: name(), next: None, error: Some("record 7".to_owned()) };
+            let taken = Answered { name: name(), next: Some(7), error: None, later: false };
+            let refused =
+                Answered { name: name(), next: None, error: Some("record 7".to_owned()), later: true };
             let chains = vec![taken, refused];
             vec![json(&Answer { chains, ended: vec![AWARD], ..Answer::default() })]
         }
