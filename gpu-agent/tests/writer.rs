@@ -23,13 +23,14 @@ use vendue_gpu_agent::metrics::Metrics;
 use vendue_gpu_agent::publish::Publisher;
 use vendue_gpu_agent::published::SliceCheck;
 use vendue_gpu_agent::server::Pulse;
+use vendue_gpu_agent::taints::Tainter;
 use vendue_gpu_agent::writer::{Api, Beat, Wish, Writer};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn wish(second: u32) -> Wish {
     let status = GpuNodeStatus { driver_version: Some(second.to_string()), ..GpuNodeStatus::default() };
-    Wish { status, good: None }
+    Wish { status: Some(status), good: None }
 }
 
 /// Answers as a real one does while `answers` says so, and holds every other request for ever.
@@ -73,7 +74,7 @@ async fn a_silent_api_server_holds_up_no_wish_and_gets_the_newest_when_it_answer
     let server = tokio::spawn(serve(server, answering, Arc::clone(&held), told));
     let api = Api {
         publisher: Publisher::new(client.clone(), "n1".to_owned()),
-        tainter: None,
+        tainter: Tainter::new(client.clone(), "n1".to_owned(), false),
         labeller: Labeller::new(client.clone(), "n1".to_owned(), false),
         slices: SliceCheck::new(client, "n1".to_owned()),
     };

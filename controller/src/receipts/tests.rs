@@ -9,7 +9,8 @@ use vendue_controller_core::provision::ProvisionView;
 use vendue_crds::Award;
 use vendue_receipts::delivery::{Answer, Batch, Piece};
 use vendue_receipts::{
-    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, Used, Xids, read_records, verify,
+    AwardId, Body, BootId, Chain, ChainName, NodeKey, Opened, Record, SignedHour, Tree, Used, Xids,
+    hour_leaves, read_records, verify,
 };
 
 use super::{Book, Desk, Door, system_ms};
