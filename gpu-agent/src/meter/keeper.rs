@@ -456,7 +456,7 @@ mod tests {
         let mut keeper = Keeper::start(dir.path(), false).unwrap();
         assert_eq!(keeper.kept().error, None);
         let (orders, inbox) = sync_channel(0);
-        let ours = std::mem::replace(&mut keeper.orders, Some(orders));
+        let ours = keeper.orders.replace(orders);
         keeper.put(tick());
         let Kept { dropped_ticks, error, .. } = keeper.kept();
         assert_eq!((dropped_ticks, error.as_deref()), (1, Some(BEHIND)));
