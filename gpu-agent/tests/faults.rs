@@ -264,7 +264,7 @@ fn a_silent_api_server_makes_no_gap() {
     let _kubelet = node.kubelet().expect("kubelet");
     let mut agent = agent(&node);
     reason(&node, &agent, "Healthy");
-    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored");
+    let stored = |text: &str| of_agent(text, "vendue_agent_receipts_stored_total");
     let before = agent.metrics_when("receipts", |text| stored(text) >= 2.0).expect("receipts");
     node.api.fall_silent();
     // Something to write: the server takes it, and the agent waits ten seconds for an answer.

@@ -19,7 +19,7 @@ const AGENT: &str = "vendue-gpu-agent";
 const NAMED: usize = 20;
 
 /// Reasons for which a GpuNode is not Ready, and what to do.
-pub(super) const STEPS: [(&str, &str); 9] = [
+pub(super) const STEPS: [(&str, &str); 10] = [
     ("NoDevices", "on the node: `lspci | grep -i nvidia`, and the kernel's log: `dmesg | grep -i nvrm`"),
     (
         "LibraryMissing",
@@ -34,6 +34,10 @@ pub(super) const STEPS: [(&str, &str); 9] = [
     ("DeviceFaulty", "the message names the device; docs/gpu-agent.md says what clears each fault"),
     ("Probing", "wait some seconds; for longer, the message says which Pod or process has the GPU"),
     ("Unmonitored", "a call into the driver hangs: reboot the node"),
+    (
+        "NotMetered",
+        "make room under gpuAgent.stateDir: docs/gpu-agent.md#metering has what else keeps receipts from being stored",
+    ),
     ("", "kubectl describe gpunodes"),
 ];
 

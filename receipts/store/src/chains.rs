@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use vendue_receipts::{AwardId, Chain, ChainName, Equivocation, PublicKey, Record};
 
+use crate::compare;
 use crate::error::{StoreError, io};
 use crate::files::{Disk, Files, UNFINISHED};
 use crate::load::{self, Loaded, Reads};
@@ -247,12 +248,9 @@ impl<F: Files> Chains<F> {
 
     /// Two different records of one signer for one place: one that is here, and one that is told now.
     fn contradiction(&self, name: ChainName, told: &[Record]) -> Result<Option<Equivocation>, StoreError> {
-        let Some(first) = told.first() else { return Ok(None) };
-        let here = self.records(name, first.sequence, told.len())?;
-        let pairs = here.into_iter().zip(told).filter(|(one, other)| one != *other);
-        let mut found = pairs.map(|(first, second)| Equivocation { first, second: second.clone() });
-        // Without a signature of the same key it proves nothing, and is no record of this chain.
-        Ok(found.find(|both| both.verify().is_ok()))
+        let kept_from = self.first_kept(name).unwrap_or_default();
+        let kept = told.get(told.partition_point(|record| record.sequence < kept_from)..);
+        compare::contradiction(kept.unwrap_or_default(), |from, most| self.records(name, from, most))
     }
 
     /// Writes a batch into the last file of the chain, or into a new one.

@@ -12,6 +12,7 @@
 //! The agent signs chains and delivers them; the controller and the home keep what they were given.
 
 mod chains;
+mod compare;
 mod error;
 mod files;
 mod load;

@@ -73,6 +73,19 @@ fn what_comes_twice_or_too_early_is_taken_once_and_in_order() {
 }
 
 #[test]
+fn another_story_is_found_in_whichever_file_it_contradicts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (signed(A, &key(1), 3, "1"), signed(A, &key(1), 3, "2"));
+    let mut chains = open(dir.path());
+    for part in [&one[..1], &one[1..2], &one[2..]] {
+        chains.take(name(A), part).unwrap();
+    }
+    let told = [one[0].clone(), one[1].clone(), other[2].clone()];
+    let Taken::Equivocation(both) = chains.take(name(A), &told).unwrap() else { panic!("not seen") };
+    assert_eq!((&both.first, &both.second), (&one[2], &other[2]));
+}
+
+#[test]
 fn another_story_is_kept_as_evidence_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (one, other) = (signed(A, &key(1), 3, "1"), signed(A, &key(1), 3, "2"));

@@ -2,11 +2,11 @@
 
 use super::{Inputs, json};
 use vendue_market::encode::Canonical;
-use vendue_receipts::delivery::{Answer, Answered, Batch, Piece};
+use vendue_receipts::delivery::{Answer, Answered, Batch, BookId, Piece};
 use vendue_receipts::{
-    Activity, ActivitySource, AwardId, Bill, Body, BootId, Chain, ChainName, Clock, Closed, DeviceId, Energy,
-    Equivocation, Evidence, FILE_VERSION, FileAward, FileChain, FileJob, Gap, GapReason, NodeKey, Opened,
-    ReceiptsFile, Record, Rotated, SignedHour, Tree, Used, Xids,
+    Activity, ActivitySource, AwardHeads, AwardId, Bill, Body, BootId, Chain, ChainHeads, ChainName, Clock,
+    Closed, DeviceId, Energy, Equivocation, Evidence, FILE_VERSION, FileAward, FileChain, FileJob, Gap,
+    GapReason, NodeKey, Opened, ReceiptsFile, ReceiptsHeads, Record, Rotated, SignedHour, Tree, Used, Xids,
 };
 
 const AWARD: AwardId = AwardId([1; 8]);
@@ -103,6 +103,7 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         "receipt_hour_json" => vec![json(&SignedHour::sign(3, 7, [4; 32], &key(1)))],
         "receipt_inclusion" => Tree::new(&[[1; 32], [2; 32], [3; 32]]).prove(1).iter().map(json).collect(),
         "receipt_file" => vec![json(&file(&award))],
+        "receipt_heads" => vec![json(&heads())],
         "receipt_batch" => {
             let piece = Piece { name: name(), records: award.clone() };
             vec![json(&Batch { chains: vec![piece], ..Batch::default() })]
@@ -112,7 +113,7 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
             let refused =
                 Answered { name: name(), next: None, error: Some("record 7".to_owned()), later: true };
             let chains = vec![taken, refused];
-            vec![json(&Answer { chains, ended: vec![AWARD], ..Answer::default() })]
+            vec![json(&Answer { chains, ended: vec![AWARD], book: Some(BookId([5; 16])), hours: vec![3] })]
         }
         "receipt_billed" => {
             let mut bill = Bill::new(3_600_000, 0, None);
@@ -121,6 +122,15 @@ pub(super) fn seeds(target: &str) -> Option<Inputs> {
         }
         _ => return None,
     })
+}
+
+fn heads() -> ReceiptsHeads {
+    let job = FileJob { namespace: "lab".to_owned(), name: "digits".to_owned(), uid: "1".to_owned() };
+    let chain =
+        ChainHeads { name: name().to_string(), records: 7, until_ms: 11_000, ..ChainHeads::default() };
+    let chains = vec![ChainHeads { closed: true, ..chain.clone() }, chain];
+    let ended_at = Some("2026-11-23T10:00:00Z".to_owned());
+    ReceiptsHeads { version: 1, job, awards: vec![AwardHeads { id: AWARD.to_string(), ended_at, chains }] }
 }
 
 fn name() -> ChainName {

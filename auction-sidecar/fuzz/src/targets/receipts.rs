@@ -7,7 +7,8 @@ use crate::bounds::bounded;
 use vendue_receipts::delivery::{Answer, Batch};
 use vendue_receipts::{
     AwardId, Billed, Body, Chain, ChainName, DeviceId, DriverVersion, Equivocation, HourStatement, Inclusion,
-    ReceiptsFile, Record, SignedHour, Tree, hour_leaves, hour_of, read_records, verify, verify_node,
+    ReceiptsFile, ReceiptsHeads, Record, SignedHour, Tree, hour_leaves, hour_of, read_records, verify,
+    verify_node,
 };
 
 pub(super) const TARGETS: &[Target] = &[
@@ -23,6 +24,7 @@ pub(super) const TARGETS: &[Target] = &[
     target("receipt_hour_json", Signature, hour),
     target("receipt_inclusion", Bytes, inclusion),
     target("receipt_file", Bytes, json::<ReceiptsFile>),
+    target("receipt_heads", Bytes, heads),
     target("receipt_batch", Bytes, json::<Batch>),
     target("receipt_answer", Bytes, json::<Answer>),
     target("receipt_billed", Bytes, json::<Billed>),
@@ -71,6 +73,14 @@ fn node(bytes: &[u8]) -> bool {
     chains.reverse();
     assert_eq!(verify_node(first.public_key, &chains).is_ok(), verdict.is_ok());
     verdict.is_ok()
+}
+
+/// What is whole has a chain for each award.
+fn heads(bytes: &[u8]) -> bool {
+    let accepted = json::<ReceiptsHeads>(bytes);
+    let whole = json_value::<ReceiptsHeads>(bytes).filter(ReceiptsHeads::is_whole);
+    assert!(whole.is_none_or(|heads| heads.awards.iter().all(|award| !award.chains.is_empty())));
+    accepted
 }
 
 /// Two records prove the same whichever is shown first.
