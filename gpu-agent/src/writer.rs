@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use vendue_crds::GpuNodeStatus;
+use vendue_crds::conditions::find;
 
 use crate::inventory::NodeInventory;
 use crate::labels::Labeller;
@@ -183,7 +184,14 @@ impl Writer {
         let inventory = good.map(|good| &*good.inventory);
         status.conditions.extend(self.slices.condition(inventory, before, generation, now));
         status.observed_generation = generation;
-        status.conditions.iter_mut().for_each(|condition| condition.observed_generation = generation);
+        for condition in &mut status.conditions {
+            condition.observed_generation = generation;
+            // What was written may have its time from an agent before this one.
+            let before = before.and_then(|status| find(&status.conditions, &condition.type_));
+            if let Some(before) = before.filter(|before| before.status == condition.status) {
+                condition.last_transition_time = before.last_transition_time.clone();
+            }
+        }
         status
     }
 
