@@ -5,8 +5,8 @@
 //! moves energy from one second to another.
 //!
 //! * Input: how long each reading took. Output: whether it is late.
-//! * Invariants: no reading that is not late moves a device's time by more than [`LATE`] against one of the two before it that were
-//!   not, or that it agrees with; nothing longer than [`LONGEST`] counts.
+//! * Invariants: no reading that is not late moves a device's time by more than `LATE` against one of the two before it that were
+//!   not, or that it agrees with; nothing longer than `LONGEST` counts.
 
 use std::time::Duration;
 

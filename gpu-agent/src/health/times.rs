@@ -1,7 +1,7 @@
 //! How long signs of trouble must last, and how long they must be away: defaults, and what an operator changes. Pure.
 //!
 //! Input: text like `thermal-onset=30s,error-quiet=1h`. Output: [`Times`]. Invariant: what is accepted is whole seconds within
-//! [`LIMITS`]; every error names the field, what was given and what is accepted.
+//! `LIMITS`; every error names the field, what was given and what is accepted.
 
 use std::str::FromStr;
 use std::time::Duration;

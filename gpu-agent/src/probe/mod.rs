@@ -3,6 +3,7 @@
 mod driver;
 pub mod events;
 mod gpm;
+mod links;
 pub mod numa;
 pub mod nvml;
 mod processes;

@@ -18,14 +18,12 @@ use nvml_wrapper::{Device, Nvml};
 use nvml_wrapper_sys::bindings::nvmlMemory_t;
 
 use super::gpm::{Gpm, Part};
+use super::links::nvlink_peers;
 use super::numa::{Near, PciDevices};
 use super::processes::processes;
 use crate::inventory::{
     Activity, DeviceFault, DeviceIdentity, DeviceProcess, DeviceReading, MigInstance, Pcie, Sensors,
 };
-
-/// More links than any card has.
-const MAX_LINKS: u32 = 36;
 
 /// What changes slowly.
 #[derive(Clone, Debug, Default)]
@@ -177,7 +175,7 @@ pub(super) fn slow(
             Near::None => None,
             Near::Unknown => device.numa_node_id().ok(),
         },
-        nvlink_peers: nvlink_peers(device),
+        nvlink_peers: nvlink_peers(device, before.map_or(&[], |slow| &slow.nvlink_peers)),
         has_gpm: device.gpm_support().unwrap_or(false),
         processes,
         processes_us,
@@ -324,19 +322,4 @@ fn pcie(device: &Device<'_>) -> Option<Pcie> {
         max_generation: device.max_pcie_link_gen().ok()?,
         max_width: device.max_pcie_link_width().ok()?,
     })
-}
-
-/// The PCI addresses at the other ends of the links that are up, in order: one for each link.
-fn nvlink_peers(device: &Device<'_>) -> Vec<String> {
-    let mut peers = vec![];
-    for link in (0..MAX_LINKS).map(|link| device.link_wrapper_for(link)) {
-        match link.is_active() {
-            Ok(true) => peers.extend(link.remote_pci_info().ok().map(|pci| pci.bus_id)),
-            Ok(false) => {}
-            // Behind the last link, or on a card without any.
-            Err(_) => break,
-        }
-    }
-    peers.sort();
-    peers
 }
